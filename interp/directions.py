@@ -1,0 +1,179 @@
+"""Activations → directions: difference in means, PCA, a linear probe; cosine and projection.
+
+A direction is a vector in the residual stream with its place: site, layer and token position. It points from the
+negative to the positive class (harmful minus harmless, refused minus complied), and keeps its length: for a difference
+in means that is the natural step for activation addition. A direction that separates two sets is not evidence that
+the model uses it; that takes an intervention and a random direction of the same norm as control.
+
+    direction = difference_in_means(harmful, harmless)       # [..., d_model] from [prompt, ..., d_model]
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from einops import einsum, reduce
+from jaxtyping import Float
+from torch import Tensor
+
+Kind = Literal["difference_in_means", "pca", "probe", "orthogonalised", "random", "imported"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Direction:
+    """One direction in the residual stream and where it comes from."""
+
+    vector: Float[Tensor, " d_model"]
+    """The direction at its natural length, in units of the activations."""
+    layer: int
+    """Layer whose site it was read at; counts from 0."""
+    position: str
+    """Role of the token it was read at, e.g. `t_inst`."""
+    site: str = "resid_pre"
+    """Site it was read at."""
+    sign: str = "harmful - harmless"
+    """What its positive side is."""
+    kind: str = "difference_in_means"
+    """How it was computed."""
+    mean_activation_norm: float | None = None
+    """Mean norm of the activations at that site, layer and position: the unit of a relative dose."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Model, prompt sets, seed, versions."""
+
+    def __post_init__(self) -> None:
+        if not torch.isfinite(self.vector).all():
+            raise ValueError(f"direction at layer {self.layer}, {self.position} holds NaN or infinite values")
+        if self.layer < 0:
+            raise ValueError(f"layer must be 0 or more, got {self.layer}; resolve negative layers first")
+
+    @property
+    def norm(self) -> float:
+        """Length of the vector."""
+        return self.vector.norm().item()
+
+    @property
+    def unit(self) -> Float[Tensor, " d_model"]:
+        """The direction at length 1; a zero direction stays zero (Arditi et al. 2024 divide by norm + 1e-8)."""
+        return unit(self.vector)
+
+    def __neg__(self) -> "Direction":
+        return replace(self, vector=-self.vector, sign=f"-({self.sign})")
+
+    def __repr__(self) -> str:
+        return (
+            f"Direction({self.sign}, {self.kind} at {self.site} of layer {self.layer}, {self.position}; "
+            f"norm {self.norm:.3g}, d_model {self.vector.numel()})"
+        )
+
+    def check_width(self, d_model: int, model: str) -> None:
+        """Raise a ValueError unless the direction fits a model of this width."""
+        if self.vector.numel() != d_model:
+            raise ValueError(
+                f"direction has d_model {self.vector.numel()}, but {model} has {d_model}; it was fitted on another model"
+                + (f" ({made})" if (made := self.provenance.get("model")) else "")
+            )
+
+
+def difference_in_means(
+    positive: Float[Tensor, "positive *rest d_model"], negative: Float[Tensor, "negative *rest d_model"]
+) -> Float[Tensor, "*rest d_model"]:
+    """Mean of the positive activations minus mean of the negative ones, accumulated in float64.
+
+    Source: Arditi et al. 2024, arXiv:2406.11717, section 2.3.
+    """
+    _two_sets(positive, negative)
+    return (positive.double().mean(0) - negative.double().mean(0)).to(torch.float32)
+
+
+def pca_direction(
+    positive: Float[Tensor, "positive d_model"], negative: Float[Tensor, "negative d_model"]
+) -> Float[Tensor, " d_model"]:
+    """First principal component of all activations, centred, pointing to the positive set; unit norm.
+
+    Source: Zou et al. 2023, arXiv:2310.01405, "reading vectors" (there on paired differences; here on the pooled,
+    centred activations, as the sets need not be paired).
+    """
+    from sklearn.decomposition import PCA
+
+    _two_sets(positive, negative)
+    pooled = torch.cat([positive, negative]).double().cpu().numpy()
+    component = torch.from_numpy(PCA(n_components=1, random_state=0).fit(pooled).components_[0])
+    toward = positive.double().mean(0).cpu() - negative.double().mean(0).cpu()
+    return (component * torch.sign(component @ toward)).to(positive.device, torch.float32)
+
+
+def probe_direction(
+    positive: Float[Tensor, "positive d_model"],
+    negative: Float[Tensor, "negative d_model"],
+    *,
+    l2: float = 1.0,
+) -> Float[Tensor, " d_model"]:
+    """Weights of a logistic-regression probe, expressed on the raw activations; unit norm.
+
+    Activations are standardised per coordinate before the fit, so that one penalty suits every layer.
+
+    Args:
+        l2: strength of the penalty (inverse of scikit-learn's C).
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    _two_sets(positive, negative)
+    pooled = torch.cat([positive, negative]).double().cpu().numpy()
+    labels = [1] * len(positive) + [0] * len(negative)
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=1 / l2, max_iter=2000)).fit(pooled, labels)
+    weights = probe[-1].coef_[0] / probe[0].scale_
+    return unit(torch.from_numpy(weights)).to(positive.device, torch.float32)
+
+
+def orthogonalised(
+    direction: Float[Tensor, "*rest d_model"], to: Float[Tensor, "*rest d_model"]
+) -> Float[Tensor, "*rest d_model"]:
+    """The direction without its component along `to`, such as the harmless mean.
+
+    With the harmless mean projected out, ablating the direction leaves the average harmless activation as it is.
+    """
+    along = unit(to)
+    return direction - project(direction, along)[..., None] * along
+
+
+def random_direction(like: Float[Tensor, " d_model"], *, seed: int) -> Float[Tensor, " d_model"]:
+    """An isotropic random direction of the same norm: the control for every intervention."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = torch.randn(like.numel(), generator=generator, dtype=torch.float64)
+    return (unit(draw) * like.double().norm().cpu()).to(like)
+
+
+def unit(vector: Float[Tensor, "*rest d_model"]) -> Float[Tensor, "*rest d_model"]:
+    """Vectors at length 1; zero vectors stay zero."""
+    norm = torch.linalg.vector_norm(vector.double(), dim=-1, keepdim=True)
+    return torch.where(norm > 0, vector.double() / norm.clamp(min=1e-300), 0.0).to(vector.dtype)
+
+
+def cosine(
+    a: Float[Tensor, "*rest d_model"], b: Float[Tensor, "*rest d_model"]
+) -> Float[Tensor, "*rest"]:
+    """Cosine along the last axis, in float64 inside; 0 where either vector is zero."""
+    return einsum(unit(a.double()), unit(b.double()), "... d_model, ... d_model -> ...").to(torch.float32)
+
+
+def project(
+    activations: Float[Tensor, "*rest d_model"], direction: Float[Tensor, "*rest d_model"]
+) -> Float[Tensor, "*rest"]:
+    """Signed length of the activations along the (normalised) direction, in units of the activations."""
+    return einsum(activations, unit(direction).to(activations), "... d_model, ... d_model -> ...")
+
+
+def mean_norm(activations: Float[Tensor, "prompt *rest d_model"]) -> Float[Tensor, "*rest"]:
+    """Mean over prompts of the activations' norm."""
+    norms = torch.linalg.vector_norm(activations.double(), dim=-1)
+    return reduce(norms, "prompt ... -> ...", "mean").to(torch.float32)
+
+
+def _two_sets(positive: Tensor, negative: Tensor) -> None:
+    if len(positive) == 0 or len(negative) == 0:
+        raise ValueError(
+            f"a direction needs prompts on both sides, got {len(positive)} positive and {len(negative)} negative"
+        )
