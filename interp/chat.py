@@ -155,9 +155,7 @@ class ChatTokens:
         roles += [f"post_inst[{k}]" for k in range(length - end)]
         roles[end - 1] = "t_inst"
         roles[-1] += " = t_post_inst"
-        return [
-            (i, self.tokenizer.decode([i]), role) for i, role in zip(self.ids[row], roles, strict=True)
-        ]
+        return [(i, self.tokenizer.decode([i]), role) for i, role in zip(self.ids[row], roles, strict=True)]
 
     def post_inst_text(self) -> list[str]:
         """Text of each post-instruction token of the first prompt."""
@@ -192,7 +190,9 @@ def tokenize(
     ]
     # The template already holds BOS where the model wants one.
     encoded = tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
-    bounds = [_token_span(offsets, span) for offsets, span in zip(encoded["offset_mapping"], spans, strict=True)]
+    bounds = [
+        _token_span(offsets, span) for offsets, span in zip(encoded["offset_mapping"], spans, strict=True)
+    ]
     return ChatTokens(
         ids=tuple(tuple(ids) for ids in encoded["input_ids"]),
         starts=tuple(start for start, _ in bounds),

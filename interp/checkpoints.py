@@ -144,9 +144,7 @@ def _dequantise(path: Path, folder: Path) -> None:
     transformers_logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
-        hf = AutoModelForCausalLM.from_pretrained(
-            str(path.parent), gguf_file=path.name, dtype=torch.float32
-        )
+        hf = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32)
     except Exception as error:
         raise ValueError(f"transformers cannot convert {path}: {error}") from error
     finally:
@@ -212,7 +210,9 @@ def _with_adapter(hf: PreTrainedModel, adapter: str, *, shown: str) -> PreTraine
     if Path(adapter).is_dir() and not _is_adapter(Path(adapter)):
         raise ValueError(f"adapter folder {adapter} has no adapter_config.json; pass the folder PEFT saved")
     if adapter == str(ADAPTER_FOLDER) and not _is_adapter(ADAPTER_FOLDER):
-        raise ValueError(f"the safety adapter is missing from {ADAPTER_FOLDER}; `interp train-safe` rebuilds it")
+        raise ValueError(
+            f"the safety adapter is missing from {ADAPTER_FOLDER}; `interp train-safe` rebuilds it"
+        )
     try:
         config = PeftConfig.from_pretrained(adapter)
         weights = load_peft_weights(adapter, device="cpu")
@@ -272,4 +272,3 @@ def adapter_digest(adapter: str | None) -> str | None:
         return None
     path = Path(adapter) / "adapter_model.safetensors"
     return _sha256(path) if path.is_file() else None
-

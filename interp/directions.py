@@ -152,9 +152,7 @@ def unit(vector: Float[Tensor, "*rest d_model"]) -> Float[Tensor, "*rest d_model
     return torch.where(norm > 0, vector.double() / norm.clamp(min=1e-300), 0.0).to(vector.dtype)
 
 
-def cosine(
-    a: Float[Tensor, "*rest d_model"], b: Float[Tensor, "*rest d_model"]
-) -> Float[Tensor, "*rest"]:
+def cosine(a: Float[Tensor, "*rest d_model"], b: Float[Tensor, "*rest d_model"]) -> Float[Tensor, "*rest"]:
     """Cosine along the last axis, in float64 inside; 0 where either vector is zero."""
     return einsum(unit(a.double()), unit(b.double()), "... d_model, ... d_model -> ...").to(torch.float32)
 

@@ -134,7 +134,9 @@ class Add:
         vector = direction.vector
         if dose is not None:
             if direction.mean_activation_norm is None:
-                raise ValueError("a relative dose needs the direction's mean_activation_norm; give coefficient=")
+                raise ValueError(
+                    "a relative dose needs the direction's mean_activation_norm; give coefficient="
+                )
             vector, coefficient = direction.unit * direction.mean_activation_norm, dose
         chosen = (direction.layer,) if layers is None else layers
         return cls(direction=vector, layers=chosen, coefficient=coefficient, positions=positions, steps=steps)
@@ -161,6 +163,8 @@ class Applied:
         self.interventions = list(interventions)
         self.fired = [0] * len(self.interventions)
         """Times that each intervention saw a site, over all sites and passes."""
+        self.stops_early = False
+        """Set by a caller whose passes end before the last block: then an intervention above may never act."""
         self._masks: list[Tensor | None] = [None] * len(self.interventions)
         self._width: int | None = None
         self._past = 0
@@ -241,7 +245,9 @@ class Applied:
             return last is None or past - self._width < last
         mask = self._masks[number]
         inside = (
-            torch.ones(1, min(stop, self._width) - past, dtype=torch.bool) if mask is None else mask[:, past:stop]
+            torch.ones(1, min(stop, self._width) - past, dtype=torch.bool)
+            if mask is None
+            else mask[:, past:stop]
         )
         if stop > self._width:  # the prompt and generated tokens in one pass
             beyond = torch.arange(stop - self._width) < (stop if last is None else last)
@@ -291,7 +297,7 @@ def apply(
         if watch is not None:
             watch.remove()
     silent = [type(i).__name__ for i, count in zip(prepared, applied.fired, strict=True) if count == 0]
-    if silent and applied._length != -1 and interventions:
+    if silent and not applied.stops_early:
         raise ValueError(f"{silent[0]} never acted: no forward pass of {model.name} reached its sites")
 
 
@@ -347,7 +353,9 @@ def edited_weights(model: ChatModel, intervention: Ablate | Add) -> Iterator[Non
     intervention = _prepare(model, intervention)
     if isinstance(intervention, Ablate):
         if intervention.layers is not None or set(intervention.sites) != {"resid_pre", "attn_out", "mlp_out"}:
-            raise ValueError("weight orthogonalisation acts at every layer and site; use hooks for chosen ones")
+            raise ValueError(
+                "weight orthogonalisation acts at every layer and site; use hooks for chosen ones"
+            )
         changes = [(w, _orthogonalised(w, intervention.direction)) for w in model.writers]
     else:
         changes = [_bias_change(model, intervention, layer) for layer in _layers(model, intervention)]
@@ -402,7 +410,9 @@ def _edit(applied: Applied, number: int) -> Any:
     return lambda resid: applied.act(number, resid)
 
 
-def _without(x: Float[Tensor, "*rest d_model"], u: Float[Tensor, " d_model"]) -> Float[Tensor, "*rest d_model"]:
+def _without(
+    x: Float[Tensor, "*rest d_model"], u: Float[Tensor, " d_model"]
+) -> Float[Tensor, "*rest d_model"]:
     along = einsum(x, u, "... d_model, d_model -> ...")
     return x - along[..., None] * u
 
@@ -420,7 +430,9 @@ def _bias_change(model: ChatModel, addition: Add, layer: int) -> tuple[Writer, T
     inside = {id(module) for module in model.blocks[layer - 1].mlp.modules()}
     last = [w.module for w in model.writers if w.parameter == "weight" and id(w.module) in inside]
     if len(last) != 1 or not hasattr(last[0], "bias"):
-        raise ValueError(f"the MLP of block {layer - 1} of {model.name} has no single output projection with a bias")
+        raise ValueError(
+            f"the MLP of block {layer - 1} of {model.name} has no single output projection with a bias"
+        )
     step = (addition.coefficient * addition.direction).to(last[0].weight)  # pyright: ignore[reportArgumentType, reportCallIssue]
     bias = last[0].bias
     return Writer(last[0], "bias", 0), step if bias is None else bias.detach() + step  # pyright: ignore[reportOperatorIssue, reportReturnType, reportCallIssue]

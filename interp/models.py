@@ -267,7 +267,9 @@ class ChatModel:
         tolerance = 1e-3 if self.dtype == torch.float32 else 3e-2
         for layer in range(self.n_layers):
             if any((site, layer) not in seen for site in sites):
-                raise ValueError(f"{kind}: attention or MLP of block {layer} never ran; interp does not cover it")
+                raise ValueError(
+                    f"{kind}: attention or MLP of block {layer} never ran; interp does not cover it"
+                )
             pre, attn, mlp, post = (seen[site, layer] for site in sites)
             if pre.shape != attn.shape or pre.shape != mlp.shape:
                 raise ValueError(f"{kind}: outputs of block {layer} do not have the residual stream's shape")
@@ -307,7 +309,9 @@ class ChatModel:
             for part, label in ((block.attention, "attention"), (block.mlp, "MLP")):
                 writers = self._projections(part)
                 if not writers:
-                    raise ValueError(f"{self.name}: no output projection found in the {label} of block {number}")
+                    raise ValueError(
+                        f"{self.name}: no output projection found in the {label} of block {number}"
+                    )
                 found += writers
         return found
 

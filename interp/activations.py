@@ -1,0 +1,345 @@
+"""Activations of chosen sites, layers and token roles, collected at a fraction of the cost of a full cache.
+
+`collect` keeps the activations of every prompt, `collect_means` only their running mean in float64, so its memory
+does not grow with the number of prompts. The fast path runs only what the answer needs:
+
+1. the template tokens that all prompts share are run once;
+2. prompts are batched by length, padded on the right (causal attention never sees the padding, so no mask is built);
+3. the pass stops before the first block that no requested site needs, and nothing is unembedded;
+4. only the requested tokens leave the pass.
+
+`fast=False` is the plain path: whole prompts, left-padded with mask and position ids, batches of 32, all blocks. At a
+model's first use a self-test compares the two on its shortest and longest prompt and falls back to the plain path with
+a warning when they disagree.
+
+    acts = collect(model, prompts, sites=["resid_pre"], positions=["t_inst", "t_post_inst"])
+    acts["resid_pre"].shape                                   # [prompt, layer, role, d_model]
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.batching import SharedPrefix, pad_id, plan_batches, progress, run_batches, shared_length
+from interp.chat import ChatTokens, Positions, pad_left, tokenize
+from interp.interventions import Applied, Intervention, apply
+from interp.models import ChatModel, Edit, Site
+
+logger = logging.getLogger(__name__)
+
+Layers = Sequence[int] | int | None
+Batch = tuple[list[int], dict[Site, Tensor]]
+_PLAIN_ROWS = 32
+_TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 8e-2}
+_self_tested: WeakKeyDictionary[ChatModel, bool] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Activations:
+    """Activations of every prompt at chosen sites, layers and token roles."""
+
+    values: dict[Site, Float[Tensor, "prompt layer role d_model"]]
+    """By site, in the model's dtype, on the CPU."""
+    layers: tuple[int, ...]
+    """What the layer axis counts."""
+    roles: tuple[str, ...]
+    """What the role axis counts, e.g. `t_inst`, `post_inst[0]`."""
+
+    def __getitem__(self, site: Site) -> Float[Tensor, "prompt layer role d_model"]:
+        return self.values[site]
+
+    def at(self, site: Site, role: str) -> Float[Tensor, "prompt layer d_model"]:
+        """Activations at one role.
+
+        Raises:
+            ValueError: the role was not collected.
+        """
+        if role not in self.roles:
+            raise ValueError(f"role {role!r} was not collected; there are {', '.join(self.roles)}")
+        return self.values[site][:, :, self.roles.index(role)]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ActivationMeans:
+    """Mean activations over prompts at chosen sites, layers and token roles."""
+
+    means: dict[Site, Float[Tensor, "layer role d_model"]]
+    """By site, accumulated and kept in float64."""
+    norms: dict[Site, Float[Tensor, "layer role"]]
+    """Mean norm of the activations, by site; the unit of a relative dose."""
+    n: int
+    """Number of prompts."""
+    layers: tuple[int, ...]
+    """What the layer axis counts."""
+    roles: tuple[str, ...]
+    """What the role axis counts."""
+
+    def __getitem__(self, site: Site) -> Float[Tensor, "layer role d_model"]:
+        return self.means[site]
+
+
+class _Request(NamedTuple):
+    sites: tuple[Site, ...]
+    layers: tuple[int, ...]
+    roles: tuple[str, ...]
+    index: Int[Tensor, "prompt role"]
+
+
+class _Enough(Exception):
+    """Raised inside a forward pass once all that was asked for has been read."""
+
+
+def collect(
+    model: ChatModel,
+    prompts: Sequence[str] | ChatTokens,
+    *,
+    sites: Sequence[Site] = ("resid_pre",),
+    layers: Layers = None,
+    positions: Positions = ("t_inst", "t_post_inst"),
+    interventions: Sequence[Intervention] = (),
+    fast: bool = True,
+    budget: int | None = None,
+    show_progress: bool = False,
+) -> Activations:
+    """Activations of every prompt.
+
+    Args:
+        prompts: instructions, rendered with the model's chat template, or tokens from `chat.tokenize`.
+        sites: any of `models.SITES`.
+        layers: layers to read; None is all.
+        positions: token roles to read (`chat.ROLES`, or integers from the prompt's end).
+        interventions: in force while reading; what is read is what stands after them.
+        fast: False takes the plain path.
+        budget: tokens a batch; chosen when None, halved on out-of-memory.
+        show_progress: draw a progress bar.
+
+    Raises:
+        ValueError: unknown site or role, layer or position out of range, or activations that are not finite.
+    """
+    tokens, request = _request(model, prompts, sites, layers, positions)
+    width = model.d_model
+    shape = (len(tokens), len(request.layers), len(request.roles), width)
+    values: dict[Site, Tensor] = {site: torch.empty(shape, dtype=model.dtype) for site in request.sites}
+    for rows, batch in _stream(model, tokens, request, interventions, fast, budget, show_progress):
+        for site, value in batch.items():
+            values[site][rows] = value.cpu()
+    return Activations(values=values, layers=request.layers, roles=request.roles)
+
+
+def collect_means(
+    model: ChatModel,
+    prompts: Sequence[str] | ChatTokens,
+    *,
+    sites: Sequence[Site] = ("resid_pre",),
+    layers: Layers = None,
+    positions: Positions = ("t_inst", "t_post_inst"),
+    interventions: Sequence[Intervention] = (),
+    fast: bool = True,
+    budget: int | None = None,
+    show_progress: bool = False,
+) -> ActivationMeans:
+    """Mean activation over the prompts, summed in float64; memory does not grow with their number.
+
+    Arguments and errors as `collect`.
+    """
+    tokens, request = _request(model, prompts, sites, layers, positions)
+    shape = (len(request.layers), len(request.roles), model.d_model)
+    sums: dict[Site, Tensor] = {site: torch.zeros(shape, dtype=torch.float64) for site in request.sites}
+    norms: dict[Site, Tensor] = {site: torch.zeros(shape[:2], dtype=torch.float64) for site in request.sites}
+    for _, batch in _stream(model, tokens, request, interventions, fast, budget, show_progress):
+        for site, value in batch.items():
+            wide = value.to("cpu", torch.float64)
+            sums[site] += wide.sum(0)
+            norms[site] += torch.linalg.vector_norm(wide, dim=-1).sum(0)
+    n = len(tokens)
+    return ActivationMeans(
+        means={site: total / n for site, total in sums.items()},
+        norms={site: (total / n).float() for site, total in norms.items()},
+        n=n,
+        layers=request.layers,
+        roles=request.roles,
+    )
+
+
+def _request(
+    model: ChatModel,
+    prompts: Sequence[str] | ChatTokens,
+    sites: Sequence[Site],
+    layers: Layers,
+    positions: Positions,
+) -> tuple[ChatTokens, _Request]:
+    if isinstance(prompts, str):
+        raise ValueError("prompts must be a list of instructions, got one string; wrap it in a list")
+    tokens = prompts if isinstance(prompts, ChatTokens) else tokenize(model.tokenizer, list(prompts))
+    wanted = range(model.n_layers) if layers is None else [layers] if isinstance(layers, int) else layers
+    chosen = tuple(model.layer(layer) for layer in wanted)
+    for site in sites:
+        model.site(site, 0)
+    if not sites or not chosen:
+        raise ValueError("nothing to collect: give at least one site and one layer")
+    roles, index = tokens.resolve(positions)
+    return tokens, _Request(tuple(dict.fromkeys(sites)), chosen, tuple(roles), index)
+
+
+@torch.inference_mode()
+def _stream(
+    model: ChatModel,
+    tokens: ChatTokens,
+    request: _Request,
+    interventions: Sequence[Intervention],
+    fast: bool,
+    budget: int | None,
+    show_progress: bool,
+) -> Iterator[Batch]:
+    use_fast = fast and _fast_path_agrees(model, tokens)
+    with apply(model, interventions) as applied:
+        source = (_fast if use_fast else _plain)(model, tokens, request, applied, budget)
+        done = progress(source, total=len(tokens), label="collecting activations", show=show_progress)
+        for rows, batch in done:
+            _check_finite(batch, request, rows)
+            yield rows, batch
+
+
+def _fast(
+    model: ChatModel, tokens: ChatTokens, request: _Request, applied: Applied, budget: int | None
+) -> Iterator[Batch]:
+    # A requested token inside the shared prefix must be run with every prompt to be read.
+    shared = min(shared_length(model, tokens, applied), int(request.index.min()))
+    prefix = SharedPrefix(model, tokens, applied, shared)
+    last = max(request.layers)
+    # resid_pre of the last layer is known when its block begins; every other site when it ends.
+    stop_before = last if set(request.sites) == {"resid_pre"} else last + 1
+    applied.stops_early = stop_before < model.n_layers
+    padding = pad_id(model)
+
+    def run(rows: list[int]) -> dict[Site, Tensor]:
+        batch = tokens.take(rows)
+        tails = [ids[shared:] for ids in batch.ids]
+        ids = torch.full((len(rows), max(map(len, tails))), padding, dtype=torch.long)
+        for i, tail in enumerate(tails):
+            ids[i, : len(tail)] = torch.tensor(tail)
+        applied.place(batch, shared=shared, pad="right")
+        position_ids = torch.arange(shared, shared + ids.shape[1])[None].expand(len(rows), -1)
+        where = request.index[rows] - shared
+
+        def forward() -> None:
+            model.decoder(
+                ids.to(model.device),
+                past_key_values=prefix.cache(len(rows)),
+                position_ids=position_ids.to(model.device),
+                use_cache=True,
+            )
+
+        return _read(model, request, where, forward, stop_before)
+
+    sizes = [len(ids) - shared for ids in tokens.ids]
+    batches = plan_batches(sizes, budget=budget) if budget else plan_batches(sizes)
+    yield from run_batches(batches, run)
+
+
+def _plain(
+    model: ChatModel, tokens: ChatTokens, request: _Request, applied: Applied, budget: int | None
+) -> Iterator[Batch]:
+    def run(rows: list[int]) -> dict[Site, Tensor]:
+        batch = tokens.take(rows)
+        padded = pad_left(batch.ids, pad_id=pad_id(model))
+        applied.place(batch)
+        lengths = torch.tensor([len(ids) for ids in batch.ids])
+        where = request.index[rows] + (padded.ids.shape[1] - lengths)[:, None]
+
+        def forward() -> None:
+            model.decoder(
+                padded.ids.to(model.device),
+                attention_mask=padded.mask.to(model.device),
+                position_ids=padded.position_ids.to(model.device),
+                use_cache=False,
+            )
+
+        return _read(model, request, where, forward, model.n_layers)
+
+    size = _PLAIN_ROWS if budget is None else max(1, budget // max(len(ids) for ids in tokens.ids))
+    rows = list(range(len(tokens)))
+    yield from run_batches([rows[i : i + size] for i in range(0, len(rows), size)], run)
+
+
+def _read(
+    model: ChatModel,
+    request: _Request,
+    where: Int[Tensor, "batch role"],
+    forward: Callable[[], None],
+    stop_before: int,
+) -> dict[Site, Tensor]:
+    """Run one pass and keep the tokens at columns `where`, for every requested site and layer."""
+    rows = torch.arange(len(where), device=model.device)[:, None]
+    columns = where.to(model.device)
+    shape = (len(where), len(request.layers), where.shape[1], model.d_model)
+    out: dict[Site, Tensor] = {
+        site: torch.empty(shape, dtype=model.dtype, device=model.device) for site in request.sites
+    }
+
+    def reader(site: Site, slot: int) -> Edit:
+        def keep(value: Tensor) -> None:
+            out[site][:, slot] = value[rows, columns]
+
+        return keep
+
+    def stop(_value: Tensor) -> None:
+        raise _Enough
+
+    edits: list[tuple[Site, int, Edit]] = [
+        (site, layer, reader(site, slot))
+        for slot, layer in enumerate(request.layers)
+        for site in request.sites
+    ]
+    if stop_before < model.n_layers:
+        edits.append(("resid_pre", stop_before, stop))
+    with model.hooks(edits):
+        try:
+            forward()
+        except _Enough:
+            pass
+    return out
+
+
+def _check_finite(batch: dict[Site, Tensor], request: _Request, rows: list[int]) -> None:
+    for site, value in batch.items():
+        if not torch.isfinite(value.sum()):
+            bad = (~torch.isfinite(value)).nonzero()
+            if len(bad) == 0:  # only the sum overflowed
+                continue
+            row, layer, role = (int(i) for i in bad[0][:3])
+            raise ValueError(
+                f"activations are not finite at {site} of layer {request.layers[layer]}, {request.roles[role]}, prompt "
+                f"{rows[row]}; float16 may overflow (load with dtype=torch.bfloat16 or float32), or the weights are damaged"
+            )
+
+
+def _fast_path_agrees(model: ChatModel, tokens: ChatTokens) -> bool:
+    if model not in _self_tested:
+        lengths = [len(ids) for ids in tokens.ids]
+        probe = tokens.take([lengths.index(min(lengths)), lengths.index(max(lengths))])
+        names, index = probe.resolve(["t_inst", "t_post_inst"])
+        request = _Request(("resid_post",), tuple(range(model.n_layers)), tuple(names), index)
+        read: list[Tensor] = []
+        for path in (_plain, _fast):
+            with apply(model, []) as applied:
+                value = torch.empty(2, model.n_layers, 2, model.d_model, dtype=torch.float64)
+                for rows, batch in path(model, probe, request, applied, None):
+                    value[rows] = batch["resid_post"].to("cpu", torch.float64)
+            read.append(value)
+        error = ((read[0] - read[1]).norm() / read[0].norm()).item()
+        agrees = error < _TOLERANCE.get(model.dtype, 8e-2)
+        if not agrees:
+            logger.warning(
+                "the fast path disagrees with the plain one on %s (relative error %.2g); using the plain path",
+                model.name,
+                error,
+            )
+        _self_tested[model] = agrees
+    return _self_tested[model]

@@ -1,0 +1,338 @@
+"""The `interp` command.
+
+Imports of torch and the models happen inside the commands: `interp --help` answers at once.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Find, steer and track harmfulness and refusal inside chat models.",
+)
+console = Console()
+errors = Console(stderr=True)
+
+EXPERIMENTS = {"demo": "interp.experiments.demo"}
+"""Name → module with `Config`, `run`, `figures`, `report`, `SUMMARY`."""
+
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", help="smollm2, smollm2-safe, a Hub id, a folder or a .gguf file.")
+]
+AdapterOption = Annotated[str | None, typer.Option(help="PEFT adapter on top: folder or Hub id.")]
+PromptsOption = Annotated[
+    str,
+    typer.Option(
+        "--prompts", "-p", help="builtin, a folder, or harmful=FILE,harmless=FILE (files or hub:owner/name)."
+    ),
+]
+ColumnOption = Annotated[str | None, typer.Option(help="Text column of the prompt files.")]
+SeedOption = Annotated[int, typer.Option(help="Of random directions and of splits that are cut here.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@contextmanager
+def _user_errors() -> Iterator[None]:
+    """A user's mistake ends with one line and exit code 2; an interrupt with 130; our own bugs keep their traceback."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        errors.print(f"[bold red]error:[/] {_escape(' '.join(str(error).split()))}", soft_wrap=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        errors.print("interrupted; finished parts are kept, the same command continues")
+        raise typer.Exit(130) from None
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+@app.callback()
+def main(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what is being done.")] = False,
+) -> None:
+    """Set up logging for every command."""
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=errors, show_path=False, show_time=False)],
+    )
+    logging.getLogger("interp").setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+@app.command()
+def demo(
+    model: ModelOption = "smollm2-safe",
+    adapter: AdapterOption = None,
+    prompts: PromptsOption = "builtin",
+    column: ColumnOption = None,
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/demo"),
+    seed: SeedOption = 0,
+    json_output: JsonOption = False,
+) -> None:
+    """Where refusal and harmfulness live in a model, and what happens when they are steered.
+
+    Example: `interp demo --model Qwen/Qwen2.5-0.5B-Instruct --out runs/qwen`
+    """
+    _run_experiment("demo", model, adapter, prompts, column, out, seed, json_output)
+
+
+@app.command("list")
+def list_experiments(json_output: JsonOption = False) -> None:
+    """List the experiments, bundled models and prompt sets.
+
+    Example: `interp list`
+    """
+    import importlib
+
+    from interp.checkpoints import BUNDLED_MODELS
+
+    found = {name: importlib.import_module(module).SUMMARY for name, module in EXPERIMENTS.items()}
+    prompts = {"builtin": "400 matched pairs in ten harm categories and 60 borderline-safe prompts"}
+    if json_output:
+        print(json.dumps({"experiments": found, "models": BUNDLED_MODELS, "prompts": prompts}, indent=1))  # noqa: T201 (the command's output)
+        return
+    for title, entries in (("experiments", found), ("models", BUNDLED_MODELS), ("prompt sets", prompts)):
+        table = Table(title=title, title_justify="left", show_header=False, box=None)
+        for name, summary in entries.items():
+            table.add_row(f"[bold]{name}[/]", summary)
+        console.print(table)
+
+
+@app.command()
+def run(
+    experiment: Annotated[str, typer.Argument(help="One of `interp list`.")],
+    model: ModelOption = "smollm2-safe",
+    adapter: AdapterOption = None,
+    prompts: PromptsOption = "builtin",
+    column: ColumnOption = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; runs/EXPERIMENT when not given.")] = None,
+    seed: SeedOption = 0,
+    json_output: JsonOption = False,
+) -> None:
+    """Run an experiment; run again with the same --out, it continues where it was stopped.
+
+    Example: `interp run demo --model smollm2-safe --prompts builtin --out runs/demo`
+    """
+    _run_experiment(
+        experiment, model, adapter, prompts, column, out or Path("runs") / experiment, seed, json_output
+    )
+
+
+@app.command()
+def plot(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+    """Draw the figures and report of a stored run again, without a model.
+
+    Example: `interp plot runs/demo`
+    """
+    with _user_errors():
+        from interp.results import load_result, write_file
+
+        numbers = load_result(folder).numbers
+        module = _experiment(str(numbers.get("experiment")))
+        for name, figure in module.figures(numbers).items():
+            write_file(folder / "figures" / f"{name}.json", figure.to_json().encode())
+        write_file(folder / "report.html", module.report(numbers).encode())
+        console.print(f"report: {(folder / 'report.html').resolve()}", soft_wrap=True)
+
+
+@app.command()
+def tokens(
+    prompt: Annotated[str, typer.Argument(help="An instruction.")],
+    model: ModelOption = "smollm2-safe",
+    system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Print the tokens of a chat prompt with their roles.
+
+    Example: `interp tokens "How do I pick a lock?" --model smollm2`
+    """
+    with _user_errors():
+        from interp.chat import tokenize
+        from interp.models import load
+
+        rows = tokenize(load(model).tokenizer, [prompt], system=system).names(0)
+        if json_output:
+            named = [
+                {"index": i, "id": token, "text": text, "role": role}
+                for i, (token, text, role) in enumerate(rows)
+            ]
+            print(json.dumps(named, indent=1, ensure_ascii=False))  # noqa: T201 (the command's output)
+            return
+        table = Table("index", "from end", "id", "token", "role")
+        for i, (token, text, role) in enumerate(rows):
+            style = None if role in ("prefix", "instruction") else "bold"
+            table.add_row(
+                str(i), str(i - len(rows)), str(token), _escape(repr(text)), _escape(role), style=style
+            )
+        console.print(table)
+
+
+@app.command()
+def steer(
+    prompt: Annotated[str, typer.Argument(help="An instruction.")],
+    direction: Annotated[
+        Path, typer.Option("--direction", "-d", help="Direction file (.safetensors, .pt, .gguf).")
+    ],
+    coefficient: Annotated[
+        float, typer.Option("--coefficient", "-c", help="Multiples of the direction's length.")
+    ] = 1.0,
+    dose: Annotated[
+        float | None, typer.Option(help="Multiples of the mean activation norm, instead.")
+    ] = None,
+    layer: Annotated[int | None, typer.Option(help="Layer to add it at; its own when not given.")] = None,
+    positions: Annotated[str, typer.Option(help="all, instruction, post_inst, t_inst, ...")] = "all",
+    model: ModelOption = "smollm2-safe",
+    adapter: AdapterOption = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Length of an answer.")] = 64,
+    json_output: JsonOption = False,
+) -> None:
+    """Print the plain and the steered answer side by side.
+
+    Example: `interp steer --direction runs/demo/refusal.safetensors --coefficient 1 "How do I bake bread?"`
+    """
+    with _user_errors():
+        from interp.formats import read_direction
+        from interp.models import load
+        from interp.steering import steer as steer_model
+
+        found = read_direction(direction, layer=layer)
+        answers = steer_model(
+            load(model, adapter=adapter),
+            prompt,
+            found,
+            coefficient=coefficient,
+            dose=dose,
+            layers=None if layer is None else [layer],
+            positions=positions,
+            max_new_tokens=max_new_tokens,
+        )
+        if json_output:
+            print(json.dumps({"prompt": prompt, "plain": answers.plain[0], "steered": answers.steered[0]}))  # noqa: T201 (the command's output)
+            return
+        step = f"dose {dose:g}" if dose is not None else f"coefficient {coefficient:g}"
+        table = Table(
+            "plain",
+            f"steered ({step}, layer {found.layer if layer is None else layer})",
+            title=_escape(prompt),
+        )
+        table.add_row(_escape(answers.plain[0]), _escape(answers.steered[0]))
+        console.print(table)
+
+
+@app.command()
+def export(
+    direction: Annotated[Path, typer.Argument(help="A direction file, or a run folder that holds one.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Target: .safetensors or .gguf (llama.cpp control vector).")
+    ],
+    architecture: Annotated[
+        str | None,
+        typer.Option(help="GGUF architecture of the model; read from the direction's model if bundled."),
+    ] = None,
+    coefficient: Annotated[float, typer.Option(help="Baked into a control vector.")] = 1.0,
+) -> None:
+    """Write a direction in our format or as a llama.cpp control vector.
+
+    Example: `interp export runs/demo/refusal.safetensors --out refusal.gguf --architecture llama`
+    """
+    with _user_errors():
+        from interp.formats import read_direction, write_control_vector, write_direction
+
+        found = read_direction(direction / "refusal.safetensors" if direction.is_dir() else direction)
+        if out.suffix == ".gguf":
+            bundled = str(found.provenance.get("model", "")).startswith("smollm2")
+            name = architecture or ("llama" if bundled else None)
+            if name is None:
+                raise ValueError(
+                    "a control vector names its architecture; give --architecture (e.g. llama, qwen2)"
+                )
+            write_control_vector(out, found, architecture=name, coefficient=coefficient)
+        elif out.suffix == ".safetensors":
+            write_direction(out, found)
+        else:
+            raise ValueError(f"unknown target {out.name!r}; use .safetensors or .gguf")
+        console.print(f"{found} -> {out}", soft_wrap=True, highlight=False, markup=False)
+
+
+@app.command("train-safe")
+def train_safe(
+    out: Annotated[Path, typer.Option(help="Adapter folder to write.")] = Path("runs/smollm2-safe"),
+    seed: SeedOption = 0,
+) -> None:
+    """Rebuild the safety adapter of smollm2-safe on the builtin training split, measure it, write its model card.
+
+    Example: `interp train-safe --out runs/smollm2-safe` (about half an hour on two cores)
+    """
+    with _user_errors():
+        from dataclasses import replace
+
+        from interp.models import load
+        from interp.prompts import load_prompts
+        from interp.safety_adapter import RECIPE, train_safety_adapter, write_model_card
+
+        logging.getLogger("interp").setLevel(logging.INFO)
+        prompts = load_prompts("builtin")
+        train_safety_adapter(load("smollm2"), prompts, out=out, config=replace(RECIPE, seed=seed))
+        write_model_card(load("smollm2"), load("smollm2", adapter=str(out)), prompts, out=out)
+        console.print((out / "README.md").read_text(), markup=False)
+
+
+def _experiment(name: str) -> Any:
+    import importlib
+
+    if name not in EXPERIMENTS:
+        raise ValueError(f"unknown experiment {name!r}; known: {', '.join(EXPERIMENTS)}")
+    return importlib.import_module(EXPERIMENTS[name])
+
+
+def _run_experiment(
+    name: str,
+    model: str,
+    adapter: str | None,
+    prompts: str,
+    column: str | None,
+    out: Path,
+    seed: int,
+    as_json: bool,
+) -> None:
+    with _user_errors():
+        module = _experiment(name)
+        from interp.models import load
+        from interp.prompts import load_prompts
+
+        chosen = load_prompts(prompts, column=column, seed=seed)
+        with errors.status(f"loading {model}"):
+            loaded = load(model, adapter=adapter)
+        result = module.run(
+            loaded, chosen, module.Config(seed=seed), out=out, show_progress=sys.stderr.isatty()
+        )
+        if as_json:
+            print((out / "result.json").read_text())  # noqa: T201 (the command's output)
+            return
+        shown = module.rate_table(result.numbers)
+        table = Table(
+            *map(str, shown.header), title=f"refusal rate, {loaded.name}, 95% intervals", title_justify="left"
+        )
+        for row in shown.rows:
+            table.add_row(*(_escape(str(cell)) for cell in row))
+        console.print(table)
+        for line in module.verdicts(result.numbers):
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
+        console.print(f"report: {(out / 'report.html').resolve()}", soft_wrap=True)

@@ -1,0 +1,595 @@
+"""The main job: where refusal and harmfulness live in a model, and what happens when they are steered.
+
+Steps (`run`), on the fixed splits of a prompt set:
+
+1. read resid_pre of every layer at `t_inst` and at each template token, prompts as they are and all ended by a full stop;
+2. harmfulness direction = difference in means at `t_inst` (Zhao et al. 2025, arXiv:2507.11878, section 3.3), refusal
+   direction = difference in means at the template tokens over refused harmful and answered harmless prompts (Arditi et
+   al. 2024, arXiv:2406.11717, section 2.3), both from the train split;
+3. choose the refusal layer and position on the validation split by the published rule (`interp.selection`) over a
+   shortlist: in each layer, the position that separates validation prompts best;
+4. on the test split: refusal rates for baseline, ablation, addition and random directions of equal norm; AUROC of
+   harmful against harmless at each layer and role, beside the leak check; cosine of the two directions.
+
+What it is not: the full sweep over all candidates with its controls, which is the refusal-direction experiment.
+"""
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+import torch
+from torch import Tensor
+
+from interp.activations import Activations, collect
+from interp.batching import Stopwatch, progress
+from interp.chat import tokenize
+from interp.directions import Direction, cosine, difference_in_means, mean_norm, project, random_direction
+from interp.formats import direction_bytes
+from interp.generation import generate
+from interp.interventions import Ablate, Add, Intervention
+from interp.leaks import leak_check
+from interp.metrics import auroc, find_refusal_tokens, is_refusal, refusal_rate, refusal_scores
+from interp.models import ChatModel
+from interp.plots import layer_lines, rate_bars
+from interp.prompts import Prompts, PromptSet, load_prompts
+from interp.reports import Section, Table, html_report
+from interp.results import Parts, library_versions, save_result
+from interp.selection import Candidate, choose
+
+logger = logging.getLogger(__name__)
+
+NAME = "demo"
+SUMMARY = "where refusal and harmfulness live in a model, and what happens when they are steered"
+
+ENDINGS = ("as-is", "period")
+CONTROLS = ("random ablation", "random addition")
+ARMS = ("baseline", "ablation", "addition", *CONTROLS, "harmfulness addition")
+KINDS = ("harmful", "harmless", "borderline")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of the demo."""
+
+    n_train: int = 128
+    """Prompts of each kind that directions are fitted on."""
+    n_val: int = 32
+    """Prompts of each kind that the layer and position are chosen on."""
+    n_test: int = 60
+    """Prompts of each kind that everything reported is measured on."""
+    max_new_tokens: int = 24
+    """Length of a completion."""
+    rules: tuple[tuple[float, float], ...] = ((0.1, 0.0), (1.0, 0.0), (math.inf, -math.inf))
+    """(largest KL, least induce) of a candidate: the published rule, then what is used, and said to be used, when no
+    candidate meets it. Fixed beforehand for all models."""
+    seed: int = 0
+    """Of the random directions and of splits cut by us."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Result:
+    """What a run found."""
+
+    numbers: dict[str, Any]
+    """As in `result.json`."""
+    tensors: dict[str, Tensor]
+    """Directions per layer: `harmfulness/{ending}` [layer, d_model], `refusal/{ending}` [layer, role, d_model]."""
+    harmfulness: Direction
+    refusal: Direction
+
+    def figures(self) -> dict[str, go.Figure]:
+        """All figures by name."""
+        return figures(self.numbers)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the run folder: result, tensors, both directions, figures, report."""
+        return save_result(
+            folder,
+            self.numbers,
+            tensors=self.tensors,
+            figures=self.figures(),
+            report=report(self.numbers),
+            files={
+                "harmfulness.safetensors": direction_bytes(self.harmfulness),
+                "refusal.safetensors": direction_bytes(self.refusal),
+            },
+        )
+
+
+def run(
+    model: ChatModel,
+    prompts: PromptSet,
+    config: Config | None = None,
+    *,
+    out: str | Path | None = None,
+    show_progress: bool = False,
+) -> Result:
+    """Run the demo.
+
+    Args:
+        out: run folder; finished parts are kept beside it until the run is whole, and a run started again continues.
+
+    Raises:
+        ValueError: a prompt set without enough prompts, or a model that cannot be read.
+    """
+    config = config or Config()
+    watch = Stopwatch()
+    parts = None
+    if out is not None:
+        settings = {"config": asdict(config), "model": model.provenance, "prompts": prompts.provenance}
+        parts = Parts(out, settings)
+    sets = _prompt_sets(prompts, config)
+
+    # 1. Activations and refusal tokens.
+    tokens = {
+        (ending, *key): tokenize(model.tokenizer, part.texts)
+        for ending, by in sets.items()
+        for key, part in by.items()
+    }
+    harmful, harmless = tokens["as-is", "harmful", "train"], tokens["as-is", "harmless", "train"]
+    refusal_tokens = find_refusal_tokens(model, harmful, harmless)
+    scores = {
+        kind: refusal_scores(model, tokens["as-is", kind, "train"], refusal_tokens.ids)
+        for kind in ("harmful", "harmless")
+    }
+    refused, answered, filtered = _behaving(scores["harmful"], scores["harmless"])
+    watch.lap("refusal tokens")
+    acts = {
+        key: collect(model, t, positions=("t_inst", "post_inst"), show_progress=show_progress)
+        for key, t in tokens.items()
+        if key[1] != "borderline"
+    }
+    watch.lap("collect")
+
+    # 2. Directions per layer and role.
+    roles = acts["as-is", "harmful", "train"].roles
+    directions = {}
+    for ending in ENDINGS:
+        bad, good = (acts[ending, kind, "train"]["resid_pre"].float() for kind in ("harmful", "harmless"))
+        directions[f"harmfulness/{ending}"] = difference_in_means(bad[:, :, 0], good[:, :, 0])
+        directions[f"refusal/{ending}"] = difference_in_means(
+            bad[refused][:, :, 1:], good[answered][:, :, 1:]
+        )
+
+    # 3. The refusal layer and position, on the validation split.
+    shortlist = _shortlist(model, acts, directions["refusal/as-is"])
+    n_post = len(roles) - 1
+    vectors = {(p, layer): directions["refusal/as-is"][layer, p + n_post] for p, layer in shortlist}
+
+    def select() -> dict[str, Any]:
+        chosen, table, rule = choose(
+            model,
+            shortlist,
+            vectors,
+            harmful=tokens["as-is", "harmful", "val"],
+            harmless=tokens["as-is", "harmless", "val"],
+            refusal_ids=refusal_tokens.ids,
+            rules=config.rules,
+            watch=lambda items: progress(
+                items, total=len(shortlist), label="choosing the layer", show=show_progress
+            ),
+        )
+        return {"selected": chosen.as_dict(), "candidates": table, "rule": rule}
+
+    selection = parts.numbers("selection", select) if parts else select()
+    picked = Candidate(**selection["selected"])
+    refusal, harmfulness = _picked_directions(model, prompts, acts, directions, picked, config)
+    watch.lap("select")
+
+    # 4. Behaviour on the test split.
+    behaviour: dict[str, Any] = {}
+    arms = _arms(refusal, harmfulness, config.seed)
+    jobs = [(arm, kind) for arm in arms for kind in KINDS if ("as-is", kind, "test") in tokens]
+    for arm, kind in progress(jobs, total=len(jobs), label="steering", show=show_progress):
+
+        def complete(arm: str = arm, kind: str = kind) -> dict[str, Any]:
+            done = generate(
+                model,
+                tokens["as-is", kind, "test"],
+                interventions=arms[arm],
+                max_new_tokens=config.max_new_tokens,
+            )
+            return {
+                "texts": list(done.texts),
+                "12": refusal_rate(done, "12").as_dict(),
+                "24": refusal_rate(done, "24").as_dict(),
+            }
+
+        name = f"completions-{arm.replace(' ', '_')}-{kind}"
+        behaviour[f"{arm}/{kind}"] = parts.numbers(name, complete) if parts else complete()
+    watch.lap("generate")
+
+    separation = _separation(acts, directions, roles)
+    leaks = {}
+    for ending, by in sets.items():
+        train, test = ((by["harmful", s], by["harmless", s]) for s in ("train", "test"))
+        leaks[ending] = leak_check(
+            model, train=train, held_out=test, label=f"{prompts.name}, {ending}"
+        ).as_dict()
+    watch.lap("separability")
+    test = sets["as-is"]["harmless", "test"]
+    numbers = {
+        "experiment": NAME,
+        "refusal_tokens": asdict(refusal_tokens),
+        "post_inst_tokens": tokens["as-is", "harmful", "train"].post_inst_text(),
+        "filtered_counts": filtered,
+        **selection,
+        "refusal_rate": {
+            arm: {
+                kind: {k: behaviour[f"{arm}/{kind}"][k] for k in ("12", "24")} for a, kind in jobs if a == arm
+            }
+            for arm in arms
+        },
+        "cosine": {
+            ending: [
+                cosine(
+                    directions[f"harmfulness/{ending}"][layer],
+                    directions[f"refusal/{ending}"][layer, picked.position + n_post],
+                ).item()
+                for layer in range(model.n_layers)
+            ]
+            for ending in ENDINGS
+        },
+        "auroc": separation,
+        "leak_check": leaks,
+        "random_cosine_sd": model.d_model**-0.5,
+        "examples": [
+            {"id": test.ids[i], "prompt": test.texts[i], "before": before, "after": after}
+            for i, (before, after) in enumerate(
+                zip(
+                    behaviour["baseline/harmless"]["texts"][:5],
+                    behaviour["addition/harmless"]["texts"][:5],
+                    strict=True,
+                )
+            )
+        ],
+        "completions": {
+            job: [
+                {"id": i, "refused": is_refusal(t)}
+                for i, t in zip(sets["as-is"][job.split("/")[1], "test"].ids, b["texts"], strict=True)
+            ]
+            for job, b in behaviour.items()
+        },
+        "seconds": {**watch.seconds, "total": round(sum(watch.seconds.values()), 3)},
+        "provenance": {
+            **model.provenance,
+            "prompts": prompts.provenance,
+            "config": asdict(config),
+            "seed": config.seed,
+            "versions": library_versions(),
+            "threads": torch.get_num_threads(),
+        },
+    }
+    result = Result(numbers=numbers, tensors=directions, harmfulness=harmfulness, refusal=refusal)
+    if out is not None:
+        result.save(out)
+        assert parts is not None
+        parts.discard()
+    return result
+
+
+def _prompt_sets(prompts: PromptSet, config: Config) -> dict[str, dict[tuple[str, str], Prompts]]:
+    """By ending, then (kind, split): the prompts used. Borderline prompts come from `builtin` where the set has none."""
+    sizes = {"train": config.n_train, "val": config.n_val, "test": config.n_test}
+    if ("borderline", "test") not in prompts:
+        parts = {**prompts.parts, ("borderline", "test"): load_prompts("builtin")["borderline", "test"]}
+        prompts = PromptSet(prompts.name, parts, prompts.ending, prompts.notes)
+    chosen = {key: part.first(sizes[key[1]]) for key, part in prompts.parts.items()}
+    return {ending: {key: part.with_ending(ending) for key, part in chosen.items()} for ending in ENDINGS}
+
+
+def _behaving(harmful: Tensor, harmless: Tensor, *, least: int = 16) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Rows of refused harmful and answered harmless prompts, or all where too few behave.
+
+    Source: Arditi et al. 2024, appendix A: keep harmful prompts with metric > 0 and harmless ones with metric < 0.
+    """
+    refused, answered = (harmful > 0).nonzero()[:, 0], (harmless < 0).nonzero()[:, 0]
+    counts = {
+        "harmful_refused": len(refused),
+        "harmful": len(harmful),
+        "harmless_answered": len(answered),
+        "harmless": len(harmless),
+    }
+    applied = len(refused) >= least and len(answered) >= least
+    if not applied:
+        refused, answered = torch.arange(len(harmful)), torch.arange(len(harmless))
+    return refused, answered, {**counts, "applied": applied}
+
+
+def _shortlist(
+    model: ChatModel, acts: Mapping[tuple[str, str, str], Activations], refusal: Tensor
+) -> list[tuple[int, int]]:
+    """(position, layer) of the best-separating template token of each layer before the last fifth."""
+    bad, good = (
+        acts["as-is", kind, "val"]["resid_pre"].float()[:, :, 1:] for kind in ("harmful", "harmless")
+    )
+    a, b = project(bad, refusal.expand_as(bad)), project(good, refusal.expand_as(good))
+    pooled = ((a.var(0) + b.var(0)) / 2).sqrt()
+    effect = torch.where(pooled > 0, (a.mean(0) - b.mean(0)) / pooled.clamp(min=1e-12), 0.0)
+    n_post = refusal.shape[1]
+    layers = range(1, int(model.n_layers * 0.8))
+    return [(int(effect[layer].argmax()) - n_post, layer) for layer in layers]
+
+
+def _picked_directions(
+    model: ChatModel,
+    prompts: PromptSet,
+    acts: Mapping[tuple[str, str, str], Activations],
+    directions: Mapping[str, Tensor],
+    picked: Candidate,
+    config: Config,
+) -> tuple[Direction, Direction]:
+    """The refusal direction that was picked and the harmfulness direction of the same layer."""
+    layer, train = (
+        picked.layer,
+        [acts["as-is", kind, "train"]["resid_pre"] for kind in ("harmful", "harmless")],
+    )
+    norms = mean_norm(torch.cat(train).float())
+    provenance = {
+        **model.provenance,
+        "prompts": prompts.provenance,
+        "config": asdict(config),
+        "versions": library_versions(),
+    }
+    n_post = norms.shape[1] - 1
+    refusal = Direction(
+        vector=directions["refusal/as-is"][layer, picked.position + n_post].clone(),
+        layer=layer,
+        position=str(picked.position),
+        sign="refused harmful - answered harmless",
+        mean_activation_norm=norms[layer, 1 + picked.position + n_post].item(),
+        provenance=provenance,
+    )
+    harmfulness = Direction(
+        vector=directions["harmfulness/as-is"][layer].clone(),
+        layer=layer,
+        position="t_inst",
+        mean_activation_norm=norms[layer, 0].item(),
+        provenance=provenance,
+    )
+    return refusal, harmfulness
+
+
+def _arms(refusal: Direction, harmfulness: Direction, seed: int) -> dict[str, list[Intervention]]:
+    """What is compared; a control per kind of intervention."""
+    r = refusal.vector
+    layers = (refusal.layer,)
+    control = random_direction(r, seed=seed)
+    return {
+        "baseline": [],
+        "ablation": [Ablate(direction=r)],
+        "addition": [Add(direction=r, layers=layers)],
+        "random ablation": [Ablate(direction=control)],
+        "random addition": [Add(direction=control, layers=layers)],
+        "harmfulness addition": [Add(direction=harmfulness.vector, layers=layers)],
+    }
+
+
+def _separation(
+    acts: Mapping[tuple[str, str, str], Activations], directions: Mapping[str, Tensor], roles: tuple[str, ...]
+) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """AUROC of test prompts projected on each layer and role's train direction, by ending and role."""
+    table: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for ending in ENDINGS:
+        bad, good = (acts[ending, kind, "test"]["resid_pre"].float() for kind in ("harmful", "harmless"))
+        fitted = torch.cat(
+            [directions[f"harmfulness/{ending}"][:, None], directions[f"refusal/{ending}"]], dim=1
+        )
+        a, b = project(bad, fitted.expand_as(bad)), project(good, fitted.expand_as(good))
+        table[ending] = {
+            role: [
+                auroc(a[:, layer, i], b[:, layer, i], resamples=200).as_dict() for layer in range(a.shape[1])
+            ]
+            for i, role in enumerate(roles)
+        }
+    return table
+
+
+def figures(numbers: Mapping[str, Any]) -> dict[str, go.Figure]:
+    """Every figure of the demo, from its stored numbers."""
+    name, picked = numbers["provenance"]["model"], numbers["selected"]
+    note = "" if numbers["rule"]["published"] else " (relaxed rule)"
+    mark = (picked["layer"], f"picked layer {picked['layer']}, position {picked['position']}{note}")
+    rates = {
+        arm: {kind: r["12"] for kind, r in kinds.items()} for arm, kinds in numbers["refusal_rate"].items()
+    }
+    last = list(numbers["auroc"]["as-is"])[-1]
+    separation = {
+        f"{label}, {ending}": [r["value"] for r in numbers["auroc"][ending][role]]
+        for role, label in (("t_inst", "t_inst"), (last, "t_post_inst"))
+        for ending in ENDINGS
+    }
+    candidates = numbers["candidates"]
+    return {
+        "refusal_rates": rate_bars(
+            rates,
+            title=f"Refusal on held-out prompts, {name}{note}",
+            y_title="refusal rate (12 substrings)",
+            controls=CONTROLS,
+        ),
+        "cosine": layer_lines(
+            {f"prompts {ending}": numbers["cosine"][ending] for ending in ENDINGS},
+            title=f"Harmfulness (t_inst) against refusal (position {picked['position']}), {name}",
+            y_title="cosine of the two directions",
+            reference=0.0,
+            marked=mark,
+            y_range=(-1, 1),
+        ),
+        "auroc": layer_lines(
+            separation,
+            title=f"Harmful against harmless, held out, {name}",
+            y_title="AUROC",
+            reference=0.5,
+            y_range=(0, 1.03),
+            paired=tuple(f", {ending}" for ending in ENDINGS),
+        ),
+        "selection": layer_lines(
+            {
+                "bypass (ablated, harmful)": [c["bypass"] for c in candidates],
+                "induce (added, harmless)": [c["induce"] for c in candidates],
+            },
+            layers=[c["layer"] for c in candidates],
+            title=f"Candidates on the validation split, {name}",
+            y_title="mean refusal metric (nats)",
+            reference=0.0,
+            marked=mark,
+        ),
+    }
+
+
+def rate_table(numbers: Mapping[str, Any]) -> Table:
+    """Refusal rates with intervals, by arm and kind."""
+    kinds = list(numbers["refusal_rate"]["baseline"])
+    first = numbers["refusal_rate"]["baseline"]
+    header = ["intervention", *(f"{kind} (n = {first[kind]['12']['n']})" for kind in kinds)]
+    rows = [
+        [arm + (" (control)" if arm in CONTROLS else ""), *(_shown(by[kind]["12"]) for kind in kinds)]
+        for arm, by in numbers["refusal_rate"].items()
+    ]
+    return Table(header=header, rows=rows)
+
+
+def _shown(entry: Mapping[str, Any]) -> str:
+    if entry["value"] is None:
+        return "not measured"
+    return f"{100 * entry['value']:.0f}% [{100 * entry['low']:.0f}, {100 * entry['high']:.0f}]"
+
+
+def verdicts(numbers: Mapping[str, Any]) -> list[str]:
+    """What the data say, claim by claim, in words that follow from the intervals."""
+    rates = {arm: {k: v["12"] for k, v in by.items()} for arm, by in numbers["refusal_rate"].items()}
+
+    def against(arm: str, control: str, kind: str, claim: str, lower: bool) -> str:
+        a, b = rates[arm][kind], rates[control][kind]
+        seen = a["high"] < b["low"] if lower else a["low"] > b["high"]
+        verdict = "Seen" if seen else "Not seen"
+        return f"{verdict}: {claim} ({_shown(a)} against {_shown(b)} for {control}, {kind}, n = {a['n']})."
+
+    picked = numbers["selected"]
+    cosines = {ending: numbers["cosine"][ending][picked["layer"]] for ending in ENDINGS}
+    return [
+        against(
+            "ablation", "random ablation", "harmful", "ablating the refusal direction removes refusals", True
+        ),
+        against(
+            "addition",
+            "random addition",
+            "harmless",
+            "adding the refusal direction makes the model refuse harmless prompts",
+            False,
+        ),
+        against(
+            "harmfulness addition",
+            "random addition",
+            "harmless",
+            "adding the harmfulness direction makes the model refuse harmless prompts",
+            False,
+        ),
+        f"At the picked layer the cosine of harmfulness and refusal is {cosines['as-is']:.2f} with prompts as they are and "
+        f"{cosines['period']:.2f} with equal endings (random directions: 0 +- {numbers['random_cosine_sd']:.2f}).",
+    ]
+
+
+def report(numbers: Mapping[str, Any]) -> str:
+    """The demo's page."""
+    drawn = figures(numbers)
+    where, picked, rule = numbers["provenance"], numbers["selected"], numbers["rule"]
+    filtered, leaks = numbers["filtered_counts"], numbers["leak_check"]
+    notes = list(where["prompts"]["notes"])
+    if where["model"] in ("smollm2", "smollm2-safe"):
+        notes.append(
+            "This is the bundled 135M model organism: the result shows that the method runs, not what large aligned models do."
+        )
+    if not filtered["applied"]:
+        notes.append(
+            f"Only {filtered['harmful_refused']} of {filtered['harmful']} harmful training prompts are refused and "
+            f"{filtered['harmless_answered']} of {filtered['harmless']} harmless ones answered: too few to filter by behaviour, so the "
+            "'refusal' direction is fitted on all prompts and is a harmfulness direction at the template tokens."
+        )
+    if not rule["published"]:
+        notes.append(
+            f"No candidate met the published rule (induce >= 0, KL <= 0.1). Used instead: {rule['text']}."
+        )
+    tokens = numbers["refusal_tokens"]
+    shown = ", ".join(
+        f"{text!r} ({a:.2f} on harmful, {b:.2f} on harmless)"
+        for text, a, b in zip(tokens["texts"], tokens["harmful_mass"], tokens["harmless_mass"], strict=True)
+    )
+    leak_rows = [
+        [
+            ending,
+            "last token identity",
+            leak["last_token"]["value"],
+            f"[{leak['last_token']['low']:.2f}, {leak['last_token']['high']:.2f}]",
+        ]
+        for ending, leak in leaks.items()
+    ] + [
+        [ending, f"embedding at {role}", r["value"], f"[{r['low']:.2f}, {r['high']:.2f}]"]
+        for ending, leak in leaks.items()
+        for role, r in leak["embedding"].items()
+    ]
+    leaking = [
+        ending
+        for ending in ENDINGS
+        if max(r[2] for r in leak_rows if r[0] == ending) > leaks[ending]["threshold"]
+    ]
+    sections = [
+        Section(
+            title="What was found",
+            text=verdicts(numbers),
+            notes=notes,
+            tables=[rate_table(numbers)],
+            figures=[drawn["refusal_rates"]],
+        ),
+        Section(
+            title="Where refusal lives",
+            text=[
+                f"Refusal tokens found on the training prompts: {shown}. Chosen on {where['config']['n_val']} + {where['config']['n_val']} "
+                f"validation prompts: layer {picked['layer']}, position {picked['position']} "
+                f"({numbers['post_inst_tokens'][picked['position']]!r}); bypass {picked['bypass']:.2f}, induce {picked['induce']:.2f}, "
+                f"KL {picked['kl']:.3f}. Rule: {rule['text']}.",
+                "Candidates are one template token per layer, the one that separates the validation prompts best.",
+            ],
+            figures=[drawn["selection"]],
+        ),
+        Section(
+            title="Harmfulness and refusal",
+            text=[
+                "Cosine per layer of the harmfulness direction (at the last instruction token) with the refusal direction, with "
+                "prompts as they are and with every prompt ended by a full stop."
+            ],
+            figures=[drawn["cosine"]],
+        ),
+        Section(
+            title="How well the inside tells harmful from harmless",
+            text=[
+                "AUROC of held-out prompts projected on the direction fitted on the training prompts, per layer. Layer 0 is the embedding: "
+                "what it separates is the last token itself.",
+                "The leak check asks how well the way prompts end tells the sets apart; 0.5 is no leak.",
+            ],
+            notes=[
+                f"Leak above {leaks['as-is']['threshold']} with endings {', '.join(leaking)}: read t_inst results with care."
+            ]
+            if leaking
+            else [],
+            figures=[drawn["auroc"]],
+            tables=[Table(header=["endings", "from", "AUROC", "95% interval"], rows=leak_rows)],
+        ),
+        Section(
+            title="Five harmless prompts before and after adding the refusal direction",
+            text=[f"Greedy replies, cut at {where['config']['max_new_tokens']} tokens."],
+            tables=[
+                Table(
+                    header=["prompt", "before", "after"],
+                    rows=[[e["prompt"], e["before"], e["after"]] for e in numbers["examples"]],
+                )
+            ],
+        ),
+    ]
+    lead = f"{where['model']} on prompt set {where['prompts']['name']}; {numbers['seconds']['total']:.0f} s on {where['device']}."
+    return html_report("Refusal and harmfulness inside a chat model", lead, sections, where)

@@ -1,0 +1,217 @@
+"""Directions in files: ours, and those of other tools.
+
+| file | read | written |
+|---|---|---|
+| `*.safetensors` with our metadata | yes | yes |
+| `direction.pt` + `direction_metadata.json` (refusal-direction repository) | yes | |
+| `mean_diffs.pt`, shape [position, layer, d_model] | yes, with layer and position | |
+| `*.pt` or `*.safetensors` tensor [layer, d_model] | yes, with layer | |
+| llama.cpp GGUF control vector | yes, with layer | yes, additive only |
+
+Pickled files are opened with `weights_only=True` only. llama.cpp adds `direction.N` to the output of block N, which is
+the input of block N + 1: a direction at `resid_pre` of layer l is `direction.(l-1)`. It refuses `direction.0`, so layers 0
+and 1 cannot be written.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from interp.directions import Direction
+from interp.results import write_file
+
+FORMAT = "interp-direction"
+FORMAT_VERSION = 1
+
+
+def write_direction(path: str | Path, direction: Direction) -> Path:
+    """Write a direction with its place and provenance to a safetensors file, atomically."""
+    write_file(Path(path), direction_bytes(direction))
+    return Path(path)
+
+
+def direction_bytes(direction: Direction) -> bytes:
+    """Content of a direction file."""
+    metadata = {
+        "format": FORMAT,
+        "format_version": str(FORMAT_VERSION),
+        "site": direction.site,
+        "layer": str(direction.layer),
+        "position": direction.position,
+        "sign": direction.sign,
+        "kind": direction.kind,
+        "norm": repr(direction.norm),
+        "mean_activation_norm": repr(direction.mean_activation_norm),
+        "provenance": json.dumps(dict(direction.provenance)),
+    }
+    return save({"direction": direction.vector.detach().to("cpu", torch.float32).contiguous()}, metadata)
+
+
+def read_direction(path: str | Path, *, layer: int | None = None, position: int | None = None) -> Direction:
+    """Read a direction from any of the formats above.
+
+    Args:
+        layer: which layer, where the file holds several.
+        position: which position (index into the file's position axis, may be negative), for `mean_diffs.pt`.
+
+    Raises:
+        ValueError: no such file, unknown format, newer format, missing or out-of-range layer or position, or values
+            that are not finite.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no such direction file: {path}")
+    if path.suffix == ".gguf":
+        return _from_layers(_read_control_vector(path), layer, path)
+    if path.suffix == ".safetensors":
+        metadata, tensors = _read_safetensors(path)
+        if metadata.get("format") == FORMAT:
+            return _ours(metadata, tensors["direction"], path)
+        if len(tensors) != 1:
+            raise ValueError(
+                f"{path} holds {len(tensors)} tensors and no interp metadata; save one tensor [layer, d_model]"
+            )
+        return _from_tensor(next(iter(tensors.values())), path, layer, position)
+    if path.suffix in (".pt", ".pth", ".bin"):
+        try:
+            tensor = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise ValueError(f"cannot read {path} as weights-only: {str(error).splitlines()[0]}") from error
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"{path} holds a {type(tensor).__name__}, not a tensor")
+        return _from_tensor(tensor, path, layer, position)
+    raise ValueError(f"{path}: unknown kind of direction file; known: .safetensors, .pt, .gguf")
+
+
+def write_control_vector(
+    path: str | Path, direction: Direction, *, architecture: str, coefficient: float = 1.0
+) -> Path:
+    """Write a llama.cpp control vector that adds `coefficient * direction` at the direction's layer.
+
+    Args:
+        architecture: GGUF architecture name of the model, e.g. `llama`, `qwen2` (the Hugging Face `model_type`).
+
+    Raises:
+        ValueError: layer 0 or 1, or a site other than resid_pre, which a control vector cannot express.
+    """
+    import gguf
+
+    if direction.site != "resid_pre":
+        raise ValueError(
+            f"a control vector acts on the residual stream between blocks, not at {direction.site}"
+        )
+    if direction.layer < 2:
+        raise ValueError(
+            f"a direction at layer {direction.layer} cannot be a control vector: llama.cpp adds direction.N to the output of "
+            "block N and refuses N = 0, so the first layer it reaches is 2"
+        )
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.draft")
+    writer = gguf.GGUFWriter(str(draft), "controlvector")
+    writer.add_string("controlvector.model_hint", architecture)
+    writer.add_uint32("controlvector.layer_count", direction.layer - 1)
+    step = (coefficient * direction.vector).to("cpu", torch.float32).contiguous()
+    writer.add_tensor(f"direction.{direction.layer - 1}", step.numpy())
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    try:
+        with safe_open(str(path), framework="pt") as stream:
+            return stream.metadata() or {}, {key: stream.get_tensor(key) for key in stream.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file or is damaged ({error})") from error
+
+
+def _ours(metadata: dict[str, str], vector: Float[Tensor, " d_model"], path: Path) -> Direction:
+    if int(metadata["format_version"]) > FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format_version {metadata['format_version']}, this interp reads up to {FORMAT_VERSION}; upgrade interp"
+        )
+    norm = metadata["mean_activation_norm"]
+    return Direction(
+        vector=vector,
+        layer=int(metadata["layer"]),
+        position=metadata["position"],
+        site=metadata["site"],
+        sign=metadata["sign"],
+        kind=metadata["kind"],
+        mean_activation_norm=None if norm == "None" else float(norm),
+        provenance=json.loads(metadata["provenance"]),
+    )
+
+
+def _from_tensor(tensor: Tensor, path: Path, layer: int | None, position: int | None) -> Direction:
+    tensor = tensor.detach().to(torch.float32)
+    metadata_path = path.with_name("direction_metadata.json")
+    if tensor.ndim == 1:
+        metadata: dict[str, Any] = json.loads(metadata_path.read_text()) if metadata_path.is_file() else {}
+        layer = metadata.get("layer", layer)
+        if layer is None:
+            raise ValueError(f"{path} holds one vector and no {metadata_path.name} beside it; say its layer")
+        return _imported(tensor, layer, str(metadata.get("pos", "unknown")), path)
+    if tensor.ndim == 3:
+        if position is None or not -tensor.shape[0] <= position < tensor.shape[0]:
+            raise ValueError(f"{path} has {tensor.shape[0]} positions; say which, got position={position}")
+        name = str(position if position < 0 else position - tensor.shape[0])
+        return _from_layers(dict(enumerate(tensor[position])), layer, path, name)
+    if tensor.ndim == 2:
+        return _from_layers(dict(enumerate(tensor)), layer, path)
+    raise ValueError(
+        f"{path} has shape {tuple(tensor.shape)}; expected [d_model], [layer, d_model] or [position, layer, d_model]"
+    )
+
+
+def _from_layers(
+    vectors: dict[int, Tensor], layer: int | None, path: Path, position: str = "unknown"
+) -> Direction:
+    if layer is None and len(vectors) == 1:
+        layer = next(iter(vectors))
+    if layer is None or layer not in vectors:
+        have = sorted(vectors)
+        raise ValueError(f"{path} has layers {have[0]}..{have[-1]}; say which, got layer={layer}")
+    return _imported(vectors[layer].clone(), layer, position, path)
+
+
+def _imported(vector: Tensor, layer: int, position: str, path: Path) -> Direction:
+    return Direction(
+        vector=vector,
+        layer=layer,
+        position=position,
+        sign="as in the file",
+        kind="imported",
+        provenance={"file": path.name},
+    )
+
+
+def _read_control_vector(path: Path) -> dict[int, Tensor]:
+    import gguf
+
+    try:
+        reader = gguf.GGUFReader(str(path))
+    except Exception as error:
+        raise ValueError(f"cannot read {path} as GGUF ({error})") from error
+    found = {
+        int(tensor.name.split(".")[1]) + 1: torch.from_numpy(tensor.data.copy()).float()
+        for tensor in reader.tensors
+        if tensor.name.startswith("direction.")
+    }
+    if not found:
+        raise ValueError(f"{path} holds no direction.N tensors; it is not a control vector")
+    return found

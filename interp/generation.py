@@ -1,0 +1,284 @@
+"""Batched completions and token log-probabilities, with or without interventions.
+
+Prompts are run behind their shared template prefix (see `interp.batching`), left-padded with explicit mask and
+position ids; decoding uses a KV cache, and a completion that has ended leaves the batch. Greedy unless a temperature is
+given. `fast=False` runs whole prompts without a shared prefix and never shrinks the batch.
+
+    plain = generate(model, prompts, max_new_tokens=32)
+    steered = generate(model, prompts, interventions=[Add.along(direction, coefficient=1.0)])
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import DynamicCache
+
+from interp.batching import SharedPrefix, pad_id, plan_batches, progress, run_batches, shared_length
+from interp.chat import ChatTokens, pad_left, tokenize
+from interp.interventions import Applied, Intervention, apply
+from interp.models import ChatModel
+
+DECODE_ROWS = 64
+"""Completions decoded together: reading the weights then costs less than the arithmetic."""
+_SCORE_BUDGET = 512
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Completions:
+    """Completions of a list of prompts, in its order."""
+
+    texts: tuple[str, ...]
+    """Decoded without special tokens."""
+    ids: tuple[tuple[int, ...], ...]
+    """Generated token ids; the end-of-turn token is included where it was reached."""
+    finished: tuple[bool, ...]
+    """Whether the model ended the turn itself; False is cut at max_new_tokens."""
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+def generate(
+    model: ChatModel,
+    prompts: Sequence[str] | ChatTokens,
+    *,
+    interventions: Sequence[Intervention] = (),
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    seed: int = 0,
+    fast: bool = True,
+    show_progress: bool = False,
+) -> Completions:
+    """Complete every prompt under the interventions.
+
+    Args:
+        prompts: instructions, rendered with the model's chat template, or tokens from `chat.tokenize`.
+        max_new_tokens: length at which a completion is cut.
+        temperature: 0 is greedy; above, tokens are sampled from the softmax at this temperature.
+        seed: of the sampling. A completion depends on the other prompts of its call when sampled.
+        fast: False takes the plain path.
+        show_progress: draw a progress bar.
+
+    Raises:
+        ValueError: no prompts, max_new_tokens below 1, negative temperature, or an intervention that does not fit.
+    """
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be 1 or more, got {max_new_tokens}")
+    if temperature < 0:
+        raise ValueError(f"temperature must be 0 (greedy) or more, got {temperature}")
+    tokens = _tokens(model, prompts)
+    stops = stop_ids(model)
+    generator = torch.Generator().manual_seed(seed)
+    done: list[list[int]] = [[] for _ in range(len(tokens))]
+
+    def pick(logits: Float[Tensor, "batch d_vocab"]) -> Int[Tensor, " batch"]:
+        if temperature == 0:
+            return logits.argmax(-1)
+        return torch.multinomial((logits.float() / temperature).softmax(-1).cpu(), 1, generator=generator)[
+            :, 0
+        ].to(logits.device)
+
+    with torch.inference_mode(), apply(model, interventions) as applied:
+        passes = _prompt_passes(model, tokens, applied, fast, beyond=max_new_tokens, max_rows=DECODE_ROWS)
+        for rows, (logits, state) in progress(
+            passes, total=len(tokens), label="generating", show=show_progress
+        ):
+            alive = list(rows)
+            for step in range(max_new_tokens):
+                chosen = pick(logits)
+                for row, token in zip(alive, chosen.tolist(), strict=True):
+                    if not done[row] or done[row][-1] not in stops:
+                        done[row].append(token)
+                keep = [i for i, row in enumerate(alive) if done[row][-1] not in stops]
+                if step == max_new_tokens - 1 or not keep:
+                    break
+                # Dropping rows copies the cache; worth it once a quarter has ended.
+                if fast and len(keep) <= 0.75 * len(alive):
+                    state.take(keep)
+                    chosen, alive = chosen[keep], [alive[i] for i in keep]
+                logits = state.step(model, chosen)
+    ids = tuple(tuple(row) for row in done)
+    return Completions(
+        texts=tuple(model.tokenizer.batch_decode([list(row) for row in ids], skip_special_tokens=True)),
+        ids=ids,
+        finished=tuple(row[-1] in stops for row in ids),
+    )
+
+
+def stop_ids(model: ChatModel) -> set[int]:
+    """Tokens that end a turn: the generation config's and the tokenizer's end-of-sequence tokens."""
+    config: Any = model.hf.generation_config
+    found = config.eos_token_id if config is not None else None
+    ids = set(found if isinstance(found, list) else [found])
+    ids.add(model.tokenizer.eos_token_id)  # pyright: ignore[reportArgumentType]
+    return {int(i) for i in ids if i is not None}
+
+
+def next_token_log_probs(
+    model: ChatModel,
+    prompts: Sequence[str] | ChatTokens,
+    *,
+    interventions: Sequence[Intervention] = (),
+    fast: bool = True,
+) -> Float[Tensor, "prompt d_vocab"]:
+    """Log-probabilities of the first completion token, float32, on the CPU.
+
+    Holds the whole table; `map_next_token` reduces batch by batch instead.
+    """
+    return map_next_token(model, prompts, lambda logits: logits, interventions=interventions, fast=fast)
+
+
+def map_next_token(
+    model: ChatModel,
+    prompts: Sequence[str] | ChatTokens,
+    reduce: Callable[[Float[Tensor, "batch d_vocab"]], Float[Tensor, "batch *rest"]],
+    *,
+    interventions: Sequence[Intervention] = (),
+    fast: bool = True,
+    show_progress: bool = False,
+) -> Float[Tensor, "prompt *rest"]:
+    """`reduce` of the first completion token's log-probabilities (float32), for every prompt in order."""
+    tokens = _tokens(model, prompts)
+    out: list[Tensor] = [torch.empty(0)] * len(tokens)
+    with torch.inference_mode(), apply(model, interventions) as applied:
+        passes = _prompt_passes(model, tokens, applied, fast)
+        for rows, (logits, _) in progress(passes, total=len(tokens), label="next tokens", show=show_progress):
+            reduced = reduce(logits.float().log_softmax(-1)).cpu()
+            for row, value in zip(rows, reduced, strict=True):
+                out[row] = value
+    return torch.stack(out)
+
+
+def completion_log_probs(
+    model: ChatModel,
+    prompts: Sequence[str] | ChatTokens,
+    completions: Sequence[Sequence[int]],
+    *,
+    interventions: Sequence[Intervention] = (),
+) -> list[Float[Tensor, " token"]]:
+    """Log-probability of every token of given completions, teacher-forced; float32, on the CPU.
+
+    Interventions treat the completion as generated tokens.
+
+    Args:
+        completions: token ids, one list per prompt; an empty one gives an empty tensor.
+
+    Raises:
+        ValueError: not one completion per prompt.
+    """
+    tokens = _tokens(model, prompts)
+    if len(completions) != len(tokens):
+        raise ValueError(f"got {len(completions)} completions for {len(tokens)} prompts; give one each")
+    out: list[Tensor] = [torch.empty(0)] * len(tokens)
+    present = [row for row in range(len(tokens)) if len(completions[row])]
+    lengths = [len(tokens.ids[row]) + len(completions[row]) for row in present]
+
+    def run(group: list[int]) -> None:
+        rows = [present[i] for i in group]
+        batch = tokens.take(rows)
+        prompt = pad_left(batch.ids, pad_id=pad_id(model))
+        longest = max(len(completions[row]) for row in rows)
+        tail = torch.full((len(rows), longest), pad_id(model), dtype=torch.long)
+        for i, row in enumerate(rows):
+            tail[i, : len(completions[row])] = torch.tensor(list(completions[row]))
+        ids = torch.cat([prompt.ids, tail], dim=1).to(model.device)
+        mask = torch.cat([prompt.mask, torch.ones_like(tail)], dim=1).to(model.device)
+        applied.place(batch)
+        logits = model.hf(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            use_cache=False,
+            logits_to_keep=longest + 1,
+        ).logits
+        for i, row in enumerate(rows):
+            n = len(completions[row])
+            scores = logits[i, :n].float().log_softmax(-1)
+            out[row] = scores.gather(1, tail[i, :n, None].to(model.device))[:, 0].cpu()
+
+    with torch.inference_mode(), apply(model, interventions) as applied:
+        if present:
+            for _ in run_batches(plan_batches(lengths, budget=_SCORE_BUDGET), run):
+                pass
+        else:
+            applied.stops_early = True
+    return out
+
+
+class _Decoding:
+    """State of one batch between decoding steps."""
+
+    def __init__(self, cache: DynamicCache, mask: Tensor, position: Tensor) -> None:
+        self.cache, self.mask, self.position = cache, mask, position
+
+    def take(self, rows: list[int]) -> None:
+        index = torch.tensor(rows, device=self.mask.device)
+        self.cache.batch_select_indices(index)
+        self.mask, self.position = self.mask[index], self.position[index]
+
+    def step(self, model: ChatModel, chosen: Int[Tensor, " batch"]) -> Float[Tensor, "batch d_vocab"]:
+        self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
+        self.position = self.position + 1
+        return model.hf(
+            input_ids=chosen[:, None],
+            attention_mask=self.mask,
+            position_ids=self.position[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+
+
+def _prompt_passes(
+    model: ChatModel,
+    tokens: ChatTokens,
+    applied: Applied,
+    fast: bool,
+    *,
+    beyond: int = 0,
+    max_rows: int | None = None,
+) -> Iterator[tuple[list[int], tuple[Tensor, _Decoding]]]:
+    """Run every prompt once; yields rows, logits of the next token, and the state to go on decoding from."""
+    shared = shared_length(model, tokens, applied, beyond=beyond) if fast else 0
+    prefix = SharedPrefix(model, tokens, applied, shared)
+
+    def run(rows: list[int]) -> tuple[Tensor, _Decoding]:
+        batch = tokens.take(rows)
+        padded = pad_left([ids[shared:] for ids in batch.ids], pad_id=pad_id(model), first_position=shared)
+        applied.place(batch, shared=shared)
+        ids, position_ids = padded.ids.to(model.device), padded.position_ids.to(model.device)
+        mask = torch.cat([torch.ones(len(rows), shared, dtype=torch.long), padded.mask], dim=1).to(
+            model.device
+        )
+        cache = prefix.cache(len(rows))
+        logits = model.hf(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        return logits, _Decoding(cache, mask, position_ids[:, -1])
+
+    lengths = [len(ids) - shared for ids in tokens.ids]
+    batches = plan_decoding(lengths, max_rows) if max_rows else plan_batches(lengths)
+    yield from run_batches(batches, run)
+
+
+def plan_decoding(lengths: Sequence[int], max_rows: int) -> list[list[int]]:
+    """Rows of each decoding batch: sorted by prompt length, as many rows as allowed, evenly filled."""
+    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
+    count = -(-len(order) // max_rows)
+    size = -(-len(order) // count)
+    return [order[i : i + size] for i in range(0, len(order), size)]
+
+
+def _tokens(model: ChatModel, prompts: Sequence[str] | ChatTokens) -> ChatTokens:
+    if isinstance(prompts, str):
+        raise ValueError("prompts must be a list of instructions, got one string; wrap it in a list")
+    return prompts if isinstance(prompts, ChatTokens) else tokenize(model.tokenizer, list(prompts))

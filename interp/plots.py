@@ -1,0 +1,133 @@
+"""Result → `plotly.graph_objects.Figure`: one theme, and the figure forms that several experiments share.
+
+Colours are Okabe and Ito's, told apart by colour-blind readers; line dashes and bar patterns repeat the distinction in
+black and white. Intervals are drawn wherever the result has them. Nothing here shows, saves or computes.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+PATTERNS = ("", "/", ".", "x", "\\", "-", "+", "|")
+CONTROL_COLOUR = "#7F7F7F"
+
+THEME = go.layout.Template(
+    layout=go.Layout(
+        font={"family": "Helvetica, Arial, sans-serif", "size": 15, "color": "#222"},
+        title={"font": {"size": 17}, "x": 0.0, "xanchor": "left", "xref": "paper"},
+        colorway=COLOURS,
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+        xaxis={"showgrid": False, "linecolor": "#444", "ticks": "outside", "zeroline": False},
+        yaxis={"gridcolor": "#E6E6E6", "linecolor": "#444", "ticks": "outside", "zeroline": False},
+        legend={"bgcolor": "rgba(255,255,255,0.85)", "orientation": "h", "y": -0.22, "x": 0},
+        margin={"l": 70, "r": 20, "t": 60, "b": 80},
+        width=860,
+        height=460,
+    )
+)
+
+
+def rate_bars(
+    rates: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    *,
+    title: str,
+    y_title: str,
+    controls: Sequence[str] = (),
+) -> go.Figure:
+    """Grouped bars with 95% intervals.
+
+    Args:
+        rates: series → group → `{"value", "n", "low", "high"}`.
+        controls: series drawn in grey.
+    """
+    figure = go.Figure()
+    ordinary = 0
+    for number, (series, groups) in enumerate(rates.items()):
+        entries = list(groups.values())
+        values = [_number(entry["value"]) for entry in entries]
+        colour = CONTROL_COLOUR if series in controls else COLOURS[ordinary % len(COLOURS)]
+        ordinary += series not in controls
+        figure.add_bar(
+            name=series,
+            x=list(groups),
+            y=values,
+            marker={
+                "color": colour,
+                "pattern": {"shape": PATTERNS[number % len(PATTERNS)], "fgcolor": "white", "size": 6},
+            },
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": [_number(e["high"]) - v for e, v in zip(entries, values, strict=True)],
+                "arrayminus": [v - _number(e["low"]) for e, v in zip(entries, values, strict=True)],
+                "color": "#222",
+                "thickness": 1.3,
+            },
+            customdata=[[e["n"], e["low"], e["high"]] for e in entries],
+            hovertemplate=f"{series}, %{{x}}: %{{y:.2f}} [%{{customdata[1]:.2f}}, %{{customdata[2]:.2f}}], n = %{{customdata[0]}}<extra></extra>",
+        )
+    figure.update_layout(
+        template=THEME, title=title, barmode="group", yaxis={"title": y_title, "range": [0, 1.05]}
+    )
+    return figure
+
+
+def layer_lines(
+    series: Mapping[str, Sequence[float | None]],
+    *,
+    title: str,
+    y_title: str,
+    layers: Sequence[int] | None = None,
+    y_range: tuple[float, float] | None = None,
+    reference: float | None = None,
+    marked: tuple[int, str] | None = None,
+    paired: Sequence[str] = (),
+) -> go.Figure:
+    """One line per series over layers.
+
+    Args:
+        reference: a dashed horizontal line, such as chance level.
+        marked: a layer and its label, drawn as a vertical line.
+        paired: suffixes; series that differ only in theirs share a colour and differ in dash.
+    """
+    figure = go.Figure()
+    colours: dict[str, str] = {}
+    for number, (name, values) in enumerate(series.items()):
+        base = next((name.removesuffix(s) for s in paired if s and name.endswith(s)), name)
+        dash = (
+            next((DASHES[i] for i, s in enumerate(paired) if s and name.endswith(s)), DASHES[0])
+            if paired
+            else DASHES[number % 6]
+        )
+        colour = colours.setdefault(base, COLOURS[len(colours) % len(COLOURS)])
+        figure.add_scatter(
+            name=name,
+            x=list(layers if layers is not None else range(len(values))),
+            y=list(values),
+            mode="lines+markers",
+            line={"color": colour, "dash": dash, "width": 2.2},
+            marker={"size": 5},
+            hovertemplate=f"{name}, layer %{{x}}: %{{y:.3f}}<extra></extra>",
+        )
+    if reference is not None:
+        figure.add_hline(y=reference, line={"color": "#666", "dash": "dash", "width": 1})
+    if marked is not None:
+        figure.add_vline(
+            x=marked[0],
+            line={"color": "#666", "width": 1},
+            annotation={"text": marked[1], "font": {"size": 13}},
+        )
+    figure.update_layout(
+        template=THEME, title=title, xaxis={"title": "layer (input of the block)"}, yaxis={"title": y_title}
+    )
+    if y_range is not None:
+        figure.update_yaxes(range=list(y_range))
+    return figure
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
