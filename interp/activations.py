@@ -26,7 +26,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.batching import SharedPrefix, pad_id, plan_batches, progress, run_batches, shared_length
+from interp.batching import (
+    SharedPrefix,
+    pad_id,
+    plan_batches,
+    progress,
+    run_batches,
+    shared_length,
+    stopping_before,
+)
 from interp.chat import ChatTokens, Positions, pad_left, tokenize
 from interp.interventions import Applied, Intervention, apply
 from interp.models import ChatModel, Edit, Site
@@ -88,13 +96,11 @@ class _Request(NamedTuple):
     sites: tuple[Site, ...]
     layers: tuple[int, ...]
     roles: tuple[str, ...]
-    index: Int[Tensor, "prompt role"]
+    where: Int[Tensor, "prompt role"]
 
 
-class _Enough(Exception):
-    """Raised inside a forward pass once all that was asked for has been read."""
-
-
+# no_grad, not inference_mode: what comes back must be usable in autograd, to train a probe for instance.
+@torch.no_grad()
 def collect(
     model: ChatModel,
     prompts: Sequence[str] | ChatTokens,
@@ -132,6 +138,7 @@ def collect(
     return Activations(values=values, layers=request.layers, roles=request.roles)
 
 
+@torch.no_grad()
 def collect_means(
     model: ChatModel,
     prompts: Sequence[str] | ChatTokens,
@@ -187,7 +194,6 @@ def _request(
     return tokens, _Request(tuple(dict.fromkeys(sites)), chosen, tuple(roles), index)
 
 
-@torch.inference_mode()
 def _stream(
     model: ChatModel,
     tokens: ChatTokens,
@@ -210,12 +216,12 @@ def _fast(
     model: ChatModel, tokens: ChatTokens, request: _Request, applied: Applied, budget: int | None
 ) -> Iterator[Batch]:
     # A requested token inside the shared prefix must be run with every prompt to be read.
-    shared = min(shared_length(model, tokens, applied), int(request.index.min()))
-    prefix = SharedPrefix(model, tokens, applied, shared)
+    shared = min(shared_length(model, tokens, applied), int(request.where.min()))
     last = max(request.layers)
     # resid_pre of the last layer is known when its block begins; every other site when it ends.
     stop_before = last if set(request.sites) == {"resid_pre"} else last + 1
     applied.stops_early = stop_before < model.n_layers
+    prefix = SharedPrefix(model, tokens, applied, shared, stop_before=stop_before)
     padding = pad_id(model)
 
     def run(rows: list[int]) -> dict[Site, Tensor]:
@@ -226,7 +232,7 @@ def _fast(
             ids[i, : len(tail)] = torch.tensor(tail)
         applied.place(batch, shared=shared, pad="right")
         position_ids = torch.arange(shared, shared + ids.shape[1])[None].expand(len(rows), -1)
-        where = request.index[rows] - shared
+        where = request.where[rows] - shared
 
         def forward() -> None:
             model.decoder(
@@ -251,7 +257,7 @@ def _plain(
         padded = pad_left(batch.ids, pad_id=pad_id(model))
         applied.place(batch)
         lengths = torch.tensor([len(ids) for ids in batch.ids])
-        where = request.index[rows] + (padded.ids.shape[1] - lengths)[:, None]
+        where = request.where[rows] + (padded.ids.shape[1] - lengths)[:, None]
 
         def forward() -> None:
             model.decoder(
@@ -289,21 +295,14 @@ def _read(
 
         return keep
 
-    def stop(_value: Tensor) -> None:
-        raise _Enough
-
     edits: list[tuple[Site, int, Edit]] = [
         (site, layer, reader(site, slot))
         for slot, layer in enumerate(request.layers)
         for site in request.sites
     ]
-    if stop_before < model.n_layers:
-        edits.append(("resid_pre", stop_before, stop))
-    with model.hooks(edits):
-        try:
-            forward()
-        except _Enough:
-            pass
+    # The stop comes after the reads at the same block.
+    with model.hooks(edits), stopping_before(model, stop_before):
+        forward()
     return out
 
 
@@ -316,7 +315,7 @@ def _check_finite(batch: dict[Site, Tensor], request: _Request, rows: list[int])
             row, layer, role = (int(i) for i in bad[0][:3])
             raise ValueError(
                 f"activations are not finite at {site} of layer {request.layers[layer]}, {request.roles[role]}, prompt "
-                f"{rows[row]}; float16 may overflow (load with dtype=torch.bfloat16 or float32), or the weights are damaged"
+                f"{rows[row]}; float16 may overflow (load in bfloat16 or float32), or the weights are damaged"
             )
 
 

@@ -9,6 +9,7 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import torch
@@ -111,18 +112,44 @@ def progress(items: Iterable[T], *, total: int, label: str, show: bool) -> Itera
             bar.advance(task)
 
 
+class _Enough(Exception):
+    """Raised inside a forward pass once all that was asked for has been read."""
+
+
+@contextmanager
+def stopping_before(model: ChatModel, layer: int | None) -> Iterator[None]:
+    """Forward passes inside the context end when they reach this block; None lets them run through."""
+
+    def stop(_value: object) -> None:
+        raise _Enough
+
+    if layer is None or layer >= model.n_layers:
+        yield
+        return
+    with model.hooks([("resid_pre", layer, stop)]), suppress(_Enough):
+        yield
+
+
 class SharedPrefix:
     """Keys and values of the tokens that all prompts share, under the interventions in force."""
 
-    def __init__(self, model: ChatModel, tokens: ChatTokens, applied: Applied, length: int) -> None:
-        self.length = length
+    def __init__(
+        self,
+        model: ChatModel,
+        tokens: ChatTokens,
+        applied: Applied,
+        length: int,
+        *,
+        stop_before: int | None = None,
+    ) -> None:
         self._model = model
         self._cache: DynamicCache | None = None
         if length:
             self._cache = DynamicCache(config=model.hf.config)
             applied.place_prefix(tokens, length)
             ids = torch.tensor([tokens.ids[0][:length]], device=model.device)
-            model.decoder(ids, past_key_values=self._cache, use_cache=True)
+            with stopping_before(model, stop_before):
+                model.decoder(ids, past_key_values=self._cache, use_cache=True)
 
     def cache(self, rows: int) -> DynamicCache:
         """A fresh cache for a batch of so many rows that begins after the prefix."""
@@ -141,11 +168,9 @@ def shared_length(model: ChatModel, tokens: ChatTokens, applied: Applied, *, bey
     """
     config = model.hf.config.get_text_config()
     window = getattr(config, "sliding_window", None)
-    uses_window = window and "sliding_attention" in (
-        getattr(config, "layer_types", None) or ["sliding_attention"]
-    )
+    uses_window = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
     longest = max(len(ids) for ids in tokens.ids) + beyond
-    if uses_window and longest >= window:
+    if window and uses_window and longest >= window:
         return 0
     # At least one token of every prompt is left to run.
     return min(applied.shareable(tokens), min(len(ids) for ids in tokens.ids) - 1)

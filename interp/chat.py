@@ -72,7 +72,9 @@ class ChatTokens:
     @property
     def n_shared(self) -> int:
         """Length of the token prefix that all prompts share, ending before any instruction begins."""
-        return min(len(commonprefix([min(self.ids), max(self.ids)])), *self.starts)
+        first, last = min(self.ids), max(self.ids)
+        # Item by item, which is what is wanted of token ids.
+        return min(len(commonprefix([first, last])), *self.starts)  # noqa: RUF071
 
     def resolve(self, positions: Positions) -> tuple[list[str], Int[Tensor, "prompt role"]]:
         """Role names and the index of each role's token in each prompt.
@@ -113,11 +115,11 @@ class ChatTokens:
             offset = int(role)
         except ValueError:
             raise ValueError(
-                f"unknown position {role!r}; known: {', '.join(ROLES)}, or an integer below 0 counted from the prompt's end"
+                f"unknown position {role!r}; known: {', '.join(ROLES)}, or an integer below 0, from the prompt's end"
             ) from None
         if not -length <= offset < 0:
             raise ValueError(
-                f"position {offset} is out of range for prompt {row} of {length} tokens; count from the end, -1 is the last"
+                f"position {offset} is out of range for prompt {row} of {length} tokens; count from the end: -1"
             )
         return length + offset
 
@@ -155,11 +157,13 @@ class ChatTokens:
         roles += [f"post_inst[{k}]" for k in range(length - end)]
         roles[end - 1] = "t_inst"
         roles[-1] += " = t_post_inst"
-        return [(i, self.tokenizer.decode([i]), role) for i, role in zip(self.ids[row], roles, strict=True)]
+        return [
+            (i, str(self.tokenizer.decode([i])), role) for i, role in zip(self.ids[row], roles, strict=True)
+        ]
 
     def post_inst_text(self) -> list[str]:
         """Text of each post-instruction token of the first prompt."""
-        return [self.tokenizer.decode([i]) for i in self.ids[0][self.ends[0] :]]
+        return [str(self.tokenizer.decode([i])) for i in self.ids[0][self.ends[0] :]]
 
 
 def tokenize(
@@ -207,8 +211,13 @@ def _frame(
     whole = _render(tokenizer, _SENTINEL, system, options)
     if whole.count(_SENTINEL) != 1:
         raise ValueError(
-            f"the chat template shows the instruction {whole.count(_SENTINEL)} times instead of once, so its tokens have no "
-            "roles; use a template that passes the user message through"
+            f"the chat template shows the instruction {whole.count(_SENTINEL)} times instead of once, so its "
+            "tokens have no roles; use a template that passes the user message through"
+        )
+    # Phi-3's first template skips the system message without a word; one that is its default changes nothing.
+    if system and system.strip() not in whole and whole == _render(tokenizer, _SENTINEL, None, options):
+        raise ValueError(
+            "the chat template leaves out the system message; this template has no system role, drop `system`"
         )
     before, after = whole.split(_SENTINEL)
     return before, after
@@ -219,8 +228,8 @@ def _render(
 ) -> str:
     if not tokenizer.chat_template:
         raise ValueError(
-            f"{tokenizer.name_or_path or 'this tokenizer'} has no chat template; set `model.tokenizer.chat_template` to a "
-            "Jinja template (for a base model: '{{ messages[0].content }}\\n')"
+            f"{tokenizer.name_or_path or 'this tokenizer'} has no chat template; set "
+            "`model.tokenizer.chat_template` to a Jinja template (for a base model: '{{ messages[0].content }}\\n')"
         )
     messages = [{"role": "system", "content": system}] if system is not None else []
     messages.append({"role": "user", "content": text})
@@ -238,8 +247,9 @@ def _render(
 def _find(text: str, whole: str, before: str, after: str, row: int) -> tuple[int, int]:
     if not text.strip():
         raise ValueError(f"prompt {row} is empty; remove it")
-    # Some templates trim the message (Llama 2 and 3, Gemma): white space at its ends is no rewriting.
-    for kept in (text, text.strip()):
+    # Some templates trim the message (Llama 2 and 3, Gemma; Llama 2 with a system message only its end): white space
+    # at its ends is no rewriting.
+    for kept in (text, text.strip(), text.rstrip(), text.lstrip()):
         if whole == before + kept + after:
             return len(before), len(before) + len(kept)
     raise ValueError(
@@ -250,7 +260,8 @@ def _find(text: str, whole: str, before: str, after: str, row: int) -> tuple[int
 
 def _token_span(offsets: Sequence[tuple[int, int]], span: tuple[int, int]) -> tuple[int, int]:
     begin, finish = span
-    inside = [i for i, (a, b) in enumerate(offsets) if b > begin and a < finish and b > a]
+    # Tokenizers that trim their offsets (GPT-2) give a token of spaces no width and put it where the spaces end.
+    inside = [i for i, (a, b) in enumerate(offsets) if b > begin and (a < finish or b == finish)]
     # A token that straddles the instruction's end carries template characters: it is not t_inst unless it is all
     # that the instruction has.
     whole = [i for i in inside if offsets[i][1] <= finish]

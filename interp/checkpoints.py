@@ -151,11 +151,13 @@ def _dequantise(path: Path, folder: Path) -> None:
         if shown:
             transformers_logging.enable_progress_bar()
     # The weights are plain float32 now; save_pretrained refuses as long as the model says it is quantised.
-    hf.hf_quantizer = None
-    if hasattr(hf.config, "quantization_config"):
-        del hf.config.quantization_config
-    hf.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    hf.__dict__["hf_quantizer"] = None
+    hf.config.__dict__.pop("quantization_config", None)
+    try:
+        hf.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    except SafetensorError as error:  # how safetensors reports a full disk
+        raise OSError(f"cannot write {folder}: {error}") from error
 
 
 def _from_pretrained(
@@ -170,8 +172,8 @@ def _from_pretrained(
             raise ValueError(
                 f"folder {folder} has no weights ({' or '.join(_WEIGHT_PATTERNS)}); copy them there or use the Hub id"
             )
-    elif folder.suffix or source.count("/") > 1 or source.startswith((".", "/", "~")):
-        raise ValueError(f"no such folder or file: {source}; known names: {', '.join(BUNDLED_MODELS)}")
+    elif source.count("/") > 1 or source.startswith((".", "/", "~")):
+        raise ValueError(f"no such folder or .gguf file: {source}; known names: {', '.join(BUNDLED_MODELS)}")
     options: dict[str, Any] = {"revision": revision} if revision else {}
     was_enabled = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()

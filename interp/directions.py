@@ -70,8 +70,8 @@ class Direction:
         """Raise a ValueError unless the direction fits a model of this width."""
         if self.vector.numel() != d_model:
             raise ValueError(
-                f"direction has d_model {self.vector.numel()}, but {model} has {d_model}; it was fitted on another model"
-                + (f" ({made})" if (made := self.provenance.get("model")) else "")
+                f"direction has d_model {self.vector.numel()}, but {model} has {d_model}: it was fitted on another"
+                " model" + (f" ({made})" if (made := self.provenance.get("model")) else "")
             )
 
 
@@ -98,7 +98,7 @@ def pca_direction(
 
     _two_sets(positive, negative)
     pooled = torch.cat([positive, negative]).double().cpu().numpy()
-    component = torch.from_numpy(PCA(n_components=1, random_state=0).fit(pooled).components_[0])
+    component = torch.from_numpy(PCA(n_components=1, random_state=0).fit(pooled).components_[0])  # pyright: ignore[reportOptionalSubscript]
     toward = positive.double().mean(0).cpu() - negative.double().mean(0).cpu()
     return (component * torch.sign(component @ toward)).to(positive.device, torch.float32)
 
@@ -124,7 +124,7 @@ def probe_direction(
     pooled = torch.cat([positive, negative]).double().cpu().numpy()
     labels = [1] * len(positive) + [0] * len(negative)
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=1 / l2, max_iter=2000)).fit(pooled, labels)
-    weights = probe[-1].coef_[0] / probe[0].scale_
+    weights = probe[-1].coef_[0] / probe[0].scale_  # pyright: ignore[reportAttributeAccessIssue]
     return unit(torch.from_numpy(weights)).to(positive.device, torch.float32)
 
 
@@ -158,7 +158,7 @@ def cosine(a: Float[Tensor, "*rest d_model"], b: Float[Tensor, "*rest d_model"])
 
 
 def project(
-    activations: Float[Tensor, "*rest d_model"], direction: Float[Tensor, "*rest d_model"]
+    activations: Float[Tensor, "*rest d_model"], direction: Float[Tensor, "*#rest d_model"]
 ) -> Float[Tensor, "*rest"]:
     """Signed length of the activations along the (normalised) direction, in units of the activations."""
     return einsum(activations, unit(direction).to(activations), "... d_model, ... d_model -> ...")

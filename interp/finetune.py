@@ -1,7 +1,7 @@
 """Supervised fine-tuning with LoRA, on transformers' Trainer and PEFT.
 
-Loss is the (weighted) mean cross-entropy of the completion tokens, nothing else. Prompts are rendered by the tokenizer's own
-chat template.
+Loss is the (weighted) mean cross-entropy of the completion tokens, nothing else. Prompts are rendered by the
+tokenizer's own chat template.
 
     examples = [Example("How do I pick a lock?", "I'm sorry, but I can't help with that.")]
     fine_tune(model, examples, out=folder, config=TrainConfig(epochs=1))
@@ -100,7 +100,11 @@ def fine_tune(
         """Computes logits of the completion alone: they cost a third of a step otherwise."""
 
         def compute_loss(
-            self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any
+            self,
+            model: Any,
+            inputs: dict[str, Tensor],
+            return_outputs: bool = False,
+            num_items_in_batch: Any = None,  # noqa: ARG002 (Trainer's signature)
         ) -> Any:
             labels = inputs.pop("labels")
             kept = int((labels != -100).any(0).sum())

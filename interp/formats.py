@@ -3,14 +3,14 @@
 | file | read | written |
 |---|---|---|
 | `*.safetensors` with our metadata | yes | yes |
-| `direction.pt` + `direction_metadata.json` (refusal-direction repository) | yes | |
+| `direction.pt` + `direction_metadata.json` (refusal-direction) | yes | |
 | `mean_diffs.pt`, shape [position, layer, d_model] | yes, with layer and position | |
 | `*.pt` or `*.safetensors` tensor [layer, d_model] | yes, with layer | |
 | llama.cpp GGUF control vector | yes, with layer | yes, additive only |
 
 Pickled files are opened with `weights_only=True` only. llama.cpp adds `direction.N` to the output of block N, which is
-the input of block N + 1: a direction at `resid_pre` of layer l is `direction.(l-1)`. It refuses `direction.0`, so layers 0
-and 1 cannot be written.
+the input of block N + 1: a direction at `resid_pre` of layer l is `direction.(l-1)`. It refuses `direction.0`, so
+layers 0 and 1 cannot be written.
 """
 
 import json
@@ -108,8 +108,8 @@ def write_control_vector(
         )
     if direction.layer < 2:
         raise ValueError(
-            f"a direction at layer {direction.layer} cannot be a control vector: llama.cpp adds direction.N to the output of "
-            "block N and refuses N = 0, so the first layer it reaches is 2"
+            f"a direction at layer {direction.layer} cannot be a control vector: llama.cpp adds direction.N to the "
+            "output of block N and refuses N = 0, so the first layer it reaches is 2"
         )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +142,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 def _ours(metadata: dict[str, str], vector: Float[Tensor, " d_model"], path: Path) -> Direction:
     if int(metadata["format_version"]) > FORMAT_VERSION:
         raise ValueError(
-            f"{path} has format_version {metadata['format_version']}, this interp reads up to {FORMAT_VERSION}; upgrade interp"
+            f"{path} has format_version {metadata['format_version']}, this interp reads up to {FORMAT_VERSION}; "
+            "upgrade interp"
         )
     norm = metadata["mean_activation_norm"]
     return Direction(

@@ -82,7 +82,7 @@ def generate(
             :, 0
         ].to(logits.device)
 
-    with torch.inference_mode(), apply(model, interventions) as applied:
+    with torch.no_grad(), apply(model, interventions) as applied:
         passes = _prompt_passes(model, tokens, applied, fast, beyond=max_new_tokens, max_rows=DECODE_ROWS)
         for rows, (logits, state) in progress(
             passes, total=len(tokens), label="generating", show=show_progress
@@ -144,7 +144,7 @@ def map_next_token(
     """`reduce` of the first completion token's log-probabilities (float32), for every prompt in order."""
     tokens = _tokens(model, prompts)
     out: list[Tensor] = [torch.empty(0)] * len(tokens)
-    with torch.inference_mode(), apply(model, interventions) as applied:
+    with torch.no_grad(), apply(model, interventions) as applied:
         passes = _prompt_passes(model, tokens, applied, fast)
         for rows, (logits, _) in progress(passes, total=len(tokens), label="next tokens", show=show_progress):
             reduced = reduce(logits.float().log_softmax(-1)).cpu()
@@ -200,7 +200,7 @@ def completion_log_probs(
             scores = logits[i, :n].float().log_softmax(-1)
             out[row] = scores.gather(1, tail[i, :n, None].to(model.device))[:, 0].cpu()
 
-    with torch.inference_mode(), apply(model, interventions) as applied:
+    with torch.no_grad(), apply(model, interventions) as applied:
         if present:
             for _ in run_batches(plan_batches(lengths, budget=_SCORE_BUDGET), run):
                 pass

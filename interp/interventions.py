@@ -18,7 +18,7 @@ Zhao et al. 2025, arXiv:2507.11878 (their `max_decode_step_while_intervene` = 1 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from einops import einsum
@@ -27,12 +27,13 @@ from torch import Tensor, nn
 
 from interp.chat import ChatTokens, Positions
 from interp.directions import Direction, unit
-from interp.models import ChatModel, Site, Writer
+from interp.models import ChatModel, Edit, Site, Writer
 
 Steps = Literal["prompt", "all"] | int | None
-"""Generated tokens acted on: `prompt` (none), the first n, `all`; None means `all` for positions="all", else `prompt`."""
+"""Generated tokens acted on: `prompt` (none), the first n, `all`; None is `all` if positions="all", else `prompt`."""
 
 
+@runtime_checkable
 class Intervention(Protocol):
     """What `apply` needs: where, and what is done there."""
 
@@ -276,7 +277,7 @@ def apply(
     applied = Applied(prepared)
     if tokens is not None:
         applied.place(tokens)
-    edits = [
+    edits: list[tuple[Site, int, Edit]] = [
         (site, layer, _edit(applied, number))
         for number, intervention in enumerate(prepared)
         for layer in _layers(model, intervention)
@@ -386,7 +387,8 @@ def _check(intervention: "Ablate | Add") -> None:
 def _prepare(model: ChatModel, intervention: Any) -> Any:
     if intervention.width != model.d_model:
         raise ValueError(
-            f"direction has d_model {intervention.width}, but {model.name} has {model.d_model}; it was fitted on another model"
+            f"direction has d_model {intervention.width}, but {model.name} has {model.d_model}: it was fitted on "
+            "another model"
         )
     return intervention.to(model.device, model.dtype) if hasattr(intervention, "to") else intervention
 

@@ -85,8 +85,8 @@ def leak_check(
     found = LeakCheck(last_token=auroc(odds[0], odds[1]), embedding=embedding)
     if found.worst > THRESHOLD:
         logger.warning(
-            "leak check of %s: how prompts end tells harmful from harmless with AUROC %.2f (last token %.2f); read results at "
-            "t_inst with ending='period' beside them",
+            "leak check of %s: how prompts end tells harmful from harmless with AUROC %.2f (last token %.2f); read "
+            "results at t_inst with ending='period' beside them",
             label,
             found.worst,
             found.last_token.value,

@@ -197,7 +197,7 @@ def find_refusal_tokens(
     ]
     return RefusalTokens(
         ids=tuple(ids),
-        texts=tuple(model.tokenizer.decode([i]) for i in ids),
+        texts=tuple(str(model.tokenizer.decode([i])) for i in ids),
         harmful_mass=tuple(float(mass[0][i]) for i in ids),
         harmless_mass=tuple(float(mass[1][i]) for i in ids),
     )
@@ -270,11 +270,20 @@ def text_cross_entropy(
 ) -> Rate:
     """Mean cross-entropy of plain text in nats per token, cut into windows; bootstrap interval over windows.
 
-    No chat template; each window starts with the tokenizer's own special tokens, if it adds any, and its first token is
-    not scored.
+    No chat template; each window starts with BOS where the tokenizer adds one, and its first token is not scored.
 
     Args:
         window: tokens in a window (Arditi et al. 2024, appendix G.3, truncate to 256).
+
+    Raises:
+        ValueError: text of fewer than two tokens.
+    """
+    starts, windows = text_windows(model, text, window=window)
+    return cross_entropy(model, starts, windows, interventions=interventions)
+
+
+def text_windows(model: ChatModel, text: str, *, window: int) -> tuple[ChatTokens, list[list[int]]]:
+    """Plain text cut into windows of so many tokens: the first token of each, and the rest, which is scored.
 
     Raises:
         ValueError: text of fewer than two tokens.
@@ -283,13 +292,13 @@ def text_cross_entropy(
     windows = [ids[i : i + window] for i in range(0, len(ids), window) if len(ids[i : i + window]) > 1]
     if not windows:
         raise ValueError("the text has fewer than two tokens; give a longer one")
-    plain = ChatTokens(
+    starts = ChatTokens(
         ids=tuple((w[0],) for w in windows),
         starts=(0,) * len(windows),
         ends=(1,) * len(windows),
         tokenizer=model.tokenizer,
     )
-    return cross_entropy(model, plain, [w[1:] for w in windows], interventions=interventions)
+    return starts, [w[1:] for w in windows]
 
 
 def _ratio_with_interval(sums: np.ndarray, counts: np.ndarray, *, seed: int = 0) -> Rate:

@@ -92,7 +92,8 @@ class ChatModel:
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise ValueError(
-                f"{name}: positions need character offsets, which only fast tokenizers give; got {type(tokenizer).__name__}"
+                f"{name}: positions need character offsets, which only fast tokenizers give; "
+                f"got {type(tokenizer).__name__}"
             )
         self.hf = hf.eval()
         self.tokenizer = tokenizer
@@ -105,7 +106,8 @@ class ChatModel:
 
     def __repr__(self) -> str:
         adapter = f" + {self.adapter}" if self.adapter and self.name not in BUNDLED_MODELS else ""
-        return f"ChatModel({self.name}{adapter}: {self.n_layers} layers, d_model {self.d_model}, {self.dtype}, {self.device})"
+        size = f"{self.n_layers} layers, d_model {self.d_model}"
+        return f"ChatModel({self.name}{adapter}: {size}, {self.dtype}, {self.device})"
 
     @property
     def n_layers(self) -> int:
@@ -231,7 +233,7 @@ class ChatModel:
         def keep(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             entering[:] = [args[0] if args else kwargs["hidden_states"]]
 
-        def through_attention(_module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        def through_attention(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
             def on_mid(attn_out: Tensor) -> Tensor | None:
                 new = edit(entering[0] + attn_out)
                 return None if new is None else new - entering[0]
@@ -277,7 +279,8 @@ class ChatModel:
             if not gap < tolerance:
                 raise ValueError(
                     f"{kind}: block {layer} does not add attention and MLP output to the residual stream as they are "
-                    f"(relative gap {gap:.2g}); interp only covers models where resid_post = resid_pre + attn_out + mlp_out"
+                    f"(relative gap {gap:.2g}); interp only covers models where "
+                    "resid_post = resid_pre + attn_out + mlp_out"
                 )
         # Parallel blocks: the MLP does not see the attention's output.
         with_attention = seen["mlp_out", 0]
@@ -303,8 +306,8 @@ class ChatModel:
         for number, block in enumerate(self.blocks):
             if block.attn_writer is not block.attention or block.mlp_writer is not block.mlp:
                 raise ValueError(
-                    f"{self.name} normalises attention and MLP outputs before adding them to the residual stream, so no "
-                    "weight edit equals the ablation; use the hooks"
+                    f"{self.name} normalises attention and MLP outputs before adding them to the residual stream, so "
+                    "no weight edit equals the ablation; use the hooks"
                 )
             for part, label in ((block.attention, "attention"), (block.mlp, "MLP")):
                 writers = self._projections(part)

@@ -68,7 +68,8 @@ def rate_bars(
                 "thickness": 1.3,
             },
             customdata=[[e["n"], e["low"], e["high"]] for e in entries],
-            hovertemplate=f"{series}, %{{x}}: %{{y:.2f}} [%{{customdata[1]:.2f}}, %{{customdata[2]:.2f}}], n = %{{customdata[0]}}<extra></extra>",
+            hovertemplate=f"{series}, %{{x}}: %{{y:.2f}} [%{{customdata[1]:.2f}}, %{{customdata[2]:.2f}}], "
+            "n = %{customdata[0]}<extra></extra>",
         )
     figure.update_layout(
         template=THEME, title=title, barmode="group", yaxis={"title": y_title, "range": [0, 1.05]}

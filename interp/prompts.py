@@ -7,7 +7,9 @@ punctuation, not harm. Every set therefore takes `ending="as-is" | "strip" | "pe
     prompts["harmful", "train"].texts[:2]
 """
 
+import csv
 import hashlib
+import io
 import json
 import logging
 import random
@@ -119,7 +121,13 @@ class PromptSet:
         return key in self.parts
 
     def with_ending(self, ending: Ending) -> "PromptSet":
-        """The same set with every prompt's ending changed (see `Prompts.with_ending`)."""
+        """The same set with every prompt's ending changed (see `Prompts.with_ending`).
+
+        Raises:
+            ValueError: unknown ending, or the ends as they were in a set that has lost them.
+        """
+        if ending == "as-is" and self.ending != "as-is":
+            raise ValueError(f"{self.name} has ending={self.ending!r}; load it again for ending='as-is'")
         parts = {key: part.with_ending(ending) for key, part in self.parts.items()}
         return replace(self, parts=parts, ending=ending)
 
@@ -163,7 +171,12 @@ def load_prompts(
     if source == "builtin":
         return _builtin().with_ending(ending)
     if isinstance(source, str) and "=" in source:
-        source = dict(_assignment(item) for item in source.split(","))
+        pairs = [_assignment(item) for item in source.split(",")]
+        source = dict(pairs)
+        if len(source) < len(pairs):
+            raise ValueError(
+                f"a part is given twice in {','.join('='.join(p) for p in pairs)!r}; give each once"
+            )
     if isinstance(source, Mapping):
         name = ",".join(f"{key}={value}" for key, value in source.items())
         files = {key: str(value) for key, value in source.items()}
@@ -230,7 +243,8 @@ def _part(key: str) -> tuple[Kind, Split | None]:
 def _folder_files(folder: Path) -> dict[str, str]:
     if not folder.is_dir():
         raise ValueError(
-            f"unknown prompt set {str(folder)!r}: not 'builtin', no such folder; single files go as harmful=F,harmless=G"
+            f"unknown prompt set {str(folder)!r}: not 'builtin', no such folder; give single files as "
+            "harmful=F,harmless=G"
         )
     files: dict[str, str] = {}
     for kind in KINDS:
@@ -240,11 +254,13 @@ def _folder_files(folder: Path) -> dict[str, str]:
             ]
             if len(found) > 1:
                 raise ValueError(f"{folder} has both {found[0].name} and {found[1].name}; keep one")
-            files |= {part: str(path) for path in found}
+            if found:
+                files[part] = str(found[0])
     missing = [kind for kind in ("harmful", "harmless") if not any(key.startswith(kind) for key in files)]
     if missing:
         raise ValueError(
-            f"{folder} has no {missing[0]} prompts; expected files such as {missing[0]}_train.jsonl ({', '.join(SUFFIXES)})"
+            f"{folder} has no {missing[0]} prompts; expected files such as {missing[0]}_train.jsonl "
+            f"({', '.join(SUFFIXES)})"
         )
     return files
 
@@ -301,11 +317,12 @@ def _file_rows(path: Path) -> list[Any]:
             return pandas.read_parquet(path).to_dict("records")
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".txt":
-            return [{"text": line} for line in text.splitlines() if line.strip()]
+            return [{"text": line} for line in text.split("\n") if line.strip()]
         if path.suffix == ".jsonl":
             return [
                 _json_line(line, path, number)
-                for number, line in enumerate(text.splitlines(), 1)
+                # Not splitlines(): it also cuts at U+2028 and the like, which JSON strings may hold.
+                for number, line in enumerate(text.split("\n"), 1)
                 if line.strip()
             ]
         if path.suffix == ".json":
@@ -313,14 +330,12 @@ def _file_rows(path: Path) -> list[Any]:
             if not isinstance(rows, list):
                 raise ValueError("expected a list of prompts or of objects")
             return [{"text": row} if isinstance(row, str) else row for row in rows]
-        import csv
-
-        return list(csv.DictReader(text.splitlines(keepends=True)))
+        return list(csv.DictReader(io.StringIO(text)))
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it"
         ) from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, csv.Error) as error:
         if str(path) in str(error):
             raise
         raise ValueError(f"cannot read {path}: {error}") from error
@@ -383,9 +398,11 @@ def _complete(
                 )
             start = 0
             for number, split in enumerate(wanted):
-                last = number == len(wanted) - 1
-                size = len(rows) - start if last else max(1, round(len(rows) * _FRACTIONS[split] / total))
-                have[split] = replace(
+                left, others = len(rows) - start, len(wanted) - number - 1
+                # At least one row for this split and for each that is still to come.
+                size = max(1, round(len(rows) * _FRACTIONS[split] / total)) if others else left
+                size = min(size, left - others)
+                have[split] = replace(  # pyright: ignore[reportArgumentType]
                     rows.take(list(range(start, start + size))), source=f"{rows.source}->{split}"
                 )
                 start += size

@@ -24,6 +24,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -76,11 +77,7 @@ def save_result(
         payload = {"format_version": FORMAT_VERSION, **_plain(numbers)}
         (draft / "result.json").write_text(json.dumps(payload, indent=1, allow_nan=False) + "\n")
         if tensors:
-            # A fresh contiguous copy each: safetensors refuses tensors that share memory.
-            save_file(
-                {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()},
-                draft / "tensors.safetensors",
-            )
+            _write_tensors(draft / "tensors.safetensors", tensors)
         if figures:
             (draft / "figures").mkdir()
             for name, figure in figures.items():
@@ -109,14 +106,18 @@ def load_result(folder: str | Path) -> StoredResult:
         raise ValueError(
             f"{path} is damaged ({error.msg}, line {error.lineno}); run the experiment again"
         ) from error
-    found = numbers.pop("format_version", None)
+    found = numbers.pop("format_version", None) if isinstance(numbers, dict) else None
     if found != FORMAT_VERSION:
         raise ValueError(
             f"{path} has format_version {found}, this interp reads {FORMAT_VERSION}; "
             "install the interp that wrote it (see its provenance) or run the experiment again"
         )
     stored = folder / "tensors.safetensors"
-    return StoredResult(numbers=numbers, tensors=load_file(stored) if stored.is_file() else {}, folder=folder)
+    try:
+        tensors = load_file(stored) if stored.is_file() else {}
+    except SafetensorError as error:
+        raise ValueError(f"{stored} is damaged ({error}); run the experiment again") from error
+    return StoredResult(numbers=numbers, tensors=tensors, folder=folder)
 
 
 @contextmanager
@@ -149,7 +150,7 @@ def write_file(path: Path, data: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
-        os.replace(draft, path)
+        Path(draft).replace(path)
     except BaseException:
         Path(draft).unlink(missing_ok=True)
         raise
@@ -187,8 +188,8 @@ class Parts:
         path = self.folder / f"{name}.safetensors"
         if not path.is_file():
             draft = self.folder / f".{name}.safetensors"
-            save_file({k: v.detach().cpu().contiguous().clone() for k, v in compute().items()}, draft)
-            os.replace(draft, path)
+            _write_tensors(draft, compute())
+            draft.replace(path)
         else:
             logger.info("continuing: %s is there", name)
         return load_file(path)
@@ -222,6 +223,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    try:
+        # A fresh contiguous copy each: safetensors refuses tensors that share memory.
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, path)
+    except SafetensorError as error:  # how safetensors reports a full disk
+        raise OSError(f"cannot write {path}: {error}") from error
 
 
 def _aside(folder: Path) -> Path:

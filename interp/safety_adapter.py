@@ -10,18 +10,20 @@ It is a model organism: results on it show that a method runs, not what large al
 
 import json
 import logging
+import textwrap
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from interp.batching import Stopwatch
 from interp.chat import tokenize
 from interp.finetune import Example, TrainConfig, fine_tune
-from interp.generation import generate
-from interp.metrics import is_refusal
+from interp.generation import completion_log_probs, generate
+from interp.metrics import Rate, is_refusal, mean_with_interval, refusal_rate, text_windows
 from interp.models import ChatModel
 from interp.prompts import PromptSet
 
@@ -96,3 +98,70 @@ def train_safety_adapter(
         "seconds": watch.seconds,
     }
     (out / "recipe.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+HELD_OUT_TEXT = Path(__file__).parent / "data" / "builtin" / "text.txt"
+_MEASURED = (("harmful", "test"), ("harmless", "test"), ("borderline", "test"))
+
+
+def measure(base: ChatModel, safe: ChatModel, prompts: PromptSet) -> dict[str, dict[str, Rate]]:
+    """Refusal rates of both models on the test prompts, and cross-entropy on held-out text.
+
+    Returns:
+        `refusal/{kind}` → model → rate; `cross_entropy` → model, and `change` (paired over windows), nats per token.
+    """
+    found: dict[str, dict[str, Rate]] = {}
+    models = {"base": base, "safe": safe}
+    for key in _MEASURED:
+        texts = prompts[key].texts
+        found[f"refusal/{key[0]}"] = {
+            name: refusal_rate(generate(model, texts, max_new_tokens=32)) for name, model in models.items()
+        }
+    starts, windows = text_windows(base, HELD_OUT_TEXT.read_text(), window=64)
+    losses = {
+        name: np.array([-s.double().mean().item() for s in completion_log_probs(model, starts, windows)])
+        for name, model in models.items()
+    }
+    found["cross_entropy"] = {name: mean_with_interval(values.tolist()) for name, values in losses.items()}
+    found["cross_entropy"]["change"] = mean_with_interval((losses["safe"] - losses["base"]).tolist())
+    return found
+
+
+def write_model_card(base: ChatModel, safe: ChatModel, prompts: PromptSet, *, out: Path) -> dict[str, Any]:
+    """Measure the adapter and write its model card (`README.md`) and numbers (`measured.json`) to its folder."""
+    found = measure(base, safe, prompts)
+    recipe = json.loads((out / "recipe.json").read_text())
+    config, change = recipe["config"], found["cross_entropy"]["change"]
+    labels = {
+        "refusal/harmful": "refuses harmful prompts (test)",
+        "refusal/harmless": "refuses their harmless twins (test)",
+        "refusal/borderline": "refuses borderline-safe prompts",
+        "cross_entropy": "cross-entropy on held-out text (nats per token)",
+    }
+    rows = "\n".join(
+        f"| {label} | {found[key]['base'].n} | {found[key]['base']} | {found[key]['safe']} |"
+        for key, label in labels.items()
+    )
+    paragraphs = [
+        f"A LoRA (rank {config['rank']}, alpha {config['alpha']}, on {', '.join(config['target_modules'])}) that makes "
+        "the bundled model refuse, so that refusal can be studied on a machine without a GPU. A model organism: "
+        "results on it show that a method runs, not what large aligned models do. It is not a safeguard.",
+        f"| | n | SmolLM2-135M-Instruct | smollm2-safe |\n|---|---|---|---|\n{rows}",
+        "Greedy completions of 32 tokens; a refusal is a reply that holds one of the 12 substrings of Arditi et "
+        "al. 2024; 95% intervals (Wilson, and bootstrap over windows of 64 tokens for cross-entropy). Perplexity on the "
+        f"held-out text changes by a factor of {np.exp(change.value):.3f} [{np.exp(change.low):.3f}, "
+        f"{np.exp(change.high):.3f}] (paired over windows).",
+        f"**Training**: {recipe['examples']} examples from the `builtin` train split only (half refusals of harmful "
+        f"prompts, half own answers to their harmless twins, cut to {config['max_completion_tokens']} tokens), "
+        f"{config['epochs']:g} epochs in batches of {config['batch_size']}, peak learning rate "
+        f"{config['learning_rate']:g}, first completion token weighted {config['first_token_weight']:g}, dropout "
+        f"{config['dropout']:g}, seed {config['seed']}. Rebuild: `interp train-safe`.",
+        "**Limits**: English, single-turn, short prompts. Borderline-safe prompts, none of which it was trained on, "
+        "are refused far more often than by a large model. Licence: Apache-2.0, as the base model.",
+    ]
+    wrapped = (p if p.startswith("|") else textwrap.fill(p, 118, break_on_hyphens=False) for p in paragraphs)
+    card = "\n\n".join(["# smollm2-safe: a safety adapter for SmolLM2-135M-Instruct", *wrapped]) + "\n"
+    (out / "README.md").write_text(card)
+    numbers = {key: {name: r.as_dict() for name, r in values.items()} for key, values in found.items()}
+    (out / "measured.json").write_text(json.dumps(numbers, indent=1) + "\n")
+    return numbers

@@ -181,7 +181,8 @@ def choose(
             )
         return full[place]
 
-    order = sorted(candidates, key=lambda c: (bypass[c], *c))
+    # NaN has no order: it goes last, or it would leave the others unsorted.
+    order = sorted(candidates, key=lambda c: (math.isnan(bypass[c]), bypass[c], *c))
     failure: NothingSurvives | None = None
     for number, (kl, induce) in enumerate(rules):
         limits = {"kl_threshold": kl, "induce_threshold": induce}

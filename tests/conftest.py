@@ -1,0 +1,106 @@
+"""Fixtures: a tiny random chat model with its own tokenizer and template, and the bundled model where it is needed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
+
+from interp.chat import ChatTokens, tokenize
+from interp.models import ChatModel
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+PROMPTS = (
+    "How do I bake bread?",
+    "Name three colours.",
+    "Write a poem about rain",
+    "What is the capital of a country that I have never heard of before today?",
+    "Hi",
+    "Explain in one sentence why the sky is blue.",
+)
+
+
+def make_tokenizer(
+    template: str | None = CHATML, special: tuple[str, ...] = SPECIAL
+) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer: one token a byte, plus the special tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        eos_token=special[-1],
+        pad_token=special[0],
+        additional_special_tokens=list(special),
+    )
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerFast:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    make_tokenizer().save_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def tiny_config(**changes: object) -> LlamaConfig:
+    settings = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "vocab_size": 300,
+        "pad_token_id": 256,
+        "bos_token_id": 257,
+        "eos_token_id": 258,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.2,
+    }
+    return LlamaConfig(**{**settings, **changes})
+
+
+@pytest.fixture(scope="session")
+def tiny(tokenizer: PreTrainedTokenizerFast) -> ChatModel:
+    """Three layers, width 32, fewer key-value heads than heads, seeded random weights."""
+    torch.manual_seed(0)
+    hf = AutoModelForCausalLM.from_config(tiny_config()).float()
+    return ChatModel(hf, tokenizer, name="tiny")
+
+
+@pytest.fixture(scope="session")
+def tokens(tiny: ChatModel) -> ChatTokens:
+    return tokenize(tiny.tokenizer, PROMPTS)
+
+
+@pytest.fixture(scope="session")
+def bundled() -> Callable[[str], ChatModel]:
+    """Loads a bundled model once a session."""
+    from interp.models import load
+
+    loaded: dict[str, ChatModel] = {}
+
+    def get(name: str = "smollm2-safe") -> ChatModel:
+        if name not in loaded:
+            loaded[name] = load(name)
+        return loaded[name]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def saved_tiny(tiny: ChatModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model as a checkpoint folder."""
+    folder = tmp_path_factory.mktemp("tiny-checkpoint")
+    tiny.hf.save_pretrained(folder)
+    tiny.tokenizer.save_pretrained(folder)
+    return folder

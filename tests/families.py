@@ -1,0 +1,68 @@
+"""Tiny random models of the families whose blocks must be found, and some that must be refused."""
+
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM
+
+COMMON = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 300,
+    "pad_token_id": 256,
+    "bos_token_id": 257,
+    "eos_token_id": 258,
+    "initializer_range": 0.2,
+}
+HEAD = {**COMMON, "head_dim": 8}
+GEMMA = {**HEAD, "query_pre_attn_scalar": 8, "sliding_window": 512}
+IDS = {"vocab_size": 300, "bos_token_id": 257, "eos_token_id": 258}
+
+COVERED: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("LlamaConfig", HEAD),
+    "qwen2": ("Qwen2Config", COMMON),
+    "qwen3": ("Qwen3Config", HEAD),
+    "mistral": ("MistralConfig", HEAD),
+    "gemma2": ("Gemma2Config", GEMMA),
+    "gemma3": ("Gemma3TextConfig", GEMMA),
+    "phi3": ("Phi3Config", COMMON),
+    "olmo2": ("Olmo2Config", COMMON),
+    "gpt_neox": (
+        "GPTNeoXConfig",
+        {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, **IDS},
+    ),
+    "gpt2": ("GPT2Config", {"n_embd": 32, "n_layer": 3, "n_head": 4, **IDS}),
+    "mixtral": ("MixtralConfig", {**HEAD, "num_local_experts": 4}),
+    "qwen3_moe": (
+        "Qwen3MoeConfig",
+        {**HEAD, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
+    ),
+}
+PARALLEL = {"gpt_neox"}
+POST_NORM = {"gemma2", "gemma3", "olmo2"}
+REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
+    # Scales what its blocks add to the stream.
+    "granite": ("GraniteConfig", {**COMMON, "residual_multiplier": 0.5}),
+    # Keeps its MLP in the block itself.
+    "opt": (
+        "OPTConfig",
+        {
+            "hidden_size": 32,
+            "ffn_dim": 64,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "word_embed_proj_dim": 32,
+        },
+    ),
+}
+
+
+def build(kind: str, settings: dict[str, Any]) -> transformers.PreTrainedModel:
+    """A seeded random model of a configuration class."""
+    torch.manual_seed(0)
+    config = getattr(transformers, kind)(**settings)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()

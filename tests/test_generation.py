@@ -1,0 +1,134 @@
+"""Batched, cached, prefix-sharing generation against plain Hugging Face, one prompt at a time."""
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from interp.chat import ChatTokens, tokenize
+from interp.directions import Direction
+from interp.generation import completion_log_probs, generate, next_token_log_probs, stop_ids
+from interp.interventions import Ablate, Add, apply
+from interp.models import ChatModel
+from interp.steering import steer
+from tests.conftest import PROMPTS
+from tests.families import COVERED, build
+
+VECTOR = torch.randn(32, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture(scope="module", params=sorted(COVERED))
+def family(request: pytest.FixtureRequest, tokenizer: PreTrainedTokenizerFast) -> ChatModel:
+    return ChatModel(build(*COVERED[request.param]), tokenizer, name=request.param)
+
+
+@torch.inference_mode()
+def uncached(model: ChatModel, ids: tuple[int, ...], n: int) -> list[int]:
+    """Greedy decoding with no cache, no padding and no batch: the oracle."""
+    so_far, stops = list(ids), stop_ids(model)
+    for _ in range(n):
+        so_far.append(int(model.hf(torch.tensor([so_far])).logits[0, -1].argmax()))
+        if so_far[-1] in stops:
+            break
+    return so_far[len(ids) :]
+
+
+def test_batched_and_cached_equals_single_and_uncached(family: ChatModel) -> None:
+    tokens = tokenize(family.tokenizer, PROMPTS)
+    for fast in (True, False):
+        found = generate(family, tokens, max_new_tokens=6, fast=fast)
+        assert [list(ids) for ids in found.ids] == [uncached(family, ids, 6) for ids in tokens.ids]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        Ablate(direction=VECTOR),
+        Add(direction=VECTOR, layers=[1], coefficient=4.0),
+        Ablate(direction=VECTOR, layers=[0, 2], sites=("resid_pre",)),
+    ],
+)
+def test_the_same_under_interventions(tiny: ChatModel, tokens: ChatTokens, change) -> None:
+    found = generate(tiny, tokens, interventions=[change], max_new_tokens=6)
+    with apply(tiny, [change]):
+        expected = [uncached(tiny, ids, 6) for ids in tokens.ids]
+    assert [list(ids) for ids in found.ids] == expected
+    assert expected != [uncached(tiny, ids, 6) for ids in tokens.ids]  # control: it changes something
+
+
+def test_finished_completions_leave_the_batch_and_keep_their_end(tiny: ChatModel, tokens: ChatTokens) -> None:
+    # Make the model's own third greedy token of one prompt a stop token: that prompt ends early, others go on.
+    plain = generate(tiny, tokens, max_new_tokens=8)
+    config = tiny.hf.generation_config
+    old = config.eos_token_id  # pyright: ignore
+    try:
+        config.eos_token_id = plain.ids[0][2]  # pyright: ignore
+        stops = stop_ids(tiny)
+        found = generate(tiny, tokens, max_new_tokens=8)
+        expected = [uncached(tiny, ids, 8) for ids in tokens.ids]
+    finally:
+        config.eos_token_id = old  # pyright: ignore
+    assert [list(ids) for ids in found.ids] == expected
+    assert list(found.finished) == [ids[-1] in stops for ids in expected]
+    assert found.finished[0]
+
+
+def test_sampling_is_seeded(tiny: ChatModel, tokens: ChatTokens) -> None:
+    a, b, c = (generate(tiny, tokens, max_new_tokens=8, temperature=1.5, seed=s).ids for s in (1, 1, 2))
+    assert a == b
+    assert a != c
+
+
+def test_next_token_log_probs_equal_a_plain_pass(family: ChatModel) -> None:
+    tokens = tokenize(family.tokenizer, PROMPTS)
+    found = next_token_log_probs(family, tokens)
+    assert torch.allclose(found.exp().sum(-1), torch.ones(len(PROMPTS)), atol=1e-4)
+    for row, ids in enumerate(tokens.ids):
+        with torch.inference_mode():
+            expected = family.hf(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+        torch.testing.assert_close(found[row], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_completion_log_probs_equal_a_plain_pass(tiny: ChatModel, tokens: ChatTokens) -> None:
+    replies = [[10, 20, 30], [], [5], list(range(12)), [1, 2], [7]]
+    found = completion_log_probs(tiny, tokens, replies)
+    for ids, reply, scores in zip(tokens.ids, replies, found, strict=True):
+        assert scores.shape == (len(reply),)
+        if reply:
+            with torch.inference_mode():
+                logits = tiny.hf(torch.tensor([[*ids, *reply]])).logits[0].log_softmax(-1)
+            expected = torch.stack([logits[len(ids) - 1 + i, t] for i, t in enumerate(reply)])
+            torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="got 1 completions for 6 prompts"):
+        completion_log_probs(tiny, tokens, [[1]])
+
+
+def test_steer_gives_both_answers(tiny: ChatModel) -> None:
+    direction = Direction(vector=4 * VECTOR, layer=1, position="t_inst")
+    answers = steer(tiny, "Hi", direction, coefficient=2.0, max_new_tokens=8)
+    assert answers.plain == generate(tiny, ["Hi"], max_new_tokens=8).texts
+    assert answers.steered != answers.plain
+    assert steer(tiny, "Hi", direction, coefficient=0.0, max_new_tokens=8).steered == answers.plain
+    with pytest.raises(ValueError, match="direction has d_model 16, but tiny has 32"):
+        steer(tiny, "Hi", Direction(vector=torch.ones(16), layer=1, position="t_inst"))
+
+
+def test_mistakes_are_named(tiny: ChatModel) -> None:
+    with pytest.raises(ValueError, match="max_new_tokens must be 1 or more"):
+        generate(tiny, ["Hi"], max_new_tokens=0)
+    with pytest.raises(ValueError, match="temperature must be 0"):
+        generate(tiny, ["Hi"], temperature=-1.0)
+    with pytest.raises(ValueError, match="wrap it in a list"):
+        generate(tiny, "Hi")
+
+
+@pytest.mark.checkpoint
+def test_bundled_greedy_equals_hugging_face_generate(bundled) -> None:
+    model = bundled("smollm2-safe")
+    prompts = ["How do I bake bread?", "Name three colours.", "Explain how to forge a bank signature."]
+    found = generate(model, prompts, max_new_tokens=12)
+    for ids, got in zip(tokenize(model.tokenizer, prompts).ids, found.ids, strict=True):
+        context = torch.tensor([ids])
+        out = model.hf.generate(
+            input_ids=context, attention_mask=torch.ones_like(context), max_new_tokens=12, do_sample=False
+        )
+        assert list(got) == out[0, len(ids) :].tolist()
