@@ -64,6 +64,15 @@ class ChatTokens:
             tokenizer=self.tokenizer,
         )
 
+    def joined(self, other: "ChatTokens") -> "ChatTokens":
+        """These prompts, then the other's."""
+        return ChatTokens(
+            ids=self.ids + other.ids,
+            starts=self.starts + other.starts,
+            ends=self.ends + other.ends,
+            tokenizer=self.tokenizer,
+        )
+
     @property
     def n_post(self) -> int:
         """Number of post-instruction tokens that every prompt has."""

@@ -17,6 +17,7 @@ import logging
 import os
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -226,7 +227,11 @@ def _with_adapter(hf: PreTrainedModel, adapter: str, *, shown: str) -> PreTraine
         config.init_lora_weights = True
     config.inference_mode = True
     try:
-        model = get_peft_model(hf, config)
+        with warnings.catch_warnings():
+            # The base stands in a cache folder here, so its recorded name never matches; shapes are compared below.
+            warnings.filterwarnings("ignore", message=".*base_model_name_or_path.*", category=UserWarning)
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+            model = get_peft_model(hf, config)
     except ValueError as error:
         raise ValueError(f"{wrong}: {str(error).splitlines()[0]}; {made_for}") from error
     expected = {key: value.shape for key, value in get_peft_model_state_dict(model).items()}

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from interp.chat import ChatTokens
 from interp.generation import Completions, completion_log_probs, map_next_token
@@ -174,7 +175,12 @@ class RefusalTokens:
 
 
 def find_refusal_tokens(
-    model: ChatModel, harmful: ChatTokens, harmless: ChatTokens, *, most: int = 4, least_gap: float = 0.05
+    harmful: Float[Tensor, "harmful d_vocab"],
+    harmless: Float[Tensor, "harmless d_vocab"],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    most: int = 4,
+    least_gap: float = 0.05,
 ) -> RefusalTokens:
     """First tokens that are likelier on harmful than on harmless prompts: the model's refusal openings.
 
@@ -183,12 +189,11 @@ def find_refusal_tokens(
     at least a quarter of the largest gap; when no token reaches it, the one with the largest gap.
 
     Args:
+        harmful: next-token log-probabilities on harmful prompts.
+        harmless: the same on harmless prompts.
         least_gap: least difference in mean probability.
     """
-    mass = [
-        map_next_token(model, tokens, lambda log_probs: log_probs.exp()).double().mean(0)
-        for tokens in (harmful, harmless)
-    ]
+    mass = [log_probs.double().exp().mean(0) for log_probs in (harmful, harmless)]
     gap = mass[0] - mass[1]
     top = gap.topk(most)
     threshold = max(least_gap, 0.25 * float(top.values[0]))
@@ -197,7 +202,7 @@ def find_refusal_tokens(
     ]
     return RefusalTokens(
         ids=tuple(ids),
-        texts=tuple(str(model.tokenizer.decode([i])) for i in ids),
+        texts=tuple(str(tokenizer.decode([i])) for i in ids),
         harmful_mass=tuple(float(mass[0][i]) for i in ids),
         harmless_mass=tuple(float(mass[1][i]) for i in ids),
     )
@@ -292,6 +297,9 @@ def text_windows(model: ChatModel, text: str, *, window: int) -> tuple[ChatToken
     windows = [ids[i : i + window] for i in range(0, len(ids), window) if len(ids[i : i + window]) > 1]
     if not windows:
         raise ValueError("the text has fewer than two tokens; give a longer one")
+    special = model.tokenizer("")["input_ids"]
+    bos = [i for i in special if i == model.tokenizer.bos_token_id]  # pyright: ignore[reportGeneralTypeIssues]
+    windows = [bos + w for w in windows]
     starts = ChatTokens(
         ids=tuple((w[0],) for w in windows),
         starts=(0,) * len(windows),

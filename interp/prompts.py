@@ -215,14 +215,18 @@ def _builtin() -> PromptSet:
                 categories=tuple(row["category"] for row in rows),
                 source=f"builtin/{kind}/{split}",
             )
-    rows = [json.loads(line) for line in (_BUILTIN / "borderline.jsonl").read_text().splitlines()]
-    rows.sort(key=lambda row: (row["id"].rsplit("-", 1)[1], row["category"]))
-    parts["borderline", "test"] = Prompts(
-        texts=tuple(row["prompt"] for row in rows),
-        ids=tuple(f"borderline-{row['id']}" for row in rows),
-        categories=tuple(row["category"] for row in rows),
-        source="builtin/borderline/test",
-    )
+    borderline = [
+        json.loads(line) for line in (_BUILTIN / "borderline.jsonl").read_text().split("\n") if line
+    ]
+    for split in ("train", "test"):
+        rows = [row for row in borderline if row["split"] == split]
+        rows.sort(key=lambda row: (row["id"].rsplit("-", 1)[1], row["category"]))
+        parts["borderline", split] = Prompts(
+            texts=tuple(row["prompt"] for row in rows),
+            ids=tuple(f"borderline-{row['id']}" for row in rows),
+            categories=tuple(row["category"] for row in rows),
+            source=f"builtin/borderline/{split}",
+        )
     return PromptSet("builtin", parts)
 
 

@@ -16,7 +16,7 @@ are not strict, as in the released code.
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from jaxtyping import Float
@@ -25,7 +25,7 @@ from torch import Tensor
 from interp.chat import ChatTokens
 from interp.generation import next_token_log_probs
 from interp.interventions import Ablate, Add
-from interp.metrics import kl_divergence, refusal_scores
+from interp.metrics import kl_divergence, refusal_metric, refusal_scores
 from interp.models import ChatModel
 
 
@@ -140,8 +140,9 @@ def choose(
 ) -> tuple[Candidate, list[dict[str, Any]], dict[str, Any]]:
     """Score candidates (position, layer) and pick one; what cannot win is not scored in full.
 
-    Bypass is measured for all. Induce and kl are then measured in order of bypass until one candidate passes, which is
-    the pick of the whole rule. When none passes, the next, looser rule is tried.
+    One pass with a candidate ablated gives its bypass and its kl. Induce is measured only for candidates within the kl
+    limit, in order of bypass, until one passes: that is the pick of the whole rule. When none passes, the next, looser
+    rule is tried.
 
     Args:
         directions: (position, layer) → direction at its natural length.
@@ -151,71 +152,51 @@ def choose(
         watch: wraps the loop over candidates, for a progress bar.
 
     Returns:
-        The pick, all candidates with the scores that were measured (others are None), and the rule that admitted it.
+        The pick, all candidates (induce is NaN where it was not needed), and the rule that admitted the pick.
 
     Raises:
         NothingSurvives: no candidate passes under any rule.
     """
-    bypass = {
-        c: refusal_scores(model, harmful, refusal_ids, interventions=[Ablate(direction=directions[c])])
-        .mean()
-        .item()
-        for c in watch(candidates)
-    }
+    both, n_harmful = harmful.joined(harmless), len(harmful)
     base = next_token_log_probs(model, harmless)
-    full: dict[tuple[int, int], Candidate] = {}
+    scores: dict[tuple[int, int], Candidate] = {}
+    for position, layer in watch(candidates):
+        ablate = Ablate(direction=directions[position, layer])
+        log_probs = next_token_log_probs(model, both, interventions=[ablate])
+        scores[position, layer] = Candidate(
+            position=position,
+            layer=layer,
+            bypass=refusal_metric(log_probs[:n_harmful], refusal_ids).mean().item(),
+            induce=math.nan,
+            kl=kl_divergence(base, log_probs[n_harmful:]).mean().item(),
+        )
 
-    def scored(place: tuple[int, int]) -> Candidate:
-        if place not in full:
-            position, layer = place
-            ablated = next_token_log_probs(
-                model, harmless, interventions=[Ablate(direction=directions[place])]
-            )
-            add = Add(direction=directions[place], layers=(layer,))
-            full[place] = Candidate(
-                position=position,
-                layer=layer,
-                bypass=bypass[place],
-                induce=refusal_scores(model, harmless, refusal_ids, interventions=[add]).mean().item(),
-                kl=kl_divergence(base, ablated).mean().item(),
-            )
-        return full[place]
+    def passes(place: tuple[int, int], limits: Mapping[str, float]) -> bool:
+        scored = scores[place]
+        # Whether it would pass at the best possible induce, before any is measured.
+        if reason(replace(scored, induce=math.inf), n_layers=model.n_layers, **limits) is not None:
+            return False
+        if math.isnan(scored.induce):
+            add = Add(direction=directions[place], layers=(place[1],))
+            induce = refusal_scores(model, harmless, refusal_ids, interventions=[add]).mean().item()
+            scores[place] = scored = replace(scored, induce=induce)
+        return reason(scored, n_layers=model.n_layers, **limits) is None
 
     # NaN has no order: it goes last, or it would leave the others unsorted.
-    order = sorted(candidates, key=lambda c: (math.isnan(bypass[c]), bypass[c], *c))
-    failure: NothingSurvives | None = None
+    order = sorted(candidates, key=lambda c: (math.isnan(scores[c].bypass), scores[c].bypass, *c))
     for number, (kl, induce) in enumerate(rules):
         limits = {"kl_threshold": kl, "induce_threshold": induce}
-        tried = [scored(place) for place in _until_kept(order, scored, model.n_layers, limits)]
-        try:
-            chosen = pick(tried, n_layers=model.n_layers, **limits)
-        except NothingSurvives as error:
-            failure = error
-            continue
-        table = [
-            {"position": p, "layer": layer, "bypass": bypass[p, layer], "induce": None, "kl": None}
-            | (full[p, layer].as_dict() if (p, layer) in full else {})
-            for p, layer in candidates
-        ]
-        text = (
-            f"lowest bypass with induce >= {induce:g}, KL <= {kl:g} and layer < {int(model.n_layers * 0.8)}"
-        )
-        rule = {"published": number == 0, **limits, "text": text}
-        return chosen, table, rule
-    assert failure is not None
-    raise failure
-
-
-def _until_kept(
-    order: Sequence[tuple[int, int]],
-    scored: Callable[[tuple[int, int]], Candidate],
-    n_layers: int,
-    limits: Mapping[str, float],
-) -> Iterable[tuple[int, int]]:
-    for place in order:
-        yield place
-        if reason(scored(place), n_layers=n_layers, **limits) is None:
-            return
+        if any(passes(place, limits) for place in order):
+            chosen = pick(scores.values(), n_layers=model.n_layers, **limits)
+            cut = int(model.n_layers * 0.8)
+            text = f"lowest bypass with induce >= {induce:g}, KL <= {kl:g} and layer < {cut}"
+            rule = {"published": number == 0, **limits, "text": text}
+            return chosen, [scores[place].as_dict() for place in candidates], rule
+    kl, induce = rules[-1]
+    for place in order:  # the near-misses that the error shows need all three scores
+        passes(place, {"kl_threshold": math.inf, "induce_threshold": -math.inf})
+    pick(scores.values(), n_layers=model.n_layers, kl_threshold=kl, induce_threshold=induce)
+    raise AssertionError("pick finds nothing where nothing passes")
 
 
 def _table(scores: Any) -> list[Candidate]:
@@ -241,4 +222,6 @@ def _table(scores: Any) -> list[Candidate]:
 
 
 def _finite(candidate: Candidate) -> bool:
-    return all(map(math.isfinite, (candidate.bypass, candidate.induce, candidate.kl)))
+    return not any(map(math.isnan, (candidate.bypass, candidate.induce, candidate.kl))) and math.isfinite(
+        candidate.bypass
+    )

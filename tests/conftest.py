@@ -1,6 +1,6 @@
 """Fixtures: a tiny random chat model with its own tokenizer and template, and the bundled model where it is needed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -42,6 +42,18 @@ def make_tokenizer(
     )
     tokenizer.chat_template = template
     return tokenizer
+
+
+@pytest.fixture(autouse=True)
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tiny models gain nothing from threads, and lose a factor of five to them on a busy machine."""
+    if request.node.get_closest_marker("checkpoint"):
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

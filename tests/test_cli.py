@@ -327,6 +327,11 @@ def test_an_interrupt_ends_with_130_and_our_bugs_keep_their_traceback(
     assert (full.exit_code, full.stderr) == (2, "error: [Errno 28] No space left on device\n")
 
 
+def test_error_line_shows_its_text_as_it_is_on_one_line() -> None:
+    assert "unknown experiment 'a [bold]b[/] c';" in refused("run", "a [bold]b[/] c")
+    assert "no such folder or .gguf file: ./a b;" in refused("tokens", "Hi", "--model", "./a\nb")
+
+
 def test_wrong_usage_exits_with_2() -> None:
     for arguments in (["no-such-command"], ["tokens"], ["steer", "Hi"], ["run", "demo", "--seed", "x"]):
         result = run(*arguments)

@@ -1,7 +1,7 @@
 """Numbers from completions and logits, each against its formula written out."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -30,15 +30,6 @@ from interp.metrics import (
 )
 from interp.models import ChatModel
 from tests.conftest import PROMPTS, make_tokenizer
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """A tiny model gains nothing from threads, and on a busy machine loses a factor of five."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def direct_log_probs(model: ChatModel, ids: Sequence[int]) -> Tensor:
@@ -240,11 +231,11 @@ def test_refusal_tokens_are_those_likelier_on_harmful_prompts(tiny: ChatModel, t
     spread = [table[:, i].topk(3).values.mean() - table[:, i].topk(6).values[3:].mean() for i in range(300)]
     planted = int(torch.tensor(spread).argmax())
     order = table[:, planted].argsort(descending=True).tolist()
-    harmful, harmless = tokens.take(order[:3]), tokens.take(order[3:])
     gap = table[order[:3]].mean(0) - table[order[3:]].mean(0)
     assert int(gap.argmax()) == planted
 
-    found = find_refusal_tokens(tiny, harmful, harmless, most=8, least_gap=0.0)
+    bad, good = table[order[:3]].log(), table[order[3:]].log()
+    found = find_refusal_tokens(bad, good, tiny.tokenizer, most=8, least_gap=0.0)
     ranked = gap.argsort(descending=True)[:8].tolist()
     expected = tuple(i for i in ranked if gap[i] >= 0.25 * gap.max())
     assert found.ids == expected
@@ -254,12 +245,12 @@ def test_refusal_tokens_are_those_likelier_on_harmful_prompts(tiny: ChatModel, t
         assert mass == pytest.approx([table[rows, i].mean().item() for i in expected], abs=1e-5)
 
     # Control: exchanged sets give other tokens.
-    assert planted not in find_refusal_tokens(tiny, harmless, harmful, least_gap=0.0).ids
+    assert planted not in find_refusal_tokens(good, bad, tiny.tokenizer, least_gap=0.0).ids
     # `most` and `least_gap` bound the list; one token is always named.
-    assert find_refusal_tokens(tiny, harmful, harmless, most=1, least_gap=0.0).ids == (planted,)
-    assert find_refusal_tokens(tiny, harmful, harmless, least_gap=2.0).ids == (planted,)
+    assert find_refusal_tokens(bad, good, tiny.tokenizer, most=1, least_gap=0.0).ids == (planted,)
+    assert find_refusal_tokens(bad, good, tiny.tokenizer, least_gap=2.0).ids == (planted,)
     least = (gap[ranked[0]] + gap[ranked[1]]).item() / 2
-    assert find_refusal_tokens(tiny, harmful, harmless, least_gap=least).ids == (planted,)
+    assert find_refusal_tokens(bad, good, tiny.tokenizer, least_gap=least).ids == (planted,)
 
 
 # Cross-entropy

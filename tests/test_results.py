@@ -183,9 +183,11 @@ def test_kill_between_the_two_renames_is_recovered_on_writing(
 
 def test_leftover_of_a_kill_after_both_renames_is_removed(tmp_path: Path) -> None:
     save_result(tmp_path / "run", {"a": 1})
-    (tmp_path / ".run.old").mkdir()
-    assert load_result(tmp_path / "run").numbers == {"a": 1}
-    assert names(tmp_path) == ["run"]
+    for use in (load_result, lambda folder: save_result(folder, {"a": 1})):
+        save_result(tmp_path / ".run.old", {"a": 0})
+        use(tmp_path / "run")
+        assert load_result(tmp_path / "run").numbers == {"a": 1}
+        assert names(tmp_path) == ["run"]
 
 
 def test_a_folder_with_other_files_is_refused_and_kept(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The published selection rule, and that the shortcut through it finds the same candidate."""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -19,15 +18,6 @@ from interp.selection import Candidate, NothingSurvives, choose, pick, reason
 from tests.conftest import PROMPTS
 
 OPEN = ((math.inf, -math.inf),)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """A tiny model gains nothing from threads, and on a busy machine loses a factor of five."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def row(
@@ -249,12 +239,12 @@ def test_choose_equals_scoring_everything_with_limits_and_scores_less(
     assert expected.bypass == min(entry["bypass"] for entry in kept)
     found, table, rule = run(tiny, prompts, directions, rules=[(kl, induce)])
     assert_same(found, expected)
-    measured = [entry for entry in table if entry["kl"] is not None]
+    measured = [entry for entry in table if not math.isnan(entry["induce"])]
     assert len(measured) < len(table)  # what cannot win was not scored in full
     assert all(entry["bypass"] <= found.bypass for entry in measured)
     for entry in table:
         if entry["bypass"] > found.bypass:
-            assert (entry["induce"], entry["kl"]) == (None, None)
+            assert math.isnan(entry["induce"])
     assert (rule["kl_threshold"], rule["induce_threshold"]) == (kl, induce)
     # The stored table gives the same pick again.
     assert pick(table, n_layers=3, kl_threshold=kl, induce_threshold=induce) == found
@@ -305,13 +295,14 @@ def test_a_score_that_is_not_a_number_does_not_disturb_the_order(
     order = [place for place in order if place[1] < 2]
     assert order[-1] == (best.position, best.layer)
     broken = directions[order[1]]
-    score = selection.refusal_scores
+    log_probs = selection.next_token_log_probs
 
-    def sometimes_nan(*args: Any, interventions: Any, **options: Any) -> Tensor:
-        values = score(*args, interventions=interventions, **options)
-        return values * math.nan if torch.equal(interventions[0].direction, broken) else values
+    def sometimes_nan(*args: Any, interventions: Any = (), **options: Any) -> Tensor:
+        values = log_probs(*args, interventions=interventions, **options)
+        hit = interventions and torch.equal(interventions[0].direction, broken)
+        return values * math.nan if hit else values
 
-    monkeypatch.setattr(selection, "refusal_scores", sometimes_nan)
+    monkeypatch.setattr(selection, "next_token_log_probs", sometimes_nan)
     harmful, harmless = prompts
     found, _, _ = choose(
         tiny, order, directions, harmful=harmful, harmless=harmless, refusal_ids=REFUSAL_IDS, rules=OPEN

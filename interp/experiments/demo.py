@@ -8,7 +8,7 @@ Steps (`run`), on the fixed splits of a prompt set:
    direction = difference in means at the template tokens over refused harmful and answered harmless prompts (Arditi et
    al. 2024, arXiv:2406.11717, section 2.3), both from the train split;
 3. choose the refusal layer and position on the validation split by the published rule (`interp.selection`) over a
-   shortlist: in each layer, the position that separates validation prompts best;
+   shortlist: the layers that separate the validation prompts best, each at its best position;
 4. on the test split: refusal rates for baseline, ablation, addition and random directions of equal norm; AUROC of
    harmful against harmless at each layer and role, beside the leak check; cosine of the two directions.
 
@@ -19,6 +19,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,14 @@ from torch import Tensor
 
 from interp.activations import Activations, collect
 from interp.batching import Stopwatch, progress
-from interp.chat import tokenize
+from interp.chat import ChatTokens, tokenize
 from interp.directions import Direction, cosine, difference_in_means, mean_norm, project, random_direction
 from interp.experiments.demo_report import ENDINGS, figures, rate_table, report, verdicts
 from interp.formats import direction_bytes
-from interp.generation import generate
+from interp.generation import generate, next_token_log_probs
 from interp.interventions import Ablate, Add, Intervention
 from interp.leaks import leak_check
-from interp.metrics import auroc, find_refusal_tokens, is_refusal, refusal_rate, refusal_scores
+from interp.metrics import auroc, find_refusal_tokens, is_refusal, refusal_metric, refusal_rate
 from interp.models import ChatModel
 from interp.prompts import Prompts, PromptSet, load_prompts
 from interp.results import Parts, library_versions, save_result
@@ -61,7 +62,9 @@ class Config:
     """Prompts of each kind that the layer and position are chosen on."""
     n_test: int = 60
     """Prompts of each kind that everything reported is measured on."""
-    max_new_tokens: int = 24
+    n_candidates: int = 12
+    """Layers on the shortlist that the refusal direction is chosen from."""
+    max_new_tokens: int = 20
     """Length of a completion."""
     rules: tuple[tuple[float, float], ...] = ((0.1, 0.0), (1.0, 0.0), (math.inf, -math.inf))
     """(largest KL, least induce) of a candidate: the published rule, then what is used, and said to be used, when no
@@ -130,19 +133,14 @@ def run(
         for ending, by in sets.items()
         for key, part in by.items()
     }
-    harmful, harmless = tokens["as-is", "harmful", "train"], tokens["as-is", "harmless", "train"]
-    refusal_tokens = find_refusal_tokens(model, harmful, harmless)
-    scores = {
-        kind: refusal_scores(model, tokens["as-is", kind, "train"], refusal_tokens.ids)
-        for kind in ("harmful", "harmless")
-    }
-    refused, answered, filtered = _behaving(scores["harmful"], scores["harmless"])
+    log_probs = [
+        next_token_log_probs(model, tokens["as-is", kind, "train"]) for kind in ("harmful", "harmless")
+    ]
+    refusal_tokens = find_refusal_tokens(log_probs[0], log_probs[1], model.tokenizer)
+    scores = [refusal_metric(part, refusal_tokens.ids) for part in log_probs]
+    refused, answered, filtered = _behaving(scores[0], scores[1])
     watch.lap("refusal tokens")
-    acts = {
-        key: collect(model, t, positions=("t_inst", "post_inst"), show_progress=show_progress)
-        for key, t in tokens.items()
-        if key[1] != "borderline"
-    }
+    acts = _collect_once(model, tokens, show_progress)
     watch.lap("collect")
 
     # 2. Directions per layer and role.
@@ -156,7 +154,7 @@ def run(
         )
 
     # 3. The refusal layer and position, on the validation split.
-    shortlist = _shortlist(model, acts, directions["refusal/as-is"])
+    shortlist = _shortlist(model, acts, directions["refusal/as-is"], config.n_candidates)
     n_post = len(roles) - 1
     vectors = {(p, layer): directions["refusal/as-is"][layer, p + n_post] for p, layer in shortlist}
 
@@ -183,7 +181,9 @@ def run(
     # 4. Behaviour on the test split.
     behaviour: dict[str, Any] = {}
     arms = _arms(refusal, harmfulness, config.seed)
-    jobs = [(arm, kind) for arm in arms for kind in KINDS if ("as-is", kind, "test") in tokens]
+    jobs = [
+        (arm, kind) for arm in arms for kind in KINDS if arm != "harmfulness addition" or kind == "harmless"
+    ]
     for arm, kind in progress(jobs, total=len(jobs), label="steering", show=show_progress):
 
         def complete(arm: str = arm, kind: str = kind) -> dict[str, Any]:
@@ -284,6 +284,31 @@ def _prompt_sets(prompts: PromptSet, config: Config) -> dict[str, dict[tuple[str
     return {ending: {key: part.with_ending(ending) for key, part in chosen.items()} for ending in ENDINGS}
 
 
+def _collect_once(
+    model: ChatModel, tokens: Mapping[tuple[str, str, str], ChatTokens], show_progress: bool
+) -> dict[tuple[str, str, str], Activations]:
+    """Activations of every part that is read; a prompt that stands in several parts is run once."""
+    wanted = [key for key in tokens if key[1] != "borderline" and (key[0], key[2]) != ("period", "val")]
+    joined = reduce(ChatTokens.joined, (tokens[key] for key in wanted))
+    rows = {ids: row for row, ids in enumerate(joined.ids)}
+    slot = {ids: i for i, ids in enumerate(rows)}
+    once = collect(
+        model,
+        joined.take(list(rows.values())),
+        positions=("t_inst", "post_inst"),
+        show_progress=show_progress,
+    )
+    values = once["resid_pre"]
+    return {
+        key: Activations(
+            values={"resid_pre": values[[slot[ids] for ids in tokens[key].ids]]},
+            layers=once.layers,
+            roles=once.roles,
+        )
+        for key in wanted
+    }
+
+
 def _behaving(harmful: Tensor, harmless: Tensor, *, least: int = 16) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Rows of refused harmful and answered harmless prompts, or all where too few behave.
 
@@ -303,9 +328,9 @@ def _behaving(harmful: Tensor, harmless: Tensor, *, least: int = 16) -> tuple[Te
 
 
 def _shortlist(
-    model: ChatModel, acts: Mapping[tuple[str, str, str], Activations], refusal: Tensor
+    model: ChatModel, acts: Mapping[tuple[str, str, str], Activations], refusal: Tensor, most: int
 ) -> list[tuple[int, int]]:
-    """(position, layer) of the best-separating template token of each layer before the last fifth."""
+    """(position, layer) of the best template token of the `most` best layers before the last fifth."""
     bad, good = (
         acts["as-is", kind, "val"]["resid_pre"].float()[:, :, 1:] for kind in ("harmful", "harmless")
     )
@@ -313,8 +338,9 @@ def _shortlist(
     pooled = ((a.var(0) + b.var(0)) / 2).sqrt()
     effect = torch.where(pooled > 0, (a.mean(0) - b.mean(0)) / pooled.clamp(min=1e-12), 0.0)
     n_post = refusal.shape[1]
-    layers = range(1, int(model.n_layers * 0.8))
-    return [(int(effect[layer].argmax()) - n_post, layer) for layer in layers]
+    best = effect.max(1)
+    layers = sorted(range(1, int(model.n_layers * 0.8)), key=lambda layer: -float(best.values[layer]))[:most]
+    return [(int(best.indices[layer]) - n_post, layer) for layer in sorted(layers)]
 
 
 def _picked_directions(

@@ -41,14 +41,14 @@ def figures(numbers: Mapping[str, Any]) -> dict[str, go.Figure]:
             y_title="cosine of the two directions",
             reference=0.0,
             marked=mark,
-            y_range=(-1, 1),
+            y_range=(-1.0, 1.0),
         ),
         "auroc": layer_lines(
             separation,
             title=f"Harmful against harmless, held out, {name}",
             y_title="AUROC",
             reference=0.5,
-            y_range=(0, 1.03),
+            y_range=(0.0, 1.03),
             paired=tuple(f", {ending}" for ending in ENDINGS),
         ),
         "selection": layer_lines(
@@ -71,7 +71,10 @@ def rate_table(numbers: Mapping[str, Any]) -> Table:
     first = numbers["refusal_rate"]["baseline"]
     header = ["intervention", *(f"{kind} (n = {first[kind]['12']['n']})" for kind in kinds)]
     rows = [
-        [arm + (" (control)" if arm in CONTROLS else ""), *(_shown(by[kind]["12"]) for kind in kinds)]
+        [
+            arm + (" (control)" if arm in CONTROLS else ""),
+            *(_shown(by[kind]["12"]) if kind in by else "" for kind in kinds),
+        ]
         for arm, by in numbers["refusal_rate"].items()
     ]
     return Table(header=header, rows=rows)
@@ -180,7 +183,8 @@ def report(numbers: Mapping[str, Any]) -> str:
                 f"layer {picked['layer']}, position {picked['position']} "
                 f"({numbers['post_inst_tokens'][picked['position']]!r}); bypass {picked['bypass']:.2f}, "
                 f"induce {picked['induce']:.2f}, KL {picked['kl']:.3f}. Rule: {rule['text']}.",
-                "Candidates are one template token per layer, the one that separates the validation prompts best.",
+                "Candidates are the template tokens that separate the validation prompts best, one each in the best "
+                "layers. Induce is measured only where it can decide.",
             ],
             figures=[drawn["selection"]],
         ),
