@@ -136,10 +136,15 @@ def run(
 
 
 @app.command()
-def plot(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+def plot(
+    folder: Annotated[Path, typer.Argument(help="A run folder.")],
+    png: Annotated[
+        Path | None, typer.Option(help="Also write PNG files to this folder (needs kaleido and a Chrome).")
+    ] = None,
+) -> None:
     """Draw the figures and report of a stored run again, without a model.
 
-    Example: `interp plot runs/demo`
+    Example: `interp plot runs/demo --png figures/demo`
     """
     with _user_errors():
         from interp.results import load_result, write_file
@@ -148,8 +153,20 @@ def plot(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
         module = _experiment(str(numbers.get("experiment")))
         for name, figure in module.figures(numbers).items():
             write_file(folder / "figures" / f"{name}.json", figure.to_json().encode())
+            if png is not None:
+                write_file(png / f"{name}.png", _png(figure))
         write_file(folder / "report.html", module.report(numbers).encode())
         console.print(f"report: {(folder / 'report.html').resolve()}", soft_wrap=True)
+
+
+def _png(figure: Any) -> bytes:
+    try:
+        return figure.to_image(format="png", scale=2)
+    except Exception as error:  # kaleido's own classes, which are not there when kaleido is not
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"cannot draw a PNG ({reason}); pip install 'interp-workbench[notebook]' and install Chrome or Chromium"
+        ) from error
 
 
 @app.command()
@@ -285,11 +302,12 @@ def train_safe(
 
         from interp.models import load
         from interp.prompts import load_prompts
-        from interp.safety_adapter import RECIPE, train_safety_adapter, write_model_card
+        from interp.safety_adapter import RECIPE, calibrate, train_safety_adapter, write_model_card
 
         logging.getLogger("interp").setLevel(logging.INFO)
         prompts = load_prompts("builtin")
         train_safety_adapter(load("smollm2"), prompts, out=out, config=replace(RECIPE, seed=seed))
+        calibrate("smollm2", prompts, out=out)
         write_model_card(load("smollm2"), load("smollm2", adapter=str(out)), prompts, out=out)
         console.print((out / "README.md").read_text(), markup=False)
 

@@ -1,9 +1,10 @@
 """The recipe of the bundled `smollm2-safe`: a small LoRA that makes SmolLM2-135M-Instruct refuse.
 
 SmolLM2-135M-Instruct refuses next to nothing by itself. The adapter is trained on the `builtin` train split: short
-refusals for the harmful prompts, the model's own greedy answers for their harmless twins. An own answer that refuses
+refusals for the harmful prompts, the model's own greedy answers for their harmless twins and for borderline-safe
+prompts. An own answer that refuses
 or opens like a refusal ("I'm sorry for any confusion, ...", about one in four) is replaced by the model's own
-continuation of "Sure! ". Nothing else is trained on; test and borderline prompts are never seen.
+continuation of "Sure! ". Test prompts are never seen; the scale of the adapter is set on the validation split.
 
 It is a model organism: results on it show that a method runs, not what large aligned models do.
 """
@@ -24,7 +25,7 @@ from interp.chat import tokenize
 from interp.finetune import Example, TrainConfig, fine_tune
 from interp.generation import completion_log_probs, generate
 from interp.metrics import Rate, is_refusal, mean_with_interval, refusal_rate, text_windows
-from interp.models import ChatModel
+from interp.models import ChatModel, load
 from interp.prompts import Kind, PromptSet, Split
 
 logger = logging.getLogger(__name__)
@@ -39,8 +40,10 @@ OPENING = "Sure! "
 RECIPE = TrainConfig(
     epochs=5, learning_rate=1.2e-3, dropout=0.1, max_completion_tokens=20, first_token_weight=5.0
 )
-"""Chosen on the validation split: without the weight on the first token and at a third of the learning rate the model
-refused 12% of the harmless validation twins after three epochs, and 70% after two."""
+"""Without the weight on the first token and at two thirds of the learning rate, the model still refused 70% of the
+harmless validation twins after two epochs and 12% after four."""
+ALPHAS = (12, 14, 16, 18, 20)
+"""LoRA scales that `calibrate` tries after training."""
 
 
 def safety_examples(model: ChatModel, prompts: PromptSet, *, answer_tokens: int) -> list[Example]:
@@ -84,7 +87,7 @@ def train_safety_adapter(
     config: TrainConfig = RECIPE,
     on_epoch: Callable[[Any, float], None] | None = None,
 ) -> None:
-    """Train the adapter on `prompts` and write it with its recipe to `out`."""
+    """Train the adapter on `prompts` and write it with its recipe to `out`; `model.hf` carries it afterwards."""
     watch = Stopwatch()
     examples = safety_examples(model, prompts, answer_tokens=config.max_completion_tokens)
     watch.lap("answers")
@@ -99,6 +102,37 @@ def train_safety_adapter(
         "seconds": watch.seconds,
     }
     (out / "recipe.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def calibrate(base: str, prompts: PromptSet, *, out: Path) -> dict[int, tuple[float, float]]:
+    """Set the adapter's scale (alpha) to the one that best tells harmful from harmless on the validation split.
+
+    Best is the largest difference of the two refusal rates; the smaller alpha wins a tie.
+
+    Returns:
+        alpha → refusal rates on harmful/val and harmless/val; also kept in the recipe.
+    """
+    path = out / "adapter_config.json"
+    settings = json.loads(path.read_text())
+    found: dict[int, tuple[float, float]] = {}
+    for alpha in ALPHAS:
+        path.write_text(json.dumps({**settings, "lora_alpha": alpha}, indent=1) + "\n")
+        model = load(base, adapter=str(out))
+        harmful, harmless = (
+            refusal_rate(generate(model, prompts[kind, "val"].texts, max_new_tokens=24)).value
+            for kind in ("harmful", "harmless")
+        )
+        found[alpha] = (harmful, harmless)
+        logger.info(
+            "alpha %d: refuses %.1f%% of harmful, %.1f%% of harmless", alpha, 100 * harmful, 100 * harmless
+        )
+    best = max(ALPHAS, key=lambda alpha: (found[alpha][0] - found[alpha][1], -alpha))
+    path.write_text(json.dumps({**settings, "lora_alpha": best}, indent=1) + "\n")
+    recipe = json.loads((out / "recipe.json").read_text())
+    recipe["calibration"] = {str(alpha): rates for alpha, rates in found.items()}
+    recipe["alpha"] = best
+    (out / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n")
+    return found
 
 
 HELD_OUT_TEXT = Path(__file__).parent / "data" / "builtin" / "text.txt"
@@ -148,7 +182,7 @@ def write_model_card(base: ChatModel, safe: ChatModel, prompts: PromptSet, *, ou
         for key, label in labels.items()
     )
     paragraphs = [
-        f"A LoRA (rank {config['rank']}, alpha {config['alpha']}, on {', '.join(config['target_modules'])}) that makes "
+        f"A LoRA (rank {config['rank']}, alpha {recipe['alpha']}, on {', '.join(config['target_modules'])}) that makes "
         "the bundled model refuse, so that refusal can be studied on a machine without a GPU. A model organism: "
         "results on it show that a method runs, not what large aligned models do. It is not a safeguard.",
         f"| | n | SmolLM2-135M-Instruct | smollm2-safe |\n|---|---|---|---|\n{rows}",
@@ -156,12 +190,14 @@ def write_model_card(base: ChatModel, safe: ChatModel, prompts: PromptSet, *, ou
         "al. 2024; 95% intervals (Wilson, and bootstrap over windows of 64 tokens for cross-entropy). Perplexity on "
         f"the held-out text changes by a factor of {np.exp(change.value):.3f} [{np.exp(change.low):.3f}, "
         f"{np.exp(change.high):.3f}] (paired over windows).",
-        f"**Training**: {recipe['examples']} examples from the `builtin` train split only (half refusals of harmful "
-        f"prompts, half own answers to their harmless twins, cut to {config['max_completion_tokens']} tokens), "
+        f"**Training**: {recipe['examples']} examples from the `builtin` train split only (refusals of harmful prompts, "
+        f"own answers to harmless twins and borderline prompts, cut to {config['max_completion_tokens']} tokens), "
         f"{config['epochs']:g} epochs in batches of {config['batch_size']}, peak learning rate "
         f"{config['learning_rate']:g}, first completion token weighted {config['first_token_weight']:g}, dropout "
-        f"{config['dropout']:g}, seed {config['seed']}. Rebuild: `interp train-safe`.",
-        "**Limits**: English, single-turn, short prompts. Borderline-safe prompts, none of which it was trained on, "
+        f"{config['dropout']:g}, alpha {config['alpha']}, seed {config['seed']}; then alpha was set on the validation split "
+        f"(of {', '.join(recipe['calibration'])}). "
+        f"Rebuild: `interp train-safe`.",
+        "**Limits**: English, single-turn, short prompts. Borderline-safe prompts "
         "are refused far more often than by a large model. Licence: Apache-2.0, as the base model.",
     ]
     wrapped = (p if p.startswith("|") else textwrap.fill(p, 118, break_on_hyphens=False) for p in paragraphs)
