@@ -344,11 +344,11 @@ class ChatModel:
 
         shared = {id(t): t for t in (*self.hf.parameters(), *self.hf.buffers())}
         twin = copy.deepcopy(self.hf, memo=shared)  # pyright: ignore[reportArgumentType]
-        # The bridge edits the tokenizer it is given: hand it one of its own.
-        with tempfile.TemporaryDirectory() as folder:
-            self.tokenizer.save_pretrained(folder)
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-        # The bridge drops two Transformers-wide logger levels on import; results do not depend on it.
+        # The bridge edits the tokenizer it is given, and loads it again from where it came: hand it one of its own, in
+        # a folder that lives as long as this model.
+        self._bridge_folder = tempfile.TemporaryDirectory(prefix="interp-tokenizer-")
+        self.tokenizer.save_pretrained(self._bridge_folder.name)
+        tokenizer = AutoTokenizer.from_pretrained(self._bridge_folder.name)
         return TransformerBridge.boot_transformers(
             self.name, hf_model=twin, tokenizer=tokenizer, dtype=self.dtype, device=str(self.device)
         )

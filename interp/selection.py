@@ -15,6 +15,7 @@ are not strict, as in the released code.
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -174,7 +175,7 @@ def choose(
     def passes(place: tuple[int, int], limits: Mapping[str, float]) -> bool:
         scored = scores[place]
         # Whether it would pass at the best possible induce, before any is measured.
-        if reason(replace(scored, induce=math.inf), n_layers=model.n_layers, **limits) is not None:
+        if reason(replace(scored, induce=sys.float_info.max), n_layers=model.n_layers, **limits) is not None:
             return False
         if math.isnan(scored.induce):
             add = Add(direction=directions[place], layers=(place[1],))
@@ -222,6 +223,4 @@ def _table(scores: Any) -> list[Candidate]:
 
 
 def _finite(candidate: Candidate) -> bool:
-    return not any(map(math.isnan, (candidate.bypass, candidate.induce, candidate.kl))) and math.isfinite(
-        candidate.bypass
-    )
+    return all(map(math.isfinite, (candidate.bypass, candidate.induce, candidate.kl)))

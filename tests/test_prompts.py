@@ -65,6 +65,7 @@ def test_builtin_splits_are_fixed(builtin: PromptSet) -> None:
         "harmless/val": 40,
         "harmful/test": 100,
         "harmless/test": 100,
+        "borderline/train": 150,
         "borderline/test": 60,
     }
     assert load_prompts("builtin", seed=1).provenance == builtin.provenance
