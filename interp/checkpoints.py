@@ -148,9 +148,6 @@ def _dequantise(path: Path, folder: Path) -> None:
         hf = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32)
     except Exception as error:
         raise ValueError(f"transformers cannot convert {path}: {error}") from error
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
     # The weights are plain float32 now; save_pretrained refuses as long as the model says it is quantised.
     hf.__dict__["hf_quantizer"] = None
     hf.config.__dict__.pop("quantization_config", None)
@@ -159,6 +156,9 @@ def _dequantise(path: Path, folder: Path) -> None:
         tokenizer.save_pretrained(folder)
     except SafetensorError as error:  # how safetensors reports a full disk
         raise OSError(f"cannot write {folder}: {error}") from error
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def _from_pretrained(

@@ -23,10 +23,10 @@ THEME = go.layout.Template(
         plot_bgcolor="white",
         xaxis={"showgrid": False, "linecolor": "#444", "ticks": "outside", "zeroline": False},
         yaxis={"gridcolor": "#E6E6E6", "linecolor": "#444", "ticks": "outside", "zeroline": False},
-        legend={"bgcolor": "rgba(255,255,255,0.85)", "orientation": "h", "y": -0.22, "x": 0},
-        margin={"l": 70, "r": 20, "t": 60, "b": 80},
+        legend={"bgcolor": "rgba(255,255,255,0.85)", "orientation": "h", "y": -0.27, "x": 0},
+        margin={"l": 70, "r": 20, "t": 60, "b": 120},
         width=860,
-        height=460,
+        height=500,
     )
 )
 
@@ -57,7 +57,13 @@ def rate_bars(
             y=values,
             marker={
                 "color": colour,
-                "pattern": {"shape": PATTERNS[number % len(PATTERNS)], "fgcolor": "white", "size": 6},
+                "pattern": {
+                    "shape": PATTERNS[number % len(PATTERNS)],
+                    "bgcolor": colour,
+                    "fgcolor": "white",
+                    "size": 7,
+                    "solidity": 0.2,
+                },
             },
             error_y={
                 "type": "data",

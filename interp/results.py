@@ -150,6 +150,7 @@ def write_file(path: Path, data: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
+        Path(draft).chmod(0o644)  # mkstemp makes it private
         Path(draft).replace(path)
     except BaseException:
         Path(draft).unlink(missing_ok=True)

@@ -190,12 +190,12 @@ def write_model_card(base: ChatModel, safe: ChatModel, prompts: PromptSet, *, ou
         "al. 2024; 95% intervals (Wilson, and bootstrap over windows of 64 tokens for cross-entropy). Perplexity on "
         f"the held-out text changes by a factor of {np.exp(change.value):.3f} [{np.exp(change.low):.3f}, "
         f"{np.exp(change.high):.3f}] (paired over windows).",
-        f"**Training**: {recipe['examples']} examples from the `builtin` train split only (refusals of "
-        f"harmful prompts, own answers to harmless twins and borderline prompts, cut to "
-        f"{config['max_completion_tokens']} tokens), {config['epochs']:g} epochs in batches of {config['batch_size']}, peak learning "
-        f"rate {config['learning_rate']:g}, first token weighted {config['first_token_weight']:g}, dropout "
-        f"{config['dropout']:g}, alpha {config['alpha']}, seed {config['seed']}; then alpha was set on the validation "
-        f"split (of {', '.join(recipe['calibration'])}). Rebuild: `interp train-safe`.",
+        f"**Training**: {recipe['examples']} examples from the `builtin` train split only (refusals of harmful "
+        "prompts, own answers to harmless twins and borderline prompts, cut to "
+        f"{config['max_completion_tokens']} tokens), {config['epochs']:g} epochs in batches of {config['batch_size']}, "
+        f"peak learning rate {config['learning_rate']:g}, first token weighted {config['first_token_weight']:g}, "
+        f"dropout {config['dropout']:g}, alpha {config['alpha']}, seed {config['seed']}; then alpha was set on the "
+        f"validation split (of {', '.join(recipe['calibration'])}). Rebuild: `interp train-safe`.",
         "**Limits**: English, single-turn, short prompts. Borderline-safe prompts "
         "are refused far more often than by a large model. Licence: Apache-2.0, as the base model.",
     ]
