@@ -83,7 +83,9 @@ def load_checkpoint(
     if adapter_folder is not None:
         hf = _with_adapter(hf, str(adapter_folder), shown=str(name))
     hf = hf.eval().to(torch.device(device))  # pyright: ignore[reportArgumentType]
-    return Checkpoint(hf, tokenizer, str(name), revision, adapter_folder)
+    # Results name a local checkpoint by its file or folder, not by where it lies on this machine.
+    shown = name if name in BUNDLED_MODELS or not Path(name).exists() else Path(name).resolve().name
+    return Checkpoint(hf, tokenizer, shown, revision, adapter_folder)
 
 
 def cache_folder() -> Path:
