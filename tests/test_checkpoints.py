@@ -160,7 +160,7 @@ def test_folder_loads_as_saved(saved_tiny: Path, tiny: ChatModel) -> None:
     assert torch.equal(logits(found.hf), logits(tiny.hf))
     assert not found.hf.training
     assert found.tokenizer.chat_template == CHATML
-    assert (found.name, found.revision, found.adapter) == (str(saved_tiny), None, None)
+    assert (found.name, found.revision, found.adapter) == (saved_tiny.name, None, None)
     assert load_checkpoint(str(saved_tiny), dtype=torch.bfloat16).hf.dtype == torch.bfloat16
 
 
