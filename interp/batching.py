@@ -22,7 +22,7 @@ from interp.models import ChatModel
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-TOKEN_BUDGET = 1024
+TOKEN_BUDGET = 640
 """Tokens of one forward pass that computes a prompt; on two CPU cores more makes the activations leave the cache."""
 _PASS_OVERHEAD = 48
 """Fixed cost of one forward pass, in tokens: reading the weights once and launching the kernels."""
