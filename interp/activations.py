@@ -206,7 +206,13 @@ def _stream(
     use_fast = fast and _fast_path_agrees(model, tokens)
     with apply(model, interventions) as applied:
         source = (_fast if use_fast else _plain)(model, tokens, request, applied, budget)
-        done = progress(source, total=len(tokens), label="collecting activations", show=show_progress)
+        done = progress(
+            source,
+            total=len(tokens),
+            label="collecting activations",
+            show=show_progress,
+            size=lambda b: len(b[0]),
+        )
         for rows, batch in done:
             _check_finite(batch, request, rows)
             yield rows, batch

@@ -80,8 +80,15 @@ def run_batches(batches: Sequence[list[int]], run: Callable[[list[int]], T]) -> 
         yield rows, result
 
 
-def progress(items: Iterable[T], *, total: int, label: str, show: bool) -> Iterator[T]:
-    """Pass items through, with a Rich bar and ETA on standard error when asked for and on a terminal or notebook."""
+def progress(
+    items: Iterable[T], *, total: int, label: str, show: bool, size: Callable[[T], int] = lambda _: 1
+) -> Iterator[T]:
+    """Pass items through, with a Rich bar and ETA on standard error when asked for and on a terminal or notebook.
+
+    Args:
+        total: sum of the sizes of all items.
+        size: how far an item moves the bar.
+    """
     if not show:
         yield from items
         return
@@ -109,7 +116,7 @@ def progress(items: Iterable[T], *, total: int, label: str, show: bool) -> Itera
         task = bar.add_task(label, total=total)
         for item in items:
             yield item
-            bar.advance(task)
+            bar.advance(task, size(item))
 
 
 class _Enough(Exception):

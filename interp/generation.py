@@ -85,7 +85,7 @@ def generate(
     with torch.no_grad(), apply(model, interventions) as applied:
         passes = _prompt_passes(model, tokens, applied, fast, beyond=max_new_tokens, max_rows=DECODE_ROWS)
         for rows, (logits, state) in progress(
-            passes, total=len(tokens), label="generating", show=show_progress
+            passes, total=len(tokens), label="generating", show=show_progress, size=lambda b: len(b[0])
         ):
             alive = list(rows)
             for step in range(max_new_tokens):
@@ -146,7 +146,9 @@ def map_next_token(
     out: list[Tensor] = [torch.empty(0)] * len(tokens)
     with torch.no_grad(), apply(model, interventions) as applied:
         passes = _prompt_passes(model, tokens, applied, fast)
-        for rows, (logits, _) in progress(passes, total=len(tokens), label="next tokens", show=show_progress):
+        for rows, (logits, _) in progress(
+            passes, total=len(tokens), label="next tokens", show=show_progress, size=lambda b: len(b[0])
+        ):
             reduced = reduce(logits.float().log_softmax(-1)).cpu()
             for row, value in zip(rows, reduced, strict=True):
                 out[row] = value

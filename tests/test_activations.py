@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from interp import activations
 from interp.activations import collect, collect_means
-from interp.batching import plan_batches, run_batches
+from interp.batching import plan_batches, progress, run_batches
 from interp.chat import tokenize
 from interp.interventions import Ablate, Add
 from interp.models import SITES, ChatModel
@@ -162,3 +162,15 @@ def test_out_of_memory_halves_the_batch() -> None:
     assert max(len(rows) for rows, _ in done) <= 3
     with pytest.raises(RuntimeError, match="other"):
         list(run_batches([[0, 1]], lambda _: (_ for _ in ()).throw(RuntimeError("other"))))
+
+
+def test_the_progress_bar_moves_by_prompts_and_only_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    import rich.progress
+
+    moved: list[float] = []
+    monkeypatch.setattr(rich.progress.Progress, "advance", lambda _self, _task, by=1.0: moved.append(by))
+    items = [([0, 1, 2], "a"), ([3], "b")]
+    assert list(progress(items, total=4, label="x", show=False, size=lambda item: len(item[0]))) == items
+    assert moved == []
+    assert list(progress(items, total=4, label="x", show=True, size=lambda item: len(item[0]))) == items
+    assert moved == [3, 1]
