@@ -80,6 +80,23 @@ def rate_table(numbers: Mapping[str, Any]) -> Table:
     return Table(header=header, rows=rows)
 
 
+def candidate_table(numbers: Mapping[str, Any]) -> Table:
+    """The shortlist with its validation scores; the pick is marked."""
+    picked = numbers["selected"]
+    rows = [
+        [
+            c["layer"],
+            c["position"],
+            round(c["bypass"], 2),
+            "not needed" if c["induce"] is None else round(c["induce"], 2),
+            round(c["kl"], 3),
+            "picked" if (c["layer"], c["position"]) == (picked["layer"], picked["position"]) else "",
+        ]
+        for c in numbers["candidates"]
+    ]
+    return Table(header=["layer", "position", "bypass (nats)", "induce (nats)", "KL (nats)", ""], rows=rows)
+
+
 def _shown(entry: Mapping[str, Any]) -> str:
     if entry["value"] is None:
         return "not measured"
@@ -187,6 +204,7 @@ def report(numbers: Mapping[str, Any]) -> str:
                 "layers. Induce is measured only where it can decide.",
             ],
             figures=[drawn["selection"]],
+            tables=[candidate_table(numbers)],
         ),
         Section(
             title="Harmfulness and refusal",
