@@ -35,7 +35,7 @@ from interp.batching import (
     shared_length,
     stopping_before,
 )
-from interp.chat import ChatTokens, Positions, pad_left, tokenize
+from interp.chat import ChatTokens, Positions, as_tokens, pad_left
 from interp.interventions import Applied, Intervention, apply
 from interp.models import ChatModel, Edit, Site
 
@@ -181,9 +181,7 @@ def _request(
     layers: Layers,
     positions: Positions,
 ) -> tuple[ChatTokens, _Request]:
-    if isinstance(prompts, str):
-        raise ValueError("prompts must be a list of instructions, got one string; wrap it in a list")
-    tokens = prompts if isinstance(prompts, ChatTokens) else tokenize(model.tokenizer, list(prompts))
+    tokens = as_tokens(model.tokenizer, prompts)
     wanted = range(model.n_layers) if layers is None else [layers] if isinstance(layers, int) else layers
     chosen = tuple(model.layer(layer) for layer in wanted)
     for site in sites:

@@ -214,6 +214,17 @@ def tokenize(
     )
 
 
+def as_tokens(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str] | ChatTokens) -> ChatTokens:
+    """Tokens as they are, or instructions tokenised with the default template.
+
+    Raises:
+        ValueError: a single string, which would be taken letter by letter, or as `tokenize`.
+    """
+    if isinstance(prompts, str):
+        raise ValueError("prompts must be a list of instructions, got one string; wrap it in a list")
+    return prompts if isinstance(prompts, ChatTokens) else tokenize(tokenizer, list(prompts))
+
+
 def _frame(
     tokenizer: PreTrainedTokenizerBase, system: str | None, options: Mapping[str, Any] | None
 ) -> tuple[str, str]:

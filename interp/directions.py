@@ -10,14 +10,12 @@ the model uses it; that takes an intervention and a random direction of the same
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from einops import einsum, reduce
 from jaxtyping import Float
 from torch import Tensor
-
-Kind = Literal["difference_in_means", "pca", "probe", "orthogonalised", "random", "imported"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from interp.batching import SharedPrefix, pad_id, plan_batches, progress, run_batches, shared_length
-from interp.chat import ChatTokens, pad_left, tokenize
+from interp.chat import ChatTokens, as_tokens, pad_left
 from interp.interventions import Applied, Intervention, apply
 from interp.models import ChatModel
 
@@ -70,7 +70,7 @@ def generate(
         raise ValueError(f"max_new_tokens must be 1 or more, got {max_new_tokens}")
     if temperature < 0:
         raise ValueError(f"temperature must be 0 (greedy) or more, got {temperature}")
-    tokens = _tokens(model, prompts)
+    tokens = as_tokens(model.tokenizer, prompts)
     stops = stop_ids(model)
     generator = torch.Generator().manual_seed(seed)
     done: list[list[int]] = [[] for _ in range(len(tokens))]
@@ -142,7 +142,7 @@ def map_next_token(
     show_progress: bool = False,
 ) -> Float[Tensor, "prompt *rest"]:
     """`reduce` of the first completion token's log-probabilities (float32), for every prompt in order."""
-    tokens = _tokens(model, prompts)
+    tokens = as_tokens(model.tokenizer, prompts)
     out: list[Tensor] = [torch.empty(0)] * len(tokens)
     with torch.no_grad(), apply(model, interventions) as applied:
         passes = _prompt_passes(model, tokens, applied, fast)
@@ -172,7 +172,7 @@ def completion_log_probs(
     Raises:
         ValueError: not one completion per prompt.
     """
-    tokens = _tokens(model, prompts)
+    tokens = as_tokens(model.tokenizer, prompts)
     if len(completions) != len(tokens):
         raise ValueError(f"got {len(completions)} completions for {len(tokens)} prompts; give one each")
     out: list[Tensor] = [torch.empty(0)] * len(tokens)
@@ -278,9 +278,3 @@ def plan_decoding(lengths: Sequence[int], max_rows: int) -> list[list[int]]:
     count = -(-len(order) // max_rows)
     size = -(-len(order) // count)
     return [order[i : i + size] for i in range(0, len(order), size)]
-
-
-def _tokens(model: ChatModel, prompts: Sequence[str] | ChatTokens) -> ChatTokens:
-    if isinstance(prompts, str):
-        raise ValueError("prompts must be a list of instructions, got one string; wrap it in a list")
-    return prompts if isinstance(prompts, ChatTokens) else tokenize(model.tokenizer, list(prompts))
