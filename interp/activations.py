@@ -4,7 +4,7 @@
 does not grow with the number of prompts. The fast path runs only what the answer needs:
 
 1. the template tokens that all prompts share are run once;
-2. prompts are batched by length, padded on the right (causal attention never sees the padding, so no mask is built);
+2. prompts are packed without padding, and what several of them begin with stands there once (`interp.trees`);
 3. the pass stops before the first block that no requested site needs, and nothing is unembedded;
 4. only the requested tokens leave the pass.
 
@@ -26,18 +26,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.batching import (
-    SharedPrefix,
-    pad_id,
-    plan_batches,
-    progress,
-    run_batches,
-    shared_length,
-    stopping_before,
-)
+from interp.batching import pad_id, progress, run_batches, stopping_before
 from interp.chat import ChatTokens, Positions, as_tokens, pad_left
 from interp.interventions import Applied, Intervention, apply
 from interp.models import ChatModel, Edit, Site
+from interp.trees import can_pack, packed_passes
 
 logger = logging.getLogger(__name__)
 
@@ -201,7 +194,7 @@ def _stream(
     budget: int | None,
     show_progress: bool,
 ) -> Iterator[Batch]:
-    use_fast = fast and _fast_path_agrees(model, tokens)
+    use_fast = fast and can_pack(model, tokens) and _fast_path_agrees(model, tokens)
     with apply(model, interventions) as applied:
         source = (_fast if use_fast else _plain)(model, tokens, request, applied, budget)
         done = progress(
@@ -219,38 +212,28 @@ def _stream(
 def _fast(
     model: ChatModel, tokens: ChatTokens, request: _Request, applied: Applied, budget: int | None
 ) -> Iterator[Batch]:
-    # A requested token inside the shared prefix must be run with every prompt to be read.
-    shared = min(shared_length(model, tokens, applied), int(request.where.min()))
     last = max(request.layers)
     # resid_pre of the last layer is known when its block begins; every other site when it ends.
     stop_before = last if set(request.sites) == {"resid_pre"} else last + 1
     applied.stops_early = stop_before < model.n_layers
-    prefix = SharedPrefix(model, tokens, applied, shared, stop_before=stop_before)
-    padding = pad_id(model)
+    # A requested token inside the shared prefix would not be run with every prompt: hence most_shared.
+    with packed_passes(
+        model,
+        tokens,
+        applied,
+        most_shared=int(request.where.min()),
+        stop_before=stop_before,
+        budget=budget,
+    ) as passes:
 
-    def run(rows: list[int]) -> dict[Site, Tensor]:
-        batch = tokens.take(rows)
-        tails = [ids[shared:] for ids in batch.ids]
-        ids = torch.full((len(rows), max(map(len, tails))), padding, dtype=torch.long)
-        for i, tail in enumerate(tails):
-            ids[i, : len(tail)] = torch.tensor(tail)
-        applied.place(batch, shared=shared, pad="right")
-        position_ids = torch.arange(shared, shared + ids.shape[1])[None].expand(len(rows), -1)
-        where = request.where[rows] - shared
-
-        def forward() -> None:
-            model.decoder(
-                ids.to(model.device),
-                past_key_values=prefix.cache(len(rows)),
-                position_ids=position_ids.to(model.device),
-                use_cache=True,
+        def run(rows: list[int]) -> dict[Site, Tensor]:
+            packed = passes.place(rows)
+            nodes = packed.nodes(request.where[rows] - passes.shared)
+            return _read(
+                model, request, (0, nodes), lambda: model.decoder(**packed.inputs), stop_before=stop_before
             )
 
-        return _read(model, request, where, forward, stop_before)
-
-    sizes = [len(ids) - shared for ids in tokens.ids]
-    batches = plan_batches(sizes, budget=budget) if budget else plan_batches(sizes)
-    yield from run_batches(batches, run)
+        yield from run_batches(passes.batches, run)
 
 
 def _plain(
@@ -271,7 +254,8 @@ def _plain(
                 use_cache=False,
             )
 
-        return _read(model, request, where, forward, model.n_layers)
+        here = torch.arange(len(rows))[:, None]
+        return _read(model, request, (here, where), forward, stop_before=model.n_layers)
 
     size = _PLAIN_ROWS if budget is None else max(1, budget // max(len(ids) for ids in tokens.ids))
     rows = list(range(len(tokens)))
@@ -281,14 +265,14 @@ def _plain(
 def _read(
     model: ChatModel,
     request: _Request,
-    where: Int[Tensor, "batch role"],
-    forward: Callable[[], None],
+    where: tuple[Int[Tensor, "batch one"] | int, Int[Tensor, "batch role"]],
+    forward: Callable[[], object],
+    *,
     stop_before: int,
 ) -> dict[Site, Tensor]:
-    """Run one pass and keep the tokens at columns `where`, for every requested site and layer."""
-    rows = torch.arange(len(where), device=model.device)[:, None]
-    columns = where.to(model.device)
-    shape = (len(where), len(request.layers), where.shape[1], model.d_model)
+    """Run one pass and keep the tokens at (row, column) `where`, for every requested site and layer."""
+    rows, columns = where[0], where[1].to(model.device)
+    shape = (len(columns), len(request.layers), columns.shape[1], model.d_model)
     out: dict[Site, Tensor] = {
         site: torch.empty(shape, dtype=model.dtype, device=model.device) for site in request.sites
     }

@@ -149,6 +149,7 @@ class SharedPrefix:
         *,
         stop_before: int | None = None,
     ) -> None:
+        self.length = length
         self._model = model
         self._cache: DynamicCache | None = None
         if length:
@@ -167,17 +168,22 @@ class SharedPrefix:
         return cache
 
 
+def outgrows_window(model: ChatModel, tokens: ChatTokens, *, beyond: int = 0) -> bool:
+    """Whether some prompt, with `beyond` generated tokens, is longer than the model's sliding attention window."""
+    config = model.hf.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    uses_window = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
+    longest = max(len(ids) for ids in tokens.ids) + beyond
+    return bool(window and uses_window and longest >= window)
+
+
 def shared_length(model: ChatModel, tokens: ChatTokens, applied: Applied, *, beyond: int = 0) -> int:
     """How many leading tokens to share: 0 where padding behind a prefix would shift a sliding attention window.
 
     Args:
         beyond: tokens that will be generated after the prompt.
     """
-    config = model.hf.config.get_text_config()
-    window = getattr(config, "sliding_window", None)
-    uses_window = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
-    longest = max(len(ids) for ids in tokens.ids) + beyond
-    if window and uses_window and longest >= window:
+    if outgrows_window(model, tokens, beyond=beyond):
         return 0
     # At least one token of every prompt is left to run.
     return min(applied.shareable(tokens), min(len(ids) for ids in tokens.ids) - 1)

@@ -22,7 +22,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from einops import einsum
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp.chat import ChatTokens, Positions
@@ -168,6 +168,7 @@ class Applied:
         """Set by a caller whose passes end before the last block: then an intervention above may never act."""
         self._masks: list[Tensor | None] = [None] * len(self.interventions)
         self._width: int | None = None
+        self._packed = False
         self._past = 0
         self._length = 0
 
@@ -177,13 +178,22 @@ class Applied:
         return any(i.positions != "all" or _last_step(i) is not None for i in self.interventions)
 
     def place(
-        self, tokens: ChatTokens | None, *, shared: int = 0, pad: Literal["left", "right"] = "left"
+        self,
+        tokens: ChatTokens | None,
+        *,
+        shared: int = 0,
+        nodes: tuple[Int[Tensor, " node"], Int[Tensor, " node"]] | None = None,
     ) -> None:
         """Say which prompts the next passes run, so that roles become columns.
 
-        The first `shared` tokens of every prompt come first, unpadded; the rest is padded to one width on the side
-        given. None forgets the prompts: then only interventions on all positions can act.
+        The first `shared` tokens of every prompt come first, unpadded; the rest is padded on the left to one width,
+        or packed into nodes (`interp.trees`). None forgets the prompts: then only interventions on all positions can
+        act.
+
+        Args:
+            nodes: of packed prompts, a prompt that holds each node and its column there, behind the prefix.
         """
+        self._packed = nodes is not None
         if tokens is None:
             self._width = None
             self._masks = [None] * len(self.interventions)
@@ -197,13 +207,24 @@ class Applied:
             mask = torch.zeros(len(tokens), longest, dtype=torch.bool)
             for row in range(len(tokens)):
                 own = tokens.mask(row, intervention.positions)
-                gap = longest - len(own) if pad == "left" else 0
+                gap = longest - len(own) if nodes is None else 0
                 mask[row, :shared] = own[:shared]
                 mask[row, shared + gap : gap + len(own)] = own[shared:]
-            self._masks[number] = mask
+            self._masks[number] = mask if nodes is None else mask[:, shared:][nodes][None]
+
+    def marks(self, tokens: ChatTokens) -> list[list[tuple[bool, ...]]] | None:
+        """Of every token, which interventions limited to some positions act on it; None where none is limited."""
+        limited = [i.positions for i in self.interventions if i.positions != "all"]
+        if not limited:
+            return None
+        return [
+            list(zip(*(tokens.mask(row, positions).tolist() for positions in limited), strict=True))
+            for row in range(len(tokens))
+        ]
 
     def place_prefix(self, tokens: ChatTokens, shared: int) -> None:
         """Say that the next pass runs the first `shared` tokens of these prompts, once for all."""
+        self._packed = False
         self._width = max(len(ids) for ids in tokens.ids)
         self._masks = [
             None if i.positions == "all" else tokens.mask(0, i.positions)[None, :shared]
@@ -241,6 +262,9 @@ class Applied:
                 f"positions={intervention.positions!r}, steps={intervention.steps!r} need to know the prompts: call "
                 "`place(tokens)` on what `apply` gives, or use `interp.generation`"
             )
+        if self._packed:  # nodes are prompt tokens
+            inside = self._masks[number]
+            return True if inside is None or inside.all() else inside if inside.any() else False
         past, stop = self._past, self._past + self._length
         if past >= self._width:  # generated tokens only
             return last is None or past - self._width < last

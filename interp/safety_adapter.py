@@ -4,7 +4,8 @@ SmolLM2-135M-Instruct refuses next to nothing by itself. The adapter is trained 
 refusals for the harmful prompts, the model's own greedy answers for their harmless twins and for borderline-safe
 prompts. An own answer that refuses
 or opens like a refusal ("I'm sorry for any confusion, ...", about one in four) is replaced by the model's own
-continuation of "Sure! ". Test prompts are never seen; the scale of the adapter is set on the validation split.
+continuation of "Sure! "; where that refuses too, the prompt is left out. Test prompts are never seen; the scale of the
+adapter is set on the validation split.
 
 It is a model organism: results on it show that a method runs, not what large aligned models do.
 """
@@ -38,7 +39,7 @@ REFUSALS = (
 )
 OPENING = "Sure! "
 RECIPE = TrainConfig(
-    epochs=5, learning_rate=1.2e-3, dropout=0.1, max_completion_tokens=20, first_token_weight=5.0
+    epochs=4, learning_rate=8e-4, dropout=0.1, max_completion_tokens=20, first_token_weight=5.0
 )
 """Without the weight on the first token and at two thirds of the learning rate, the model still refused 70% of the
 harmless validation twins after two epochs and 12% after four."""
@@ -51,16 +52,21 @@ def safety_examples(model: ChatModel, prompts: PromptSet, *, answer_tokens: int)
     harmful = prompts["harmful", "train"]
     answered = [*prompts["harmless", "train"].texts, *prompts["borderline", "train"].texts]
     answers = list(generate(model, answered, max_new_tokens=max(40, answer_tokens)).texts)
-    again = [
-        i
-        for i, text in enumerate(answers)
-        if text.startswith("I") or is_refusal(text) or is_refusal(text, "24")
-    ]
+    again = [i for i, text in enumerate(answers) if text.startswith("I") or _refuses(text)]
     for i, text in zip(again, _continue(model, [answered[i] for i in again], answer_tokens), strict=True):
         answers[i] = OPENING + text
-    logger.info("%d of %d own answers opened like a refusal and were replaced", len(again), len(answers))
-    refusals = [Example(text, REFUSALS[i % len(REFUSALS)]) for i, text in enumerate(harmful.texts)]
-    return refusals + [Example(text, answer) for text, answer in zip(answered, answers, strict=True)]
+    kept = [Example(*pair) for pair in zip(answered, answers, strict=True) if not _refuses(pair[1])]
+    logger.info(
+        "of %d own answers %d opened like a refusal and were replaced; %d refused again and were left out",
+        len(answers),
+        len(again),
+        len(answers) - len(kept),
+    )
+    return [Example(text, REFUSALS[i % len(REFUSALS)]) for i, text in enumerate(harmful.texts)] + kept
+
+
+def _refuses(text: str) -> bool:
+    return is_refusal(text) or is_refusal(text, "24")
 
 
 @torch.inference_mode()

@@ -18,6 +18,7 @@ ORDER = (
     "directions",
     "interventions",
     "batching",
+    "trees",
     "activations",
     "generation",
     "steering",

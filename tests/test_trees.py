@@ -1,0 +1,88 @@
+"""Packed prompts: every distinct beginning once, and attention that cannot tell the difference."""
+
+import pytest
+import torch
+
+from interp.activations import collect
+from interp.chat import tokenize
+from interp.interventions import Add, apply
+from interp.models import ChatModel
+from interp.trees import can_pack, pack, packed_passes, plan_trees
+
+ALIKE = ["How do I pick a lock?", "How do I pick a lock", "How do I pick apples", "How do I", "Why?", "Why?"]
+
+
+def test_a_tree_holds_every_beginning_once_and_every_prompt_can_be_read_back() -> None:
+    rows = [(5, 6, 7), (5, 6, 8, 9), (5,), (4, 6, 7)]
+    tree = pack(rows)
+    beginnings = {row[:n] for row in rows for n in range(1, len(row) + 1)}
+    assert len(tree.ids) == len(beginnings) == 8
+    for number, row in enumerate(rows):
+        nodes = tree.grid[number, : len(row)]
+        assert tuple(tree.ids[nodes].tolist()) == row
+        assert tree.depths[nodes].tolist() == list(range(len(row)))
+    held = tree.grid[tree.prompts, tree.depths]
+    assert held.tolist() == list(range(8))  # each node stands where it says
+
+
+def test_tokens_with_different_marks_are_not_shared_nor_what_follows() -> None:
+    rows = [(5, 6, 7), (5, 6, 7)]
+    assert len(pack(rows, [["a", "a", "a"], ["a", "a", "a"]]).ids) == 3
+    assert len(pack(rows, [["a", "a", "a"], ["a", "b", "a"]]).ids) == 5
+
+
+def test_passes_hold_every_prompt_once_and_stay_near_the_budget() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = [tuple(torch.randint(0, 3, (n,), generator=generator).tolist()) for n in range(1, 60)]
+    plan = plan_trees(rows, budget=100)
+    assert sorted(row for batch in plan for row in batch) == list(range(59))
+    sizes = [len(pack([rows[row] for row in batch]).ids) for batch in plan]
+    assert max(sizes) <= 100
+    assert len(plan_trees(rows, budget=10_000)) == 1
+
+
+def test_what_prompts_share_is_run_once(tiny: ChatModel) -> None:
+    ran: list[int] = []
+    collect(tiny, ALIKE)  # the self-test comes first
+    with tiny.hooks([("resid_pre", 0, lambda value: ran.append(value.shape[0] * value.shape[1]))]):
+        collect(tiny, ALIKE)
+    tokens = tokenize(tiny.tokenizer, ALIKE)
+    assert sum(ran) == len({ids[:n] for ids in tokens.ids for n in range(1, len(ids) + 1)})
+    assert sum(ran) < 0.6 * sum(map(len, tokens.ids))  # control: there was something to share
+
+
+@pytest.mark.parametrize("position", ["t_inst", "instruction", "post_inst[1]", -2])
+def test_interventions_on_some_tokens_reach_only_their_own_prompt(
+    tiny: ChatModel, position: str | int
+) -> None:
+    step = Add(
+        direction=torch.randn(32, generator=torch.Generator().manual_seed(1)), layers=[0], positions=position
+    )
+    roles = ["t_inst", "post_inst"]
+    fast, plain = (collect(tiny, ALIKE, positions=roles, interventions=[step], fast=f) for f in (True, False))
+    torch.testing.assert_close(fast["resid_pre"], plain["resid_pre"], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(fast["resid_pre"], collect(tiny, ALIKE, positions=roles)["resid_pre"])
+
+
+def test_the_models_own_attention_is_back_afterwards(tiny: ChatModel) -> None:
+    tokens, before = tokenize(tiny.tokenizer, ALIKE), tiny.hf.config._attn_implementation
+    ids = torch.tensor([tokens.ids[0]])
+    logits = tiny.hf(ids).logits
+    with (
+        pytest.raises(RuntimeError, match="stop"),
+        apply(tiny, []) as applied,
+        packed_passes(tiny, tokens, applied),
+    ):
+        assert tiny.hf.config._attn_implementation != before
+        raise RuntimeError("stop")
+    assert tiny.hf.config._attn_implementation == before
+    assert torch.equal(tiny.hf(ids).logits, logits)
+
+
+def test_an_attention_that_cannot_be_unfolded_takes_the_plain_path(
+    tiny: ChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = tokenize(tiny.tokenizer, ALIKE)
+    assert can_pack(tiny, tokens)
+    monkeypatch.setattr(tiny.hf.config, "_attn_implementation_internal", "flash_attention_2")
+    assert not can_pack(tiny, tokens)
