@@ -194,7 +194,7 @@ def _stream(
     budget: int | None,
     show_progress: bool,
 ) -> Iterator[Batch]:
-    use_fast = fast and can_pack(model, tokens) and _fast_path_agrees(model, tokens)
+    use_fast = fast and fast_path_agrees(model, tokens)
     with apply(model, interventions) as applied:
         source = (_fast if use_fast else _plain)(model, tokens, request, applied, budget)
         done = progress(
@@ -307,7 +307,11 @@ def _check_finite(batch: dict[Site, Tensor], request: _Request, rows: list[int])
             )
 
 
-def _fast_path_agrees(model: ChatModel, tokens: ChatTokens) -> bool:
+@torch.no_grad()
+def fast_path_agrees(model: ChatModel, tokens: ChatTokens) -> bool:
+    """Whether these prompts can be packed and, tested once a model, whether packing changes nothing."""
+    if not can_pack(model, tokens):
+        return False
     if model not in _self_tested:
         lengths = [len(ids) for ids in tokens.ids]
         probe = tokens.take([lengths.index(min(lengths)), lengths.index(max(lengths))])

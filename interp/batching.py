@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from transformers import DynamicCache
 
 from interp.chat import ChatTokens
@@ -135,6 +137,24 @@ def stopping_before(model: ChatModel, layer: int | None) -> Iterator[None]:
         return
     with model.hooks([("resid_pre", layer, stop)]), suppress(_Enough):
         yield
+
+
+@contextmanager
+def resuming_at(model: ChatModel, layer: int, resid: Float[Tensor, "batch pos d_model"]) -> Iterator[None]:
+    """Forward passes inside the context skip the blocks below this one, which gets `resid` as its input."""
+
+    def skip(hidden_states: Tensor, *_args: object, **_options: object) -> Tensor:
+        return hidden_states
+
+    skipped = [block.module for block in model.blocks[:layer]]
+    try:
+        for module in skipped:
+            module.forward = skip
+        with model.hooks([("resid_pre", layer, lambda _: resid)]):
+            yield
+    finally:
+        for module in skipped:
+            module.__dict__.pop("forward", None)
 
 
 class SharedPrefix:

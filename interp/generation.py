@@ -17,10 +17,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
+from interp.activations import fast_path_agrees
 from interp.batching import SharedPrefix, pad_id, plan_batches, progress, run_batches, shared_length
 from interp.chat import ChatTokens, as_tokens, pad_left
 from interp.interventions import Applied, Intervention, apply
 from interp.models import ChatModel
+from interp.trees import packed_passes
 
 DECODE_ROWS = 64
 """Completions decoded together: reading the weights then costs less than the arithmetic."""
@@ -144,15 +146,28 @@ def map_next_token(
     """`reduce` of the first completion token's log-probabilities (float32), for every prompt in order."""
     tokens = as_tokens(model.tokenizer, prompts)
     out: list[Tensor] = [torch.empty(0)] * len(tokens)
+    packs = fast and fast_path_agrees(model, tokens)  # tested before anything is in force
     with torch.no_grad(), apply(model, interventions) as applied:
-        passes = _prompt_passes(model, tokens, applied, fast)
-        for rows, (logits, _) in progress(
+        passes = (
+            packed_next_tokens(model, tokens, applied)
+            if packs
+            else ((rows, logits) for rows, (logits, _) in _prompt_passes(model, tokens, applied, fast))
+        )
+        for rows, logits in progress(
             passes, total=len(tokens), label="next tokens", show=show_progress, size=lambda b: len(b[0])
         ):
             reduced = reduce(logits.float().log_softmax(-1)).cpu()
             for row, value in zip(rows, reduced, strict=True):
                 out[row] = value
     return torch.stack(out)
+
+
+def packed_next_tokens(
+    model: ChatModel, tokens: ChatTokens, applied: Applied
+) -> Iterator[tuple[list[int], Float[Tensor, "batch d_vocab"]]]:
+    """Rows and logits of their first completion token, pass by pass, on packed prompts under what is in force."""
+    with packed_passes(model, tokens, applied) as passes:
+        yield from run_batches(passes.batches, lambda rows: passes.next_token_logits(passes.place(rows)))
 
 
 def completion_log_probs(

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import stats
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -215,7 +215,7 @@ def refusal_metric(
 
     Source: Arditi et al. 2024, arXiv:2406.11717, section 2.3 ("refusal metric"); eps and float64 as released.
     """
-    p = log_probs.double().exp()[:, list(refusal_ids)].sum(-1)
+    p = log_probs[:, list(refusal_ids)].double().exp().sum(-1)
     return torch.log(p + epsilon) - torch.log((1 - p).clamp(min=0) + epsilon)
 
 
@@ -228,6 +228,27 @@ def kl_divergence(
     """
     p, q = log_p.double().exp(), log_q.double().exp()
     return (p * (torch.log(p + epsilon) - torch.log(q + epsilon))).sum(-1)
+
+
+class KLFrom:
+    """`kl_divergence` from fixed distributions p to many q; what depends on p alone is computed once.
+
+    Args:
+        log_p: log-probabilities of p.
+    """
+
+    def __init__(self, log_p: Float[Tensor, "batch d_vocab"], *, epsilon: float = 1e-6) -> None:
+        self._p, self._epsilon = log_p.double().exp(), epsilon
+        self._own = (self._p * torch.log(self._p + epsilon)).sum(-1)
+        self.least: Float[Tensor, " batch"] = -torch.log1p(epsilon * (self._p / (self._p + epsilon)).sum(-1))
+        """What the divergence cannot be below, whatever q (Jensen): epsilon makes it a little less than 0."""
+
+    def __call__(
+        self, log_q: Float[Tensor, "row d_vocab"], rows: Int[Tensor, " row"]
+    ) -> Float[Tensor, " row"]:
+        """KL(p || q) in nats of these rows of p."""
+        q = log_q.double().exp()
+        return self._own[rows] - (self._p[rows] * torch.log(q + self._epsilon)).sum(-1)
 
 
 def refusal_scores(

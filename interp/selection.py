@@ -15,19 +15,9 @@ are not strict, as in the released code.
 """
 
 import math
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
-
-from jaxtyping import Float
-from torch import Tensor
-
-from interp.chat import ChatTokens
-from interp.generation import next_token_log_probs
-from interp.interventions import Ablate, Add
-from interp.metrics import kl_divergence, refusal_metric, refusal_scores
-from interp.models import ChatModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +44,46 @@ class NothingSurvives(ValueError):
     """No candidate passes the filters; the message names the nearest misses."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """The three filters; the published ones unless told otherwise."""
+
+    kl_threshold: float = 0.1
+    """Largest kl allowed, in nats."""
+    induce_threshold: float = 0.0
+    """Least induce needed, in nats."""
+    prune_layer_fraction: float = 0.2
+    """Share of the last layers that is left out."""
+
+    @property
+    def published(self) -> bool:
+        """Whether this is the paper's rule."""
+        return self == Rule()
+
+    def first_late_layer(self, n_layers: int) -> int:
+        """The first layer that is left out."""
+        return int(n_layers * (1 - self.prune_layer_fraction))
+
+    def text(self, n_layers: int) -> str:
+        """The rule in words."""
+        return (
+            f"lowest bypass with induce >= {self.induce_threshold:g}, KL <= {self.kl_threshold:g} and layer < "
+            f"{self.first_late_layer(n_layers)}"
+        )
+
+    def reason(self, candidate: Candidate, *, n_layers: int) -> str | None:
+        """Why the rule drops a candidate; None when it keeps it."""
+        if candidate.layer >= self.first_late_layer(n_layers):
+            return "too late a layer"
+        if not all(map(math.isfinite, (candidate.bypass, candidate.induce, candidate.kl))):
+            return "not finite"
+        if candidate.kl > self.kl_threshold:
+            return "kl too large"
+        if candidate.induce < self.induce_threshold:
+            return "induces too little"
+        return None
+
+
 def pick(
     scores: Any,
     *,
@@ -75,129 +105,43 @@ def pick(
         NothingSurvives: with the three candidates that miss by least and the option that would admit each.
         ValueError: an empty table or a missing column.
     """
+    rule = Rule(
+        kl_threshold=kl_threshold,
+        induce_threshold=induce_threshold,
+        prune_layer_fraction=prune_layer_fraction,
+    )
     table = _table(scores)
-    kept = [
-        c
-        for c in table
-        if reason(
-            c,
-            n_layers=n_layers,
-            kl_threshold=kl_threshold,
-            induce_threshold=induce_threshold,
-            prune_layer_fraction=prune_layer_fraction,
-        )
-        is None
-    ]
-    if kept:
-        return min(kept, key=lambda c: (c.bypass, c.position, c.layer))
-    finite = [c for c in table if _finite(c) and c.layer < int(n_layers * (1 - prune_layer_fraction))]
+    kept = [c for c in table if rule.reason(c, n_layers=n_layers) is None]
+    if not kept:
+        raise NothingSurvives(_near_misses(table, rule, n_layers))
+    return min(kept, key=lambda c: (c.bypass, c.position, c.layer))
+
+
+def _near_misses(table: Sequence[Candidate], rule: Rule, n_layers: int) -> str:
+    anything = Rule(
+        kl_threshold=math.inf,
+        induce_threshold=-math.inf,
+        prune_layer_fraction=rule.prune_layer_fraction,
+    )
+    finite = [c for c in table if anything.reason(c, n_layers=n_layers) is None]
     near = sorted(
-        finite, key=lambda c: max(c.kl - kl_threshold, 0.0) + max(induce_threshold - c.induce, 0.0)
+        finite,
+        key=lambda c: max(c.kl - rule.kl_threshold, 0.0) + max(rule.induce_threshold - c.induce, 0.0),
     )[:3]
     shown = "; ".join(
         f"position {c.position} layer {c.layer} (bypass {c.bypass:.2f}, induce {c.induce:.2f}, kl {c.kl:.3f}) needs "
         + " and ".join(
-            [f"kl_threshold={c.kl:.3f}"] * (c.kl > kl_threshold)
-            + [f"induce_threshold={c.induce:.3f}"] * (c.induce < induce_threshold)
+            # Rounded outwards, so that the option it names does admit the candidate.
+            [f"kl_threshold={math.ceil(c.kl * 1e3) / 1e3:.3f}"] * (c.kl > rule.kl_threshold)
+            + [f"induce_threshold={math.floor(c.induce * 1e3) / 1e3:.3f}"]
+            * (c.induce < rule.induce_threshold)
         )
         for c in near
     )
-    raise NothingSurvives(
-        f"none of {len(table)} candidates has kl <= {kl_threshold}, induce >= {induce_threshold} and layer < "
-        f"{int(n_layers * (1 - prune_layer_fraction))}; nearest: {shown or 'no finite score'}"
+    return (
+        f"none of {len(table)} candidates has kl <= {rule.kl_threshold}, induce >= {rule.induce_threshold} and layer "
+        f"< {rule.first_late_layer(n_layers)}; nearest: {shown or 'no finite score'}"
     )
-
-
-def reason(
-    candidate: Candidate,
-    *,
-    n_layers: int,
-    kl_threshold: float = 0.1,
-    induce_threshold: float = 0.0,
-    prune_layer_fraction: float = 0.2,
-) -> str | None:
-    """Why the rule drops a candidate; None when it keeps it."""
-    if not _finite(candidate):
-        return "not finite"
-    if candidate.layer >= int(n_layers * (1 - prune_layer_fraction)):
-        return "too late a layer"
-    if candidate.kl > kl_threshold:
-        return "kl too large"
-    if candidate.induce < induce_threshold:
-        return "induces too little"
-    return None
-
-
-def choose(
-    model: ChatModel,
-    candidates: Sequence[tuple[int, int]],
-    directions: Mapping[tuple[int, int], Float[Tensor, " d_model"]],
-    *,
-    harmful: ChatTokens,
-    harmless: ChatTokens,
-    refusal_ids: Sequence[int],
-    rules: Sequence[tuple[float, float]] = ((0.1, 0.0),),
-    watch: Callable[[Iterable[tuple[int, int]]], Iterable[tuple[int, int]]] = iter,
-) -> tuple[Candidate, list[dict[str, Any]], dict[str, Any]]:
-    """Score candidates (position, layer) and pick one; what cannot win is not scored in full.
-
-    One pass with a candidate ablated gives its bypass and its kl. Induce is measured only for candidates within the kl
-    limit, in order of bypass, until one passes: that is the pick of the whole rule. When none passes, the next, looser
-    rule is tried.
-
-    Args:
-        directions: (position, layer) → direction at its natural length.
-        harmful: validation prompts that bypass is measured on.
-        harmless: validation prompts that induce and kl are measured on.
-        rules: (kl_threshold, induce_threshold), the published one first; later ones only when no candidate passes.
-        watch: wraps the loop over candidates, for a progress bar.
-
-    Returns:
-        The pick, all candidates (induce is NaN where it was not needed), and the rule that admitted the pick.
-
-    Raises:
-        NothingSurvives: no candidate passes under any rule.
-    """
-    both, n_harmful = harmful.joined(harmless), len(harmful)
-    base = next_token_log_probs(model, harmless)
-    scores: dict[tuple[int, int], Candidate] = {}
-    for position, layer in watch(candidates):
-        ablate = Ablate(direction=directions[position, layer])
-        log_probs = next_token_log_probs(model, both, interventions=[ablate])
-        scores[position, layer] = Candidate(
-            position=position,
-            layer=layer,
-            bypass=refusal_metric(log_probs[:n_harmful], refusal_ids).mean().item(),
-            induce=math.nan,
-            kl=kl_divergence(base, log_probs[n_harmful:]).mean().item(),
-        )
-
-    def passes(place: tuple[int, int], limits: Mapping[str, float]) -> bool:
-        scored = scores[place]
-        # Whether it would pass at the best possible induce, before any is measured.
-        if reason(replace(scored, induce=sys.float_info.max), n_layers=model.n_layers, **limits) is not None:
-            return False
-        if math.isnan(scored.induce):
-            add = Add(direction=directions[place], layers=(place[1],))
-            induce = refusal_scores(model, harmless, refusal_ids, interventions=[add]).mean().item()
-            scores[place] = scored = replace(scored, induce=induce)
-        return reason(scored, n_layers=model.n_layers, **limits) is None
-
-    # NaN has no order: it goes last, or it would leave the others unsorted.
-    order = sorted(candidates, key=lambda c: (math.isnan(scores[c].bypass), scores[c].bypass, *c))
-    for number, (kl, induce) in enumerate(rules):
-        limits = {"kl_threshold": kl, "induce_threshold": induce}
-        if any(passes(place, limits) for place in order):
-            chosen = pick(scores.values(), n_layers=model.n_layers, **limits)
-            cut = int(model.n_layers * 0.8)
-            text = f"lowest bypass with induce >= {induce:g}, KL <= {kl:g} and layer < {cut}"
-            rule = {"published": number == 0, **limits, "text": text}
-            return chosen, [scores[place].as_dict() for place in candidates], rule
-    kl, induce = rules[-1]
-    for place in order:  # the near-misses that the error shows need all three scores
-        passes(place, {"kl_threshold": math.inf, "induce_threshold": -math.inf})
-    pick(scores.values(), n_layers=model.n_layers, kl_threshold=kl, induce_threshold=induce)
-    raise AssertionError("pick finds nothing where nothing passes")
 
 
 def _table(scores: Any) -> list[Candidate]:
@@ -220,7 +164,3 @@ def _table(scores: Any) -> list[Candidate]:
         )
         for r in rows
     ]
-
-
-def _finite(candidate: Candidate) -> bool:
-    return all(map(math.isfinite, (candidate.bypass, candidate.induce, candidate.kl)))

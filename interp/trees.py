@@ -116,6 +116,11 @@ class Packed(NamedTuple):
         """Nodes of the tokens at these columns behind the shared prefix."""
         return self.tree.grid.gather(1, where)
 
+    @property
+    def last(self) -> Int[Tensor, " prompt"]:
+        """Node of each prompt's last token."""
+        return self.nodes(torch.tensor(self.tree.lengths)[:, None] - 1)[:, 0]
+
 
 class PackedPasses:
     """Passes over packed prompts behind their shared prefix; made by `packed_passes`."""
@@ -145,6 +150,11 @@ class PackedPasses:
             "use_cache": True,
         }
         return Packed(tree, inputs)
+
+    def next_token_logits(self, packed: Packed) -> Float[Tensor, "prompt d_vocab"]:
+        """Run the pass; logits of each prompt's first completion token."""
+        last = packed.last.to(self._model.device)
+        return self._model.hf(**packed.inputs, logits_to_keep=last).logits[0]
 
     def _unfolding(self, tree: Tree) -> tuple[list[_Group], Int[Tensor, " node"]]:
         """Prompts of similar length attend together; where each node's result stands in what they give."""
@@ -228,6 +238,7 @@ def packed_passes(
     prefix = SharedPrefix(model, tokens, applied, shared, stop_before=stop_before)
     passes = PackedPasses(model, tokens, applied, prefix, budget or TOKEN_BUDGET)
     before = str(model.hf.config._attn_implementation)
+    assert before != _NAME, "packed passes do not nest"
     ALL_ATTENTION_FUNCTIONS[_NAME] = passes.attend
     try:
         model.hf.set_attn_implementation(_NAME)

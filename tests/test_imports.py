@@ -25,6 +25,7 @@ ORDER = (
     "metrics",
     "leaks",
     "selection",
+    "sweeps",
     "results",
     "formats",
     "finetune",

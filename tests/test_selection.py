@@ -1,23 +1,11 @@
-"""The published selection rule, and that the shortcut through it finds the same candidate."""
+"""The published selection rule."""
 
 import math
-from typing import Any
 
 import pandas as pd
 import pytest
-import torch
-from torch import Tensor
 
-from interp import selection
-from interp.chat import ChatTokens, tokenize
-from interp.generation import next_token_log_probs
-from interp.interventions import Ablate, Add
-from interp.metrics import kl_divergence, refusal_metric
-from interp.models import ChatModel
-from interp.selection import Candidate, NothingSurvives, choose, pick, reason
-from tests.conftest import PROMPTS
-
-OPEN = ((math.inf, -math.inf),)
+from interp.selection import Candidate, NothingSurvives, Rule, pick
 
 
 def row(
@@ -54,8 +42,8 @@ def test_layer_cut_rounds_down(n_layers: int, last: int) -> None:
     # Released code: layer >= int(n_layer * (1 - 0.2)) is dropped.
     table = [row(-1, layer, -float(layer)) for layer in range(n_layers)]
     assert pick(table, n_layers=n_layers).layer == last
-    assert reason(Candidate(**table[last]), n_layers=n_layers) is None
-    assert reason(Candidate(**table[last + 1]), n_layers=n_layers) == "too late a layer"
+    assert Rule().reason(Candidate(**table[last]), n_layers=n_layers) is None
+    assert Rule().reason(Candidate(**table[last + 1]), n_layers=n_layers) == "too late a layer"
 
 
 def test_thresholds_are_not_strict() -> None:
@@ -85,7 +73,7 @@ def test_ties_go_to_the_lower_position_then_layer() -> None:
 
 def test_reasons() -> None:
     def why(**changes: float) -> str | None:
-        return reason(Candidate(**{**row(-1, 1, 0.0), **changes}), n_layers=10)
+        return Rule().reason(Candidate(**{**row(-1, 1, 0.0), **changes}), n_layers=10)
 
     assert why() is None
     assert why(layer=8) == "too late a layer"
@@ -130,181 +118,3 @@ def test_nothing_survives_names_three_near_misses_and_what_admits_each() -> None
     assert pick(table, n_layers=10, induce_threshold=-0.250).layer == 2
     assert pick(table, n_layers=10, kl_threshold=0.500).layer == 1
     assert isinstance(caught.value, ValueError)
-
-
-# choose
-
-REFUSAL_IDS = [65, 66, 67]
-
-
-@pytest.fixture(scope="module")
-def prompts(tiny: ChatModel) -> tuple[ChatTokens, ChatTokens]:
-    return tokenize(tiny.tokenizer, PROMPTS[:3]), tokenize(tiny.tokenizer, PROMPTS[3:])
-
-
-@pytest.fixture(scope="module")
-def directions(tiny: ChatModel) -> dict[tuple[int, int], Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    places = [(position, layer) for layer in range(tiny.n_layers) for position in (-3, -2, -1)]
-    return {place: 2 * torch.randn(tiny.d_model, generator=generator) for place in places}
-
-
-@pytest.fixture(scope="module")
-def exhaustive(
-    tiny: ChatModel,
-    prompts: tuple[ChatTokens, ChatTokens],
-    directions: dict[tuple[int, int], Tensor],
-) -> list[dict[str, Any]]:
-    """Every candidate scored in full on the plain path, by the table in the module's docstring."""
-    harmful, harmless = prompts
-    base = next_token_log_probs(tiny, harmless, fast=False)
-    table = []
-    for (position, layer), direction in directions.items():
-        ablate, add = [Ablate(direction=direction)], [Add(direction=direction, layers=[layer])]
-        without = next_token_log_probs(tiny, harmful, interventions=ablate, fast=False)
-        added = next_token_log_probs(tiny, harmless, interventions=add, fast=False)
-        spared = next_token_log_probs(tiny, harmless, interventions=ablate, fast=False)
-        table.append(
-            row(
-                position,
-                layer,
-                refusal_metric(without, REFUSAL_IDS).mean().item(),
-                refusal_metric(added, REFUSAL_IDS).mean().item(),
-                kl_divergence(base, spared).mean().item(),
-            )
-        )
-    return table
-
-
-def assert_same(found: Candidate, expected: Candidate) -> None:
-    assert (found.position, found.layer) == (expected.position, expected.layer)
-    for column in ("bypass", "induce", "kl"):
-        # Fast against plain path, float32.
-        assert getattr(found, column) == pytest.approx(getattr(expected, column), rel=1e-3, abs=1e-4)
-
-
-def run(
-    tiny: ChatModel,
-    prompts: tuple[ChatTokens, ChatTokens],
-    directions: dict[tuple[int, int], Tensor],
-    **options: Any,
-) -> tuple[Candidate, list[dict[str, Any]], dict[str, Any]]:
-    harmful, harmless = prompts
-    return choose(
-        tiny,
-        list(directions),
-        directions,
-        harmful=harmful,
-        harmless=harmless,
-        refusal_ids=REFUSAL_IDS,
-        **options,
-    )
-
-
-def test_choose_equals_scoring_everything_without_limits(
-    tiny: ChatModel,
-    prompts: tuple[ChatTokens, ChatTokens],
-    directions: dict[tuple[int, int], Tensor],
-    exhaustive: list[dict[str, Any]],
-) -> None:
-    expected = pick(exhaustive, n_layers=3, kl_threshold=math.inf, induce_threshold=-math.inf)
-    found, table, rule = run(tiny, prompts, directions, rules=OPEN)
-    assert_same(found, expected)
-    assert rule["published"] is True
-    assert [(entry["position"], entry["layer"]) for entry in table] == list(directions)
-    for entry, full in zip(table, exhaustive, strict=True):
-        assert entry["bypass"] == pytest.approx(full["bypass"], rel=1e-3, abs=1e-4)
-
-
-def admitting(exhaustive: list[dict[str, Any]]) -> tuple[float, float, list[dict[str, Any]]]:
-    """Limits that drop the two candidates of lowest bypass that the layer cut leaves, and keep some other."""
-    early = sorted((entry for entry in exhaustive if entry["layer"] < 2), key=lambda entry: entry["bypass"])
-    for kl in sorted(entry["kl"] for entry in early):
-        for induce in sorted(entry["induce"] for entry in early):
-            limits = kl + 1e-3, induce - 1e-3  # clear of the difference between the two paths
-            kept = [e for e in early if e["kl"] <= limits[0] and e["induce"] >= limits[1]]
-            if kept and not any(entry in kept for entry in early[:2]):
-                return *limits, kept
-    raise AssertionError("no such limits; change the seed")
-
-
-def test_choose_equals_scoring_everything_with_limits_and_scores_less(
-    tiny: ChatModel,
-    prompts: tuple[ChatTokens, ChatTokens],
-    directions: dict[tuple[int, int], Tensor],
-    exhaustive: list[dict[str, Any]],
-) -> None:
-    kl, induce, kept = admitting(exhaustive)
-    expected = pick(exhaustive, n_layers=3, kl_threshold=kl, induce_threshold=induce)
-    assert expected.bypass == min(entry["bypass"] for entry in kept)
-    found, table, rule = run(tiny, prompts, directions, rules=[(kl, induce)])
-    assert_same(found, expected)
-    measured = [entry for entry in table if not math.isnan(entry["induce"])]
-    assert len(measured) < len(table)  # what cannot win was not scored in full
-    assert all(entry["bypass"] <= found.bypass for entry in measured)
-    for entry in table:
-        if entry["bypass"] > found.bypass:
-            assert math.isnan(entry["induce"])
-    assert (rule["kl_threshold"], rule["induce_threshold"]) == (kl, induce)
-    # The stored table gives the same pick again.
-    assert pick(table, n_layers=3, kl_threshold=kl, induce_threshold=induce) == found
-
-
-def test_choose_falls_back_to_the_looser_rule_and_says_so(
-    tiny: ChatModel,
-    prompts: tuple[ChatTokens, ChatTokens],
-    directions: dict[tuple[int, int], Tensor],
-    exhaustive: list[dict[str, Any]],
-) -> None:
-    with pytest.raises(NothingSurvives, match=r"none of 9 candidates has kl <= -1\.0"):
-        run(tiny, prompts, directions, rules=[(-1.0, 0.0)])
-    kl, induce, _ = admitting(exhaustive)
-    found, _, rule = run(tiny, prompts, directions, rules=[(-1.0, 0.0), (kl, induce), *OPEN])
-    assert_same(found, pick(exhaustive, n_layers=3, kl_threshold=kl, induce_threshold=induce))
-    assert rule["published"] is False
-    assert (rule["kl_threshold"], rule["induce_threshold"]) == (kl, induce)
-    assert rule["text"] == f"lowest bypass with induce >= {induce:g}, KL <= {kl:g} and layer < 2"
-
-
-def test_choose_shows_its_loop(
-    tiny: ChatModel, prompts: tuple[ChatTokens, ChatTokens], directions: dict[tuple[int, int], Tensor]
-) -> None:
-    seen: list[tuple[int, int]] = []
-
-    def watch(items: Any) -> Any:
-        for item in items:
-            seen.append(item)
-            yield item
-
-    run(tiny, prompts, directions, rules=OPEN, watch=watch)
-    assert seen == list(directions)
-
-
-def test_a_score_that_is_not_a_number_does_not_disturb_the_order(
-    tiny: ChatModel,
-    prompts: tuple[ChatTokens, ChatTokens],
-    directions: dict[tuple[int, int], Tensor],
-    exhaustive: list[dict[str, Any]],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    best = pick(exhaustive, n_layers=3, kl_threshold=math.inf, induce_threshold=-math.inf)
-    order = sorted(
-        directions,
-        key=lambda place: -next(e["bypass"] for e in exhaustive if (e["position"], e["layer"]) == place),
-    )
-    order = [place for place in order if place[1] < 2]
-    assert order[-1] == (best.position, best.layer)
-    broken = directions[order[1]]
-    log_probs = selection.next_token_log_probs
-
-    def sometimes_nan(*args: Any, interventions: Any = (), **options: Any) -> Tensor:
-        values = log_probs(*args, interventions=interventions, **options)
-        hit = interventions and torch.equal(interventions[0].direction, broken)
-        return values * math.nan if hit else values
-
-    monkeypatch.setattr(selection, "next_token_log_probs", sometimes_nan)
-    harmful, harmless = prompts
-    found, _, _ = choose(
-        tiny, order, directions, harmful=harmful, harmless=harmless, refusal_ids=REFUSAL_IDS, rules=OPEN
-    )
-    assert_same(found, best)

@@ -40,7 +40,8 @@ from interp.metrics import auroc, find_refusal_tokens, is_refusal, refusal_metri
 from interp.models import ChatModel
 from interp.prompts import Prompts, PromptSet, load_prompts
 from interp.results import Parts, library_versions, save_result
-from interp.selection import Candidate, choose
+from interp.selection import Candidate, Rule
+from interp.sweeps import Sweep, choose
 
 logger = logging.getLogger(__name__)
 
@@ -159,19 +160,23 @@ def run(
     vectors = {(p, layer): directions["refusal/as-is"][layer, p + n_post] for p, layer in shortlist}
 
     def select() -> dict[str, Any]:
-        chosen, table, rule = choose(
+        sweep = Sweep(
             model,
-            shortlist,
             vectors,
             harmful=tokens["as-is", "harmful", "val"],
             harmless=tokens["as-is", "harmless", "val"],
             refusal_ids=refusal_tokens.ids,
-            rules=config.rules,
-            watch=lambda items: progress(
-                items, total=len(shortlist), label="choosing the layer", show=show_progress
+        )
+        chosen, rule = choose(
+            sweep,
+            [Rule(kl_threshold=kl, induce_threshold=induce) for kl, induce in config.rules],
+            exhaustive=True,
+            watch=lambda places, label: progress(
+                places, total=len(shortlist), label=label, show=show_progress
             ),
         )
-        return {"selected": chosen.as_dict(), "candidates": table, "rule": rule}
+        said = {**asdict(rule), "published": rule.published, "text": rule.text(model.n_layers)}
+        return {"selected": chosen.as_dict(), "candidates": sweep.table(rule), "rule": said}
 
     selection = parts.numbers("selection", select) if parts else select()
     picked = Candidate(**selection["selected"])

@@ -88,9 +88,11 @@ def candidate_table(numbers: Mapping[str, Any]) -> Table:
             c["layer"],
             c["position"],
             round(c["bypass"], 2),
-            "not needed" if c["induce"] is None else round(c["induce"], 2),
+            round(c["induce"], 2),
             round(c["kl"], 3),
-            "picked" if (c["layer"], c["position"]) == (picked["layer"], picked["position"]) else "",
+            "picked"
+            if (c["layer"], c["position"]) == (picked["layer"], picked["position"])
+            else c["reason"] or "",
         ]
         for c in numbers["candidates"]
     ]
@@ -201,7 +203,7 @@ def report(numbers: Mapping[str, Any]) -> str:
                 f"({numbers['post_inst_tokens'][picked['position']]!r}); bypass {picked['bypass']:.2f}, "
                 f"induce {picked['induce']:.2f}, KL {picked['kl']:.3f}. Rule: {rule['text']}.",
                 "Candidates are the template tokens that separate the validation prompts best, one each in the best "
-                "layers. Induce is measured only where it can decide.",
+                "layers.",
             ],
             figures=[drawn["selection"]],
             tables=[candidate_table(numbers)],
