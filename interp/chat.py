@@ -51,6 +51,8 @@ class ChatTokens:
     """Index of each `t_inst`, plus 1: the first post-instruction token."""
     tokenizer: PreTrainedTokenizerBase = field(repr=False)
     """For padding and for showing tokens."""
+    offsets: tuple[tuple[tuple[int, int], ...], ...] = ()
+    """Characters that each token covers, counted from the instruction's first; empty when not known."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -62,6 +64,7 @@ class ChatTokens:
             starts=tuple(self.starts[row] for row in rows),
             ends=tuple(self.ends[row] for row in rows),
             tokenizer=self.tokenizer,
+            offsets=tuple(self.offsets[row] for row in rows) if self.offsets else (),
         )
 
     def joined(self, other: "ChatTokens") -> "ChatTokens":
@@ -71,6 +74,7 @@ class ChatTokens:
             starts=self.starts + other.starts,
             ends=self.ends + other.ends,
             tokenizer=self.tokenizer,
+            offsets=self.offsets + other.offsets if self.offsets and other.offsets else (),
         )
 
     @property
@@ -159,6 +163,17 @@ class ChatTokens:
                     raise ValueError(f"{error} (or a region: {', '.join(REGIONS)})") from None
         return chosen
 
+    def covering(self, row: int, start: int, stop: int) -> Bool[Tensor, " pos"]:
+        """True at the instruction's tokens of prompt `row` that hold any of its characters start..stop-1.
+
+        Raises:
+            ValueError: tokens that were not made by `tokenize`.
+        """
+        if not self.offsets:
+            raise ValueError("these tokens do not know their characters; make them with chat.tokenize")
+        found = torch.tensor([a < stop and b > start for a, b in self.offsets[row]])
+        return found & self.mask(row, "instruction")
+
     def names(self, row: int) -> list[tuple[int, str, str]]:
         """(id, text, role) of every token of prompt `row`."""
         start, end, length = self.starts[row], self.ends[row], len(self.ids[row])
@@ -211,6 +226,10 @@ def tokenize(
         starts=tuple(start for start, _ in bounds),
         ends=tuple(end for _, end in bounds),
         tokenizer=tokenizer,
+        offsets=tuple(
+            tuple((int(a) - begin, int(b) - begin) for a, b in offsets)
+            for offsets, (begin, _) in zip(encoded["offset_mapping"], spans, strict=True)
+        ),
     )
 
 

@@ -26,8 +26,11 @@ app = typer.Typer(
 console = Console()
 errors = Console(stderr=True)
 
-EXPERIMENTS = {"demo": "interp.experiments.demo"}
-"""Name → module with `Config`, `run`, `figures`, `report`, `SUMMARY`."""
+EXPERIMENTS = {
+    "demo": "interp.experiments.demo",
+    "refusal-direction": "interp.experiments.refusal_direction",
+}
+"""Name → module with `Config`, `run`, `figures`, `rate_table`, `verdicts`, `report`, `SUMMARY`."""
 
 ModelOption = Annotated[
     str, typer.Option("--model", "-m", help="smollm2, smollm2-safe, a Hub id, a folder or a .gguf file.")
@@ -104,7 +107,9 @@ def list_experiments(json_output: JsonOption = False) -> None:
     from interp.checkpoints import BUNDLED_MODELS
 
     found = {name: importlib.import_module(module).SUMMARY for name, module in EXPERIMENTS.items()}
-    prompts = {"builtin": "400 matched pairs in ten harm categories and 60 borderline-safe prompts"}
+    prompts = {
+        "builtin": "600 matched pairs in ten harm categories; 60 borderline-safe test prompts, 150 to train on"
+    }
     if json_output:
         print(json.dumps({"experiments": found, "models": BUNDLED_MODELS, "prompts": prompts}, indent=1))  # noqa: T201 (the command's output)
         return
@@ -123,16 +128,19 @@ def run(
     prompts: PromptsOption = "builtin",
     column: ColumnOption = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/EXPERIMENT when not given.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting of the experiment, name=value; may be repeated."),
+    ] = None,
     seed: SeedOption = 0,
     json_output: JsonOption = False,
 ) -> None:
     """Run an experiment; run again with the same --out, it continues where it was stopped.
 
-    Example: `interp run demo --model smollm2-safe --prompts builtin --out runs/demo`
+    Example: `interp run refusal-direction --model smollm2-safe --set kl_threshold=0.5 --out runs/refusal`
     """
-    _run_experiment(
-        experiment, model, adapter, prompts, column, out or Path("runs") / experiment, seed, json_output
-    )
+    target = out or Path("runs") / experiment
+    _run_experiment(experiment, model, adapter, prompts, column, target, seed, json_output, settings or [])
 
 
 @app.command()
@@ -320,6 +328,26 @@ def _experiment(name: str) -> Any:
     return importlib.import_module(EXPERIMENTS[name])
 
 
+def _configure(config: Any, settings: list[str], seed: int) -> Any:
+    """An experiment's `Config` with these `name=value` settings; values are read by the type of their default."""
+    from dataclasses import fields
+
+    defaults = {field.name: field.default for field in fields(config)}
+    given: dict[str, Any] = {}
+    for item in settings:
+        name, equals, text = item.partition("=")
+        if not equals or name not in defaults or name == "seed":
+            known = ", ".join(n for n in defaults if n != "seed")
+            raise ValueError(f"--set {item!r}: give name=value, name one of {known}")
+        kind = type(defaults[name])
+        try:
+            given[name] = tuple(json.loads(text)) if kind is tuple else kind(text)
+        except (ValueError, TypeError) as error:
+            wanted = "a JSON list" if kind is tuple else f"of type {kind.__name__}"
+            raise ValueError(f"--set {item!r}: the value must be {wanted}") from error
+    return config(seed=seed, **given)
+
+
 def _run_experiment(
     name: str,
     model: str,
@@ -329,18 +357,18 @@ def _run_experiment(
     out: Path,
     seed: int,
     as_json: bool,
+    settings: list[str] | None = None,
 ) -> None:
     with _user_errors():
         module = _experiment(name)
+        config = _configure(module.Config, settings or [], seed)
         from interp.models import load
         from interp.prompts import load_prompts
 
         chosen = load_prompts(prompts, column=column, seed=seed)
         with errors.status(f"loading {model}"):
             loaded = load(model, adapter=adapter)
-        result = module.run(
-            loaded, chosen, module.Config(seed=seed), out=out, show_progress=sys.stderr.isatty()
-        )
+        result = module.run(loaded, chosen, config, out=out, show_progress=sys.stderr.isatty())
         if as_json:
             print((out / "result.json").read_text())  # noqa: T201 (the command's output)
             return

@@ -49,6 +49,8 @@ class TrainConfig:
     """On the LoRA inputs, in training."""
     target_modules: tuple[str, ...] = ("q_proj", "v_proj", "o_proj", "down_proj")
     """Modules that get an adapter."""
+    first_layer: int = 0
+    """Blocks below this one are left as they are."""
     max_completion_tokens: int = 64
     """Completions are cut here."""
     first_token_weight: float = 1.0
@@ -89,6 +91,7 @@ def fine_tune(
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
         target_modules=list(config.target_modules),
+        layers_to_transform=list(range(config.first_layer, model.n_layers)) if config.first_layer else None,
         task_type="CAUSAL_LM",
     )
     adapted: Any = get_peft_model(model.hf, lora)  # pyright: ignore[reportArgumentType]

@@ -136,5 +136,37 @@ def layer_lines(
     return figure
 
 
+def band(
+    name: str, mean: Sequence[float], spread: Sequence[float], *, colour: str, dash: str = "solid"
+) -> list[go.Scatter]:
+    """A line over layers with a band of one spread to either side."""
+    layers = list(range(len(mean)))
+    upper = [m + s for m, s in zip(mean, spread, strict=True)]
+    lower = [m - s for m, s in zip(mean, spread, strict=True)]
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    area = go.Scatter(
+        x=[*layers, *layers[::-1]],
+        y=[*upper, *lower[::-1]],
+        fill="toself",
+        fillcolor=f"rgba({red},{green},{blue},0.12)",
+        line={"width": 0},
+        mode="lines",
+        hoverinfo="skip",
+        showlegend=False,
+        legendgroup=name,
+    )
+    line = go.Scatter(
+        x=layers,
+        y=list(mean),
+        name=name,
+        legendgroup=name,
+        mode="lines",
+        line={"color": colour, "dash": dash, "width": 2.2},
+        customdata=list(spread),
+        hovertemplate=f"{name}, layer %{{x}}: %{{y:.3f}} (SD %{{customdata:.3f}})<extra></extra>",
+    )
+    return [area, line]
+
+
 def _number(value: float | None) -> float:
     return float("nan") if value is None else float(value)

@@ -28,11 +28,14 @@ Split = Literal["train", "val", "test"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 SPLITS: tuple[Split, ...] = get_args(Split)
 
+ANSWER_COLUMNS = ("output", "completion", "response", "answer")
 TEXT_COLUMNS = ("instruction", "prompt", "goal", "question", "query", "text")
 """Column names that are taken for the prompt when none is named."""
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 
 _BUILTIN = Path(__file__).parent / "data" / "builtin"
+HELD_OUT_TEXT = _BUILTIN / "text.txt"
+"""A page of plain prose, for cross-entropy; no model of ours was trained on it."""
 _CLOSING = " \t\r\n.!?…。！？"
 _FRACTIONS = {"train": 0.6, "val": 0.2, "test": 0.2}
 
@@ -201,6 +204,28 @@ def read_prompts(path: str | Path, *, column: str | None = None) -> Prompts:
     return _read(str(path), column, label=str(path))
 
 
+def read_answered(path: str | Path, *, column: str | None = None) -> tuple[Prompts, tuple[str, ...]]:
+    """Instructions with their answers (column output, completion, response or answer), from a file or the Hub.
+
+    Rows whose column `input` is not empty are left out (Alpaca's further input is no part of the instruction).
+
+    Raises:
+        ValueError: as `load_prompts`, or no column of answers.
+    """
+    source = str(path)
+    rows = _hub_rows(source) if source.startswith("hub:") else _file_rows(Path(source))
+    rows = [row for row in rows if not (isinstance(row, Mapping) and str(row.get("input") or "").strip())]
+    have = list(rows[0]) if rows and isinstance(rows[0], Mapping) else []
+    answer = next((name for name in ANSWER_COLUMNS if name in have), None)
+    if answer is None:
+        raise ValueError(
+            f"{source} has no column of answers ({', '.join(ANSWER_COLUMNS)}); it has "
+            f"{', '.join(map(str, have)) or 'none'}"
+        )
+    kept = [row for row in rows if isinstance(row.get(answer), str) and row[answer].strip()]
+    return _prompts(kept, column, source, source), tuple(row[answer] for row in kept)
+
+
 def _builtin() -> PromptSet:
     pairs = [json.loads(line) for line in (_BUILTIN / "pairs.jsonl").read_text().splitlines()]
     parts: dict[tuple[Kind, Split], Prompts] = {}
@@ -271,6 +296,10 @@ def _folder_files(folder: Path) -> dict[str, str]:
 
 def _read(source: str, column: str | None, *, label: str) -> Prompts:
     rows = _hub_rows(source) if source.startswith("hub:") else _file_rows(Path(source))
+    return _prompts(rows, column, source, label)
+
+
+def _prompts(rows: list[Any], column: str | None, source: str, label: str) -> Prompts:
     if not rows:
         raise ValueError(f"{source} has no rows; remove it or fill it")
     column = _text_column(rows, column, source)

@@ -66,6 +66,13 @@ def html_report(title: str, lead: str, sections: Sequence[Section], provenance: 
     )
 
 
+def shown_rate(entry: Mapping[str, Any]) -> str:
+    """A stored rate in percent with its interval."""
+    if entry["value"] is None:
+        return "not measured"
+    return f"{100 * entry['value']:.0f}% [{100 * entry['low']:.0f}, {100 * entry['high']:.0f}]"
+
+
 def _table(table: Table) -> str:
     head = "".join(f"<th>{escape(str(cell))}</th>" for cell in table.header)
     rows = "".join("<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in table.rows)

@@ -27,7 +27,7 @@ from interp.finetune import Example, TrainConfig, fine_tune
 from interp.generation import completion_log_probs, generate
 from interp.metrics import Rate, is_refusal, mean_with_interval, refusal_rate, text_windows
 from interp.models import ChatModel, load
-from interp.prompts import Kind, PromptSet, Split
+from interp.prompts import HELD_OUT_TEXT, Kind, PromptSet, Split
 
 logger = logging.getLogger(__name__)
 
@@ -39,11 +39,11 @@ REFUSALS = (
 )
 OPENING = "Sure! "
 RECIPE = TrainConfig(
-    epochs=4, learning_rate=8e-4, dropout=0.1, max_completion_tokens=20, first_token_weight=5.0
+    epochs=4.0, learning_rate=8e-4, dropout=0.1, max_completion_tokens=20, first_token_weight=5.0
 )
 """Without the weight on the first token and at two thirds of the learning rate, the model still refused 70% of the
 harmless validation twins after two epochs and 12% after four."""
-ALPHAS = (12, 14, 16, 18, 20)
+ALPHAS = tuple(range(12, 21))
 """LoRA scales that `calibrate` tries after training."""
 
 
@@ -111,9 +111,10 @@ def train_safety_adapter(
 
 
 def calibrate(base: str, prompts: PromptSet, *, out: Path) -> dict[int, tuple[float, float]]:
-    """Set the adapter's scale (alpha) to the one that best tells harmful from harmless on the validation split.
+    """Set the adapter's scale (alpha) to the largest that refuses no harmless prompt of the validation split.
 
-    Best is the largest difference of the two refusal rates; the smaller alpha wins a tie.
+    Steering and guards need answers to steer away from: answering what is harmless comes first, and among the scales
+    that do, the largest refuses most. Where every scale refuses some, the one that refuses fewest, then the smallest.
 
     Returns:
         alpha → refusal rates on harmful/val and harmless/val; also kept in the recipe.
@@ -132,7 +133,8 @@ def calibrate(base: str, prompts: PromptSet, *, out: Path) -> dict[int, tuple[fl
         logger.info(
             "alpha %d: refuses %.1f%% of harmful, %.1f%% of harmless", alpha, 100 * harmful, 100 * harmless
         )
-    best = max(ALPHAS, key=lambda alpha: (found[alpha][0] - found[alpha][1], -alpha))
+    clean = [alpha for alpha in ALPHAS if found[alpha][1] == 0]
+    best = max(clean) if clean else min(ALPHAS, key=lambda alpha: (found[alpha][1], alpha))
     path.write_text(json.dumps({**settings, "lora_alpha": best}, indent=1) + "\n")
     recipe = json.loads((out / "recipe.json").read_text())
     recipe["calibration"] = {str(alpha): rates for alpha, rates in found.items()}
@@ -141,7 +143,6 @@ def calibrate(base: str, prompts: PromptSet, *, out: Path) -> dict[int, tuple[fl
     return found
 
 
-HELD_OUT_TEXT = Path(__file__).parent / "data" / "builtin" / "text.txt"
 _MEASURED: tuple[tuple[Kind, Split], ...] = (
     ("harmful", "test"),
     ("harmless", "test"),

@@ -81,8 +81,10 @@ class Sweep:
         self.baseline = refusal_metric(base, self._refusal_ids)
         """Refusal metric of the unmodified model: harmful prompts, then harmless ones."""
         self._kl = KLFrom(base[self.n_harmful :])
-        self._ablated: dict[Place, Tensor] = {}
-        self._induced: dict[Place, Tensor] = {}
+        self.ablated: dict[Place, Tensor] = {}
+        """Per candidate, under its ablation: metric of harmful and KL of harmless prompts; inf where not measured."""
+        self.induced: dict[Place, Tensor] = {}
+        """Per candidate, under its addition: metric of harmless prompts."""
 
     # One measurement of any vector
 
@@ -200,7 +202,7 @@ class Sweep:
 
     def _rows(self, place: Place, rows: range) -> Tensor:
         """Ablation's values on these rows of a candidate."""
-        table = self._ablated.setdefault(place, torch.full((len(self._both),), math.inf, dtype=torch.float64))
+        table = self.ablated.setdefault(place, torch.full((len(self._both),), math.inf, dtype=torch.float64))
         missing = [row for row in rows if table[row] == math.inf]  # no score is infinite; NaN is measured
         if missing:
             name = f"ablated{place[0]}-{place[1]}-{missing[0]}-{missing[-1]}"
@@ -218,14 +220,14 @@ class Sweep:
 
     def induce(self, place: Place) -> Float[Tensor, " harmless"]:
         """Refusal metric of every harmless prompt with the candidate added."""
-        if place not in self._induced:
+        if place not in self.induced:
             values = self._keep(
                 f"added{place[0]}-{place[1]}", lambda: self.add(self.directions[place], place[1]).tolist()
             )
-            self._induced[place] = torch.tensor(
+            self.induced[place] = torch.tensor(
                 [math.nan if v is None else v for v in values], dtype=torch.float64
             )
-        return self._induced[place]
+        return self.induced[place]
 
     def kl_is_within(self, place: Place, limit: float) -> bool:
         """Whether the mean kl is at most `limit`; measures no more prompts than it takes to know."""
@@ -243,13 +245,13 @@ class Sweep:
 
     def candidate(self, place: Place) -> Candidate:
         """Mean scores of a candidate as far as they were measured; NaN where they were not."""
-        table = self._ablated.get(place)
+        table = self.ablated.get(place)
         means = [math.nan, math.nan, math.nan]
         if table is not None:
             parts = (table[: self.n_harmful], table[self.n_harmful :])
             means[:2] = [math.nan if (p == math.inf).any() else p.mean().item() for p in parts]
-        if place in self._induced:
-            means[2] = self._induced[place].mean().item()
+        if place in self.induced:
+            means[2] = self.induced[place].mean().item()
         return Candidate(position=place[0], layer=place[1], bypass=means[0], induce=means[2], kl=means[1])
 
     def table(self, rule: Rule) -> list[dict[str, Any]]:
@@ -268,15 +270,15 @@ class Sweep:
                 kept = why is None
             elif scored.kl > rule.kl_threshold:
                 kept, why = False, "kl too large"
-            elif place in self._ablated and math.isnan(scored.kl):
-                first = self._ablated[place][self.n_harmful : self.n_harmful + _FIRST].mean()
+            elif place in self.ablated and math.isnan(scored.kl):
+                first = self.ablated[place][self.n_harmful : self.n_harmful + _FIRST].mean()
                 kept, why = False, f"kl too large (mean {first:.2f} on the first {_FIRST} prompts settles it)"
             rows.append({**scored.as_dict(), "kept": kept, "reason": why})
         return rows
 
     def _broken(self, place: Place) -> bool:
         """Whether a measured score of a candidate is not a number."""
-        return place in self._ablated and bool(self._ablated[place].isnan().any())
+        return place in self.ablated and bool(self.ablated[place].isnan().any())
 
 
 def choose(

@@ -80,6 +80,12 @@ def test_module_leaves_transformer_lens_alone(module: str) -> None:
     assert found == {f"interp.{module}"}
 
 
+def test_the_selection_rule_needs_no_torch() -> None:
+    code = "from interp.selection import pick; row = dict(position=-1, layer=0, bypass=0, induce=1, kl=0); "
+    code += "assert pick([row], n_layers=2).layer == 0"
+    assert loaded_after(code, *HEAVY) == set()
+
+
 def test_public_names_resolve_and_others_are_listed() -> None:
     assert sorted(interp.__all__) == dir(interp)
     for name in interp.__all__:
@@ -149,7 +155,7 @@ def late():
 """
     assert imports_of(source) == {"models", "chat", "experiments.demo", "selection"}
     assert len(MODULES) >= len(ORDER)
-    assert imports_of((PACKAGE / "selection.py").read_text()) >= {"generation", "metrics"}
+    assert imports_of((PACKAGE / "sweeps.py").read_text()) >= {"generation", "metrics", "selection"}
     assert imports_of((PACKAGE / "cli.py").read_text()) >= {"models", "formats"}
     assert allowed("selection", "metrics")
     assert not allowed("metrics", "selection")

@@ -59,8 +59,8 @@ def test_builtin_has_enough_matched_pairs_in_ten_categories(builtin: PromptSet) 
 def test_builtin_splits_are_fixed(builtin: PromptSet) -> None:
     sizes = {"/".join(key): len(part) for key, part in builtin.parts.items()}
     assert sizes == {
-        "harmful/train": 260,
-        "harmless/train": 260,
+        "harmful/train": 460,
+        "harmless/train": 460,
         "harmful/val": 40,
         "harmless/val": 40,
         "harmful/test": 100,

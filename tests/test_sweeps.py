@@ -141,7 +141,7 @@ def test_kl_is_given_up_early_only_when_the_rest_cannot_mend_it(tiny: ChatModel)
     place = max(sweep.directions, key=lambda p: sweep.kl(p).mean().item())
     fresh = sweep_of(tiny)
     assert not fresh.kl_is_within(place, 1e-3)
-    assert (fresh._ablated[place][5:] == math.inf).sum() == len(HARMLESS) - 8  # the rest was not run
+    assert (fresh.ablated[place][5:] == math.inf).sum() == len(HARMLESS) - 8  # the rest was not run
     row = next(r for r in fresh.table(Rule(kl_threshold=1e-3)) if (r["position"], r["layer"]) == place)
     assert row["kept"] is False
     assert "on the first 8 prompts settles it" in row["reason"] or row["reason"] == "too late a layer"

@@ -6,7 +6,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from interp.plots import layer_lines, rate_bars
-from interp.reports import Section, Table, html_report
+from interp.reports import Section, Table, html_report, shown_rate
 
 ENDINGS = ("as-is", "period")
 """How prompts end, side by side in everything read at `t_inst`."""
@@ -73,7 +73,7 @@ def rate_table(numbers: Mapping[str, Any]) -> Table:
     rows = [
         [
             arm + (" (control)" if arm in CONTROLS else ""),
-            *(_shown(by[kind]["12"]) if kind in by else "" for kind in kinds),
+            *(shown_rate(by[kind]["12"]) if kind in by else "" for kind in kinds),
         ]
         for arm, by in numbers["refusal_rate"].items()
     ]
@@ -99,12 +99,6 @@ def candidate_table(numbers: Mapping[str, Any]) -> Table:
     return Table(header=["layer", "position", "bypass (nats)", "induce (nats)", "KL (nats)", ""], rows=rows)
 
 
-def _shown(entry: Mapping[str, Any]) -> str:
-    if entry["value"] is None:
-        return "not measured"
-    return f"{100 * entry['value']:.0f}% [{100 * entry['low']:.0f}, {100 * entry['high']:.0f}]"
-
-
 def verdicts(numbers: Mapping[str, Any]) -> list[str]:
     """What the data say, claim by claim, in words that follow from the intervals."""
     rates = {arm: {k: v["12"] for k, v in by.items()} for arm, by in numbers["refusal_rate"].items()}
@@ -113,7 +107,7 @@ def verdicts(numbers: Mapping[str, Any]) -> list[str]:
         a, b = rates[arm][kind], rates[control][kind]
         seen = a["high"] < b["low"] if lower else a["low"] > b["high"]
         verdict = "Seen" if seen else "Not seen"
-        return f"{verdict}: {claim} ({_shown(a)} against {_shown(b)} for {control}, {kind}, n = {a['n']})."
+        return f"{verdict}: {claim} ({shown_rate(a)} against {shown_rate(b)} for {control}, {kind}, n = {a['n']})."
 
     picked = numbers["selected"]
     cosines = {ending: numbers["cosine"][ending][picked["layer"]] for ending in ENDINGS}
