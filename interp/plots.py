@@ -55,24 +55,8 @@ def rate_bars(
             name=series,
             x=list(groups),
             y=values,
-            marker={
-                "color": colour,
-                "pattern": {
-                    "shape": PATTERNS[number % len(PATTERNS)],
-                    "bgcolor": colour,
-                    "fgcolor": "white",
-                    "size": 7,
-                    "solidity": 0.2,
-                },
-            },
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": [_number(e["high"]) - v for e, v in zip(entries, values, strict=True)],
-                "arrayminus": [v - _number(e["low"]) for e, v in zip(entries, values, strict=True)],
-                "color": "#222",
-                "thickness": 1.3,
-            },
+            marker=bar_marker(colour, number),
+            error_y=intervals(entries),
             customdata=[[e["n"], e["low"], e["high"]] for e in entries],
             hovertemplate=f"{series}, %{{x}}: %{{y:.2f}} [%{{customdata[1]:.2f}}, %{{customdata[2]:.2f}}], "
             "n = %{customdata[0]}<extra></extra>",
@@ -81,6 +65,25 @@ def rate_bars(
         template=THEME, title=title, barmode="group", yaxis={"title": y_title, "range": [0, 1.05]}
     )
     return figure
+
+
+def bar_marker(colour: str, number: int) -> dict[str, Any]:
+    """A bar's colour with its own hatching, told apart in black and white."""
+    pattern = {"bgcolor": colour, "fgcolor": "white", "size": 7, "solidity": 0.2}
+    return {"color": colour, "pattern": {"shape": PATTERNS[number % len(PATTERNS)], **pattern}}
+
+
+def intervals(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Error bars from the 95% intervals of stored numbers."""
+    values = [_number(entry["value"]) for entry in entries]
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [_number(e["high"]) - v for e, v in zip(entries, values, strict=True)],
+        "arrayminus": [v - _number(e["low"]) for e, v in zip(entries, values, strict=True)],
+        "color": "#222",
+        "thickness": 1.3,
+    }
 
 
 def layer_lines(

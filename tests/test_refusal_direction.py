@@ -248,10 +248,17 @@ def test_a_killed_run_continues_and_gives_the_same_result(
         assert json.dumps(numbers[key]) == json.dumps(run[0].numbers[key])
 
 
-def test_when_nothing_passes_the_error_names_what_would(tiny: ChatModel, config: Config) -> None:
+def test_when_nothing_passes_the_error_names_what_would_and_no_score_is_lost(
+    tiny: ChatModel, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     strict = replace(config, kl_threshold=1e-9, induce_threshold=50.0)
     with pytest.raises(NothingSurvives, match=r"none of 39 candidates .* needs .*induce_threshold=-?\d"):
-        refusal_direction.run(tiny, load_prompts(), strict)
+        refusal_direction.run(tiny, load_prompts(), strict, out=tmp_path / "run")
+    scored: list[int] = []
+    real = refusal_direction.Sweep.add
+    monkeypatch.setattr(refusal_direction.Sweep, "add", lambda *args: scored.append(1) or real(*args))
+    refusal_direction.run(tiny, load_prompts(), config, out=tmp_path / "run")
+    assert len(scored) == 2 * 2  # two random directions at two layers; every candidate's score was there
 
 
 def test_a_model_that_does_not_refuse_is_an_error_that_says_so(tiny: ChatModel) -> None:

@@ -59,6 +59,7 @@ __all__ = ["NAME", "SUMMARY", "Config", "Result", "figures", "rate_table", "repo
 NAME = "refusal-direction"
 SUMMARY = "the refusal direction: selection, ablation, addition, weight edit, mechanism (Arditi et al. 2024)"
 _LEAST = {"train": 8, "val": 4}
+_RULE = ("sweep", "kl_threshold", "induce_threshold", "prune_layer_fraction")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +155,8 @@ class _Context(NamedTuple):
     config: Config
     keep: Callable[[str, Callable[[], Any]], Any]
     show: bool
+    picked: str = ""
+    """Position and layer of the pick, in the names of the parts that depend on it."""
 
     def watch(self, items: Iterable[Any], label: str) -> Iterable[Any]:
         listed = list(items)
@@ -189,8 +192,9 @@ def run(
     config = config or Config()
     watch, parts = Stopwatch(), None
     if out is not None:
-        settings = {"config": asdict(config), "model": model.provenance, "prompts": prompts.provenance}
-        parts = Parts(out, settings)
+        # Scores do not depend on the rule that is applied to them: relaxing it goes on from the scores that are there.
+        kept = {key: value for key, value in asdict(config).items() if key not in _RULE}
+        parts = Parts(out, {"config": kept, "model": model.provenance, "prompts": prompts.provenance})
     context = _Context(model, config, parts.numbers if parts else lambda _, compute: compute(), show_progress)
 
     filtered = _filter(context, prompts)
@@ -206,14 +210,19 @@ def run(
         keep=context.keep,
     )
     direction, selection = _select(context, sweep, norms, prompts)
+    context = context._replace(picked=f"{direction.position}-{direction.layer}")
     watch.lap("select")
     selection["random_directions"] = _random_controls(context, sweep, direction)
     watch.lap("random directions")
     behaviour, replies = _behaviour(context, prompts, direction)
     watch.lap("generate")
-    losses = context.keep("cross-entropy", lambda: _cross_entropy(context, prompts, direction, replies))
+    losses = context.keep(
+        f"cross-entropy{context.picked}", lambda: _cross_entropy(context, prompts, direction, replies)
+    )
     watch.lap("cross-entropy")
-    inside = context.keep("mechanism", lambda: _mechanism(context, prompts, direction, filtered))
+    inside = context.keep(
+        f"mechanism{context.picked}", lambda: _mechanism(context, prompts, direction, filtered)
+    )
     watch.lap("mechanism")
 
     numbers = {
@@ -386,7 +395,7 @@ def _random_controls(context: _Context, sweep: Sweep, direction: Direction) -> d
         }
 
     drawn = [
-        context.keep(f"random-{i}", lambda i=i: scores(config.seed + i))
+        context.keep(f"random-{i}{context.picked}", lambda i=i: scores(config.seed + i))
         for i in context.watch(range(config.n_random), "random directions")
     ]
     return {"layers": layers, "directions": drawn}
@@ -446,7 +455,9 @@ def _behaviour(
     jobs = [(kind, arm) for kind, names in _ARMS.items() for arm in names]
     for kind, arm in context.watch(jobs, "completions"):
         try:
-            done = context.keep(f"completions-{kind}-{arm}", lambda k=kind, a=arm: complete(k, a))
+            done = context.keep(
+                f"completions-{kind}-{arm}{context.picked}", lambda k=kind, a=arm: complete(k, a)
+            )
         except ValueError as error:
             if arm != "orthogonalized":
                 raise

@@ -11,7 +11,17 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from interp.experiments.refusal_mechanism import REGIONS
-from interp.plots import COLOURS, CONTROL_COLOUR, DASHES, PATTERNS, THEME, band, rate_bars
+from interp.plots import (
+    COLOURS,
+    CONTROL_COLOUR,
+    DASHES,
+    PATTERNS,
+    THEME,
+    band,
+    bar_marker,
+    intervals,
+    rate_bars,
+)
 from interp.reports import Section, Table, html_report, shown_rate
 
 _LABELS = {
@@ -56,7 +66,9 @@ def figures(numbers: Mapping[str, Any]) -> dict[str, go.Figure]:
 def _note(numbers: Mapping[str, Any]) -> str:
     """Model, and the rule where it is not the published one: goes into every title."""
     name = numbers["provenance"]["model"]
-    return name if numbers["rule"]["published"] else f"{name} (relaxed rule: {numbers['rule']['text']})"
+    if numbers["rule"]["published"]:
+        return name
+    return f"{name}<br><sub>relaxed rule: {numbers['rule']['text']}</sub>"
 
 
 def _bars(numbers: Mapping[str, Any], kind: str, arms: Sequence[str]) -> go.Figure:
@@ -110,18 +122,8 @@ def _heads(numbers: Mapping[str, Any]) -> go.Figure:
             name=name,
             x=[f"L{h['layer']}H{h['head']}" for h in heads],
             y=[e["value"] for e in entries],
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": [e["high"] - e["value"] for e in entries],
-                "arrayminus": [e["value"] - e["low"] for e in entries],
-                "thickness": 1,
-                "color": "#222",
-            },
-            marker={
-                "color": colour,
-                "pattern": {"shape": PATTERNS[number % len(PATTERNS)], "fgcolor": "white", "solidity": 0.2},
-            },
+            error_y=intervals(entries),
+            marker=bar_marker(colour, number),
             hovertemplate=f"{name}, %{{x}}: %{{y:.3f}}<extra></extra>",
         )
     figure.update_layout(
@@ -282,7 +284,8 @@ def _selection(numbers: Mapping[str, Any]) -> go.Figure:
             )
         figure.update_xaxes(title="source layer", row=1, col=column)
     figure.update_yaxes(title="mean refusal metric (nats)", row=1, col=1)
-    figure.update_yaxes(title="nats", type="log", row=1, col=3)
+    ticks = [0.0001, 0.001, 0.01, 0.03, 0.1, 0.3, 1, 3, 10]
+    figure.update_yaxes(title="nats", type="log", tickvals=ticks, row=1, col=3)
     figure.update_layout(
         template=THEME,
         width=1250,
