@@ -14,6 +14,7 @@ layers 0 and 1 cannot be written.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,37 @@ def read_direction(path: str | Path, *, layer: int | None = None, position: int 
             raise ValueError(f"{path} holds a {type(tensor).__name__}, not a tensor")
         return _from_tensor(tensor, path, layer, position)
     raise ValueError(f"{path}: unknown kind of direction file; known: .safetensors, .pt, .gguf")
+
+
+_PUBLISHED_SCORES = {"bypass": "refusal_score", "induce": "steering_score", "kl": "kl_div_score"}
+
+
+def read_direction_evaluations(path: str | Path) -> list[dict[str, Any]]:
+    """The table that `selection.pick` takes, from a published `direction_evaluations.json`.
+
+    Source: artefacts of Arditi et al. 2024 (`andyrdt/refusal_direction`), one file a model, all candidates. Scores that
+    are not a number stay so.
+
+    Raises:
+        ValueError: no such file, no JSON list, or a row without one of its columns.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no such file: {path}")
+    try:
+        rows = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error.msg}, line {error.lineno})") from error
+    if not isinstance(rows, list) or not rows:
+        raise ValueError(f"{path} must hold a list of candidates")
+    table = []
+    for number, row in enumerate(rows):
+        if missing := [k for k in ("position", "layer", *_PUBLISHED_SCORES.values()) if k not in row]:
+            raise ValueError(f"{path}, row {number} has no {missing[0]}; is it direction_evaluations.json?")
+        scores = {ours: row[theirs] for ours, theirs in _PUBLISHED_SCORES.items()}
+        scores = {key: math.nan if value is None else float(value) for key, value in scores.items()}
+        table.append({"position": int(row["position"]), "layer": int(row["layer"]), **scores})
+    return table
 
 
 def write_control_vector(

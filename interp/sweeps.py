@@ -232,10 +232,16 @@ class Sweep:
     def kl_is_within(self, place: Place, limit: float) -> bool:
         """Whether the mean kl is at most `limit`; measures no more prompts than it takes to know."""
         if self.n_harmless > _FIRST and math.isfinite(limit):
-            first = self._rows(place, range(self.n_harmful, self.n_harmful + _FIRST))
-            if first.sum() + self._kl.least[_FIRST:].sum() > limit * self.n_harmless + 1e-6:
+            self._rows(place, range(self.n_harmful, self.n_harmful + _FIRST))
+            if self.least_kl(place) > limit:
                 return False
         return bool(self.kl(place).mean() <= limit)
+
+    def least_kl(self, place: Place) -> float:
+        """What the mean kl of a candidate is at least, from the prompts measured so far; 0 or a little less if none."""
+        table = self.ablated.get(place)
+        known = table[self.n_harmful :] if table is not None else torch.full_like(self._kl.least, math.inf)
+        return torch.where(known == math.inf, self._kl.least, known).mean().item()
 
     def complete(self, place: Place) -> Candidate:
         """All three scores of a candidate; both kinds of prompts share the ablation's passes."""
@@ -295,8 +301,7 @@ def choose(
         exhaustive: measure every score of every candidate.
 
     Raises:
-        NothingSurvives: no candidate passes under any rule; every candidate before the layer cut has then been
-            measured, and the message names the nearest misses.
+        NothingSurvives: no candidate passes under any rule; the message names the nearest misses.
     """
     if exhaustive:
         for place in watch(sweep.directions, "scoring candidates"):
@@ -304,11 +309,8 @@ def choose(
     for rule in rules:
         if chosen := _first_that_passes(sweep, rule, watch):
             return chosen, rule
-    cut = rules[-1].first_late_layer(sweep.model.n_layers)
-    early = [place for place in sweep.directions if place[1] < cut]
-    for place in watch(early, "nothing passes: scoring the near misses"):
-        sweep.complete(place)
     last = rules[-1]
+    _score_near_misses(sweep, last, watch)
     pick(
         [sweep.candidate(place) for place in sweep.directions],
         n_layers=sweep.model.n_layers,
@@ -317,6 +319,23 @@ def choose(
         prune_layer_fraction=last.prune_layer_fraction,
     )
     raise AssertionError("pick finds nothing where nothing passes")
+
+
+def _score_near_misses(sweep: Sweep, rule: Rule, watch: Watch, *, most: int = 3) -> None:
+    """Measure in full the candidates that miss the rule by least: best first, until no other can come nearer."""
+    cut = rule.first_late_layer(sweep.model.n_layers)
+    early = [place for place in sweep.directions if place[1] < cut]
+    bounds = {place: max(0.0, sweep.least_kl(place) - rule.kl_threshold) for place in early}
+    misses: list[tuple[float, Place]] = []
+    for place in watch(sorted(early, key=lambda p: (bounds[p], *p)), "nothing passes: near misses"):
+        if len(misses) >= most and bounds[place] > misses[most - 1][0]:
+            break
+        kl, induce = sweep.kl(place).mean().item(), sweep.induce(place).mean().item()
+        miss = max(0.0, kl - rule.kl_threshold) + max(0.0, rule.induce_threshold - induce)
+        if math.isfinite(miss):
+            misses = sorted([*misses, (miss, place)])
+    for _, place in misses[:most]:
+        sweep.complete(place)
 
 
 def _first_that_passes(sweep: Sweep, rule: Rule, watch: Watch) -> Candidate | None:

@@ -15,7 +15,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from interp.directions import Direction
-from interp.formats import direction_bytes, read_direction, write_control_vector, write_direction
+from interp.formats import (
+    direction_bytes,
+    read_direction,
+    read_direction_evaluations,
+    write_control_vector,
+    write_direction,
+)
 
 
 def make(**changes: object) -> Direction:
@@ -310,3 +316,37 @@ def test_values_that_are_not_finite_are_refused(kind: str, value: float, tmp_pat
         writer.close()
     with pytest.raises(ValueError, match="holds NaN or infinite values"):
         read_direction(path, layer=2)
+
+
+def test_published_evaluations_become_the_table_that_pick_takes(tmp_path: Path) -> None:
+    from interp.selection import pick
+
+    path = tmp_path / "direction_evaluations.json"
+    rows = [
+        {"position": -1, "layer": 3, "refusal_score": -2.0, "steering_score": 1.0, "kl_div_score": 0.05},
+        {"position": -2, "layer": 4, "refusal_score": -9.0, "steering_score": 1.0, "kl_div_score": 0.5},
+        {
+            "position": -3,
+            "layer": 5,
+            "refusal_score": float("nan"),
+            "steering_score": 1.0,
+            "kl_div_score": 0.0,
+        },
+    ]
+    path.write_text(json.dumps(rows))
+    table = read_direction_evaluations(path)
+    assert table[0] == {"position": -1, "layer": 3, "bypass": -2.0, "induce": 1.0, "kl": 0.05}
+    found = pick(table, n_layers=10)
+    assert (found.position, found.layer) == (-1, 3)
+    del rows[1]["steering_score"]
+    path.write_text(json.dumps(rows))
+    with pytest.raises(ValueError, match=r"direction_evaluations\.json, row 1 has no steering_score"):
+        read_direction_evaluations(path)
+    path.write_text("[")
+    with pytest.raises(ValueError, match="is not JSON"):
+        read_direction_evaluations(path)
+    path.write_text("{}")
+    with pytest.raises(ValueError, match="must hold a list"):
+        read_direction_evaluations(path)
+    with pytest.raises(ValueError, match="no such file"):
+        read_direction_evaluations(tmp_path / "absent.json")

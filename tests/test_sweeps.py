@@ -1,6 +1,7 @@
 """Fast scores against the plain procedure, and that leaving out what cannot win never changes the pick."""
 
 import math
+import re
 from collections import Counter
 from typing import Any
 
@@ -185,6 +186,36 @@ def test_the_next_rule_is_taken_when_nothing_passes(tiny: ChatModel, published: 
     ) as caught:
         choose(sweep, [impossible])
     assert str(caught.value).count("needs") == 3
+    # The near misses are those of the full table, and finding them does not take the full table.
+    with pytest.raises(NothingSurvives) as full:
+        choose(sweep_of(tiny), [impossible], exhaustive=True)
+    assert round_scores(caught) == round_scores(full)
+    strict = sweep_of(tiny)
+    with pytest.raises(NothingSurvives):
+        choose(strict, [Rule(kl_threshold=-1.0, induce_threshold=-100.0)])
+    assert sum(math.isnan(strict.candidate(p).induce) for p in strict.directions if p[1] < 2) > 0
+
+
+def round_scores(caught: Any) -> list[str]:
+    """Places and options of an error's near misses, without the last digits of their scores."""
+    return re.findall(
+        r"position -\d layer \d|kl_threshold=[\d.]{4}|induce_threshold=-?[\d.]{4}", str(caught.value)
+    )
+
+
+def test_near_misses_are_ordered_by_what_they_lack(tiny: ChatModel, published: list[dict[str, Any]]) -> None:
+    rule = Rule(kl_threshold=0.05, induce_threshold=0.0)
+    early = [row for row in published if row["layer"] < 2]
+    lacking = sorted(early, key=lambda r: max(0.0, r["kl"] - 0.05) + max(0.0, -r["induce"]))
+    with pytest.raises(NothingSurvives) as caught:
+        choose(sweep_of(tiny), [rule])
+    named = re.findall(r"position (-\d) layer (\d)", str(caught.value))
+    found = [(int(p), int(layer)) for p, layer in named]
+    amounts = {
+        (r["position"], r["layer"]): max(0.0, r["kl"] - 0.05) + max(0.0, -r["induce"]) for r in published
+    }
+    expected = [amounts[r["position"], r["layer"]] for r in lacking[:3]]
+    assert [amounts[place] for place in found] == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_candidate_that_is_not_a_number_does_not_disturb_the_order(

@@ -1,0 +1,183 @@
+"""Selecting the refusal direction: the sweep engine against the plain procedure.
+
+    python -m benchmarks.selection --prompts SET [--model NAME] [--kl 0.25] [--sample 6] [--full]
+
+Task: bypass, induce and KL of every candidate (template token, layer) on filtered validation prompts of each kind. The
+plain procedure is three sweeps, one candidate at a time: left-padded batches of 32 through the whole model, logits of
+every position, hooks at every site. It is timed on a sample of candidates spread over the layers and scaled; `--full`
+runs all of it and compares every score.
+"""
+
+import argparse
+import cProfile
+import logging
+import math
+import pstats
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.machine import write_section
+from interp.activations import collect_means
+from interp.batching import progress
+from interp.chat import ChatTokens, pad_left, tokenize
+from interp.generation import next_token_log_probs
+from interp.interventions import Ablate, Add, apply
+from interp.metrics import find_refusal_tokens, kl_divergence, refusal_metric
+from interp.models import ChatModel, load
+from interp.prompts import load_prompts
+from interp.selection import NothingSurvives, Rule, pick
+from interp.sweeps import Place, Sweep, choose
+
+
+@torch.no_grad()
+def plain_log_probs(model: ChatModel, tokens: ChatTokens, interventions: list[Any]) -> Tensor:
+    """Next-token log-probabilities as one would write it: batch 32, left-padded, all logits."""
+    rows = []
+    with apply(model, interventions):
+        for start in range(0, len(tokens), 32):
+            batch = pad_left(tokens.ids[start : start + 32], pad_id=0)
+            logits = model.hf(
+                input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.position_ids
+            ).logits
+            rows.append(logits[:, -1].float().log_softmax(-1))
+    return torch.cat(rows)
+
+
+def plain_scores(
+    model: ChatModel,
+    place: Place,
+    vector: Tensor,
+    harmful: ChatTokens,
+    harmless: ChatTokens,
+    base: Tensor,
+    ids: list[int],
+) -> dict[str, Any]:
+    """The three scores of one candidate, a pass each."""
+    ablate, add = [Ablate(direction=vector)], [Add(direction=vector, layers=[place[1]])]
+    return {
+        "position": place[0],
+        "layer": place[1],
+        "bypass": refusal_metric(plain_log_probs(model, harmful, ablate), ids).mean().item(),
+        "induce": refusal_metric(plain_log_probs(model, harmless, add), ids).mean().item(),
+        "kl": kl_divergence(base, plain_log_probs(model, harmless, ablate)).mean().item(),
+    }
+
+
+def main() -> None:
+    """Run and write the section."""
+    logging.disable(logging.WARNING)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--prompts", default="builtin")
+    parser.add_argument("--model", default="smollm2-safe")
+    parser.add_argument("--n", type=int, nargs=2, default=(128, 32), help="training and validation prompts")
+    parser.add_argument("--kl", type=float, default=0.1, help="KL limit of the rule")
+    parser.add_argument("--sample", type=int, default=6)
+    parser.add_argument("--full", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(2)
+    model, prompts = load(args.model), load_prompts(args.prompts)
+    tokens, log_probs = {}, {}
+    for kind in ("harmful", "harmless"):
+        for split, n in zip(("train", "val"), args.n, strict=True):
+            tokens[kind, split] = tokenize(model.tokenizer, prompts[kind, split].first(n).texts)
+            log_probs[kind, split] = next_token_log_probs(model, tokens[kind, split])
+    ids = list(
+        find_refusal_tokens(
+            log_probs["harmful", "train"], log_probs["harmless", "train"], model.tokenizer
+        ).ids
+    )
+    for (kind, split), values in log_probs.items():
+        metric = refusal_metric(values, ids)
+        keep = (metric > 0 if kind == "harmful" else metric < 0).nonzero()[:, 0].tolist()
+        tokens[kind, split] = tokens[kind, split].take(keep)
+    means = [
+        collect_means(model, tokens[kind, "train"], positions="post_inst")["resid_pre"]
+        for kind in ("harmful", "harmless")
+    ]
+    difference = (means[0] - means[1]).float()
+    difference[difference.norm(dim=-1) < 1e-6] = 0
+    n_post = difference.shape[1]
+    places = [(p - n_post, layer) for p in range(n_post) for layer in range(model.n_layers)]
+    vectors = {place: difference[place[1], place[0]].clone() for place in places}
+    harmful, harmless = tokens["harmful", "val"], tokens["harmless", "val"]
+
+    def sweep() -> Sweep:
+        return Sweep(model, vectors, harmful=harmful, harmless=harmless, refusal_ids=ids)
+
+    base = plain_log_probs(model, harmless, [])
+    step = max(1, len(places) // args.sample)
+    sample = places if args.full else places[step // 2 :: step]
+    plain: dict[Place, dict[str, Any]] = {}
+    begun = time.perf_counter()
+    for place in progress(sample, total=len(sample), label="plain", show=True):
+        plain[place] = plain_scores(model, place, vectors[place], harmful, harmless, base, ids)
+    plain_seconds = (time.perf_counter() - begun) * len(places) / len(sample)
+
+    rule = Rule(kl_threshold=args.kl)
+    seconds, picks, scores = {}, {}, {}
+    for mode in ("exhaustive", "default"):
+        begun = time.perf_counter()
+        swept = sweep()
+        try:
+            found, _ = choose(swept, [rule], exhaustive=mode == "exhaustive")
+            picks[mode] = f"position {found.position}, layer {found.layer}"
+        except NothingSurvives as error:
+            picks[mode] = f"none; {str(error).split('; nearest: ')[1].split(' (')[0]} is nearest"
+        seconds[mode] = time.perf_counter() - begun
+        scores[mode] = {(r["position"], r["layer"]): r for r in swept.table(rule)}
+    gap = max(
+        abs(plain[place][score] - scores["exhaustive"][place][score])
+        for place in plain
+        for score in ("bypass", "induce", "kl")
+    )
+    agreement = f"Largest difference of any score over {len(plain)} plainly scored candidates: {gap:.1e}."
+    if args.full:
+        try:
+            chosen = pick(list(plain.values()), n_layers=model.n_layers, kl_threshold=args.kl)
+            agreement += f" Plain pick: position {chosen.position}, layer {chosen.layer}."
+        except NothingSurvives:
+            agreement += " Plain pick: none."
+    profile = cProfile.Profile()
+    swept = sweep()
+    with profile:
+        for place in places[:: len(places) // 12]:
+            swept.complete(place)
+    stats = pstats.Stats(profile).stats  # pyright: ignore[reportAttributeAccessIssue]
+    total = sum(value[2] for value in stats.values())
+    top = sorted(stats.items(), key=lambda item: -item[1][2])[:8]
+    shares = "\n".join(f"| {key[2].strip('<>')} | {value[2] / total:.0%} |" for key, value in top)
+    measured = sum(
+        not math.isnan(row["induce"] + row["bypass"] + row["kl"]) for row in scores["default"].values()
+    )
+    name = prompts.name.rsplit("/", 1)[-1]
+    how = "all of it" if args.full else f"scaled from {len(sample)} candidates"
+    rows = [f"| plain procedure ({how}) | {plain_seconds:.0f} | 1.0x | |"]
+    labels = {"exhaustive": "exhaustive", "default": f"default ({measured} candidates scored in full)"}
+    for mode, label in labels.items():
+        ratio = plain_seconds / seconds[mode]
+        rows.append(f"| {label} | {seconds[mode]:.0f} | {ratio:.1f}x | {picks[mode]} |")
+    table = "\n".join(rows)
+    write_section(
+        "Selection",
+        f"""{len(places)} candidates, {len(harmful)} harmful and {len(harmless)} harmless validation prompts of `{name}`
+(after filtering), {model.name}, float32, KL limit {args.kl:g}.
+
+| | seconds | against plain | pick |
+|---|---|---|---|
+{table}
+
+{agreement}
+
+What remains of an exhaustive sweep (share of its own time, by function):
+
+| function | share |
+|---|---|
+{shares}""",
+    )
+
+
+if __name__ == "__main__":
+    main()
