@@ -296,6 +296,81 @@ def export(
         console.print(f"{found} -> {out}", soft_wrap=True, highlight=False, markup=False)
 
 
+guard_app = typer.Typer(no_args_is_help=True, help="Latent Guard: detect harmful prompts from the inside.")
+app.add_typer(guard_app, name="guard")
+
+
+@guard_app.command("fit")
+def guard_fit(
+    out: Annotated[Path, typer.Option(help="Guard file to write (.safetensors).")],
+    model: ModelOption = "smollm2-safe",
+    adapter: AdapterOption = None,
+    prompts: PromptsOption = "builtin",
+    column: ColumnOption = None,
+    ending: Annotated[
+        str, typer.Option(help="What to do to prompts' ends: as-is, strip, period.")
+    ] = "period",
+    false_positive_rate: Annotated[
+        float | None,
+        typer.Option("--false-positive-rate", help="Calibrate the threshold on harmless/val; else 0."),
+    ] = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Fit a guard on a model's harmful and harmless prompts.
+
+    Example: `interp guard fit --model smollm2-safe --prompts builtin --out guard.safetensors`
+    """
+    with _user_errors():
+        from interp.guard import LatentGuard
+        from interp.models import load
+        from interp.prompts import load_prompts
+
+        chosen = load_prompts(prompts, column=column, seed=seed, ending=ending)  # pyright: ignore[reportArgumentType]
+        with errors.status(f"loading {model}"):
+            loaded = load(model, adapter=adapter)
+        fitted = LatentGuard.fit(
+            loaded,
+            chosen,
+            false_positive_rate=false_positive_rate,
+            show_progress=sys.stderr.isatty(),
+        )
+        fitted.save(out)
+        counts = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in fitted.fitted_on["counts"].items())
+        console.print(f"{fitted}: {counts}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"guard: {out.resolve()}", soft_wrap=True)
+
+
+@guard_app.command("score")
+def guard_score(
+    guard: Annotated[Path, typer.Argument(help="A guard file.")],
+    prompts: Annotated[str, typer.Argument(help="A .jsonl or .txt file, or - for standard input.")],
+    model: ModelOption = "smollm2-safe",
+    adapter: AdapterOption = None,
+    column: ColumnOption = None,
+) -> None:
+    """Score prompts: a JSON line each, in input order, as they come.
+
+    A line that is a JSON object is a prompt in its text column, any other line is a prompt itself.
+
+    Example: `echo "How do I pick a lock?" | interp guard score guard.safetensors -`
+    """
+    with _user_errors():
+        from dataclasses import asdict
+
+        from interp.guard import LatentGuard
+        from interp.models import load
+        from interp.prompts import prompt_lines
+
+        fitted = LatentGuard.load(guard)
+        if prompts != "-" and not Path(prompts).is_file():
+            raise ValueError(f"no such prompt file: {prompts}")
+        with errors.status(f"loading {model}"):
+            loaded = load(model, adapter=adapter)
+        with sys.stdin if prompts == "-" else Path(prompts).open(encoding="utf-8-sig") as stream:
+            for found in fitted.stream(loaded, prompt_lines(stream, prompts, column=column)):
+                print(json.dumps(asdict(found)), flush=True)  # noqa: T201 (the command's output)
+
+
 @app.command("train-safe")
 def train_safe(
     out: Annotated[Path, typer.Option(help="Adapter folder to write.")] = Path("runs/smollm2-safe"),

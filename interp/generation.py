@@ -163,10 +163,20 @@ def map_next_token(
 
 
 def packed_next_tokens(
-    model: ChatModel, tokens: ChatTokens, applied: Applied
+    model: ChatModel,
+    tokens: ChatTokens,
+    applied: Applied,
+    *,
+    most_shared: int | None = None,
+    budget: int | None = None,
 ) -> Iterator[tuple[list[int], Float[Tensor, "batch d_vocab"]]]:
-    """Rows and logits of their first completion token, pass by pass, on packed prompts under what is in force."""
-    with packed_passes(model, tokens, applied) as passes:
+    """Rows and logits of their first completion token, pass by pass, on packed prompts under what is in force.
+
+    Args:
+        most_shared: longest prefix that gets a pass of its own.
+        budget: nodes of one pass.
+    """
+    with packed_passes(model, tokens, applied, most_shared=most_shared, budget=budget) as passes:
         yield from run_batches(passes.batches, lambda rows: passes.next_token_logits(passes.place(rows)))
 
 

@@ -14,7 +14,7 @@ import json
 import logging
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -89,16 +89,30 @@ class Prompts:
         Raises:
             ValueError: unknown ending, or a prompt that is punctuation only.
         """
-        if ending not in get_args(Ending):
-            raise ValueError(f"unknown ending {ending!r}; known: {', '.join(get_args(Ending))}")
-        if ending == "as-is":
-            return self
-        texts = tuple(text.rstrip(_CLOSING) for text in self.texts)
-        if "" in texts:
-            raise ValueError(
-                f"{self.source}: prompt {self.ids[texts.index('')]} is punctuation only; remove it"
-            )
-        return replace(self, texts=tuple(text + "." for text in texts) if ending == "period" else texts)
+        try:
+            texts = tuple(with_ending(text, ending) for text in self.texts)
+        except ValueError as error:
+            bare = [i for i, text in zip(self.ids, self.texts, strict=True) if not text.rstrip(_CLOSING)]
+            if bare:
+                raise ValueError(f"{self.source}: prompt {bare[0]} is punctuation only; remove it") from error
+            raise
+        return replace(self, texts=texts)
+
+
+def with_ending(text: str, ending: Ending) -> str:
+    """One prompt with its end as-is, stripped of closing punctuation, or ended by a full stop.
+
+    Raises:
+        ValueError: unknown ending, or a prompt that is punctuation only.
+    """
+    if ending not in get_args(Ending):
+        raise ValueError(f"unknown ending {ending!r}; known: {', '.join(get_args(Ending))}")
+    if ending == "as-is":
+        return text
+    bare = text.rstrip(_CLOSING)
+    if not bare:
+        raise ValueError("a prompt is punctuation only; remove it")
+    return bare + "." if ending == "period" else bare
 
 
 @dataclass(frozen=True)
@@ -202,6 +216,25 @@ def read_prompts(path: str | Path, *, column: str | None = None) -> Prompts:
         ValueError: as `load_prompts`.
     """
     return _read(str(path), column, label=str(path))
+
+
+def prompt_lines(lines: Iterable[str], source: str, *, column: str | None = None) -> Iterator[str]:
+    """Prompts of a stream, line by line: a JSON object's text column, or the line itself; empty lines are skipped.
+
+    Raises:
+        ValueError: an object without the column, or whose text is empty; the message names source and line.
+    """
+    for number, line in enumerate(lines, start=1):
+        text = line.rstrip("\r\n")
+        if not text.strip():
+            continue
+        if text.lstrip().startswith("{"):
+            row = _json_line(text, Path(source), number)
+            name = _text_column([row], column, f"{source}, line {number},")
+            text = row[name]
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"{source}, line {number}: column {name!r} is empty or not text")
+        yield text
 
 
 def read_answered(path: str | Path, *, column: str | None = None) -> tuple[Prompts, tuple[str, ...]]:

@@ -10,8 +10,9 @@ What a candidate costs, and why it is less than three passes over all prompts (`
 
 `choose` goes further and leaves out what cannot win. A candidate is dropped as soon as its kl provably exceeds the
 limit: after a few prompts, since the others can lower the sum by no more than a bound that follows from Jensen's
-inequality and the epsilon in the published formula. Bypass is measured for those within the limit, induce in order of
-bypass until one passes. The pick is that of the full table; `complete` measures the full table.
+inequality and the epsilon in the published formula. Induce, the cheaper of the two that are left, is measured for
+those within the limit, and bypass for those that induce. The pick is that of the full table; `complete` measures the
+full table. A zero direction (layer 0 at template tokens) scores as the unmodified model and is not run.
 
 Source of scores and rule: Arditi et al. 2024, arXiv:2406.11717, section 2.3 and appendix C.
 """
@@ -42,6 +43,8 @@ Place = tuple[int, int]
 """(position from the prompt's end, layer) of a candidate."""
 Watch = Callable[[Iterable[Place], str], Iterable[Place]]
 """Wraps a loop over candidates, named by what is measured: a progress bar."""
+_PASS_NODES = 1280
+"""Nodes of a pass: a candidate's validation prompts fit into one or two."""
 _FIRST = 8
 """Harmless prompts on which a candidate's kl is looked at first."""
 
@@ -103,6 +106,9 @@ class Sweep:
             vector
         ).all():  # float16 can overflow in single candidates: they must be dropped
             return out
+        if not vector.any():  # ablating nothing
+            out[:] = torch.where(chosen < self.n_harmful, self.baseline[chosen], 0.0)
+            return out
         for part, log_probs in self._next_tokens(self._both.take(chosen.tolist()), vector):
             where = torch.tensor(part)
             harmless = chosen[where] - self.n_harmful
@@ -126,7 +132,10 @@ class Sweep:
             Ablate(direction=vector, sites=("attn_out", "mlp_out")),
         ]
         with apply(self.model, everywhere) as applied:
-            for rows, logits in packed_next_tokens(self.model, tokens, applied):
+            # The prefix changes with every candidate: it joins the first pass instead of having its own.
+            for rows, logits in packed_next_tokens(
+                self.model, tokens, applied, most_shared=0, budget=_PASS_NODES
+            ):
                 yield rows, logits.float().log_softmax(-1).cpu()
 
     @torch.no_grad()
@@ -134,6 +143,8 @@ class Sweep:
         """Refusal metric of every harmless prompt with the vector added at the input of this layer, all positions."""
         if not torch.isfinite(vector).all():
             return torch.full((self.n_harmless,), math.nan, dtype=torch.float64)
+        if not vector.any():
+            return self.baseline[self.n_harmful :].clone()
         if not self._fast or not self._resumes:
             addition = Add(direction=vector, layers=[layer])
             log_probs = next_token_log_probs(
@@ -261,25 +272,24 @@ class Sweep:
         return Candidate(position=place[0], layer=place[1], bypass=means[0], induce=means[2], kl=means[1])
 
     def table(self, rule: Rule) -> list[dict[str, Any]]:
-        """One row per candidate: scores (NaN where not measured), `kept`, and the `reason` where it is not.
-
-        `kept` is None where the rule was not asked, because the candidate's bypass is not below the pick's.
-        """
+        """One row per candidate: scores (NaN where not measured), `kept`, and the `reason` where it is not."""
         rows = []
         for place in self.directions:
             scored = self.candidate(place)
-            kept, why = None, "not measured: its bypass is not below the pick's"
             if place[1] >= rule.first_late_layer(self.model.n_layers):
-                kept, why = False, "too late a layer"
-            elif not math.isnan(scored.induce) or self._broken(place):
-                why = rule.reason(scored, n_layers=self.model.n_layers)
-                kept = why is None
-            elif scored.kl > rule.kl_threshold:
-                kept, why = False, "kl too large"
+                why = "too late a layer"
+            elif self._broken(place):
+                why = "not finite"
             elif place in self.ablated and math.isnan(scored.kl):
                 first = self.ablated[place][self.n_harmful : self.n_harmful + _FIRST].mean()
-                kept, why = False, f"kl too large (mean {first:.2f} on the first {_FIRST} prompts settles it)"
-            rows.append({**scored.as_dict(), "kept": kept, "reason": why})
+                why = f"kl too large (mean {first:.2f} on the first {_FIRST} prompts settles it)"
+            elif scored.kl > rule.kl_threshold:
+                why = "kl too large"
+            elif scored.induce < rule.induce_threshold:
+                why = "induces too little"
+            else:
+                why = rule.reason(scored, n_layers=self.model.n_layers)
+            rows.append({**scored.as_dict(), "kept": why is None, "reason": why})
         return rows
 
     def _broken(self, place: Place) -> bool:
@@ -342,15 +352,17 @@ def _first_that_passes(sweep: Sweep, rule: Rule, watch: Watch) -> Candidate | No
     cut = rule.first_late_layer(sweep.model.n_layers)
     early = [place for place in sweep.directions if place[1] < cut]
     within = [p for p in watch(early, "KL of candidates") if sweep.kl_is_within(p, rule.kl_threshold)]
-    bypass = {place: sweep.bypass(place).mean().item() for place in watch(within, "bypass of candidates")}
-    # NaN has no order: such a candidate is dropped here, as the rule drops it.
-    order = sorted((p for p in within if math.isfinite(bypass[p])), key=lambda p: (bypass[p], *p))
-    for place in order:
-        sweep.induce(place)
-        scored = sweep.candidate(place)
-        if rule.reason(scored, n_layers=sweep.model.n_layers) is None:
-            return scored
-    return None
+    # NaN compares false: such a candidate is dropped here, as the rule drops it.
+    inducing = [
+        p
+        for p in watch(within, "induce of candidates")
+        if sweep.induce(p).mean().item() >= rule.induce_threshold
+    ]
+    for place in watch(inducing, "bypass of candidates"):
+        sweep.bypass(place)
+    scored = [sweep.candidate(place) for place in inducing]
+    kept = [c for c in scored if rule.reason(c, n_layers=sweep.model.n_layers) is None]
+    return min(kept, key=lambda c: (c.bypass, c.position, c.layer)) if kept else None
 
 
 def pick_stability(
@@ -359,8 +371,8 @@ def pick_stability(
     """How often each candidate is picked when the validation prompts are drawn anew with replacement.
 
     Near-ties swap between such draws, and so they would between runs. Only candidates measured in full take part: all
-    of them after an exhaustive sweep, else the `contenders` of lowest bypass whose kl is at most twice the limit,
-    which are completed here.
+    of them after an exhaustive sweep, else those that pass and the `contenders` nearest to passing by kl and induce
+    among those whose kl is at most twice the limit, which are completed here.
 
     Returns:
         `position, layer, share` of every candidate picked at least once, most frequent first; a row with position None
@@ -369,8 +381,13 @@ def pick_stability(
     cut = rule.first_late_layer(sweep.model.n_layers)
     early = [place for place in sweep.directions if place[1] < cut]
     near = [p for p in early if sweep.candidate(p).kl <= 2 * rule.kl_threshold]
-    for place in sorted(near, key=lambda p: sweep.bypass(p).mean().item())[:contenders]:
-        sweep.induce(place)
+
+    def lack(place: Place) -> float:
+        lacking = max(0.0, sweep.candidate(place).kl - rule.kl_threshold)
+        return lacking + max(0.0, rule.induce_threshold - sweep.induce(place).mean().item())
+
+    for place in sorted(near, key=lambda p: (lack(p), *p))[:contenders]:
+        sweep.complete(place)
     full = [
         p
         for p in early

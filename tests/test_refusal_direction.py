@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from interp.activations import collect
 from interp.cli import app
 from interp.directions import unit
-from interp.experiments import refusal_direction, refusal_mechanism
+from interp.experiments import refusal_direction, refusal_direction_mechanism
 from interp.experiments.refusal_direction import Config
 from interp.formats import read_direction, write_control_vector, write_direction
 from interp.generation import next_token_log_probs
@@ -165,12 +165,12 @@ def test_attribution_adds_up_to_the_stream(run) -> None:
 
 
 def test_regions_are_the_requests_own_characters(tiny: ChatModel) -> None:
-    asked = refusal_mechanism.conditions(
+    asked = refusal_direction_mechanism.conditions(
         tiny.tokenizer, ["Name three colours."], suffixes=["zzz qqq"], seed=0, suffix_tokens=4
     )
     for name in ("plain", "character", "no refusals", "suffix 0"):
         tokens, spans = asked[name]
-        regions = refusal_mechanism._regions(tokens, 0, spans[0])
+        regions = refusal_direction_mechanism._regions(tokens, 0, spans[0])
         assert (regions.sum(0) == 1).all()  # every token in one region
         ids = torch.tensor(tokens.ids[0])
         assert tiny.tokenizer.decode(ids[regions[1]]) == "Name three colours."
@@ -187,14 +187,14 @@ def test_regions_are_the_requests_own_characters(tiny: ChatModel) -> None:
 
 
 def test_base_check_reads_the_newline_after_the_prompt(tiny: ChatModel, run) -> None:
-    found = refusal_mechanism.base_check(
+    found = refusal_direction_mechanism.base_check(
         tiny, tiny, run[0].direction.vector, harmful=["Do a bad thing"], harmless=["Do a good thing"]
     )
     assert set(found["cosine"]) == {"chat, harmful", "chat, harmless", "base, harmful", "base, harmless"}
-    with_template = refusal_mechanism._with_newline(tiny, ["Do it"], with_template=True)
+    with_template = refusal_direction_mechanism._with_newline(tiny, ["Do it"], with_template=True)
     assert tiny.tokenizer.decode(with_template.ids[0]) == "<|im_start|>user\nDo it\n"
     assert tiny.tokenizer.decode(
-        refusal_mechanism._with_newline(tiny, ["Do it"], with_template=False).ids[0]
+        refusal_direction_mechanism._with_newline(tiny, ["Do it"], with_template=False).ids[0]
     ) == ("Do it\n")
 
 

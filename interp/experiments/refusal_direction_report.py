@@ -10,7 +10,6 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp.experiments.refusal_mechanism import REGIONS
 from interp.plots import (
     COLOURS,
     CONTROL_COLOUR,
@@ -138,11 +137,11 @@ def _heads(numbers: Mapping[str, Any]) -> go.Figure:
 
 def _attention(numbers: Mapping[str, Any]) -> go.Figure:
     heads = numbers["mechanism"]["heads"]
-    names = list(heads[0]["attention"])
+    names, regions = list(heads[0]["attention"]), list(heads[0]["attention"]["plain"])
     figure = make_subplots(
-        rows=1, cols=len(REGIONS), shared_yaxes=True, subplot_titles=[f"on: {r}" for r in REGIONS]
+        rows=1, cols=len(regions), shared_yaxes=True, subplot_titles=[f"on: {r}" for r in regions]
     )
-    for column, region in enumerate(REGIONS, start=1):
+    for column, region in enumerate(regions, start=1):
         for number, name in enumerate(names):
             figure.add_bar(
                 name=name,
