@@ -26,6 +26,7 @@ _NAMES = {
     "generate": "interp.generation",
     "steer": "interp.steering",
     "load_result": "interp.results",
+    "LatentGuard": "interp.guard",
 }
 __all__ = sorted(_NAMES)
 

@@ -7,6 +7,8 @@
 | `mean_diffs.pt`, shape [position, layer, d_model] | yes, with layer and position | |
 | `*.pt` or `*.safetensors` tensor [layer, d_model] | yes, with layer | |
 | llama.cpp GGUF control vector | yes, with layer | yes, additive only |
+| `direction_evaluations.json` (refusal-direction) | yes, as a table | |
+| `src/run/*` tensors (harmfulness) | yes, as tensors | |
 
 Pickled files are opened with `weights_only=True` only. llama.cpp adds `direction.N` to the output of block N, which is
 the input of block N + 1: a direction at `resid_pre` of layer l is `direction.(l-1)`. It refuses `direction.0`, so
@@ -119,6 +121,46 @@ def read_direction_evaluations(path: str | Path) -> list[dict[str, Any]]:
         scores = {key: math.nan if value is None else float(value) for key, value in scores.items()}
         table.append({"position": int(row["position"]), "layer": int(row["layer"]), **scores})
     return table
+
+
+def read_published_tensor(path: str | Path) -> Tensor:
+    """A tensor of the harmfulness repository's `src/run` folder: plain, or a float16 numpy array in a torch file.
+
+    Opened with `weights_only=True`; of numpy no more than what rebuilds an array is let through. Strided views come
+    back contiguous, all as float32.
+
+    Source: artefacts of Zhao et al. 2025 (`CHATS-lab/LLMs_Encode_Harmfulness_Refusal_Separately`).
+
+    Raises:
+        ValueError: no such file, or one that holds anything else.
+    """
+    import codecs
+
+    import numpy as np
+    from numpy._core import multiarray
+
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no such file: {path}")
+    rebuild: list[Any] = [
+        (multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),  # as named by numpy 1  # pyright: ignore[reportAttributeAccessIssue]
+        multiarray._reconstruct,  # pyright: ignore[reportAttributeAccessIssue]
+        np.ndarray,
+        np.dtype,
+        codecs.encode,
+        type(np.dtype(np.float16)),
+        type(np.dtype(np.float32)),
+    ]
+    try:
+        with torch.serialization.safe_globals(rebuild):
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"cannot read {path} as weights-only: {str(error).splitlines()[0]}") from error
+    if isinstance(found, np.ndarray):
+        found = torch.from_numpy(np.ascontiguousarray(found))
+    if not isinstance(found, Tensor):
+        raise ValueError(f"{path} holds a {type(found).__name__}, not a tensor")
+    return found.to(torch.float32).contiguous()
 
 
 def write_control_vector(

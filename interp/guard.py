@@ -1,8 +1,8 @@
 """Latent Guard: harmful prompts detected from the inside, in the prompt's own forward pass.
 
 A prompt's harmfulness is its belief at `t_inst` (`interp.beliefs`): the mean over layers of its cosine with the centre
-of harmful prompts minus that with the centre of harmless ones. Beside it stands the refusal belief at `t_post_inst`. The
-verdict is harmful when harmfulness exceeds the threshold: 0 as published, or calibrated to a false-positive rate.
+of harmful prompts minus that with the centre of harmless ones. Beside it stands the refusal belief at `t_post_inst`.
+The verdict is harmful when harmfulness exceeds the threshold: 0 as published, or calibrated to a false-positive rate.
 
 A guard belongs to the model, template and prompt ending that it was fitted with, and refuses others. It can fail out of
 domain (the paper's appendix H), and what it was fitted on decides what it sees: compare it on prompts of your own.

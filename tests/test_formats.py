@@ -19,6 +19,7 @@ from interp.formats import (
     direction_bytes,
     read_direction,
     read_direction_evaluations,
+    read_published_tensor,
     write_control_vector,
     write_direction,
 )
@@ -350,3 +351,27 @@ def test_published_evaluations_become_the_table_that_pick_takes(tmp_path: Path) 
         read_direction_evaluations(path)
     with pytest.raises(ValueError, match="no such file"):
         read_direction_evaluations(tmp_path / "absent.json")
+
+
+def test_published_tensors_open_safely_and_contiguous(tmp_path: Path) -> None:
+    wide = torch.randn(5, 7 * 8).half()
+    torch.save(wide[:, ::7], tmp_path / "view")
+    torch.save(wide.numpy()[:, :8], tmp_path / "numpy")
+    found = read_published_tensor(tmp_path / "view")
+    assert found.is_contiguous()
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, wide[:, ::7].float())
+    torch.testing.assert_close(read_published_tensor(tmp_path / "numpy"), wide[:, :8].float())
+    torch.save({"a": wide}, tmp_path / "dict")
+    with pytest.raises(ValueError, match="holds a dict, not a tensor"):
+        read_published_tensor(tmp_path / "dict")
+    with pytest.raises(ValueError, match="no such file"):
+        read_published_tensor(tmp_path / "absent")
+
+    class Evil:
+        def __reduce__(self):
+            return print, ("run",)
+
+    torch.save(Evil(), tmp_path / "evil")
+    with pytest.raises(ValueError, match="as weights-only"):
+        read_published_tensor(tmp_path / "evil")

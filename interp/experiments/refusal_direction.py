@@ -33,8 +33,8 @@ from interp.activations import collect, collect_means
 from interp.batching import Stopwatch, progress
 from interp.chat import ChatTokens, tokenize
 from interp.directions import Direction, random_direction
-from interp.experiments.refusal_direction_report import figures, rate_table, report, verdicts
 from interp.experiments.refusal_direction_mechanism import base_check, mechanism
+from interp.experiments.refusal_direction_report import figures, rate_table, report, verdicts
 from interp.formats import direction_bytes
 from interp.generation import Completions, generate, next_token_log_probs
 from interp.interventions import Ablate, Add, Intervention, edited_weights
