@@ -22,6 +22,7 @@ lab: $(LAB_READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.generation
+	$(BIN)/python -m benchmarks.selection
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -68,6 +68,8 @@ class Ablate:
     """Generated tokens to act at."""
     sites: tuple[Site, ...] = ("resid_pre", "attn_out", "mlp_out")
     """Sites to act at; the default leaves no component anywhere in the stream."""
+    normalised: bool = False
+    """Whether the direction is known to have length 1; set by `to`, so that no pass takes a norm again."""
 
     def __post_init__(self) -> None:
         _check(self)
@@ -79,13 +81,11 @@ class Ablate:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Ablate":
         """The same ablation with its unit direction held in this device and dtype."""
-        return replace(self, direction=unit(self.direction).to(device, dtype))
+        return replace(self, direction=unit(self.direction).to(device, dtype), normalised=True)
 
     def __call__(self, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        u = self.direction
-        if u.dtype != resid.dtype or u.device != resid.device or abs(u.norm().item() - 1) > 1e-5:
-            u = unit(self.direction).to(resid)
-        return _without(resid, u)
+        u = self.direction if self.normalised else unit(self.direction)
+        return _without(resid, u.to(resid))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -133,11 +133,6 @@ def auroc(
     return Rate(value=value, n=len(a) + len(b), low=float(low), high=float(high))
 
 
-def auroc_value(positive: Float[Tensor, " positive"], negative: Float[Tensor, " negative"]) -> float:
-    """AUROC alone, without its interval."""
-    return _auroc(positive.double().cpu().numpy(), negative.double().cpu().numpy())
-
-
 def _auroc(a: np.ndarray, b: np.ndarray) -> float:
     if len(a) == 0 or len(b) == 0:
         raise ValueError(f"AUROC needs scores on both sides, got {len(a)} and {len(b)}")

@@ -10,8 +10,8 @@ What a candidate costs, and why it is less than three passes over all prompts (`
 
 `choose` goes further and leaves out what cannot win. A candidate is dropped as soon as its kl provably exceeds the
 limit: after a few prompts, since the others can lower the sum by no more than a bound that follows from Jensen's
-inequality and the epsilon in the published formula. Induce, the cheaper of the two that are left, is measured for
-those within the limit, and bypass for those that induce. The pick is that of the full table; `complete` measures the
+inequality and the epsilon in the published formula. Induce, which decides most often, comes next; the other prompts'
+kl and then bypass are measured for those that induce. The pick is that of the full table; `complete` measures the
 full table. A zero direction (layer 0 at template tokens) scores as the unmodified model and is not run.
 
 Source of scores and rule: Arditi et al. 2024, arXiv:2406.11717, section 2.3 and appendix C.
@@ -240,13 +240,13 @@ class Sweep:
             )
         return self.induced[place]
 
-    def kl_is_within(self, place: Place, limit: float) -> bool:
-        """Whether the mean kl is at most `limit`; measures no more prompts than it takes to know."""
-        if self.n_harmless > _FIRST and math.isfinite(limit):
-            self._rows(place, range(self.n_harmful, self.n_harmful + _FIRST))
-            if self.least_kl(place) > limit:
-                return False
-        return bool(self.kl(place).mean() <= limit)
+    def kl_may_be_within(self, place: Place, limit: float) -> bool:
+        """False when the first few prompts prove that the mean kl exceeds `limit`."""
+        if not math.isfinite(limit):
+            return True
+        first = min(_FIRST, self.n_harmless)
+        self._rows(place, range(self.n_harmful, self.n_harmful + first))
+        return self.least_kl(place) <= limit
 
     def least_kl(self, place: Place) -> float:
         """What the mean kl of a candidate is at least, from the prompts measured so far; 0 or a little less if none."""
@@ -280,13 +280,13 @@ class Sweep:
                 why = "too late a layer"
             elif self._broken(place):
                 why = "not finite"
+            elif scored.induce < rule.induce_threshold:
+                why = "induces too little"
             elif place in self.ablated and math.isnan(scored.kl):
                 first = self.ablated[place][self.n_harmful : self.n_harmful + _FIRST].mean()
                 why = f"kl too large (mean {first:.2f} on the first {_FIRST} prompts settles it)"
             elif scored.kl > rule.kl_threshold:
                 why = "kl too large"
-            elif scored.induce < rule.induce_threshold:
-                why = "induces too little"
             else:
                 why = rule.reason(scored, n_layers=self.model.n_layers)
             rows.append({**scored.as_dict(), "kept": why is None, "reason": why})
@@ -294,7 +294,9 @@ class Sweep:
 
     def _broken(self, place: Place) -> bool:
         """Whether a measured score of a candidate is not a number."""
-        return place in self.ablated and bool(self.ablated[place].isnan().any())
+        return any(
+            bool(table[place].isnan().any()) for table in (self.ablated, self.induced) if place in table
+        )
 
 
 def choose(
@@ -335,7 +337,15 @@ def _score_near_misses(sweep: Sweep, rule: Rule, watch: Watch, *, most: int = 3)
     """Measure in full the candidates that miss the rule by least: best first, until no other can come nearer."""
     cut = rule.first_late_layer(sweep.model.n_layers)
     early = [place for place in sweep.directions if place[1] < cut]
-    bounds = {place: max(0.0, sweep.least_kl(place) - rule.kl_threshold) for place in early}
+
+    def least(place: Place) -> float:
+        """What a candidate misses the rule by at least, as far as it was measured."""
+        lacking = max(0.0, sweep.least_kl(place) - rule.kl_threshold)
+        if place in sweep.induced:
+            lacking += max(0.0, rule.induce_threshold - sweep.induce(place).mean().item())
+        return lacking
+
+    bounds = {place: least(place) for place in early}
     misses: list[tuple[float, Place]] = []
     for place in watch(sorted(early, key=lambda p: (bounds[p], *p)), "nothing passes: near misses"):
         if len(misses) >= most and bounds[place] > misses[most - 1][0]:
@@ -351,15 +361,16 @@ def _score_near_misses(sweep: Sweep, rule: Rule, watch: Watch, *, most: int = 3)
 def _first_that_passes(sweep: Sweep, rule: Rule, watch: Watch) -> Candidate | None:
     cut = rule.first_late_layer(sweep.model.n_layers)
     early = [place for place in sweep.directions if place[1] < cut]
-    within = [p for p in watch(early, "KL of candidates") if sweep.kl_is_within(p, rule.kl_threshold)]
+    possible = [p for p in watch(early, "KL of candidates") if sweep.kl_may_be_within(p, rule.kl_threshold)]
     # NaN compares false: such a candidate is dropped here, as the rule drops it.
     inducing = [
         p
-        for p in watch(within, "induce of candidates")
+        for p in watch(possible, "induce of candidates")
         if sweep.induce(p).mean().item() >= rule.induce_threshold
     ]
     for place in watch(inducing, "bypass of candidates"):
-        sweep.bypass(place)
+        if sweep.kl(place).mean() <= rule.kl_threshold:
+            sweep.bypass(place)
     scored = [sweep.candidate(place) for place in inducing]
     kept = [c for c in scored if rule.reason(c, n_layers=sweep.model.n_layers) is None]
     return min(kept, key=lambda c: (c.bypass, c.position, c.layer)) if kept else None
@@ -371,8 +382,8 @@ def pick_stability(
     """How often each candidate is picked when the validation prompts are drawn anew with replacement.
 
     Near-ties swap between such draws, and so they would between runs. Only candidates measured in full take part: all
-    of them after an exhaustive sweep, else those that pass and the `contenders` nearest to passing by kl and induce
-    among those whose kl is at most twice the limit, which are completed here.
+    of them after an exhaustive sweep, else those that pass and the `contenders` nearest to passing, which are completed
+    here.
 
     Returns:
         `position, layer, share` of every candidate picked at least once, most frequent first; a row with position None
@@ -380,10 +391,10 @@ def pick_stability(
     """
     cut = rule.first_late_layer(sweep.model.n_layers)
     early = [place for place in sweep.directions if place[1] < cut]
-    near = [p for p in early if sweep.candidate(p).kl <= 2 * rule.kl_threshold]
+    near = [p for p in early if p in sweep.induced and sweep.least_kl(p) <= 2 * rule.kl_threshold]
 
     def lack(place: Place) -> float:
-        lacking = max(0.0, sweep.candidate(place).kl - rule.kl_threshold)
+        lacking = max(0.0, sweep.least_kl(place) - rule.kl_threshold)
         return lacking + max(0.0, rule.induce_threshold - sweep.induce(place).mean().item())
 
     for place in sorted(near, key=lambda p: (lack(p), *p))[:contenders]:

@@ -16,7 +16,6 @@ from interp.metrics import (
     REFUSAL_SUBSTRINGS_24,
     Rate,
     auroc,
-    auroc_value,
     cross_entropy,
     find_refusal_tokens,
     is_refusal,
@@ -109,16 +108,16 @@ def test_auroc_counts_pairs_and_halves_ties() -> None:
         expected = brute_force_auroc(positive, negative)
         found = auroc(positive, negative)
         assert found.value == pytest.approx(expected, abs=1e-12)
-        assert auroc_value(positive, negative) == found.value
-        assert auroc_value(negative, positive) == pytest.approx(1 - expected, abs=1e-12)
+        assert auroc(positive, negative, resamples=0).value == found.value
+        assert auroc(negative, positive, resamples=0).value == pytest.approx(1 - expected, abs=1e-12)
         assert (found.n, found.low <= found.value <= found.high) == (54, True)
 
 
 def test_auroc_extremes_and_its_interval() -> None:
     low, high = torch.arange(5.0), torch.arange(5.0) + 10
     assert auroc(high, low) == Rate(value=1.0, n=10, low=1.0, high=1.0)
-    assert auroc_value(low, high) == 0.0
-    assert auroc_value(low, low) == 0.5
+    assert auroc(low, high, resamples=0).value == 0.0
+    assert auroc(low, low, resamples=0).value == 0.5
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, 800, generator=generator)
     few, many = auroc(a[:20] + 1, b[:20]), auroc(a + 1, b)

@@ -135,18 +135,20 @@ def test_choosing_finds_the_pick_of_the_full_table(
 def test_kl_is_given_up_early_only_when_the_rest_cannot_mend_it(tiny: ChatModel) -> None:
     sweep = sweep_of(tiny)
     for place in sweep.directions:
-        full = sweep_of(tiny)
-        mean = full.kl(place).mean().item()
+        mean = sweep.kl(place).mean().item()
         for limit in (mean * 0.2, mean * 0.9, mean * 1.1 + 1e-4):
             fresh = sweep_of(tiny)
-            assert fresh.kl_is_within(place, limit) == (mean <= limit)
-    place = max(sweep.directions, key=lambda p: sweep.kl(p).mean().item())
+            possible = fresh.kl_may_be_within(place, limit)
+            assert fresh.least_kl(place) <= mean + 1e-9
+            if mean <= limit:
+                assert possible  # never given up wrongly
+    place = max(sweep.directions, key=lambda p: sweep.kl(p).mean().item() if p[1] < 2 else 0.0)
     fresh = sweep_of(tiny)
-    assert not fresh.kl_is_within(place, 1e-3)
+    assert not fresh.kl_may_be_within(place, 1e-3)
     assert (fresh.ablated[place][5:] == math.inf).sum() == len(HARMLESS) - 8  # the rest was not run
     row = next(r for r in fresh.table(Rule(kl_threshold=1e-3)) if (r["position"], r["layer"]) == place)
     assert row["kept"] is False
-    assert "on the first 8 prompts settles it" in row["reason"] or row["reason"] == "too late a layer"
+    assert "on the first 8 prompts settles it" in row["reason"]
 
 
 def test_the_divergence_has_the_floor_that_jensen_gives() -> None:
