@@ -225,6 +225,11 @@ class Stopwatch:
         self.seconds: dict[str, float] = {}
         self._begun = time.perf_counter()
 
+    @property
+    def with_total(self) -> dict[str, float]:
+        """Seconds by stage, and their sum as `total`."""
+        return {**self.seconds, "total": round(sum(self.seconds.values()), 3)}
+
     def lap(self, stage: str) -> None:
         """Book the time since the last lap under this stage."""
         now = time.perf_counter()

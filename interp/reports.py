@@ -39,6 +39,17 @@ class Section:
     tables: Sequence[Table] = ()
 
 
+def notes_on(provenance: Mapping[str, Any]) -> list[str]:
+    """What a reader must know of the prompts and the model before the numbers."""
+    notes = list(provenance["prompts"]["notes"])
+    if provenance["model"] in ("smollm2", "smollm2-safe"):
+        notes.append(
+            "This is the bundled 135M model organism: the result shows that the method runs, not what large "
+            "aligned models do."
+        )
+    return notes
+
+
 def html_report(title: str, lead: str, sections: Sequence[Section], provenance: Mapping[str, Any]) -> str:
     """The page, Plotly's JavaScript included once."""
     import json

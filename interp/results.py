@@ -19,11 +19,12 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -198,6 +199,24 @@ class Parts:
     def discard(self) -> None:
         """Remove the parts; the run is whole."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def provenance(model: Mapping[str, Any], prompts: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """What a result or direction carries of where it comes from.
+
+    Args:
+        model: `ChatModel.provenance`.
+        prompts: `PromptSet.provenance`.
+        config: an experiment's frozen `Config`, with a `seed`.
+    """
+    return {
+        **model,
+        "prompts": dict(prompts),
+        "config": asdict(config),
+        "seed": config.seed,
+        "versions": library_versions(),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def library_versions() -> dict[str, str]:

@@ -39,7 +39,7 @@ from interp.leaks import leak_check
 from interp.metrics import auroc, find_refusal_tokens, is_refusal, refusal_metric, refusal_rate
 from interp.models import ChatModel
 from interp.prompts import Prompts, PromptSet, load_prompts
-from interp.results import Parts, library_versions, save_result
+from interp.results import Parts, provenance, save_result
 from interp.selection import Candidate, Rule
 from interp.sweeps import Sweep, choose
 
@@ -259,15 +259,8 @@ def run(
             ]
             for job, b in behaviour.items()
         },
-        "seconds": {**watch.seconds, "total": round(sum(watch.seconds.values()), 3)},
-        "provenance": {
-            **model.provenance,
-            "prompts": prompts.provenance,
-            "config": asdict(config),
-            "seed": config.seed,
-            "versions": library_versions(),
-            "threads": torch.get_num_threads(),
-        },
+        "seconds": watch.with_total,
+        "provenance": provenance(model.provenance, prompts.provenance, config),
     }
     result = Result(numbers=numbers, tensors=directions, harmfulness=harmfulness, refusal=refusal)
     if out is not None:
@@ -362,12 +355,7 @@ def _picked_directions(
         [acts["as-is", kind, "train"]["resid_pre"] for kind in ("harmful", "harmless")],
     )
     norms = mean_norm(torch.cat(train).float())
-    provenance = {
-        **model.provenance,
-        "prompts": prompts.provenance,
-        "config": asdict(config),
-        "versions": library_versions(),
-    }
+    origin = provenance(model.provenance, prompts.provenance, config)
     n_post = norms.shape[1] - 1
     refusal = Direction(
         vector=directions["refusal/as-is"][layer, picked.position + n_post].clone(),
@@ -375,14 +363,14 @@ def _picked_directions(
         position=str(picked.position),
         sign="refused harmful - answered harmless",
         mean_activation_norm=norms[layer, 1 + picked.position + n_post].item(),
-        provenance=provenance,
+        provenance=origin,
     )
     harmfulness = Direction(
         vector=directions["harmfulness/as-is"][layer].clone(),
         layer=layer,
         position="t_inst",
         mean_activation_norm=norms[layer, 0].item(),
-        provenance=provenance,
+        provenance=origin,
     )
     return refusal, harmfulness
 

@@ -6,7 +6,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from interp.plots import layer_lines, rate_bars
-from interp.reports import Section, Table, html_report, shown_rate
+from interp.reports import Section, Table, html_report, notes_on, shown_rate
 
 ENDINGS = ("as-is", "period")
 """How prompts end, side by side in everything read at `t_inst`."""
@@ -140,12 +140,7 @@ def report(numbers: Mapping[str, Any]) -> str:
     drawn = figures(numbers)
     where, picked, rule = numbers["provenance"], numbers["selected"], numbers["rule"]
     filtered, leaks = numbers["filtered_counts"], numbers["leak_check"]
-    notes = list(where["prompts"]["notes"])
-    if where["model"] in ("smollm2", "smollm2-safe"):
-        notes.append(
-            "This is the bundled 135M model organism: the result shows that the method runs, not what large "
-            "aligned models do."
-        )
+    notes = notes_on(where)
     if not filtered["applied"]:
         notes.append(
             f"Only {filtered['harmful_refused']} of {filtered['harmful']} harmful training prompts are refused and "

@@ -48,7 +48,7 @@ from interp.metrics import (
 )
 from interp.models import ChatModel, load
 from interp.prompts import HELD_OUT_TEXT, Kind, Prompts, PromptSet, Split, read_answered
-from interp.results import Parts, library_versions, save_result
+from interp.results import Parts, provenance, save_result
 from interp.selection import Rule
 from interp.sweeps import Place, Sweep, choose, pick_stability
 
@@ -232,15 +232,8 @@ def run(
         **behaviour,
         "cross_entropy": losses,
         **inside,
-        "seconds": {**watch.seconds, "total": round(sum(watch.seconds.values()), 3)},
-        "provenance": {
-            **model.provenance,
-            "prompts": prompts.provenance,
-            "config": asdict(config),
-            "seed": config.seed,
-            "versions": library_versions(),
-            "threads": torch.get_num_threads(),
-        },
+        "seconds": watch.with_total,
+        "provenance": provenance(model.provenance, prompts.provenance, config),
     }
     result = Result(numbers=numbers, tensors=_tensors(sweep), direction=direction)
     if out is not None:
@@ -351,12 +344,7 @@ def _select(
         position=str(chosen.position),
         sign="refused harmful - answered harmless",
         mean_activation_norm=norms[chosen.layer, chosen.position].item(),
-        provenance={
-            **model.provenance,
-            "prompts": prompts.provenance,
-            "config": asdict(config),
-            "versions": library_versions(),
-        },
+        provenance=provenance(model.provenance, prompts.provenance, config),
     )
     n = sweep.n_harmful
     stability = pick_stability(

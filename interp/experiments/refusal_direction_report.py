@@ -21,7 +21,7 @@ from interp.plots import (
     intervals,
     rate_bars,
 )
-from interp.reports import Section, Table, html_report, shown_rate
+from interp.reports import Section, Table, html_report, notes_on, shown_rate
 
 _LABELS = {
     "baseline": "no intervention",
@@ -445,12 +445,7 @@ def verdicts(numbers: Mapping[str, Any]) -> list[str]:
 def report(numbers: Mapping[str, Any]) -> str:
     """The experiment's page."""
     drawn, where, picked = figures(numbers), numbers["provenance"], numbers["selected"]
-    notes = list(where["prompts"]["notes"])
-    if where["model"] in ("smollm2", "smollm2-safe"):
-        notes.append(
-            "This is the bundled 135M model organism: the result shows that the method runs, not what large "
-            "aligned models do."
-        )
+    notes = notes_on(where)
     if not numbers["rule"]["published"]:
         notes.append(
             "The selection rule was relaxed by the user: "
