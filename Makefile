@@ -23,6 +23,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.generation
 	$(BIN)/python -m benchmarks.selection
+	$(BIN)/python -m benchmarks.guard
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -31,6 +31,8 @@ from interp.interventions import Applied
 from interp.models import ChatModel
 
 _NAME = "interp_tree"
+_UNFOLDED = 16
+"""Attention unfolds a pass to at most so many times its budget: prompts may share a long beginning."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -86,12 +88,14 @@ def plan_trees(rows: Sequence[tuple[int, ...]], *, budget: int) -> list[list[int
     total = sum(len(rows[row]) - n for row, n in zip(order, common, strict=True))
     target = total / math.ceil(total / budget)
     batches: list[list[int]] = []
-    held = math.inf
+    held, width = math.inf, 0
     for row, n in zip(order, common, strict=True):
         length = len(rows[row])
-        if held + (length - n) / 2 > target or held + length - n > budget:
+        width = max(width, length)
+        full = held + (length - n) / 2 > target or held + length - n > budget
+        if full or (len(batches[-1]) + 1) * width > _UNFOLDED * budget:
             batches.append([])
-            held, n = 0, 0
+            held, n, width = 0, 0, length
         batches[-1].append(row)
         held += length - n
     return batches

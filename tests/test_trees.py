@@ -39,6 +39,10 @@ def test_passes_hold_every_prompt_once_and_stay_near_the_budget() -> None:
     sizes = [len(pack([rows[row] for row in batch]).ids) for batch in plan]
     assert max(sizes) <= 100
     assert len(plan_trees(rows, budget=10_000)) == 1
+    # A long beginning in common costs few nodes, but attention unfolds it for every prompt.
+    alike = [(*range(90), n) for n in range(100)]
+    assert len(pack(alike).ids) == 190
+    assert all(len(batch) * 91 <= 16 * 200 for batch in plan_trees(alike, budget=200))
 
 
 def test_what_prompts_share_is_run_once(tiny: ChatModel) -> None:
