@@ -158,6 +158,7 @@ def _attention(numbers: Mapping[str, Any]) -> go.Figure:
         template=THEME,
         barmode="group",
         width=1200,
+        margin={"t": 120},
         title=f"Where the top heads look from the last token, {_note(numbers)}",
     )
     figure.update_yaxes(title="attention (sums to 1 over regions)", row=1, col=1)
@@ -181,6 +182,7 @@ def _first_tokens(numbers: Mapping[str, Any]) -> go.Figure:
         )
     figure.update_layout(
         template=THEME,
+        margin={"t": 120},
         title=f"Ten likeliest first tokens (refusal tokens in orange), {_note(numbers)}",
         yaxis={"title": "mean probability"},
     )
@@ -288,7 +290,8 @@ def _selection(numbers: Mapping[str, Any]) -> go.Figure:
     figure.update_layout(
         template=THEME,
         width=1250,
-        height=560,
+        height=600,
+        margin={"t": 120},
         title=f"Scores of the candidates; dashed: no intervention, and the KL limit; {_note(numbers)}",
         legend={"y": -0.2},
     )
