@@ -303,7 +303,14 @@ def test_the_command_sets_what_is_asked_and_refuses_the_rest(saved_tiny: Path, t
 @pytest.mark.checkpoint
 def test_on_the_bundled_model_the_direction_mediates_refusal(bundled) -> None:
     config = Config(
-        n_train=48, n_val=12, n_test=24, max_new_tokens=12, n_random=1, n_mechanism=2, kl_threshold=1.0
+        n_train=32,
+        n_val=8,
+        n_test=24,
+        max_new_tokens=12,
+        n_random=1,
+        n_mechanism=2,
+        kl_threshold=1.0,
+        prune_layer_fraction=0.4,
     )
     numbers = refusal_direction.run(bundled("smollm2-safe"), load_prompts(), config).numbers
     rates = {
