@@ -172,7 +172,6 @@ class Sweep:
     def _resid(self) -> list[Float[Tensor, "layer one node d_model"]]:
         """Unmodified `resid_pre` of every layer on the packed harmless prompts, one entry a pass."""
         kept: list[Tensor] = []
-        shape = (self.model.n_layers, 1, -1, self.model.d_model)
 
         def reader(layer: int) -> Any:
             return lambda value: kept[-1].__setitem__(layer, value)
@@ -186,7 +185,7 @@ class Sweep:
         ):
             for rows in passes.batches:
                 packed = passes.place(rows)
-                size = (*shape[:2], len(packed.tree.ids), shape[3])
+                size = (self.model.n_layers, 1, len(packed.tree.ids), self.model.d_model)
                 kept.append(torch.empty(size, dtype=self.model.dtype, device=self.model.device))
                 self.model.decoder(**packed.inputs)
         return kept
@@ -217,9 +216,13 @@ class Sweep:
         missing = [row for row in rows if table[row] == math.inf]  # no score is infinite; NaN is measured
         if missing:
             name = f"ablated{place[0]}-{place[1]}-{missing[0]}-{missing[-1]}"
-            values = self._keep(name, lambda: self.ablate(self.directions[place], missing).tolist())
-            table[missing] = torch.tensor([math.nan if v is None else v for v in values], dtype=torch.float64)
+            table[missing] = self._kept(name, lambda: self.ablate(self.directions[place], missing))
         return table[rows.start : rows.stop]
+
+    def _kept(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        """Values of a part that was finished before, or computed now; stored NaN come back as None."""
+        values = self._keep(name, lambda: compute().tolist())
+        return torch.tensor([math.nan if v is None else v for v in values], dtype=torch.float64)
 
     def bypass(self, place: Place) -> Float[Tensor, " harmful"]:
         """Refusal metric of every harmful prompt with the candidate ablated."""
@@ -232,12 +235,8 @@ class Sweep:
     def induce(self, place: Place) -> Float[Tensor, " harmless"]:
         """Refusal metric of every harmless prompt with the candidate added."""
         if place not in self.induced:
-            values = self._keep(
-                f"added{place[0]}-{place[1]}", lambda: self.add(self.directions[place], place[1]).tolist()
-            )
-            self.induced[place] = torch.tensor(
-                [math.nan if v is None else v for v in values], dtype=torch.float64
-            )
+            name = f"added{place[0]}-{place[1]}"
+            self.induced[place] = self._kept(name, lambda: self.add(self.directions[place], place[1]))
         return self.induced[place]
 
     def kl_may_be_within(self, place: Place, limit: float) -> bool:
@@ -253,6 +252,21 @@ class Sweep:
         table = self.ablated.get(place)
         known = table[self.n_harmful :] if table is not None else torch.full_like(self._kl.least, math.inf)
         return torch.where(known == math.inf, self._kl.least, known).mean().item()
+
+    def least_lack(self, place: Place, rule: Rule) -> float:
+        """By how much a candidate misses the kl and induce limits at least, as far as it was measured, in nats.
+
+        Exact once both are measured; infinite for scores that are not a number, which no limit admits.
+        """
+        lack = max(self.least_kl(place) - rule.kl_threshold, 0.0)
+        if place in self.induced:
+            lack += max(rule.induce_threshold - self.induced[place].mean().item(), 0.0)
+        return math.inf if math.isnan(lack) else lack
+
+    def early(self, rule: Rule) -> list[Place]:
+        """Candidates before the rule's layer cut."""
+        cut = rule.first_late_layer(self.model.n_layers)
+        return [place for place in self.directions if place[1] < cut]
 
     def complete(self, place: Place) -> Candidate:
         """All three scores of a candidate; both kinds of prompts share the ablation's passes."""
@@ -335,23 +349,14 @@ def choose(
 
 def _score_near_misses(sweep: Sweep, rule: Rule, watch: Watch, *, most: int = 3) -> None:
     """Measure in full the candidates that miss the rule by least: best first, until no other can come nearer."""
-    cut = rule.first_late_layer(sweep.model.n_layers)
-    early = [place for place in sweep.directions if place[1] < cut]
-
-    def least(place: Place) -> float:
-        """What a candidate misses the rule by at least, as far as it was measured."""
-        lacking = max(0.0, sweep.least_kl(place) - rule.kl_threshold)
-        if place in sweep.induced:
-            lacking += max(0.0, rule.induce_threshold - sweep.induce(place).mean().item())
-        return lacking
-
-    bounds = {place: least(place) for place in early}
+    bounds = {place: sweep.least_lack(place, rule) for place in sweep.early(rule)}
     misses: list[tuple[float, Place]] = []
-    for place in watch(sorted(early, key=lambda p: (bounds[p], *p)), "nothing passes: near misses"):
+    for place in watch(sorted(bounds, key=lambda p: (bounds[p], *p)), "nothing passes: near misses"):
         if len(misses) >= most and bounds[place] > misses[most - 1][0]:
             break
-        kl, induce = sweep.kl(place).mean().item(), sweep.induce(place).mean().item()
-        miss = max(0.0, kl - rule.kl_threshold) + max(0.0, rule.induce_threshold - induce)
+        sweep.kl(place)
+        sweep.induce(place)
+        miss = sweep.least_lack(place, rule)
         if math.isfinite(miss):
             misses = sorted([*misses, (miss, place)])
     for _, place in misses[:most]:
@@ -359,9 +364,8 @@ def _score_near_misses(sweep: Sweep, rule: Rule, watch: Watch, *, most: int = 3)
 
 
 def _first_that_passes(sweep: Sweep, rule: Rule, watch: Watch) -> Candidate | None:
-    cut = rule.first_late_layer(sweep.model.n_layers)
-    early = [place for place in sweep.directions if place[1] < cut]
-    possible = [p for p in watch(early, "KL of candidates") if sweep.kl_may_be_within(p, rule.kl_threshold)]
+    candidates = watch(sweep.early(rule), "KL of candidates")
+    possible = [p for p in candidates if sweep.kl_may_be_within(p, rule.kl_threshold)]
     # NaN compares false: such a candidate is dropped here, as the rule drops it.
     inducing = [
         p
@@ -389,15 +393,9 @@ def pick_stability(
         `position, layer, share` of every candidate picked at least once, most frequent first; a row with position None
         counts the draws in which nothing passes.
     """
-    cut = rule.first_late_layer(sweep.model.n_layers)
-    early = [place for place in sweep.directions if place[1] < cut]
+    early = sweep.early(rule)
     near = [p for p in early if p in sweep.induced and sweep.least_kl(p) <= 2 * rule.kl_threshold]
-
-    def lack(place: Place) -> float:
-        lacking = max(0.0, sweep.least_kl(place) - rule.kl_threshold)
-        return lacking + max(0.0, rule.induce_threshold - sweep.induce(place).mean().item())
-
-    for place in sorted(near, key=lambda p: (lack(p), *p))[:contenders]:
+    for place in sorted(near, key=lambda p: (sweep.least_lack(p, rule), *p))[:contenders]:
         sweep.complete(place)
     full = [
         p
