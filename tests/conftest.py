@@ -1,5 +1,6 @@
 """Fixtures: a tiny random chat model with its own tokenizer and template, and the bundled model where it is needed."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -46,8 +47,9 @@ def make_tokenizer(
 
 @pytest.fixture(autouse=True)
 def threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Tiny models gain nothing from threads, and lose a factor of five to them on a busy machine."""
-    if request.node.get_closest_marker("checkpoint"):
+    """Tiny models gain nothing from threads, and two processes with two each lose a factor of five to each other."""
+    alone = "PYTEST_XDIST_WORKER" not in os.environ
+    if alone and request.node.get_closest_marker("checkpoint"):
         yield
         return
     before = torch.get_num_threads()
