@@ -25,6 +25,7 @@ ORDER = (
     "metrics",
     "leaks",
     "beliefs",
+    "behaviours",
     "selection",
     "sweeps",
     "results",
