@@ -29,6 +29,7 @@ errors = Console(stderr=True)
 EXPERIMENTS = {
     "demo": "interp.experiments.demo",
     "refusal-direction": "interp.experiments.refusal_direction",
+    "harmfulness": "interp.experiments.harmfulness",
 }
 """Name → module with `Config`, `run`, `figures`, `rate_table`, `verdicts`, `report`, `SUMMARY`."""
 
