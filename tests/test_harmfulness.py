@@ -108,7 +108,7 @@ def test_geometry_recovers_the_planted_angle(axes: tuple[Tensor, Tensor], expect
     found = geometry(planted_anchors(axes), resamples=50, seed=0)
     for row in found["cosine"]:
         assert abs(row["value"] - expected) < 0.1  # 30 prompts of noise 1 against a signal of 3
-        assert row["low"] <= row["value"] + 0.02 and row["value"] - 0.02 <= row["high"]
+        assert row["low"] <= row["value"] <= row["high"] < row["low"] + 0.2
     assert min(found["reliability"]["harmfulness"]) > 0.95
     assert found["norms"]["harmfulness"][0] == pytest.approx(6, abs=0.3)
     assert found["random_sd"] == WIDTH**-0.5

@@ -139,22 +139,12 @@ def geometry(anchors: Anchors, *, resamples: int, seed: int) -> dict[str, Any]:
     """
     harm, refuse = anchors.directions()
     drawn = _resampled_cosines(anchors, resamples, seed)
-    low, high = drawn.quantile(torch.tensor([0.025, 0.975]).double(), dim=0)
-    per_draw = drawn.mean(1)
-    used = cosine(harm, refuse)
-    mean_low, mean_high = per_draw.quantile(torch.tensor([0.025, 0.975]).double()).tolist()
+    used = cosine(harm, refuse).double()
+    n = len(anchors.harmful) + len(anchors.harmless)
     scale = torch.cat([anchors.harmful, anchors.harmless]).double().norm(dim=-1).mean(0)
     return {
-        "cosine": [
-            {"value": v, "low": a, "high": b, "n": len(anchors.harmful) + len(anchors.harmless)}
-            for v, a, b in zip(used.tolist(), low.tolist(), high.tolist(), strict=True)
-        ],
-        "mean_cosine": {
-            "value": used.mean().item(),
-            "low": mean_low,
-            "high": mean_high,
-            "n": len(anchors.harmful) + len(anchors.harmless),
-        },
+        "cosine": [_around(v, sd, n) for v, sd in zip(used.tolist(), drawn.std(0).tolist(), strict=True)],
+        "mean_cosine": _around(used.mean().item(), drawn.mean(1).std().item(), n),
         "random_sd": harm.shape[-1] ** -0.5,
         "norms": {
             "harmfulness": harm.norm(dim=-1).tolist(),
@@ -164,6 +154,15 @@ def geometry(anchors: Anchors, *, resamples: int, seed: int) -> dict[str, Any]:
         },
         "reliability": _reliability(anchors, seed=seed),
     }
+
+
+def _around(value: float, sd: float, n: int) -> dict[str, float | int]:
+    """A cosine with the 95% normal interval of its bootstrap SD.
+
+    Directions of resampled prompts carry the sampling noise twice, so percentiles of their cosines are biased and can
+    leave the estimate out.
+    """
+    return {"value": value, "low": max(-1.0, value - 1.96 * sd), "high": min(1.0, value + 1.96 * sd), "n": n}
 
 
 def _resampled_cosines(anchors: Anchors, resamples: int, seed: int) -> Float[Tensor, "draw layer"]:
