@@ -16,7 +16,7 @@ with the instruction's end, or an instruction that looks like template text, giv
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os.path import commonprefix
 from typing import Any, NamedTuple
 
@@ -115,6 +115,35 @@ class ChatTokens:
             tokenizer=self.tokenizer,
             offsets=self.offsets + other.offsets if self.offsets and other.offsets else (),
         )
+
+    def truncated(self) -> "ChatTokens":
+        """The prompts cut right after the instruction, without what the template puts there.
+
+        Source: Zhao et al. 2025, arXiv:2507.11878, table 1 ("without post-instruction tokens").
+        """
+        return replace(
+            self,
+            ids=tuple(ids[:end] for ids, end in zip(self.ids, self.ends, strict=True)),
+            offsets=tuple(o[:end] for o, end in zip(self.offsets, self.ends, strict=False)),
+        )
+
+    def narrowed(self, lengths: Sequence[int]) -> "ChatTokens":
+        """The same prompts with only the first so many characters of each instruction counted as the instruction.
+
+        What follows them in the user's message then has the roles of template tokens: a question appended to a
+        request, for instance, is left out of `instruction` and comes after `t_inst`.
+
+        Raises:
+            ValueError: no token of an instruction lies within its length, or tokens not made by `tokenize`.
+        """
+        ends = []
+        for row, length in enumerate(lengths):
+            inside = self.covering(row, 0, length).nonzero()[:, 0].tolist()
+            whole = [i for i in inside if self.offsets[row][i][1] <= length]
+            if not whole:
+                raise ValueError(f"prompt {row} has no token within its first {length} characters")
+            ends.append(whole[-1] + 1)
+        return replace(self, ends=tuple(ends))
 
     @property
     def n_post(self) -> int:

@@ -26,6 +26,7 @@ ORDER = (
     "metrics",
     "leaks",
     "beliefs",
+    "behaviours",
     "selection",
     "sweeps",
     "results",
