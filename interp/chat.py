@@ -25,6 +25,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from interp.display import StripToken, strip_html
+
 # Stands in for the instruction to see what the template puts around it; plain letters, so no template treats it
 # specially.
 _SENTINEL = "INSTRUCTIONSENTINELQJXKZ"
@@ -34,6 +36,15 @@ ROLES = ("t_inst", "t_post_inst", "post_inst", "post_inst[k]")
 """Role names that stand for single tokens of a prompt (`post_inst`: each template token after the instruction)."""
 REGIONS = ("all", "prefix", "instruction", "template")
 """Further names, for interventions: spans of a prompt."""
+
+_ROLE_COLOURS = {
+    "prefix": "#E6E6E6",
+    "instruction": "#CFE6F7",
+    "t_post_inst": "#F5B48A",
+    "t_inst": "#7FBCE6",
+    "post_inst": "#F8DFC9",
+}
+_SHOWN_ROWS = 4
 
 Positions = str | int | Sequence[str | int]
 """One or several of `t_inst`, `t_post_inst`, `post_inst`, `post_inst[k]`, or integers from the prompt's end (-1)."""
@@ -56,6 +67,34 @@ class ChatTokens:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def _repr_html_(self) -> str:
+        """Each prompt's tokens, coloured by role; the first prompts where there are many."""
+        legend = [
+            StripToken(text=role, colour=colour, hover=role, marked=role in ("t_inst", "t_post_inst"))
+            for role, colour in _ROLE_COLOURS.items()
+        ]
+        strips = [
+            strip_html(
+                [
+                    StripToken(
+                        text=text,
+                        colour=_ROLE_COLOURS[role.split(" = ")[-1].partition("[")[0]],
+                        hover=f"{role}, index {i} ({i - len(self.ids[row])} from the end), id {token}",
+                        marked=role.endswith(("t_inst", "t_post_inst")),
+                    )
+                    for i, (token, text, role) in enumerate(self.names(row))
+                ]
+            )
+            for row in range(min(len(self), _SHOWN_ROWS))
+        ]
+        more = f"<p>and {len(self) - _SHOWN_ROWS} more</p>" if len(self) > _SHOWN_ROWS else ""
+        return (
+            f"<div><b>{len(self)} tokenised prompts</b>{strip_html(legend)}{'<hr>'.join(strips)}{more}</div>"
+        )
+
+    def __repr__(self) -> str:
+        return f"ChatTokens({len(self)} prompts, {self.n_post} template tokens after the instruction)"
 
     def take(self, rows: Sequence[int]) -> "ChatTokens":
         """These rows, in this order."""

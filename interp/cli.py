@@ -16,6 +16,9 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
+from interp.experiments import EXPERIMENTS
+from interp.runs import experiment_module
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -25,13 +28,6 @@ app = typer.Typer(
 )
 console = Console()
 errors = Console(stderr=True)
-
-EXPERIMENTS = {
-    "demo": "interp.experiments.demo",
-    "refusal-direction": "interp.experiments.refusal_direction",
-    "harmfulness": "interp.experiments.harmfulness",
-}
-"""Name → module with `Config`, `run`, `figures`, `rate_table`, `verdicts`, `report`, `SUMMARY`."""
 
 ModelOption = Annotated[
     str, typer.Option("--model", "-m", help="smollm2, smollm2-safe, a Hub id, a folder or a .gguf file.")
@@ -159,7 +155,7 @@ def plot(
         from interp.results import load_result, write_file
 
         numbers = load_result(folder).numbers
-        module = _experiment(str(numbers.get("experiment")))
+        module = experiment_module(str(numbers.get("experiment")))
         for name, figure in module.figures(numbers).items():
             write_file(folder / "figures" / f"{name}.json", figure.to_json().encode())
             if png is not None:
@@ -396,14 +392,6 @@ def train_safe(
         console.print((out / "README.md").read_text(), markup=False)
 
 
-def _experiment(name: str) -> Any:
-    import importlib
-
-    if name not in EXPERIMENTS:
-        raise ValueError(f"unknown experiment {name!r}; known: {', '.join(EXPERIMENTS)}")
-    return importlib.import_module(EXPERIMENTS[name])
-
-
 def _configure(config: Any, settings: list[str], seed: int) -> Any:
     """An experiment's `Config` with these `name=value` settings; values are read by the type of their default."""
     from dataclasses import fields
@@ -436,7 +424,7 @@ def _run_experiment(
     settings: list[str] | None = None,
 ) -> None:
     with _user_errors():
-        module = _experiment(name)
+        module = experiment_module(name)
         config = _configure(module.Config, settings or [], seed)
         from interp.models import load
         from interp.prompts import load_prompts

@@ -20,6 +20,7 @@ from transformers import DynamicCache
 from interp.activations import fast_path_agrees
 from interp.batching import SharedPrefix, pad_id, plan_batches, progress, run_batches, shared_length
 from interp.chat import ChatTokens, as_tokens, pad_left
+from interp.display import Card, Shown, Table, shortened
 from interp.interventions import Applied, Intervention, apply, last_step
 from interp.models import ChatModel
 from interp.trees import packed_passes
@@ -27,10 +28,11 @@ from interp.trees import packed_passes
 DECODE_ROWS = 64
 """Completions decoded together: reading the weights then costs less than the arithmetic."""
 _SCORE_BUDGET = 512
+_SHOWN_ROWS = 8
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Completions:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Completions(Shown):
     """Completions of a list of prompts, in its order."""
 
     texts: tuple[str, ...]
@@ -42,6 +44,18 @@ class Completions:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def _card(self) -> Card:
+        rows = [
+            [i, len(ids), "yes" if ended else "cut", shortened(text)]
+            for i, (text, ids, ended) in enumerate(zip(self.texts, self.ids, self.finished, strict=True))
+        ]
+        more = len(rows) - _SHOWN_ROWS
+        return Card(
+            title=f"{len(self)} completions, {sum(self.finished)} of them ended by the model",
+            tables=[Table(header=["prompt", "tokens", "ended", "text"], rows=rows[:_SHOWN_ROWS])],
+            notes=[f"and {more} more; all are in .texts"] if more > 0 else [],
+        )
 
 
 def generate(

@@ -11,6 +11,7 @@ import interp
 
 PACKAGE = Path(interp.__file__).parent
 ORDER = (
+    "display",
     "checkpoints",
     "models",
     "chat",
@@ -36,6 +37,7 @@ ORDER = (
     "plots",
     "reports",
     "experiments",
+    "runs",
     "cli",
 )
 """The order in which data flows (style.md, Layout)."""

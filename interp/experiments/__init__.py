@@ -1,0 +1,8 @@
+"""One file an experiment; this table is how the command and the notebooks find them."""
+
+EXPERIMENTS = {
+    "demo": "interp.experiments.demo",
+    "refusal-direction": "interp.experiments.refusal_direction",
+    "harmfulness": "interp.experiments.harmfulness",
+}
+"""Name → module with `Config`, `run`, `figures`, `rate_table`, `verdicts`, `report`, `SUMMARY`."""

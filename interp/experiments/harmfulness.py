@@ -34,6 +34,7 @@ from interp.batching import Stopwatch, progress
 from interp.behaviours import GROUPS, observe
 from interp.beliefs import belief, fit_centres, states
 from interp.chat import tokenize
+from interp.display import ShownResult
 from interp.experiments.harmfulness_analysis import (
     LEAST,
     Anchors,
@@ -109,8 +110,8 @@ class Config:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Result:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Result(ShownResult):
     """What a run found."""
 
     numbers: dict[str, Any]
