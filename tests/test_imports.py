@@ -30,6 +30,7 @@ ORDER = (
     "results",
     "formats",
     "guard",
+    "training",
     "finetune",
     "safety_adapter",
     "plots",
