@@ -43,6 +43,10 @@ ADAPTER_FOLDER = Path(__file__).parent / "data" / "smollm2-safe"
 _WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
 
 
+class NotSwappable(ValueError):
+    """An adapter that changes more than the weights of layers that are there, so merging it is not undone exactly."""
+
+
 class Checkpoint(NamedTuple):
     """A loaded checkpoint with the facts that provenance needs."""
 
@@ -184,10 +188,18 @@ def _from_pretrained(
     transformers_logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, **options)
-        hf = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype or "auto", trust_remote_code=trust_remote_code, **options
+        hf, found = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=dtype or "auto",
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            **options,
         )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        # transformers fills weights that are not there with random numbers, and says so in a log line.
+        if found["missing_keys"]:
+            missing = sorted(found["missing_keys"])
+            raise ValueError(f"{len(missing)} tensors are missing from the weights, first {missing[0]}")
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if folder.is_dir():
             raise ValueError(f"cannot load the checkpoint in {folder}: {reason}") from error
@@ -231,7 +243,7 @@ def attach_adapter(hf: PreTrainedModel, adapter: str, *, shown: str, dropout: fl
     try:
         config = PeftConfig.from_pretrained(adapter)
         weights = load_peft_weights(adapter, device="cpu")
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ValueError(f"cannot read adapter {adapter}: {str(error).splitlines()[0]}") from error
     if config.is_prompt_learning:
         raise ValueError(f"adapter {adapter} learns prompts, not weights; interp takes adapters of weights")
@@ -269,7 +281,8 @@ def merged_adapter(hf: PreTrainedModel, adapter: str, *, shown: str) -> Iterator
     Holds a copy of the weights that merging changes, so that many adapters can take turns on one loaded base.
 
     Raises:
-        ValueError: as `attach_adapter`; or the adapter replaces whole modules, which is not undone exactly.
+        NotSwappable: the adapter replaces whole modules.
+        ValueError: as `attach_adapter`.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -277,7 +290,7 @@ def merged_adapter(hf: PreTrainedModel, adapter: str, *, shown: str) -> Iterator
     config = adapted.peft_config["default"]
     if getattr(config, "modules_to_save", None) or getattr(config, "trainable_token_indices", None):
         adapted.unload()
-        raise ValueError(f"adapter {adapter} replaces whole modules; load {shown} with adapter= instead")
+        raise NotSwappable(f"adapter {adapter} replaces whole modules; load {shown} with adapter= instead")
     layers = [module.get_base_layer() for module in adapted.modules() if isinstance(module, BaseTunerLayer)]
     before = [(weight, weight.detach().clone()) for layer in layers for weight in layer.parameters()]
     adapted.merge_and_unload()

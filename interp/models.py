@@ -248,7 +248,8 @@ class ChatModel:
             block.attn_writer.register_forward_hook(through_attention),
         ]
 
-    @torch.inference_mode()
+    # no_grad, not inference_mode: a buffer that a model makes in its first pass must be usable in training.
+    @torch.no_grad()
     def _check_residual_stream(self) -> bool:
         """Prove the residual identity in every block; return whether attention and MLP run in parallel."""
         seen: dict[tuple[str, int], Tensor] = {}
