@@ -29,6 +29,7 @@ errors = Console(stderr=True)
 EXPERIMENTS = {
     "demo": "interp.experiments.demo",
     "refusal-direction": "interp.experiments.refusal_direction",
+    "categories": "interp.experiments.categories",
 }
 """Name → module with `Config`, `run`, `figures`, `rate_table`, `verdicts`, `report`, `SUMMARY`."""
 
@@ -449,7 +450,9 @@ def _run_experiment(
             return
         shown = module.rate_table(result.numbers)
         table = Table(
-            *map(str, shown.header), title=f"refusal rate, {loaded.name}, 95% intervals", title_justify="left"
+            *map(str, shown.header),
+            title=f"{shown.title}, {loaded.name}, 95% intervals",
+            title_justify="left",
         )
         for row in shown.rows:
             table.add_row(*(_escape(str(cell)) for cell in row))
