@@ -30,6 +30,7 @@ EXPERIMENTS = {
     "demo": "interp.experiments.demo",
     "refusal-direction": "interp.experiments.refusal_direction",
     "categories": "interp.experiments.categories",
+    "jailbreaks": "interp.experiments.jailbreaks",
 }
 """Name → module with `Config`, `run`, `figures`, `rate_table`, `verdicts`, `report`, `SUMMARY`."""
 

@@ -26,6 +26,7 @@ ORDER = (
     "leaks",
     "beliefs",
     "behaviours",
+    "jailbreaks",
     "selection",
     "sweeps",
     "results",

@@ -66,7 +66,13 @@ def _heat_maps(numbers: Mapping[str, Any]) -> go.Figure:
     figure.update_layout(
         template=THEME,
         title=f"Cosine of the categories' directions, {name}",
-        coloraxis={"colorscale": "RdBu_r", "cmin": -1, "cmid": 0, "cmax": 1, "colorbar": {"title": "cosine"}},
+        coloraxis={
+            "colorscale": "RdBu_r",
+            "cmin": -1,
+            "cmid": 0,
+            "cmax": 1,
+            "colorbar": {"title": "cosine", "x": 1.07},
+        },
         sliders=[
             {"active": 0, "steps": steps, "currentvalue": {"prefix": "layer: "}, "y": -0.16, "len": 1.0}
         ],
@@ -171,20 +177,18 @@ def rate_table(numbers: Mapping[str, Any]) -> Table:
                     _shown(said["off_diagonal"]),
                     _shown(said["shuffled"]),
                     f"{said['p']:.3f}",
-                    f"{said['between']:.2f}",
-                    f"{said['within']:.2f}",
+                    f"{said['between']:.2f} / {said['within']:.2f}",
                     f"{said['sham']:.2f}",
                 ]
             )
     header = [
         "direction",
         "endings",
-        "mean cosine of different categories",
-        "labels shuffled (control)",
+        "different categories",
+        "shuffled (control)",
         "p",
-        "different, split halves",
-        "same, split halves",
-        "sham categories (control)",
+        "split halves, different / same category",
+        "sham (control)",
     ]
     return Table(title="mean cosine over layers", header=header, rows=rows)
 
@@ -209,10 +213,15 @@ def verdicts(numbers: Mapping[str, Any]) -> list[str]:
                 f"Not testable ({_LABELS[ending]}): refusal directions are more alike across categories; {why}."
             )
         else:
-            seen = "Seen" if gap["low"] > 0 else "Not seen"
+            # How far different categories agree, as a share of how far a category agrees with itself.
+            own = {d: said[d]["between"] / said[d]["within"] for d in DIRECTIONS}
+            noise = gap["low"] > 0 and own["refusal"] <= own["harmfulness"]
+            seen = "Seen" if gap["low"] > 0 and not noise else "Not seen"
             lines.append(
                 f"{seen} ({_LABELS[ending]}): refusal directions are more alike across categories than harmfulness "
-                f"directions (difference of the mean cosines {_shown(gap)}, {gap['n']} categories)."
+                f"directions (difference of the mean cosines {_shown(gap)}, {gap['n']} categories; different ones "
+                f"agree {own['refusal']:.2f} and {own['harmfulness']:.2f} times as well as split halves of one"
+                + (": the difference is noise in the harmfulness directions)." if noise else ").")
             )
     return lines
 
@@ -260,7 +269,9 @@ def report(numbers: Mapping[str, Any]) -> str:
                 "the grey band of shuffled labels. With this many prompts a category agrees with itself only as "
                 "far as the line of split halves; the distance between that line and the dashed one of different "
                 "categories is what categories have of their own. Sham categories are harmless prompts dealt at "
-                "random: they share nothing but the harmless mean that is subtracted from each."
+                "random: they share nothing but the harmless mean that is subtracted from each.",
+                "Halves of a set that is balanced in something, as builtin is in its endings, are each other's "
+                "opposite in it: where little else is read, as in early layers, a category's halves then disagree.",
             ],
             figures=[drawn["off_diagonal"]],
         ),
