@@ -18,6 +18,8 @@ import os
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -204,10 +206,18 @@ def _is_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").is_file()
 
 
-def _with_adapter(hf: PreTrainedModel, adapter: str, *, shown: str) -> PreTrainedModel:
-    """Merge a PEFT adapter into `hf`.
+def attach_adapter(hf: PreTrainedModel, adapter: str, *, shown: str, dropout: float | None = None) -> Any:
+    """A `PeftModel` that runs `hf` with a stored adapter; `unload()` on it gives the plain `hf` back.
 
     PEFT itself loads an adapter of another model with a warning at most, so names and shapes are compared first.
+
+    Args:
+        adapter: PEFT folder or Hub id.
+        shown: the model's name in messages.
+        dropout: make the adapter trainable, with this dropout on its inputs; None leaves it frozen.
+
+    Raises:
+        ValueError: no adapter there, unreadable, or made for another model.
     """
     from peft import LoraConfig, PeftConfig, get_peft_model, get_peft_model_state_dict, load_peft_weights
     from peft.utils import set_peft_model_state_dict
@@ -221,30 +231,67 @@ def _with_adapter(hf: PreTrainedModel, adapter: str, *, shown: str) -> PreTraine
     try:
         config = PeftConfig.from_pretrained(adapter)
         weights = load_peft_weights(adapter, device="cpu")
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise ValueError(f"cannot read adapter {adapter}: {str(error).splitlines()[0]}") from error
+    if config.is_prompt_learning:
+        raise ValueError(f"adapter {adapter} learns prompts, not weights; interp takes adapters of weights")
     wrong = f"adapter {adapter} does not fit {shown}"
     made_for = f"it was made for {config.base_model_name_or_path}"
     if isinstance(config, LoraConfig):
         config.init_lora_weights = True
-    config.inference_mode = True
+        if dropout is not None:
+            config.lora_dropout = dropout
+    config.inference_mode = dropout is None
     try:
         with warnings.catch_warnings():
             # The base stands in a cache folder here, so its recorded name never matches; shapes are compared below.
             warnings.filterwarnings("ignore", message=".*base_model_name_or_path.*", category=UserWarning)
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-            model = get_peft_model(hf, config)
+            model: Any = get_peft_model(hf, config)
     except ValueError as error:
         raise ValueError(f"{wrong}: {str(error).splitlines()[0]}; {made_for}") from error
     expected = {key: value.shape for key, value in get_peft_model_state_dict(model).items()}
     found = {key: value.shape for key, value in weights.items()}
     if expected != found:
+        model.unload()
         different = sorted(expected.keys() ^ found.keys()) or sorted(
             k for k in expected if expected[k] != found[k]
         )
         raise ValueError(f"{wrong}: {len(different)} tensors differ, first {different[0]}; {made_for}")
     set_peft_model_state_dict(model, weights)
-    return model.merge_and_unload()  # pyright: ignore[reportCallIssue, reportReturnType]
+    return model
+
+
+@contextmanager
+def merged_adapter(hf: PreTrainedModel, adapter: str, *, shown: str) -> Iterator[None]:
+    """`hf` with an adapter merged into its weights; its own weights again, bit for bit, when the context exits.
+
+    Holds a copy of the weights that merging changes, so that many adapters can take turns on one loaded base.
+
+    Raises:
+        ValueError: as `attach_adapter`; or the adapter replaces whole modules, which is not undone exactly.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    adapted = attach_adapter(hf, adapter, shown=shown)
+    config = adapted.peft_config["default"]
+    if getattr(config, "modules_to_save", None) or getattr(config, "trainable_token_indices", None):
+        adapted.unload()
+        raise ValueError(f"adapter {adapter} replaces whole modules; load {shown} with adapter= instead")
+    layers = [module.get_base_layer() for module in adapted.modules() if isinstance(module, BaseTunerLayer)]
+    before = [(weight, weight.detach().clone()) for layer in layers for weight in layer.parameters()]
+    adapted.merge_and_unload()
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, value in before:
+                weight.copy_(value)
+
+
+def _with_adapter(hf: PreTrainedModel, adapter: str, *, shown: str) -> PreTrainedModel:
+    """Merge a PEFT adapter into `hf`."""
+    return attach_adapter(hf, adapter, shown=shown).merge_and_unload()
 
 
 def _bundled_gguf() -> Path:

@@ -32,6 +32,7 @@ ORDER = (
     "results",
     "formats",
     "guard",
+    "training",
     "finetune",
     "safety_adapter",
     "plots",
