@@ -438,7 +438,9 @@ def _run_experiment(
             return
         shown = module.rate_table(result.numbers)
         table = Table(
-            *map(str, shown.header), title=f"refusal rate, {loaded.name}, 95% intervals", title_justify="left"
+            *map(str, shown.header),
+            title=f"{shown.title}, {loaded.name}, 95% intervals",
+            title_justify="left",
         )
         for row in shown.rows:
             table.add_row(*(_escape(str(cell)) for cell in row))

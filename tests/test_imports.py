@@ -27,6 +27,7 @@ ORDER = (
     "leaks",
     "beliefs",
     "behaviours",
+    "jailbreaks",
     "selection",
     "sweeps",
     "results",
