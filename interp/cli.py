@@ -29,8 +29,10 @@ errors = Console(stderr=True)
 EXPERIMENTS = {
     "demo": "interp.experiments.demo",
     "refusal-direction": "interp.experiments.refusal_direction",
+    "elasticity-theory": "interp.experiments.elasticity_theory",
 }
-"""Name → module with `Config`, `run`, `figures`, `rate_table`, `verdicts`, `report`, `SUMMARY`."""
+"""Name → module with `Config`, `run`, `figures`, `rate_table`, `verdicts`, `report`, `SUMMARY`; where it differs from
+smollm2-safe, `DEFAULT_MODEL` (None: needs neither model nor prompts); and `TABLE_TITLE`, of `rate_table`."""
 
 ModelOption = Annotated[
     str, typer.Option("--model", "-m", help="smollm2, smollm2-safe, a Hub id, a folder or a .gguf file.")
@@ -123,7 +125,14 @@ def list_experiments(json_output: JsonOption = False) -> None:
 @app.command()
 def run(
     experiment: Annotated[str, typer.Argument(help="One of `interp list`.")],
-    model: ModelOption = "smollm2-safe",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="smollm2, smollm2-safe, a Hub id, a folder, a .gguf file; the experiment's default if not given.",
+        ),
+    ] = None,
     adapter: AdapterOption = None,
     prompts: PromptsOption = "builtin",
     column: ColumnOption = None,
@@ -425,7 +434,7 @@ def _configure(config: Any, settings: list[str], seed: int) -> Any:
 
 def _run_experiment(
     name: str,
-    model: str,
+    model: str | None,
     adapter: str | None,
     prompts: str,
     column: str | None,
@@ -437,19 +446,28 @@ def _run_experiment(
     with _user_errors():
         module = _experiment(name)
         config = _configure(module.Config, settings or [], seed)
-        from interp.models import load
-        from interp.prompts import load_prompts
+        chosen_model = model or getattr(module, "DEFAULT_MODEL", "smollm2-safe")
+        if chosen_model is None:
+            result = module.run(config, out=out, show_progress=sys.stderr.isatty())
+        elif getattr(module, "DEFAULT_MODEL", "") is None:
+            raise ValueError(f"{name} needs no model, got --model {model}; leave it out")
+        else:
+            from interp.models import load
+            from interp.prompts import load_prompts
 
-        chosen = load_prompts(prompts, column=column, seed=seed)
-        with errors.status(f"loading {model}"):
-            loaded = load(model, adapter=adapter)
-        result = module.run(loaded, chosen, config, out=out, show_progress=sys.stderr.isatty())
+            chosen = load_prompts(prompts, column=column, seed=seed)
+            with errors.status(f"loading {chosen_model}"):
+                loaded = load(chosen_model, adapter=adapter)
+            result = module.run(loaded, chosen, config, out=out, show_progress=sys.stderr.isatty())
         if as_json:
             print((out / "result.json").read_text())  # noqa: T201 (the command's output)
             return
         shown = module.rate_table(result.numbers)
+        title = getattr(module, "TABLE_TITLE", "refusal rate, 95% intervals")
         table = Table(
-            *map(str, shown.header), title=f"refusal rate, {loaded.name}, 95% intervals", title_justify="left"
+            *map(str, shown.header),
+            title=f"{title}, {result.numbers['provenance']['model']}",
+            title_justify="left",
         )
         for row in shown.rows:
             table.add_row(*(_escape(str(cell)) for cell in row))
