@@ -189,10 +189,31 @@ def completion_log_probs(
 ) -> list[Float[Tensor, " token"]]:
     """Log-probability of every token of given completions, teacher-forced; float32, on the CPU.
 
+    Arguments and errors as `map_completions`.
+    """
+
+    def chosen(log_probs: Float[Tensor, "token d_vocab"], row: int) -> Float[Tensor, " token"]:
+        ids = torch.tensor(list(completions[row]), device=log_probs.device)
+        return log_probs.gather(1, ids[:, None])[:, 0]
+
+    return map_completions(model, prompts, completions, chosen, interventions=interventions)
+
+
+def map_completions(
+    model: ChatModel,
+    prompts: Sequence[str] | ChatTokens,
+    completions: Sequence[Sequence[int]],
+    reduce: Callable[[Float[Tensor, "token d_vocab"], int], Float[Tensor, "token *rest"]],
+    *,
+    interventions: Sequence[Intervention] = (),
+) -> list[Float[Tensor, "token *rest"]]:
+    """`reduce` of the teacher-forced log-probabilities (float32) at each token of given completions.
+
     Interventions treat the completion as generated tokens.
 
     Args:
         completions: token ids, one list per prompt; an empty one gives an empty tensor.
+        reduce: sees the log-probabilities of one completion and the row of its prompt.
 
     Raises:
         ValueError: not one completion per prompt.
@@ -223,9 +244,7 @@ def completion_log_probs(
             logits_to_keep=longest + 1,
         ).logits
         for i, row in enumerate(rows):
-            n = len(completions[row])
-            scores = logits[i, :n].float().log_softmax(-1)
-            out[row] = scores.gather(1, tail[i, :n, None].to(model.device))[:, 0].cpu()
+            out[row] = reduce(logits[i, : len(completions[row])].float().log_softmax(-1), row).cpu()
 
     with torch.no_grad(), apply(model, interventions) as applied:
         if present:

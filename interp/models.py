@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interp.checkpoints import BUNDLED_MODELS, adapter_digest, load_checkpoint
+from interp.checkpoints import BUNDLED_MODELS, adapter_digest, load_checkpoint, merged_adapter
 
 logger = logging.getLogger(__name__)
 
@@ -248,7 +248,8 @@ class ChatModel:
             block.attn_writer.register_forward_hook(through_attention),
         ]
 
-    @torch.inference_mode()
+    # no_grad, not inference_mode: a buffer that a model makes in its first pass must be usable in training.
+    @torch.no_grad()
     def _check_residual_stream(self) -> bool:
         """Prove the residual identity in every block; return whether attention and MLP run in parallel."""
         seen: dict[tuple[str, int], Tensor] = {}
@@ -388,6 +389,19 @@ def load(
     return ChatModel(
         found.hf, found.tokenizer, name=found.name, revision=found.revision, adapter=found.adapter
     )
+
+
+@contextmanager
+def with_adapter(model: ChatModel, adapter: str) -> Iterator[ChatModel]:
+    """The model with a PEFT adapter merged in, on the same weights in memory; `model` itself again afterwards.
+
+    Raises:
+        ValueError: no such adapter, unreadable, or made for another model.
+    """
+    with merged_adapter(model.hf, str(adapter), shown=model.name):
+        yield ChatModel(
+            model.hf, model.tokenizer, name=model.name, revision=model.revision, adapter=str(adapter)
+        )
 
 
 def _find_blocks(hf: PreTrainedModel, name: str) -> list[Block]:
