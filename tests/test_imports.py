@@ -34,6 +34,7 @@ ORDER = (
     "finetune",
     "safety_adapter",
     "corpora",
+    "tasks",
     "probes",
     "references",
     "series",
