@@ -79,7 +79,7 @@ def test_figures_and_page_come_from_the_stored_run(finished: tuple[Path, dict[st
     out, _ = finished
     numbers = load_result(out).numbers
     drawn = rebound.figures(numbers)
-    assert set(drawn) == {"decline", "kl", "role_reversed", "time_constants", "heat_map", "representation"}
+    assert set(drawn) == {"decline", "kl", "by_positives", "time_constants", "heat_map", "representation"}
     assert [t.name for t in drawn["decline"].data if t.mode == "lines+markers"] == [
         "N+ = 0 (control)", "N+ = 4", "N+ = 8",
     ]  # fmt: skip

@@ -156,12 +156,12 @@ def figures(numbers: Mapping[str, Any]) -> dict[str, go.Figure]:
             y_title="KL(checkpoint || base), nats per token",
             y_range=None,
         ),
-        "role_reversed": decline_panels(
+        "by_positives": decline_panels(
             {
                 n: {"doses": _positives(m), "curves": _transposed(m), "base": m["base"]}
                 for n, m in models.items()
             },
-            title="The same against positive examples, a line per N- (axes of figure 8)",
+            title="The same against positive examples, a line per N-",
             y_title=label,
             x_title="positive examples N+",
             series_title="N-",
@@ -403,11 +403,11 @@ def report(numbers: Mapping[str, Any]) -> str:
             title="The same grid in other forms",
             text=[
                 "Read along N+, this is still alignment first and negatives after; the paper's figure 8 trains on "
-                "negatives first."
+                "negatives first: swap the task's two files for that."
             ],
             figures=[
                 *(f for n, f in drawn.items() if n.startswith("heat_map")),
-                drawn["role_reversed"],
+                drawn["by_positives"],
             ],
         ),
     ]
