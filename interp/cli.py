@@ -16,6 +16,9 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
+from interp.experiments import EXPERIMENTS
+from interp.runs import experiment_module
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -25,16 +28,6 @@ app = typer.Typer(
 )
 console = Console()
 errors = Console(stderr=True)
-
-EXPERIMENTS = {
-    "demo": "interp.experiments.demo",
-    "refusal-direction": "interp.experiments.refusal_direction",
-    "elasticity-theory": "interp.experiments.elasticity_theory",
-    "rebound": "interp.experiments.rebound",
-    "resistance": "interp.experiments.resistance",
-}
-"""Name → module with `Config`, `run`, `figures`, `rate_table`, `verdicts`, `report`, `SUMMARY`; where it differs from
-smollm2-safe, `DEFAULT_MODEL` (None: needs neither model nor prompts); and `TABLE_TITLE`, of `rate_table`."""
 
 ModelOption = Annotated[
     str, typer.Option("--model", "-m", help="smollm2, smollm2-safe, a Hub id, a folder or a .gguf file.")
@@ -176,7 +169,7 @@ def plot(
         from interp.results import load_result, write_file
 
         numbers = load_result(folder).numbers
-        module = _experiment(str(numbers.get("experiment")))
+        module = experiment_module(str(numbers.get("experiment")))
         for name, figure in module.figures(numbers).items():
             write_file(folder / "figures" / f"{name}.json", figure.to_json().encode())
             if png is not None:
@@ -413,14 +406,6 @@ def train_safe(
         console.print((out / "README.md").read_text(), markup=False)
 
 
-def _experiment(name: str) -> Any:
-    import importlib
-
-    if name not in EXPERIMENTS:
-        raise ValueError(f"unknown experiment {name!r}; known: {', '.join(EXPERIMENTS)}")
-    return importlib.import_module(EXPERIMENTS[name])
-
-
 def _configure(config: Any, settings: list[str], seed: int) -> Any:
     """An experiment's `Config` with these `name=value` settings; values are read by the type of their default."""
     from dataclasses import fields
@@ -453,7 +438,7 @@ def _run_experiment(
     settings: list[str] | None = None,
 ) -> None:
     with _user_errors():
-        module = _experiment(name)
+        module = experiment_module(name)
         config = _configure(module.Config, settings or [], seed)
         chosen_model = model or getattr(module, "DEFAULT_MODEL", "smollm2-safe")
         if chosen_model is None:
@@ -476,10 +461,9 @@ def _run_experiment(
             print((out / "result.json").read_text())  # noqa: T201 (the command's output)
             return
         shown = module.rate_table(result.numbers)
-        title = getattr(module, "TABLE_TITLE", "refusal rate, 95% intervals")
         table = Table(
             *map(str, shown.header),
-            title=f"{title}, {result.numbers['provenance']['model']}",
+            title=f"{shown.title}, {result.numbers['provenance']['model']}, 95% intervals",
             title_justify="left",
         )
         for row in shown.rows:

@@ -11,6 +11,7 @@ import interp
 
 PACKAGE = Path(interp.__file__).parent
 ORDER = (
+    "display",
     "checkpoints",
     "models",
     "chat",
@@ -25,6 +26,8 @@ ORDER = (
     "metrics",
     "leaks",
     "beliefs",
+    "behaviours",
+    "jailbreaks",
     "selection",
     "sweeps",
     "results",
@@ -48,6 +51,7 @@ ORDER = (
     "live_tracking",
     "tracking",
     "experiments",
+    "runs",
     "cli",
 )
 """The order in which data flows (style.md, Layout)."""

@@ -30,7 +30,7 @@ import plotly.graph_objects as go
 from interp.batching import Stopwatch, progress
 from interp.decline import exponents, over_seeds
 from interp.experiments import elasticity_theory_models as theory
-from interp.experiments.elasticity_theory_report import TABLE_TITLE, figures, rate_table, report, verdicts
+from interp.experiments.elasticity_theory_report import figures, rate_table, report, verdicts
 from interp.experiments.elasticity_theory_transformer import Stages, life_cycle
 from interp.results import Parts, provenance, save_result
 
@@ -38,7 +38,6 @@ __all__ = [
     "DEFAULT_MODEL",
     "NAME",
     "SUMMARY",
-    "TABLE_TITLE",
     "Config",
     "Result",
     "figures",

@@ -11,7 +11,6 @@ from interp.plots import COLOURS, CONTROL_COLOUR, DASHES, THEME, intervals
 from interp.rebounds import summarise
 from interp.reports import Section, Table, html_report
 
-TABLE_TITLE = "exponents and errors, 95% intervals"
 CAVEAT = (
     "The largest model here has 100 thousand parameters and learns artificial grammars. What holds or fails here is "
     "about the argument, not about language models."
@@ -320,7 +319,8 @@ def rate_table(numbers: Mapping[str, Any]) -> Table:
                     shown(both[factor]),
                 ]
             )
-    return Table(header=["experiment", "quantity", "expected", "measured [95% interval]"], rows=rows)
+    header = ["experiment", "quantity", "expected", "measured"]
+    return Table(header=header, rows=rows, title="exponents and errors")
 
 
 def rebound_summaries(numbers: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ arXiv:2406.06144 (ACL 2025), rebound experiment (figures 4 to 10, table 3).
 
 Steps (`run`), for every model and seed:
 
-1. LoRA on N+ positive examples, one pass, constant learning rate after a short warm-up, so that the checkpoint at a
+1. LoRA on N+ positive examples, one pass, constant learning rate, so that the checkpoint at a
    smaller N+ is the model that the smaller N+ alone would give;
 2. from each of them (and from the base, N+ = 0, the control) the same on N- negative examples; optimiser and schedule
    start anew, since carried-over Adam moments can mimic rebound;
@@ -40,7 +40,7 @@ from torch import Tensor
 
 from interp.batching import Stopwatch, progress
 from interp.corpora import Corpus, bits
-from interp.experiments.rebound_report import TABLE_TITLE, figures, rate_table, report, verdicts
+from interp.experiments.rebound_report import figures, rate_table, report, verdicts
 from interp.finetune import TrainConfig, fine_tune
 from interp.generation import generate, map_completions
 from interp.metrics import rate
@@ -56,7 +56,6 @@ __all__ = [
     "DEFAULT_MODEL",
     "NAME",
     "SUMMARY",
-    "TABLE_TITLE",
     "Config",
     "Result",
     "figures",
@@ -255,7 +254,7 @@ class _Grid:
             batch_size=config.batch_size,
             learning_rate=config.learning_rate,
             schedule="constant",
-            warmup_steps=2,
+            warmup_steps=0,  # the first step of a warm-up has a rate of 0: half of what 16 examples teach
             dropout=0.0,
             rank=config.rank,
             alpha=2 * config.rank,

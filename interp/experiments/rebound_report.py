@@ -14,7 +14,6 @@ from interp.plots import COLOURS, CONTROL_COLOUR, DASHES, THEME, intervals
 from interp.rebounds import initial_range
 from interp.reports import Section, Table, html_report, notes_on
 
-TABLE_TITLE = "decline by number of positive examples, 95% intervals"
 WORDING = (
     "Consistent or not consistent with rebound: an asymmetry of optimisation under these data and this optimiser. "
     "It is no disposition of a model, differs from alignment faking, and proves no elasticity. A score that "
@@ -294,7 +293,7 @@ def rate_table(numbers: Mapping[str, Any]) -> Table:
     threshold = numbers["provenance"]["config"]["kl_threshold"]
     header = ["model", "N+", "S(0)", "initial slope per 100", "late slope per 100", "half-life", "knee"]
     header += ["tau (floor at base)", "tau (fitted floor)", "N- to base score", f"N- to KL {threshold:g}"]
-    return Table(header=header, rows=rows)
+    return Table(header=header, rows=rows, title="decline by number of positive examples")
 
 
 def kl_table(numbers: Mapping[str, Any]) -> Table:

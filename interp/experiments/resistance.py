@@ -28,7 +28,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from interp.batching import Stopwatch, progress
-from interp.experiments.resistance_report import TABLE_TITLE, figures, rate_table, report, verdicts
+from interp.experiments.resistance_report import figures, rate_table, report, verdicts
 from interp.finetune import Example, TrainConfig, fine_tune
 from interp.generation import completion_log_probs, generate
 from interp.models import ChatModel, with_adapter
@@ -40,7 +40,6 @@ __all__ = [
     "DEFAULT_MODEL",
     "NAME",
     "SUMMARY",
-    "TABLE_TITLE",
     "Config",
     "Result",
     "figures",
@@ -171,7 +170,7 @@ def one_seed(base: ChatModel, task: Task, config: Config, parts: Parts, seed: in
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
         schedule="constant",
-        warmup_steps=2,
+        warmup_steps=0,  # the first step of a warm-up has a rate of 0
         dropout=0.0,
         rank=config.rank,
         alpha=2 * config.rank,
