@@ -102,7 +102,10 @@ def load_task(spec: str, prompts: PromptSet, *, n_eval: int) -> Task:
     """
     if spec == "builtin":
         return builtin_task(prompts, n_eval=n_eval)
-    files = dict(part.partition("=")[::2] for part in spec.split(","))
+    files: dict[str, str] = {}
+    for part in spec.split(","):
+        side, _, file = part.partition("=")
+        files[side] = file
     if set(files) - {"positive", "negative", "prompts"} or not {"positive", "negative"} <= set(files):
         raise ValueError(f"task must be builtin or positive=FILE,negative=FILE[,prompts=FILE], got {spec!r}")
     positive, negative = (_examples(files[side]) for side in ("positive", "negative"))

@@ -10,7 +10,6 @@ from interp.decline import PairedTest, over_seeds, paired_test
 from interp.plots import CONTROL_COLOUR, THEME, bar_marker, intervals
 from interp.reports import Section, Table, html_report, notes_on
 
-TABLE_TITLE = "loss after training, forward and inverse, 95% intervals over seeds"
 LOSSES = {
     "final": "final loss",
     "excess": "excess loss (final minus the target's self-entropy)",
@@ -138,9 +137,8 @@ def rate_table(numbers: Mapping[str, Any]) -> Table:
             )
         test = overall(numbers, loss)
         rows.append([label, "mean of pairs", "", "", _shown(test.difference), f"{test.p_value:.3g}"])
-    return Table(
-        header=["loss (nats per token)", "pair", "inverse", "forward", "gap", "p (paired t)"], rows=rows
-    )
+    header = ["loss (nats per token)", "pair", "inverse", "forward", "gap", "p (paired t)"]
+    return Table(header=header, rows=rows, title="loss after training, forward and inverse")
 
 
 def _shown(entry: Any) -> str:
