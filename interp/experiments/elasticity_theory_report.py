@@ -6,7 +6,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from interp.decline import Estimate, Ratio, exponents, ratio_of_means
-from interp.decline_plots import decline_panels, hookes_law, slope_ratios
+from interp.decline_plots import SYMBOLS, decline_panels, hookes_law, slope_ratios
 from interp.plots import COLOURS, CONTROL_COLOUR, DASHES, THEME, intervals
 from interp.rebounds import summarise
 from interp.reports import Section, Table, html_report
@@ -141,29 +141,37 @@ def _pole(numbers: Mapping[str, Any]) -> go.Figure:
     for share in sorted({r["share"] for r in rows}):
         for k in (min(r["k"] for r in rows), max(r["k"] for r in rows)):
             here = [r for r in rows if r["share"] == share and r["k"] == k]
-            colour = COLOURS[number % len(COLOURS)]
             name = f"k = {k:g}, s = {share:g}"
+            sides = [[r for r in here if (r["l_over_pole"] < 1) is below] for below in (True, False)]
+            figure.add_scatter(
+                x=[*(r["l_over_pole"] for r in sides[0]), None, *(r["l_over_pole"] for r in sides[1])],
+                y=[*(abs(r["closed_ratio"]) / k for r in sides[0]), None]
+                + [abs(r["closed_ratio"]) / k for r in sides[1]],
+                mode="lines",
+                name=f"{name}, closed form",
+                line={"color": COLOURS[number], "dash": DASHES[number], "width": 1.5},
+            )
             figure.add_scatter(
                 x=[r["l_over_pole"] for r in here],
                 y=[abs(r["ratio"]) / k for r in here],
                 mode="markers",
                 name=f"{name}, measured",
-                marker={"color": colour, "size": 8, "symbol": "circle-open"},
-            )
-            figure.add_scatter(
-                x=[r["l_over_pole"] for r in here],
-                y=[abs(r["closed_ratio"]) / k for r in here],
-                mode="lines",
-                name=f"{name}, closed form",
-                line={"color": colour, "dash": DASHES[number % len(DASHES)], "width": 1.5},
+                marker={
+                    "color": COLOURS[number],
+                    "size": 6 + 3 * number,
+                    "symbol": f"{SYMBOLS[number]}-open",
+                },
             )
             number += 1
     figure.add_vline(x=1, line={"color": "#666", "width": 1}, annotation={"text": "pole l* = s / (1 - s)"})
     figure.update_layout(
         template=THEME,
-        title="Slope ratio of the mixture up to its pole (E1)",
+        title="Slope ratio of the mixture up to its pole and beyond (E1)",
+        height=600,
+        margin={"b": 190},
+        legend={"y": -0.2},
         xaxis={"title": "l / l*"},
-        yaxis={"title": "|R| / k", "type": "log"},
+        yaxis={"title": "|R| / k", "type": "log", "dtick": "D2"},
     )
     return figure
 
@@ -344,7 +352,7 @@ def rebound_summaries(numbers: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def rebound_table(numbers: Mapping[str, Any]) -> Table:
     """Start, slopes, time constant and return of every curve."""
     rows = []
-    for name, summary in rebound_summaries(numbers).items():
+    for name, summary in numbers["summaries"].items():
         for n_plus, g in summary["groups"].items():
             rows.append(
                 [
@@ -401,8 +409,12 @@ def verdicts(numbers: Mapping[str, Any]) -> list[str]:
             (True, True): "not resolved between the theorem and the curvature account",
             (False, False): "N_p's exponent is neither the theorem's nor the curvature account's",
         }[theorem, curvature]
-        said.append(f"{name}: |R| ~ N_p^{shown(p)} N_a^{shown(a)}; {reading}.")
-    said += [f"{name}: {s['verdict']}; {s['why']}." for name, s in rebound_summaries(numbers).items()]
+        both_say = a["low"] - 0.02 <= -1 <= a["high"] + 0.02
+        said.append(
+            f"{name}: |R| ~ N_p^{shown(p)} N_a^{shown(a)}; {reading}; N_a's exponent "
+            f"{'is' if both_say else 'is not'} the -1 of both (of curvature only to first order in the dose)."
+        )
+    said += [f"{name}: {s['verdict']}; {s['why']}." for name, s in numbers["summaries"].items()]
     ratios = transformer_ratios(numbers)
     if ratios:
         unresolved = sum(not r["ratio"]["resolved"] for r in ratios)
