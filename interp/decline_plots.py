@@ -208,11 +208,12 @@ def slope_ratios(
         kept = [r for r in mine if r["ratio"]["value"] is not None and r["ratio"].get("resolved", True)]
         missing = len(mine) - len(kept)
         beside = 1.05 ** (number - (len(names) - 1) / 2)  # so that series do not hide each other
+        right = [r for r in kept if r["ratio"]["value"] < 0]
         for label, part, hollow in (
-            (series, [r for r in kept if r["ratio"]["value"] < 0], ""),
+            (series, right, ""),
             (f"{series}, R > 0", [r for r in kept if r["ratio"]["value"] > 0], "-open"),
         ):
-            if not part and hollow:
+            if not part:
                 continue
             entries = [_magnitude(r["ratio"]) for r in part]
             drawn += [e["value"] for e in entries]
@@ -222,7 +223,12 @@ def slope_ratios(
                 y=[e["value"] for e in entries],
                 error_y={**intervals(entries), "color": COLOURS[number % len(COLOURS)]} if known else None,
                 mode="markers",
-                name=label + (f" ({missing} of {len(mine)} not resolved)" if missing and not hollow else ""),
+                name=label
+                + (
+                    f" ({missing} of {len(mine)} not resolved)"
+                    if missing and (not hollow or not right)
+                    else ""
+                ),
                 marker={
                     "symbol": SYMBOLS[number % len(SYMBOLS)] + hollow,
                     "size": 8,

@@ -82,13 +82,19 @@ def _plain(ratio: Ratio) -> dict[str, Any]:
     return {key: None if value != value else value for key, value in values.items()}
 
 
-def transformer_exponents(numbers: Mapping[str, Any], *, n_minus: int | None = None) -> dict[str, Estimate]:
-    """Exponents of |R| in N_p and N_a, one point a seed, at one N-; the largest where none is given."""
-    rows = numbers["transformer"]["rows"]
-    if not rows:
-        return {}
-    dose = max(r["n_minus"] for r in rows) if n_minus is None else n_minus
-    here = [r for r in rows if r["n_minus"] == dose and r["change_p"]["mean"]]
+def exponent_dose(numbers: Mapping[str, Any]) -> int | None:
+    """The smallest N- at which more than half of the slope ratios are resolved: the theorem is about small l."""
+    ratios = transformer_ratios(numbers)
+    for dose in sorted({r["n_minus"] for r in ratios}):
+        here = [r["ratio"]["resolved"] for r in ratios if r["n_minus"] == dose]
+        if sum(here) > len(here) / 2:
+            return dose
+    return None
+
+
+def transformer_exponents(numbers: Mapping[str, Any], dose: int) -> dict[str, Estimate]:
+    """Exponents of |R| in N_p and N_a at this N-, one point a seed; empty where a size does not vary."""
+    here = [r for r in numbers["transformer"]["rows"] if r["n_minus"] == dose and r["change_p"]["mean"]]
     if len({r["n_p"] for r in here}) < 2 or len({r["n_plus"] for r in here}) < 2:
         return {}
     return exponents(
@@ -234,9 +240,9 @@ PREDICTIONS = {
 def all_exponents(numbers: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
     """Series → factor → exponent of |R|."""
     found = {name: dict(both) for name, both in numbers["sequential"]["exponents"].items()}
-    live = transformer_exponents(numbers)
+    dose = exponent_dose(numbers)
+    live = {} if dose is None else transformer_exponents(numbers, dose)
     if live:
-        dose = max(r["n_minus"] for r in numbers["transformer"]["rows"])
         found[f"tiny transformer in stages, N- = {dose}"] = {n: _finite(e) for n, e in live.items()}
     return {
         f"log-linear, {name}" if name in numbers["sequential"]["exponents"] else name: both
@@ -420,7 +426,12 @@ def verdicts(numbers: Mapping[str, Any]) -> list[str]:
         unresolved = sum(not r["ratio"]["resolved"] for r in ratios)
         said.append(
             f"E6: {unresolved} of {len(ratios)} slope ratios are not resolved (the interval of the change of gamma_p "
-            "covers 0)."
+            "covers 0); "
+            + (
+                "at no N- are most of them, so no exponents are given."
+                if exponent_dose(numbers) is None
+                else f"exponents are taken at the smallest N- where most of them are, {exponent_dose(numbers)}."
+            )
         )
     return said
 
