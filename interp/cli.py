@@ -283,6 +283,7 @@ def export(
         typer.Option(help="GGUF architecture of the model; read from the direction's model if bundled."),
     ] = None,
     coefficient: Annotated[float, typer.Option(help="Baked into a control vector.")] = 1.0,
+    layer: Annotated[int | None, typer.Option(help="Which layer, where the file holds several.")] = None,
 ) -> None:
     """Write a direction in our format or as a llama.cpp control vector.
 
@@ -291,7 +292,8 @@ def export(
     with _user_errors():
         from interp.formats import read_direction, write_control_vector, write_direction
 
-        found = read_direction(direction / "refusal.safetensors" if direction.is_dir() else direction)
+        source = direction / "refusal.safetensors" if direction.is_dir() else direction
+        found = read_direction(source, layer=layer)
         if out.suffix == ".gguf":
             bundled = str(found.provenance.get("model", "")).startswith("smollm2")
             name = architecture or ("llama" if bundled else None)
