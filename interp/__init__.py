@@ -27,6 +27,9 @@ _NAMES = {
     "steer": "interp.steering",
     "load_result": "interp.results",
     "LatentGuard": "interp.guard",
+    "Probe": "interp.probes",
+    "Trajectory": "interp.trajectories",
+    "track": "interp.tracking",
 }
 __all__ = sorted(_NAMES)
 

@@ -6,7 +6,7 @@ Imports of torch and the models happen inside the commands: `interp --help` answ
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,6 +31,8 @@ EXPERIMENTS = {
     "refusal-direction": "interp.experiments.refusal_direction",
 }
 """Name → module with `Config`, `run`, `figures`, `rate_table`, `verdicts`, `report`, `SUMMARY`."""
+REPORTS = {"track": "interp.trajectory_report"}
+"""Further runs that `interp plot` draws: name → module with `figures` and `report`."""
 
 ModelOption = Annotated[
     str, typer.Option("--model", "-m", help="smollm2, smollm2-safe, a Hub id, a folder or a .gguf file.")
@@ -158,7 +160,7 @@ def plot(
         from interp.results import load_result, write_file
 
         numbers = load_result(folder).numbers
-        module = _experiment(str(numbers.get("experiment")))
+        module = _experiment(str(numbers.get("experiment")), others=REPORTS)
         for name, figure in module.figures(numbers).items():
             write_file(folder / "figures" / f"{name}.json", figure.to_json().encode())
             if png is not None:
@@ -371,6 +373,68 @@ def guard_score(
                 print(json.dumps(asdict(found)), flush=True)  # noqa: T201 (the command's output)
 
 
+@app.command("track")
+def track_series(
+    checkpoints: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folders (checkpoint-* inside: all of them, by step), adapters, Hub ids, owner/name@rev,rev."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/track"),
+    base: Annotated[
+        str | None, typer.Option(help="Model that adapters belong to; the one each names when not given.")
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            help="Label in the series, or a checkpoint, to measure against; the first if not given."
+        ),
+    ] = None,
+    prompts: PromptsOption = "builtin",
+    column: ColumnOption = None,
+    ending: Annotated[str, typer.Option(help="What to do to prompts' ends: as-is, strip, period.")] = "as-is",
+    corpus: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=FILE (text, or prompts with answers), instead of the three built in; may be repeated."
+        ),
+    ] = None,
+    n: Annotated[int, typer.Option("-n", help="Test prompts of each kind.")] = 32,
+    seed: SeedOption = 0,
+    json_output: JsonOption = False,
+) -> None:
+    """Measure behaviour, beliefs, directions, compression and KL along a series of checkpoints.
+
+    Example: `interp track runs/sft --base smollm2 --corpus news=news.jsonl --out runs/track`
+    """
+    with _user_errors():
+        from interp.corpora import read_corpus
+        from interp.probes import Probe
+        from interp.prompts import load_prompts
+        from interp.tracking import track
+
+        named = dict(item.partition("=")[::2] for item in corpus or [])
+        if not all(name and path for name, path in named.items()):
+            raise ValueError(f"--corpus takes NAME=FILE, got {', '.join(corpus or [])}")
+        chosen = load_prompts(prompts, column=column, seed=seed, ending=ending)  # pyright: ignore[reportArgumentType]
+        corpora = {name: read_corpus(name, path) for name, path in named.items()} or None
+        trajectory = track(
+            checkpoints,
+            Probe(prompts=chosen, corpora=corpora, n=n, seed=seed),
+            base=base,
+            reference=reference,
+            out=out,
+            show_progress=sys.stderr.isatty(),
+        )
+        if json_output:
+            print((out / "result.json").read_text())  # noqa: T201 (the command's output)
+            return
+        for line in trajectory.verdicts():
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
+        console.print(f"report: {(out / 'report.html').resolve()}", soft_wrap=True)
+
+
 @app.command("train-safe")
 def train_safe(
     out: Annotated[Path, typer.Option(help="Adapter folder to write.")] = Path("runs/smollm2-safe"),
@@ -395,12 +459,13 @@ def train_safe(
         console.print((out / "README.md").read_text(), markup=False)
 
 
-def _experiment(name: str) -> Any:
+def _experiment(name: str, *, others: Mapping[str, str] | None = None) -> Any:
     import importlib
 
-    if name not in EXPERIMENTS:
-        raise ValueError(f"unknown experiment {name!r}; known: {', '.join(EXPERIMENTS)}")
-    return importlib.import_module(EXPERIMENTS[name])
+    known = {**EXPERIMENTS, **(others or {})}
+    if name not in known:
+        raise ValueError(f"unknown experiment {name!r}; known: {', '.join(known)}")
+    return importlib.import_module(known[name])
 
 
 def _configure(config: Any, settings: list[str], seed: int) -> Any:

@@ -2,9 +2,9 @@
 
     trainer = SFTTrainer(..., callbacks=[ElasticityCallback(every=50, out="runs/live")])
 
-The run is the same with and without the callback: a measurement happens between two optimiser steps, in eval mode, without
-gradients, on caches of its own, and puts the mode of every module and the state of every random generator (Python, NumPy,
-torch on all devices) back. Values go to whatever the trainer reports to (TensorBoard, W&B, trackio, ...) as
+The run is the same with and without the callback: a measurement happens between two optimiser steps, in eval mode,
+without gradients, on caches of its own, and puts the mode of every module and the state of every random generator
+(Python, NumPy, torch on all devices) back. Values go to whatever the trainer reports to (TensorBoard, W&B, trackio) as
 `elasticity/{measure}/{prompts}`, and as a `Trajectory` to `out`. What a measurement costs is reported next to them, in
 seconds and in training steps.
 """
@@ -25,8 +25,9 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import CallbackHandler
 
+from interp.measures import as_records, measure
 from interp.models import ChatModel
-from interp.probes import Group, Probe, Reference, as_records, measure
+from interp.probes import Group, Probe, Reference
 from interp.references import fit_reference, load_reference
 from interp.results import Parts
 from interp.trajectories import Measured, Trajectory, assemble
@@ -34,7 +35,7 @@ from interp.trajectories import Measured, Trajectory, assemble
 logger = logging.getLogger(__name__)
 
 LIVE_MEASURES: tuple[Group, ...] = ("refusal", "beliefs", "directions", "shift", "guard", "compression", "kl")
-"""What a live model allows: all but the change of weights and KL from its own samples, which need the reference loaded."""
+"""What a live model allows: all but the change of weights, and of KL the one on the reference's samples."""
 
 
 def live_probe() -> Probe:

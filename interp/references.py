@@ -26,19 +26,10 @@ from interp.corpora import bits
 from interp.directions import cosine, difference_in_means, orthogonalised, project
 from interp.generation import next_token_log_probs
 from interp.leaks import leak_check
+from interp.measures import along, distributions, read_states, sample, shape
 from interp.metrics import Rate, auroc, find_refusal_tokens, refusal_metric
 from interp.models import ChatModel
-from interp.probes import (
-    LEAST,
-    Axis,
-    Probe,
-    Reference,
-    along,
-    distributions,
-    read_states,
-    sample,
-    shape,
-)
+from interp.probes import LEAST, Axis, Probe, Reference
 from interp.prompts import KINDS, Prompts
 from interp.results import Parts
 
