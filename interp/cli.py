@@ -414,7 +414,7 @@ def track_series(
         from interp.prompts import load_prompts
         from interp.tracking import track
 
-        named = dict(item.partition("=")[::2] for item in corpus or [])
+        named = {name: path for name, _, path in (item.partition("=") for item in corpus or [])}
         if not all(name and path for name, path in named.items()):
             raise ValueError(f"--corpus takes NAME=FILE, got {', '.join(corpus or [])}")
         chosen = load_prompts(prompts, column=column, seed=seed, ending=ending)  # pyright: ignore[reportArgumentType]

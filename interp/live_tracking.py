@@ -77,7 +77,8 @@ class ElasticityCallback(TrainerCallback):
             raise ValueError(
                 f"{', '.join(refused)} cannot be measured on a live model; track() measures it on saved checkpoints"
             )
-        self.every, self.out, self.reference, self.tokenizer = every, out and Path(out), reference, tokenizer
+        self.every, self.reference, self.tokenizer = every, reference, tokenizer
+        self.out = None if out is None else Path(out)
         self.trajectory: Trajectory | None = None
         """All measurements so far."""
         self._series: list[Measured] = []

@@ -67,7 +67,9 @@ def measure(model: ChatModel, probe: Probe, reference: Reference) -> list[Row]:
     """
     check_shape(model, reference)
     rows: list[Row] = []
-    tests = {kind: tokenize(model.tokenizer, probe.part(kind, "test").texts) for kind in KINDS}
+    tests: dict[Kind, ChatTokens] = {
+        kind: tokenize(model.tokenizer, probe.part(kind, "test").texts) for kind in KINDS
+    }
     if "refusal" in probe.measures:
         rows += _refusal(model, probe, reference, tests)
     if {"beliefs", "directions", "shift", "guard"} & set(probe.measures):
@@ -176,11 +178,10 @@ def _beliefs(reference: Reference, read: Mapping[Part, Tensor]) -> list[Row]:
     """Beliefs with centres fitted here, on the groups that the reference's were fitted on, and with the reference's."""
     train = torch.cat([read["harmful", "train"], read["harmless", "train"]])
     rows = []
-    for name, axis, label in (
-        ("harm", reference.axis("harmfulness"), "harmfulness_belief"),
-        ("refusal", reference.axis("refusal"), "refusal_belief"),
+    for stored, axis, label in (
+        (reference.centres("harm"), reference.axis("harmfulness"), "harmfulness_belief"),
+        (reference.centres("refusal"), reference.axis("refusal"), "refusal_belief"),
     ):
-        stored = reference.centres(name)
         positive, negative = (train[list(group), :, axis.role] for group in (axis.positive, axis.negative))
         here = None if stored is None else fit_centres(positive, negative)
         for suffix, centres in (("", here), ("_reference", stored)):

@@ -62,7 +62,7 @@ class Trajectory:
         Raises:
             ValueError: no such measure or prompts in this trajectory.
         """
-        found = self.frame[self.frame["measure"] == measure]
+        found: Any = self.frame[self.frame["measure"] == measure]
         if found.empty:
             known = ", ".join(sorted(set(self.frame["measure"]) - {"checkpoint"}))
             raise ValueError(f"no measure {measure!r} in this trajectory; it has {known}")
@@ -78,7 +78,7 @@ class Trajectory:
     @property
     def skipped(self) -> dict[str, str]:
         """Checkpoint → why it could not be measured."""
-        rows = self.frame[self.frame["measure"] == "checkpoint"]
+        rows: Any = self.frame[self.frame["measure"] == "checkpoint"]
         return dict(zip(rows["checkpoint"], rows["status"], strict=True))
 
     @property

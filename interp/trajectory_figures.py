@@ -214,7 +214,7 @@ def _weights(numbers: Numbers, rows: Rows) -> go.Figure:
 
 def _axis(figure: go.Figure, numbers: Numbers, rows: Rows, row: int | None = None) -> None:
     """The checkpoint axis, with a grey line where a checkpoint was skipped."""
-    where = {"row": row, "col": 1} if row else {}
+    where: dict[str, Any] = {"row": row, "col": 1} if row else {}
     figure.update_xaxes(title={"text": _x_title(numbers, rows)}, **where)
     if not rows.by_step:
         labels = [c["label"] for c in numbers["checkpoints"]]

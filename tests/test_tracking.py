@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from interp.trajectories import Measured, Trajectory, assemble
 from interp.trajectory_report import report
 
 COUNTS = (0, 8, 16)
-SMALL = {"n": 4, "n_fit": 16, "n_documents": 2, "n_samples": 2, "max_new_tokens": 4}
+SMALL: dict[str, Any] = {"n": 4, "n_fit": 16, "n_documents": 2, "n_samples": 2, "max_new_tokens": 4}
 
 
 @pytest.fixture(scope="session")
@@ -112,7 +113,7 @@ def test_the_shelf_holds_one_base_and_swaps_adapters(stages: Path, saved_tiny: P
 
 def test_every_measure_has_rows_with_intervals(tracked: tuple[Trajectory, Path]) -> None:
     trajectory, out = tracked
-    frame = trajectory.frame
+    frame: Any = trajectory.frame
     assert list(dict.fromkeys(frame["step"])) == list(COUNTS) and not trajectory.skipped
     per_checkpoint = frame.groupby("index")["measure"].nunique()
     assert per_checkpoint.nunique() == 1 and per_checkpoint.iloc[0] == 23
@@ -145,7 +146,7 @@ def test_the_reference_differs_from_itself_in_nothing_and_later_checkpoints_do(
         ("kl_to_reference", 0.0),
         ("weight_change", 0.0),
     ):
-        values = trajectory.of(measure_name)
+        values: Any = trajectory.of(measure_name)
         at = {step: values[values["index"] == index]["value"].to_numpy() for step, index in here.items()}
         # float16 distributions leave 1e-6 nats; sums of float32 differ in another order
         assert np.allclose(at[0], same, atol=2e-5), measure_name
@@ -473,9 +474,13 @@ def test_taking_the_safety_adapter_off_shows_in_behaviour_and_representation() -
     )
     series = [str(ADAPTER_FOLDER), "smollm2"]
     trajectory = track(series, probe, base="smollm2")
-    harmful = trajectory.of("refusal_rate", "harmful")
+    harmful: Any = trajectory.of("refusal_rate", "harmful")
     assert harmful["low"][0] > harmful["high"][1]
-    assert trajectory.of("refusal_rate", "harmless")["high"][0] < 0.5  # control
-    moved, control = (trajectory.of(f"shift_{name}refusal", "harmful") for name in ("", "control_"))
+    harmless: Any = trajectory.of("refusal_rate", "harmless")
+    assert harmless["high"][0] < 0.5  # control
+    moved, control = (
+        cast(Any, trajectory.of(f"shift_{name}refusal", "harmful")) for name in ("", "control_")
+    )
     assert moved["high"][1] < -0.2 and abs(control["value"][1]) < abs(moved["value"][1]) / 2
-    assert trajectory.of("bits_per_byte_change", "refusals")["low"][1] > 0
+    refusals: Any = trajectory.of("bits_per_byte_change", "refusals")
+    assert refusals["low"][1] > 0
