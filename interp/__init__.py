@@ -7,6 +7,7 @@
 Names below are loaded at first use, so that `import interp` stays fast; every other name lives in its module.
 """
 
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -26,6 +27,8 @@ _NAMES = {
     "generate": "interp.generation",
     "steer": "interp.steering",
     "load_result": "interp.results",
+    "open_run": "interp.runs",
+    "run": "interp.runs",
     "LatentGuard": "interp.guard",
     "Probe": "interp.probes",
     "Trajectory": "interp.trajectories",
@@ -42,3 +45,7 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+if "IPython" in sys.modules:  # a user's mistake is one line there
+    import_module("interp.display").short_errors()

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from interp.batching import pad_id, progress, run_batches, stopping_before
 from interp.chat import ChatTokens, Positions, as_tokens, pad_left
+from interp.display import Card, Shown
 from interp.interventions import Applied, Intervention, apply
 from interp.models import ChatModel, Edit, Site
 from interp.trees import can_pack, packed_passes
@@ -41,8 +42,8 @@ _TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 8e-2}
 _self_tested: WeakKeyDictionary[ChatModel, bool] = WeakKeyDictionary()
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Activations:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Activations(Shown):
     """Activations of every prompt at chosen sites, layers and token roles."""
 
     values: dict[Site, Float[Tensor, "prompt layer role d_model"]]
@@ -55,6 +56,12 @@ class Activations:
     def __getitem__(self, site: Site) -> Float[Tensor, "prompt layer role d_model"]:
         return self.values[site]
 
+    def _card(self) -> Card:
+        shape = "[prompt, layer, role, d_model]"
+        return _card(
+            "Activations", {f'["{site}"]': (shape, value) for site, value in self.values.items()}, self
+        )
+
     def at(self, site: Site, role: str) -> Float[Tensor, "prompt layer d_model"]:
         """Activations at one role.
 
@@ -66,8 +73,8 @@ class Activations:
         return self.values[site][:, :, self.roles.index(role)]
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class ActivationMeans:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class ActivationMeans(Shown):
     """Mean activations over prompts at chosen sites, layers and token roles."""
 
     means: dict[Site, Float[Tensor, "layer role d_model"]]
@@ -83,6 +90,25 @@ class ActivationMeans:
 
     def __getitem__(self, site: Site) -> Float[Tensor, "layer role d_model"]:
         return self.means[site]
+
+    def _card(self) -> Card:
+        sites = {f'["{site}"]': ("[layer, role, d_model]", value) for site, value in self.means.items()}
+        return _card(f"Mean activations of {self.n} prompts", sites, self)
+
+
+def _card(title: str, sites: dict[str, tuple[str, Tensor]], of: Activations | ActivationMeans) -> Card:
+    layers = [str(layer) for layer in of.layers]
+    return Card(
+        title=title,
+        facts={
+            **{
+                name: f"{shape} = {list(value.shape)}, {value.dtype}"
+                for name, (shape, value) in sites.items()
+            },
+            "layers": ", ".join(layers if len(layers) < 8 else [*layers[:3], "…", layers[-1]]),
+            "roles": ", ".join(of.roles),
+        },
+    )
 
 
 class _Request(NamedTuple):

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from interp.chat import ChatTokens
+from interp.display import NotebookBar, in_notebook
 from interp.interventions import Applied
 from interp.models import ChatModel
 
@@ -85,7 +86,7 @@ def run_batches(batches: Sequence[list[int]], run: Callable[[list[int]], T]) -> 
 def progress(
     items: Iterable[T], *, total: int, label: str, show: bool, size: Callable[[T], int] = lambda _: 1
 ) -> Iterator[T]:
-    """Pass items through, with a Rich bar and ETA on standard error when asked for and on a terminal or notebook.
+    """Pass items through, with a bar and ETA when asked for: in a notebook's cell, or on a terminal's standard error.
 
     Args:
         total: sum of the sizes of all items.
@@ -93,6 +94,9 @@ def progress(
     """
     if not show:
         yield from items
+        return
+    if in_notebook():
+        yield from _notebook_progress(items, NotebookBar(label, total), size)
         return
     from rich.console import Console
     from rich.progress import (
@@ -113,12 +117,20 @@ def progress(
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    visible = console.is_terminal or console.is_jupyter
-    with Progress(*columns, console=console, transient=True, disable=not visible) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(label, total=total)
         for item in items:
             yield item
             bar.advance(task, size(item))
+
+
+def _notebook_progress(items: Iterable[T], bar: NotebookBar, size: Callable[[T], int]) -> Iterator[T]:
+    try:
+        for item in items:
+            yield item
+            bar.advance(size(item))
+    finally:
+        bar.close()
 
 
 class _Enough(Exception):

@@ -16,7 +16,7 @@ with the instruction's end, or an instruction that looks like template text, giv
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os.path import commonprefix
 from typing import Any, NamedTuple
 
@@ -24,6 +24,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+
+from interp.display import StripToken, strip_html
 
 # Stands in for the instruction to see what the template puts around it; plain letters, so no template treats it
 # specially.
@@ -34,6 +36,15 @@ ROLES = ("t_inst", "t_post_inst", "post_inst", "post_inst[k]")
 """Role names that stand for single tokens of a prompt (`post_inst`: each template token after the instruction)."""
 REGIONS = ("all", "prefix", "instruction", "template")
 """Further names, for interventions: spans of a prompt."""
+
+_ROLE_COLOURS = {
+    "prefix": "#E6E6E6",
+    "instruction": "#CFE6F7",
+    "t_post_inst": "#F5B48A",
+    "t_inst": "#7FBCE6",
+    "post_inst": "#F8DFC9",
+}
+_SHOWN_ROWS = 4
 
 Positions = str | int | Sequence[str | int]
 """One or several of `t_inst`, `t_post_inst`, `post_inst`, `post_inst[k]`, or integers from the prompt's end (-1)."""
@@ -57,6 +68,34 @@ class ChatTokens:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def _repr_html_(self) -> str:
+        """Each prompt's tokens, coloured by role; the first prompts where there are many."""
+        legend = [
+            StripToken(text=role, colour=colour, hover=role, marked=role in ("t_inst", "t_post_inst"))
+            for role, colour in _ROLE_COLOURS.items()
+        ]
+        strips = [
+            strip_html(
+                [
+                    StripToken(
+                        text=text,
+                        colour=_ROLE_COLOURS[role.split(" = ")[-1].partition("[")[0]],
+                        hover=f"{role}, index {i} ({i - len(self.ids[row])} from the end), id {token}",
+                        marked=role.endswith(("t_inst", "t_post_inst")),
+                    )
+                    for i, (token, text, role) in enumerate(self.names(row))
+                ]
+            )
+            for row in range(min(len(self), _SHOWN_ROWS))
+        ]
+        more = f"<p>and {len(self) - _SHOWN_ROWS} more</p>" if len(self) > _SHOWN_ROWS else ""
+        return (
+            f"<div><b>{len(self)} tokenised prompts</b>{strip_html(legend)}{'<hr>'.join(strips)}{more}</div>"
+        )
+
+    def __repr__(self) -> str:
+        return f"ChatTokens({len(self)} prompts, {self.n_post} template tokens after the instruction)"
+
     def take(self, rows: Sequence[int]) -> "ChatTokens":
         """These rows, in this order."""
         return ChatTokens(
@@ -76,6 +115,35 @@ class ChatTokens:
             tokenizer=self.tokenizer,
             offsets=self.offsets + other.offsets if self.offsets and other.offsets else (),
         )
+
+    def truncated(self) -> "ChatTokens":
+        """The prompts cut right after the instruction, without what the template puts there.
+
+        Source: Zhao et al. 2025, arXiv:2507.11878, table 1 ("without post-instruction tokens").
+        """
+        return replace(
+            self,
+            ids=tuple(ids[:end] for ids, end in zip(self.ids, self.ends, strict=True)),
+            offsets=tuple(o[:end] for o, end in zip(self.offsets, self.ends, strict=False)),
+        )
+
+    def narrowed(self, lengths: Sequence[int]) -> "ChatTokens":
+        """The same prompts with only the first so many characters of each instruction counted as the instruction.
+
+        What follows them in the user's message then has the roles of template tokens: a question appended to a
+        request, for instance, is left out of `instruction` and comes after `t_inst`.
+
+        Raises:
+            ValueError: no token of an instruction lies within its length, or tokens not made by `tokenize`.
+        """
+        ends = []
+        for row, length in enumerate(lengths):
+            inside = self.covering(row, 0, length).nonzero()[:, 0].tolist()
+            whole = [i for i in inside if self.offsets[row][i][1] <= length]
+            if not whole:
+                raise ValueError(f"prompt {row} has no token within its first {length} characters")
+            ends.append(whole[-1] + 1)
+        return replace(self, ends=tuple(ends))
 
     @property
     def n_post(self) -> int:

@@ -6,7 +6,7 @@ Imports of torch and the models happen inside the commands: `interp --help` answ
 import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +15,9 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
+
+from interp.experiments import EXPERIMENTS
+from interp.runs import experiment_module, report_module
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,14 +28,6 @@ app = typer.Typer(
 )
 console = Console()
 errors = Console(stderr=True)
-
-EXPERIMENTS = {
-    "demo": "interp.experiments.demo",
-    "refusal-direction": "interp.experiments.refusal_direction",
-}
-"""Name → module with `Config`, `run`, `figures`, `rate_table`, `verdicts`, `report`, `SUMMARY`."""
-REPORTS = {"track": "interp.trajectory_report"}
-"""Further runs that `interp plot` draws: name → module with `figures` and `report`."""
 
 ModelOption = Annotated[
     str, typer.Option("--model", "-m", help="smollm2, smollm2-safe, a Hub id, a folder or a .gguf file.")
@@ -125,7 +120,14 @@ def list_experiments(json_output: JsonOption = False) -> None:
 @app.command()
 def run(
     experiment: Annotated[str, typer.Argument(help="One of `interp list`.")],
-    model: ModelOption = "smollm2-safe",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="smollm2, smollm2-safe, a Hub id, a folder, a .gguf file; the experiment's default if not given.",
+        ),
+    ] = None,
     adapter: AdapterOption = None,
     prompts: PromptsOption = "builtin",
     column: ColumnOption = None,
@@ -160,7 +162,7 @@ def plot(
         from interp.results import load_result, write_file
 
         numbers = load_result(folder).numbers
-        module = _experiment(str(numbers.get("experiment")), others=REPORTS)
+        module = report_module(str(numbers.get("experiment")))
         for name, figure in module.figures(numbers).items():
             write_file(folder / "figures" / f"{name}.json", figure.to_json().encode())
             if png is not None:
@@ -459,15 +461,6 @@ def train_safe(
         console.print((out / "README.md").read_text(), markup=False)
 
 
-def _experiment(name: str, *, others: Mapping[str, str] | None = None) -> Any:
-    import importlib
-
-    known = {**EXPERIMENTS, **(others or {})}
-    if name not in known:
-        raise ValueError(f"unknown experiment {name!r}; known: {', '.join(known)}")
-    return importlib.import_module(known[name])
-
-
 def _configure(config: Any, settings: list[str], seed: int) -> Any:
     """An experiment's `Config` with these `name=value` settings; values are read by the type of their default."""
     from dataclasses import fields
@@ -490,7 +483,7 @@ def _configure(config: Any, settings: list[str], seed: int) -> Any:
 
 def _run_experiment(
     name: str,
-    model: str,
+    model: str | None,
     adapter: str | None,
     prompts: str,
     column: str | None,
@@ -500,21 +493,29 @@ def _run_experiment(
     settings: list[str] | None = None,
 ) -> None:
     with _user_errors():
-        module = _experiment(name)
+        module = experiment_module(name)
         config = _configure(module.Config, settings or [], seed)
-        from interp.models import load
-        from interp.prompts import load_prompts
+        chosen_model = model or getattr(module, "DEFAULT_MODEL", "smollm2-safe")
+        if chosen_model is None:
+            result = module.run(config, out=out, show_progress=sys.stderr.isatty())
+        elif getattr(module, "DEFAULT_MODEL", "") is None:
+            raise ValueError(f"{name} needs no model, got --model {model}; leave it out")
+        else:
+            from interp.models import load
+            from interp.prompts import load_prompts
 
-        chosen = load_prompts(prompts, column=column, seed=seed)
-        with errors.status(f"loading {model}"):
-            loaded = load(model, adapter=adapter)
-        result = module.run(loaded, chosen, config, out=out, show_progress=sys.stderr.isatty())
+            chosen = load_prompts(prompts, column=column, seed=seed)
+            with errors.status(f"loading {chosen_model}"):
+                loaded = load(chosen_model, adapter=adapter)
+            result = module.run(loaded, chosen, config, out=out, show_progress=sys.stderr.isatty())
         if as_json:
             print((out / "result.json").read_text())  # noqa: T201 (the command's output)
             return
         shown = module.rate_table(result.numbers)
         table = Table(
-            *map(str, shown.header), title=f"refusal rate, {loaded.name}, 95% intervals", title_justify="left"
+            *map(str, shown.header),
+            title=f"{shown.title}, {result.numbers['provenance']['model']}, 95% intervals",
+            title_justify="left",
         )
         for row in shown.rows:
             table.add_row(*(_escape(str(cell)) for cell in row))

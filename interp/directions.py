@@ -17,9 +17,11 @@ from einops import einsum, reduce
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.display import Card, Shown
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Direction:
+class Direction(Shown):
     """One direction in the residual stream and where it comes from."""
 
     vector: Float[Tensor, " d_model"]
@@ -63,6 +65,20 @@ class Direction:
             f"Direction({self.sign}, {self.kind} at {self.site} of layer {self.layer}, {self.position}; "
             f"norm {self.norm:.3g}, d_model {self.vector.numel()})"
         )
+
+    def _card(self) -> Card:
+        norm = self.mean_activation_norm
+        facts = {
+            "positive side": self.sign,
+            "read at": f"{self.site} of layer {self.layer}, token {self.position}",
+            "made by": self.kind.replace("_", " "),
+            "norm": f"{self.norm:.3g}"
+            + (f" ({self.norm / norm:.2f} of the mean activation there)" if norm else ""),
+            "d_model": self.vector.numel(),
+            "model": self.provenance.get("model"),
+            "prompts": self.provenance.get("prompts", {}).get("name"),
+        }
+        return Card(title="Direction", facts={name: value for name, value in facts.items() if value})
 
     def check_width(self, d_model: int, model: str) -> None:
         """Raise a ValueError unless the direction fits a model of this width."""
@@ -153,6 +169,14 @@ def unit(vector: Float[Tensor, "*rest d_model"]) -> Float[Tensor, "*rest d_model
 def cosine(a: Float[Tensor, "*rest d_model"], b: Float[Tensor, "*rest d_model"]) -> Float[Tensor, "*rest"]:
     """Cosine along the last axis, in float64 inside; 0 where either vector is zero."""
     return einsum(unit(a.double()), unit(b.double()), "... d_model, ... d_model -> ...").to(torch.float32)
+
+
+def cosine_matrix(
+    directions: Float[Tensor, "direction layer d_model"],
+) -> Float[Tensor, "layer direction direction"]:
+    """Cosine of every two directions in each layer, float64; 0 where either vector is zero."""
+    u = unit(directions.double())
+    return einsum(u, u, "a layer d_model, b layer d_model -> layer a b")
 
 
 def project(

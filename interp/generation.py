@@ -20,17 +20,19 @@ from transformers import DynamicCache
 from interp.activations import fast_path_agrees
 from interp.batching import SharedPrefix, pad_id, plan_batches, progress, run_batches, shared_length
 from interp.chat import ChatTokens, as_tokens, pad_left
-from interp.interventions import Applied, Intervention, apply
+from interp.display import Card, Shown, Table, shortened
+from interp.interventions import Applied, Intervention, apply, last_step
 from interp.models import ChatModel
 from interp.trees import packed_passes
 
 DECODE_ROWS = 64
 """Completions decoded together: reading the weights then costs less than the arithmetic."""
 _SCORE_BUDGET = 512
+_SHOWN_ROWS = 8
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Completions:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Completions(Shown):
     """Completions of a list of prompts, in its order."""
 
     texts: tuple[str, ...]
@@ -42,6 +44,18 @@ class Completions:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def _card(self) -> Card:
+        rows = [
+            [i, len(ids), "yes" if ended else "cut", shortened(text)]
+            for i, (text, ids, ended) in enumerate(zip(self.texts, self.ids, self.finished, strict=True))
+        ]
+        more = len(rows) - _SHOWN_ROWS
+        return Card(
+            title=f"{len(self)} completions, {sum(self.finished)} of them ended by the model",
+            tables=[Table(header=["prompt", "tokens", "ended", "text"], rows=rows[:_SHOWN_ROWS])],
+            notes=[f"and {more} more; all are in .texts"] if more > 0 else [],
+        )
 
 
 def generate(
@@ -73,13 +87,12 @@ def generate(
     if temperature < 0:
         raise ValueError(f"temperature must be 0 (greedy) or more, got {temperature}")
     tokens = as_tokens(model.tokenizer, prompts)
-    stops = stop_ids(model)
     generator = torch.Generator().manual_seed(seed)
     done: list[list[int]] = [[] for _ in range(len(tokens))]
 
     def pick(logits: Float[Tensor, "batch d_vocab"]) -> Int[Tensor, " batch"]:
         if temperature == 0:
-            return logits.argmax(-1)
+            return _likeliest(logits)
         return torch.multinomial((logits.float() / temperature).softmax(-1).cpu(), 1, generator=generator)[
             :, 0
         ].to(logits.device)
@@ -89,20 +102,101 @@ def generate(
         for rows, (logits, state) in progress(
             passes, total=len(tokens), label="generating", show=show_progress, size=lambda b: len(b[0])
         ):
-            alive = list(rows)
-            for step in range(max_new_tokens):
-                chosen = pick(logits)
-                for row, token in zip(alive, chosen.tolist(), strict=True):
-                    if not done[row] or done[row][-1] not in stops:
-                        done[row].append(token)
-                keep = [i for i, row in enumerate(alive) if done[row][-1] not in stops]
-                if step == max_new_tokens - 1 or not keep:
-                    break
-                # Dropping rows copies the cache; worth it once a quarter has ended.
-                if fast and len(keep) <= 0.75 * len(alive):
-                    state.take(keep)
-                    chosen, alive = chosen[keep], [alive[i] for i in keep]
-                logits = state.step(model, chosen)
+            replies = _decode(model, logits, state, pick, max_new_tokens=max_new_tokens, shrink=fast)
+            for row, reply in zip(rows, replies, strict=True):
+                done[row] = reply
+    return _completions(model, done)
+
+
+def generate_each(
+    model: ChatModel,
+    prompts: Sequence[str] | ChatTokens,
+    arms: Sequence[Sequence[Intervention]],
+    *,
+    max_new_tokens: int = 64,
+) -> list[Completions]:
+    """Greedy completions of the same prompts under each of several sets of interventions on prompt tokens.
+
+    As `generate` for one set after the other, but since nothing acts on generated tokens, prompts are run set by set
+    and all sets decode together: with few prompts, decoding spends its time on reading the weights.
+
+    Raises:
+        ValueError: an intervention that also acts on generated tokens, or as `generate`.
+    """
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be 1 or more, got {max_new_tokens}")
+    for intervention in (i for arm in arms for i in arm):
+        if last_step(intervention) != 0:
+            raise ValueError(
+                "sets of interventions decode together only where none acts on generated tokens; give steps='prompt', "
+                "or call generate for each"
+            )
+    tokens = as_tokens(model.tokenizer, prompts)
+    done: list[list[list[int]]] = [[[] for _ in range(len(tokens))] for _ in arms]
+    waiting: list[tuple[int, list[int], Tensor, _Decoding]] = []
+
+    def flush() -> None:
+        logits = torch.cat([logits for _, _, logits, _ in waiting])
+        state = _Decoding.joined([state for *_, state in waiting])
+        places = [(arm, row) for arm, rows, _, _ in waiting for row in rows]
+        waiting.clear()
+        replies = _decode(model, logits, state, _likeliest, max_new_tokens=max_new_tokens, shrink=True)
+        for (arm, row), reply in zip(places, replies, strict=True):
+            done[arm][row] = reply
+
+    with torch.no_grad():
+        for chunk in plan_decoding([len(ids) for ids in tokens.ids], DECODE_ROWS):
+            part = tokens.take(chunk)
+            for arm, interventions in enumerate(arms):
+                with apply(model, interventions) as applied:
+                    passes = _prompt_passes(
+                        model, part, applied, True, beyond=max_new_tokens, max_rows=DECODE_ROWS
+                    )
+                    for rows, (logits, state) in passes:
+                        # Rows that were padded to another width, after running out of memory, decode apart.
+                        odd = waiting and waiting[0][3].mask.shape[1] != state.mask.shape[1]
+                        if odd or sum(len(w[1]) for w in waiting) + len(rows) > DECODE_ROWS:
+                            flush()
+                        waiting.append((arm, [chunk[row] for row in rows], logits, state))
+            flush()
+    return [_completions(model, replies) for replies in done]
+
+
+def _likeliest(logits: Float[Tensor, "batch d_vocab"]) -> Int[Tensor, " batch"]:
+    return logits.argmax(-1)
+
+
+def _decode(
+    model: ChatModel,
+    logits: Float[Tensor, "batch d_vocab"],
+    state: "_Decoding",
+    pick: Callable[[Float[Tensor, "batch d_vocab"]], Int[Tensor, " batch"]],
+    *,
+    max_new_tokens: int,
+    shrink: bool,
+) -> list[list[int]]:
+    """Token ids of every row's completion, its end-of-turn token included."""
+    stops = stop_ids(model)
+    done: list[list[int]] = [[] for _ in range(len(logits))]
+    alive = list(range(len(logits)))
+    for step in range(max_new_tokens):
+        chosen = pick(logits)
+        for row, token in zip(alive, chosen.tolist(), strict=True):
+            if not done[row] or done[row][-1] not in stops:
+                done[row].append(token)
+        keep = [i for i, row in enumerate(alive) if done[row][-1] not in stops]
+        if step == max_new_tokens - 1 or not keep:
+            break
+        # Dropping rows copies the cache; worth it once a quarter has ended.
+        if shrink and len(keep) <= 0.75 * len(alive):
+            state.take(keep)
+            chosen, alive = chosen[keep], [alive[i] for i in keep]
+        logits = state.step(model, chosen)
+    return done
+
+
+def _completions(model: ChatModel, done: Sequence[Sequence[int]]) -> Completions:
+    stops = stop_ids(model)
     ids = tuple(tuple(row) for row in done)
     return Completions(
         texts=tuple(model.tokenizer.batch_decode([list(row) for row in ids], skip_special_tokens=True)),
@@ -260,6 +354,16 @@ class _Decoding:
 
     def __init__(self, cache: DynamicCache, mask: Tensor, position: Tensor) -> None:
         self.cache, self.mask, self.position = cache, mask, position
+
+    @classmethod
+    def joined(cls, states: Sequence["_Decoding"]) -> "_Decoding":
+        """Rows of several batches of one width, one after the other."""
+        cache = states[0].cache
+        for number in range(len(cache.layers)):
+            layers: list[Any] = [state.cache.layers[number] for state in states]
+            layers[0].keys = torch.cat([layer.keys for layer in layers])
+            layers[0].values = torch.cat([layer.values for layer in layers])
+        return cls(cache, torch.cat([s.mask for s in states]), torch.cat([s.position for s in states]))
 
     def take(self, rows: list[int]) -> None:
         index = torch.tensor(rows, device=self.mask.device)

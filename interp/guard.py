@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from interp.beliefs import Centres, belief, fit_centres, states
+from interp.display import Card, Shown, Table
 from interp.generation import generate
 from interp.leaks import leak_check
 from interp.metrics import is_refusal
@@ -56,7 +57,7 @@ class GuardScore:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class LatentGuard:
+class LatentGuard(Shown):
     """A fitted guard; apply it with `score`."""
 
     harm: Centres
@@ -265,4 +266,29 @@ class LatentGuard:
         return (
             f"LatentGuard({self.fitted_on['model']}, prompts {self.fitted_on['prompts']['name']}, "
             f"ending {self.ending}, threshold {self.threshold:.4g})"
+        )
+
+    def _card(self) -> Card:
+        about = self.fitted_on
+        leak = about.get("leak_check", {}).get("last_token", {}).get("value")
+        counts = [[name.replace("_", " "), n] for name, n in about["counts"].items()]
+        layers = "all, averaged" if self.layers is None else ", ".join(map(str, self.layers))
+        calibration = about.get("calibration")
+        rule = (
+            "as published"
+            if calibration is None
+            else f"at most {calibration['false_positive_rate']:.0%} of harmless"
+        )
+        return Card(
+            title=f"Latent Guard for {about['model']}",
+            facts={
+                "fitted on": f"{about['prompts']['name']}, endings {self.ending}",
+                "harmful when": f"harmfulness > {self.threshold:.3g} ({rule})",
+                "layers": layers,
+                "refusal belief": "yes"
+                if self.refusal is not None
+                else "no: too few prompts refused or answered",
+                "leak of the last token": f"AUROC {leak:.2f}" if leak is not None else "not measured",
+            },
+            tables=[Table(header=["training prompts", "n"], rows=counts)],
         )

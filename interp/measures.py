@@ -213,8 +213,11 @@ def _cosine(reference: Reference, axis: Axis, here: Mapping[str, Tensor]) -> Row
             safety = reference.direction(reference.axis(axis.orthogonal_to), found)
             vector = orthogonalised(vector, safety.double().expand_as(vector))
         means.append(vector)
-    low, high = torch.quantile(cosine(*means).double(), torch.tensor([0.025, 0.975], dtype=torch.float64))
-    rate = Rate(value=value, n=len(axis.positive) + len(axis.negative), low=float(low), high=float(high))
+    # Resampled directions carry the sampling noise twice, so that percentiles of their cosines can leave the estimate
+    # out: a normal interval of their SD.
+    half = 1.96 * float(cosine(*means).double().std())
+    n = len(axis.positive) + len(axis.negative)
+    rate = Rate(value=value, n=n, low=max(-1.0, value - half), high=min(1.0, value + half))
     return Row(f"cosine_{axis.name}", "train", rate, layer=axis.layer)
 
 

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interp.checkpoints import BUNDLED_MODELS, adapter_digest, load_checkpoint, merged_adapter
+from interp.display import Card, Shown
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class Writer(NamedTuple):
     """Axis of length d_model that lies along the residual stream."""
 
 
-class ChatModel:
+class ChatModel(Shown):
     """A Hugging Face causal LM with its tokenizer and named sites.
 
     Args:
@@ -108,6 +109,20 @@ class ChatModel:
         adapter = f" + {self.adapter}" if self.adapter and self.name not in BUNDLED_MODELS else ""
         size = f"{self.n_layers} layers, d_model {self.d_model}"
         return f"ChatModel({self.name}{adapter}: {size}, {self.dtype}, {self.device})"
+
+    def _card(self) -> Card:
+        return Card(
+            title=f"ChatModel {self.name}",
+            facts={
+                "adapter": self.adapter or "none",
+                "layers": f"{self.n_layers}, counted from 0",
+                "d_model": self.d_model,
+                "parameters": f"{sum(p.numel() for p in self.hf.parameters()) / 1e6:,.1f} M",
+                "runs in": f"{str(self.dtype).removeprefix('torch.')} on {self.device}",
+                "architecture": type(self.hf).__name__,
+                "sites": f"{self.site('resid_pre', 0)} … {self.site('mlp_out', self.n_layers - 1)}",
+            },
+        )
 
     @property
     def n_layers(self) -> int:

@@ -20,6 +20,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from interp.display import Card, Shown, Table
+
 logger = logging.getLogger(__name__)
 
 Ending = Literal["as-is", "strip", "period"]
@@ -40,8 +42,8 @@ _CLOSING = " \t\r\n.!?…。！？"
 _FRACTIONS = {"train": 0.6, "val": 0.2, "test": 0.2}
 
 
-@dataclass(frozen=True)
-class Prompts:
+@dataclass(frozen=True, repr=False)
+class Prompts(Shown):
     """Prompts of one kind and split."""
 
     texts: tuple[str, ...]
@@ -63,6 +65,22 @@ class Prompts:
     def hash(self) -> str:
         """SHA-256 of the texts, in order."""
         return hashlib.sha256("\x00".join(self.texts).encode()).hexdigest()
+
+    def __repr__(self) -> str:
+        return f"Prompts({self.source}: {len(self)} prompts)"
+
+    def _card(self) -> Card:
+        counts = Counter(category for category in self.categories if category)
+        ids = ", ".join(self.ids[:3]) + (", …" if len(self) > 3 else "")
+        return Card(
+            title=f"Prompts {self.source}",
+            facts={
+                "prompts": len(self),
+                "categories": ", ".join(f"{name} {n}" for name, n in sorted(counts.items())) or "not given",
+                "ids": ids,
+            },
+            notes=["The words are in .texts; harmful prompts are research data and are not shown unasked."],
+        )
 
     def first(self, n: int) -> "Prompts":
         """At most the first n prompts."""
@@ -116,7 +134,7 @@ def with_ending(text: str, ending: Ending) -> str:
 
 
 @dataclass(frozen=True)
-class PromptSet:
+class PromptSet(Shown):
     """Named prompts by kind and split."""
 
     name: str
@@ -161,6 +179,19 @@ class PromptSet:
     def __repr__(self) -> str:
         sizes = ", ".join(f"{'/'.join(key)} {len(part)}" for key, part in self.parts.items())
         return f"PromptSet({self.name}, ending={self.ending}: {sizes})"
+
+    def _card(self) -> Card:
+        kinds: list[Kind] = list(dict.fromkeys(kind for kind, _ in self.parts))
+        rows = [
+            [kind, *(len(self.parts[kind, s]) if (kind, s) in self.parts else "" for s in SPLITS)]
+            for kind in kinds
+        ]
+        return Card(
+            title=f"PromptSet {self.name}",
+            facts={"ending": self.ending},
+            tables=[Table(header=["prompts", *SPLITS], rows=rows)],
+            notes=self.notes,
+        )
 
 
 def load_prompts(
@@ -235,6 +266,22 @@ def prompt_lines(lines: Iterable[str], source: str, *, column: str | None = None
             if not isinstance(text, str) or not text.strip():
                 raise ValueError(f"{source}, line {number}: column {name!r} is empty or not text")
         yield text
+
+
+def read_rows(path: str | Path) -> list[dict[str, Any]]:
+    """Rows of one file or `hub:owner/name[:config][:split]`, every column kept; a line of text is `{"text": line}`.
+
+    Raises:
+        ValueError: no such file, not readable, empty, or rows that are no objects.
+    """
+    source = str(path)
+    rows = _hub_rows(source) if source.startswith("hub:") else _file_rows(Path(source))
+    if not rows:
+        raise ValueError(f"{source} has no rows; remove it or fill it")
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, Mapping):
+            raise ValueError(f"{source}, row {number}: expected an object or text, got {type(row).__name__}")
+    return [dict(row) for row in rows]
 
 
 def read_answered(path: str | Path, *, column: str | None = None) -> tuple[Prompts, tuple[str, ...]]:

@@ -8,6 +8,10 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from interp.display import Table, table_html
+
+__all__ = ["Section", "Table", "html_report", "notes_on", "shown_rate"]
+
 _STYLE = """
 body{font:16px/1.5 Helvetica,Arial,sans-serif;color:#222;max-width:900px;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.6rem;margin-bottom:.2rem}h2{font-size:1.2rem;margin-top:2.2rem}
@@ -17,14 +21,6 @@ th{border-bottom:2px solid #444}td.num{text-align:right;font-variant-numeric:tab
 .note{background:#fff6e0;border-left:4px solid #E69F00;padding:.5rem .9rem;margin:.8rem 0}
 pre{white-space:pre-wrap;font-size:.8rem;background:#f6f6f6;padding:.8rem}
 """
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """Rows under a header; numbers are set right."""
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +55,7 @@ def html_report(title: str, lead: str, sections: Sequence[Section], provenance: 
         body.append(f"<h2>{escape(section.title)}</h2>")
         body += [f"<p>{escape(text)}</p>" for text in section.text]
         body += [f'<p class="note">{escape(text)}</p>' for text in section.notes]
-        body += [_table(table) for table in section.tables]
+        body += [table_html(table) for table in section.tables]
         body += [
             figure.to_html(
                 full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True}
@@ -82,15 +78,3 @@ def shown_rate(entry: Mapping[str, Any]) -> str:
     if entry["value"] is None:
         return "not measured"
     return f"{100 * entry['value']:.0f}% [{100 * entry['low']:.0f}, {100 * entry['high']:.0f}]"
-
-
-def _table(table: Table) -> str:
-    head = "".join(f"<th>{escape(str(cell))}</th>" for cell in table.header)
-    rows = "".join("<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in table.rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-
-
-def _cell(cell: Any) -> str:
-    numeric = isinstance(cell, (int, float)) and not isinstance(cell, bool)
-    text = f"{cell:.3g}" if isinstance(cell, float) else str(cell)
-    return f'<td class="num">{escape(text)}</td>' if numeric else f"<td>{escape(text)}</td>"

@@ -1,20 +1,32 @@
 """One call to steer a model along a direction and see both answers."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from interp.chat import Positions
 from interp.directions import Direction
+from interp.display import Card, Shown, Table
 from interp.generation import generate
 from interp.interventions import Add, Steps
 from interp.models import ChatModel
 
 
-class Steered(NamedTuple):
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Steered(Shown):
     """Plain and steered answers to the same prompts."""
 
+    prompts: tuple[str, ...]
     plain: tuple[str, ...]
     steered: tuple[str, ...]
+    step: str
+    """What was added, and where."""
+
+    def _card(self) -> Card:
+        rows = list(zip(self.prompts, self.plain, self.steered, strict=True))
+        return Card(
+            title=f"Plain and steered answers: {self.step}",
+            tables=[Table(header=["prompt", "plain", "steered"], rows=rows)],
+        )
 
 
 def steer(
@@ -49,4 +61,11 @@ def steer(
     )
     plain = generate(model, texts, max_new_tokens=max_new_tokens)
     steered = generate(model, texts, interventions=[add], max_new_tokens=max_new_tokens)
-    return Steered(plain.texts, steered.texts)
+    step = f"dose {dose:g}" if dose is not None else f"coefficient {coefficient:g}"
+    where = ", ".join(str(layer) for layer in add.layers)
+    return Steered(
+        prompts=tuple(texts),
+        plain=plain.texts,
+        steered=steered.texts,
+        step=f"{step} at layer {where}, positions {positions}",
+    )

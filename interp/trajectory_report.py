@@ -15,11 +15,12 @@ from interp.reports import Section, Table, html_report, notes_on
 from interp.trajectory_figures import Numbers, Rows, figures, model_name
 
 NAME = "track"
+SUMMARY = "behaviour, beliefs, directions, compression and KL along a series of checkpoints"
 RETURNED_KL = 0.01
 """Nats per token below which a checkpoint counts as returned to the reference (Ji et al. 2025, table 3)."""
 
 
-def change_table(numbers: Numbers) -> Table:
+def rate_table(numbers: Numbers) -> Table:
     """Each measure at the reference and at the last measured checkpoint."""
     rows = Rows(numbers)
     first, last = _ends(numbers)
@@ -144,7 +145,7 @@ def report(numbers: Numbers) -> str:
             ],
             figures=_some(drawn, "compression", "kl", "weights"),
         ),
-        Section(title="Numbers", tables=[change_table(numbers), checkpoint_table(numbers)]),
+        Section(title="Numbers", tables=[rate_table(numbers), checkpoint_table(numbers)]),
     ]
     if cost := numbers["cost"]:
         sections[0] = Section(

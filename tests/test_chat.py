@@ -380,3 +380,18 @@ def test_template_options_reach_the_template() -> None:
     template = CHATML + "{% if mood is defined %}{{ mood }}{% endif %}"
     tokens = tokenize(make_tokenizer(template, SPECIAL), ["Hi"], template_options={"mood": "calm"})
     assert "".join(tokens.post_inst_text()).endswith("assistant\ncalm")
+
+
+def test_narrowed_prompts_count_roles_from_a_part_of_the_message(tokenizer: PreTrainedTokenizerFast) -> None:
+    request, question = "Bake bread", "\nIs that safe?"
+    whole = tokenize(tokenizer, [request + question, "Sing" + question])
+    part = whole.narrowed([len(request), len("Sing")])
+    alone = tokenize(tokenizer, [request, "Sing"])
+    assert part.ids == whole.ids
+    for row in range(2):
+        assert part.index(row, "t_inst") == alone.index(row, "t_inst")
+        assert tokenizer.decode(part.ids[row][part.ends[row]]) == "\n"
+        n_question = len(question)  # one token a byte
+        assert part.mask(row, "post_inst").sum() == alone.mask(row, "post_inst").sum() + n_question
+    with pytest.raises(ValueError, match="prompt 1 has no token within its first 0 characters"):
+        whole.narrowed([3, 0])

@@ -11,6 +11,7 @@ import interp
 
 PACKAGE = Path(interp.__file__).parent
 ORDER = (
+    "display",
     "checkpoints",
     "models",
     "chat",
@@ -25,6 +26,8 @@ ORDER = (
     "metrics",
     "leaks",
     "beliefs",
+    "behaviours",
+    "jailbreaks",
     "selection",
     "sweeps",
     "results",
@@ -39,6 +42,9 @@ ORDER = (
     "references",
     "series",
     "plots",
+    "decline",
+    "rebounds",
+    "decline_plots",
     "reports",
     "trajectory_figures",
     "trajectory_report",
@@ -46,6 +52,7 @@ ORDER = (
     "live_tracking",
     "tracking",
     "experiments",
+    "runs",
     "cli",
 )
 """The order in which data flows (style.md, Layout)."""

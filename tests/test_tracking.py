@@ -120,7 +120,7 @@ def test_every_measure_has_rows_with_intervals(tracked: tuple[Trajectory, Path])
     ok = frame[frame["status"] == "ok"]
     slack = 1e-9
     inside = (ok["low"] <= ok["value"] + slack) & (ok["value"] <= ok["high"] + slack)
-    assert inside[~ok["measure"].str.startswith("cosine")].all()
+    assert inside.all()
     assert (ok["n"] > 0).all()
     missing = frame[frame["status"] != "ok"]
     assert set(missing["measure"]) <= {"refusal_belief", "refusal_belief_reference"}

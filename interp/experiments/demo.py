@@ -31,6 +31,7 @@ from interp.activations import Activations, collect
 from interp.batching import Stopwatch, progress
 from interp.chat import ChatTokens, tokenize
 from interp.directions import Direction, cosine, difference_in_means, mean_norm, project, random_direction
+from interp.display import ShownResult
 from interp.experiments.demo_report import ENDINGS, figures, rate_table, report, verdicts
 from interp.formats import direction_bytes
 from interp.generation import generate, next_token_log_probs
@@ -74,8 +75,8 @@ class Config:
     """Of the random directions and of splits cut by us."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Result:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Result(ShownResult):
     """What a run found."""
 
     numbers: dict[str, Any]

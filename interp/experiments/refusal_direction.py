@@ -33,6 +33,7 @@ from interp.activations import collect, collect_means
 from interp.batching import Stopwatch, progress
 from interp.chat import ChatTokens, tokenize
 from interp.directions import Direction, random_direction
+from interp.display import ShownResult
 from interp.experiments.refusal_direction_mechanism import base_check, mechanism
 from interp.experiments.refusal_direction_report import figures, rate_table, report, verdicts
 from interp.formats import direction_bytes
@@ -120,8 +121,8 @@ class Config:
         )
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Result:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Result(ShownResult):
     """What a run found."""
 
     numbers: dict[str, Any]
