@@ -90,6 +90,10 @@ class ElasticityCallback(TrainerCallback):
         if not state.is_world_process_zero:
             return
         self._handler = _calling_handler()
+        with untouched(given["model"]):
+            self._begin(args, state, control, given)
+
+    def _begin(self, args: Any, state: Any, control: Any, given: Mapping[str, Any]) -> None:
         tokenizer = self.tokenizer or given.get("processing_class")
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
             raise ValueError(
@@ -103,14 +107,13 @@ class ElasticityCallback(TrainerCallback):
         self._series = [
             found for found in map(_measured, self._stored()) if (found.step or 0) <= state.global_step
         ]
-        with untouched(given["model"]):
-            self._model = _chat_model(given["model"], tokenizer)
-            if self.reference is None:
-                self.reference = load_reference(
-                    self._parts, "reference", lambda: fit_reference(self._model, self.probe)
-                )
+        self._model = _chat_model(given["model"], tokenizer)
+        if self.reference is None:
+            self.reference = load_reference(
+                self._parts, "reference", lambda: fit_reference(self._model, self.probe)
+            )
         if state.global_step not in [found.step for found in self._series]:
-            self._measure(args, state, control)
+            self._measure_here(args, state, control)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 (Trainer's signature)
         """Note the time."""
@@ -131,15 +134,18 @@ class ElasticityCallback(TrainerCallback):
         """Draw figures and report."""
         if state.is_world_process_zero and self.trajectory is not None:
             assert self.out is not None
-            self.trajectory.save(self.out)
+            with untouched(self._model.hf):
+                self.trajectory.save(self.out)
 
     def _measure(self, args: Any, state: Any, control: Any) -> None:
-        if not state.is_world_process_zero:
-            return
+        if state.is_world_process_zero:
+            with untouched(self._model.hf):
+                self._measure_here(args, state, control)
+
+    def _measure_here(self, args: Any, state: Any, control: Any) -> None:
         assert self.reference is not None and self.out is not None
         begun = time.perf_counter()
-        with untouched(self._model.hf):
-            rows = as_records(measure(self._model, self.probe, self.reference))
+        rows = as_records(measure(self._model, self.probe, self.reference))
         seconds = time.perf_counter() - begun
         step = int(state.global_step)
         entry = {"step": step, "rows": rows, "seconds": round(seconds, 3)}

@@ -26,11 +26,11 @@ from tests.test_finetune import KillAt, Killed
 
 PROBE = Probe(
     measures=("refusal", "beliefs", "directions", "shift", "guard", "compression", "kl"),
-    n=3,
-    n_fit=12,
-    n_documents=2,
-    n_samples=2,
-    max_new_tokens=3,
+    n=2,
+    n_fit=4,
+    n_documents=1,
+    n_samples=1,
+    max_new_tokens=2,
 )
 SMALL = replace(PROBE, measures=("shift", "guard"))
 
@@ -149,7 +149,7 @@ def test_a_run_is_bit_equal_with_and_without_the_callback(
 ) -> None:
     draws = [Draws(), Draws(), Draws()]
     without = train(tiny, tmp_path / "a", [draws[0]])
-    callback = ElasticityCallback(PROBE, every=1)
+    callback = ElasticityCallback(PROBE, every=2)
     with_it = train(tiny, tmp_path / "b", [callback, draws[1]])
     assert losses(without) == losses(with_it) and len(losses(without)) > 2
     assert draws[0].seen == draws[1].seen
@@ -157,7 +157,8 @@ def test_a_run_is_bit_equal_with_and_without_the_callback(
         without.model.named_parameters(), with_it.model.named_parameters(), strict=True
     ):
         assert torch.equal(one, other), name
-    assert callback.trajectory is not None and len(callback.trajectory.checkpoints) == len(draws[0].seen) + 1
+    assert callback.trajectory is not None
+    assert len(callback.trajectory.checkpoints) == len(draws[0].seen) // 2 + 1
 
     class Careless(ElasticityCallback):
         """Control: a measurement that draws from the run's own generator changes it."""
@@ -166,7 +167,7 @@ def test_a_run_is_bit_equal_with_and_without_the_callback(
             torch.rand(1)
             super().on_step_end(args, state, control, **given)
 
-    careless = train(tiny, tmp_path / "c", [Careless(SMALL, every=1), draws[2]])
+    careless = train(tiny, tmp_path / "c", [Careless(SMALL, every=3), draws[2]])
     assert losses(careless) != losses(without)
 
 
