@@ -29,7 +29,7 @@ from interp.trajectories import Measured, Trajectory, assemble
 from interp.trajectory_report import report
 
 COUNTS = (0, 8, 16)
-SMALL: dict[str, Any] = {"n": 4, "n_fit": 16, "n_documents": 2, "n_samples": 2, "max_new_tokens": 4}
+SMALL: dict[str, Any] = {"n": 3, "n_fit": 16, "n_documents": 2, "n_samples": 1, "max_new_tokens": 3}
 
 
 @pytest.fixture(scope="session")
@@ -234,7 +234,7 @@ class Killed(BaseException):
 
 
 def test_a_killed_run_continues_and_a_longer_series_measures_only_what_is_new(
-    stages: Path, saved_tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, probe: Probe
+    stages: Path, saved_tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured: list[str] = []
 
@@ -246,6 +246,7 @@ def test_a_killed_run_continues_and_a_longer_series_measures_only_what_is_new(
         return measure(model, *rest)  # pyright: ignore[reportArgumentType]
 
     monkeypatch.setattr(interp.tracking, "measure", counting)
+    probe = Probe(measures=("guard", "kl", "weights"), **{**SMALL, "n_fit": 4})
     first = [stages / "checkpoint-0", stages / "checkpoint-8"]
     options = {"base": str(saved_tiny), "out": tmp_path / "run"}
     with pytest.raises(Killed):
@@ -263,12 +264,12 @@ def test_a_killed_run_continues_and_a_longer_series_measures_only_what_is_new(
     )
     track([*first, stages / "checkpoint-16"], probe, **options)
     assert len(measured) == 7  # the last was only read
-    track(first, replace(probe, n=3), **options)
+    track(first, replace(probe, n=2), **options)
     assert len(measured) == 9  # another probe measures anew
 
 
 def test_bad_checkpoints_are_named_and_skipped_and_the_rest_is_measured(
-    stages: Path, saved_tiny: Path, tmp_path: Path, probe: Probe
+    stages: Path, saved_tiny: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     for number, count in enumerate((0, 8, 8, 8, 8, 8, 16)):
@@ -284,6 +285,7 @@ def test_bad_checkpoints_are_named_and_skipped_and_the_rest_is_measured(
     damaged = {k: v * float("nan") for k, v in shapes.items()}
     save_file(damaged, run / "checkpoint-4" / "adapter_model.safetensors")
     (run / "checkpoint-5" / "adapter_model.safetensors").unlink()
+    probe = Probe(measures=("guard",), **{**SMALL, "n_fit": 4})
     trajectory = track(run, probe, base=str(saved_tiny), out=tmp_path / "out")
     assert list(trajectory.skipped) == [f"run/checkpoint-{number}" for number in (1, 2, 3, 4, 5)]
     reasons = list(trajectory.skipped.values())
@@ -313,14 +315,14 @@ def test_a_model_of_another_shape_is_skipped(saved_tiny: Path, tmp_path: Path, p
     config = json.loads((other / "config.json").read_text())
     config.pop("layer_types", None)
     (other / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2}))
-    trajectory = track([saved_tiny, other], replace(probe, measures=("guard",)))
+    trajectory = track([saved_tiny, other], replace(probe, measures=("guard",), n_fit=4))
     assert "n_layers is 2, at the reference 3" in trajectory.skipped["deep"]
 
 
 def test_a_live_model_is_measured_and_a_reference_can_be_named(
     tiny: ChatModel, stages: Path, saved_tiny: Path, probe: Probe
 ) -> None:
-    small = replace(probe, measures=("shift",))
+    small = replace(probe, measures=("shift",), n_fit=4)
     live = track([tiny, stages / "checkpoint-8"], small, base=str(saved_tiny))
     assert np.allclose(live.of("shift_refusal").query("index == 0")["value"], 0, atol=1e-5)
     named = track(stages, small, base=str(saved_tiny), reference="sft/checkpoint-16")
@@ -435,6 +437,11 @@ def test_the_command_tracks_plots_and_refuses(stages: Path, saved_tiny: Path, tm
     out, runner = tmp_path / "run", CliRunner()
     corpus = tmp_path / "news.txt"
     corpus.write_text("Rain fell over the hills all night. " * 8)
+    files = []
+    for kind in ("harmful", "harmless"):
+        file = tmp_path / f"{kind}.txt"
+        file.write_text("\n".join(load_prompts("builtin")[kind, "train"].first(12).texts))  # pyright: ignore[reportArgumentType]
+        files.append(f"{kind}={file}")
     arguments = [
         "track",
         str(stages / "checkpoint-0"),
@@ -442,7 +449,7 @@ def test_the_command_tracks_plots_and_refuses(stages: Path, saved_tiny: Path, tm
         "--base",
         str(saved_tiny),
     ]
-    arguments += ["--out", str(out), "-n", "2", "--corpus", f"news={corpus}"]
+    arguments += ["--out", str(out), "-n", "2", "--corpus", f"news={corpus}", "--prompts", ",".join(files)]
     done = runner.invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert "KL(reference || last)" in done.output and "report.html" in done.output
