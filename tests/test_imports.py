@@ -37,6 +37,7 @@ ORDER = (
     "finetune",
     "safety_adapter",
     "corpora",
+    "tasks",
     "probes",
     "measures",
     "references",
