@@ -208,3 +208,12 @@ def test_wrong_grids_are_refused(tiny: ChatModel) -> None:
         ValueError, match=r"positives go up to 8000, the task has \d+; give more or smaller counts"
     ):
         rebound.run(tiny, load_prompts("builtin"), big)
+
+
+def test_a_model_is_used_only_for_its_own_name(tiny: ChatModel, saved_tiny: Path) -> None:
+    named = ChatModel(tiny.hf, tiny.tokenizer, name=saved_tiny.name)
+    assert rebound.is_named(named, str(saved_tiny))
+    assert not rebound.is_named(tiny, str(saved_tiny))
+    revised = ChatModel(tiny.hf, tiny.tokenizer, name="owner/model", revision="step1000")
+    assert rebound.is_named(revised, "owner/model@step1000")
+    assert not rebound.is_named(revised, "owner/model")
