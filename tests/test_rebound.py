@@ -79,7 +79,15 @@ def test_figures_and_page_come_from_the_stored_run(finished: tuple[Path, dict[st
     out, _ = finished
     numbers = load_result(out).numbers
     drawn = rebound.figures(numbers)
-    assert set(drawn) == {"decline", "kl", "by_positives", "time_constants", "heat_map", "representation"}
+    assert set(drawn) == {
+        "decline",
+        "kl",
+        "by_positives",
+        "time_constants",
+        "heat_map",
+        "rates",
+        "representation",
+    }
     assert [t.name for t in drawn["decline"].data if t.mode == "lines+markers"] == [
         "N+ = 0 (control)", "N+ = 8",
     ]  # fmt: skip
