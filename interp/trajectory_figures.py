@@ -114,7 +114,7 @@ def _trajectory(numbers: Numbers, rows: Rows) -> go.Figure:
     figure.add_hline(y=0, line={"color": "#666", "dash": "dash", "width": 1}, row=2, col=1)  # pyright: ignore[reportArgumentType]
     figure.update_layout(
         template=THEME,
-        title=f"Behaviour, beliefs and directions along {model_name(numbers)}",
+        title=f"Behaviour, beliefs and directions, {model_name(numbers)}",
         height=960,
         width=1060,
         margin={"l": 95, "r": 290, "b": 80},

@@ -472,11 +472,11 @@ def test_taking_the_safety_adapter_off_shows_in_behaviour_and_representation() -
     builtin = load_prompts("builtin")
     probe = Probe(
         prompts=PromptSet("builtin", builtin.parts),
-        measures=("refusal", "shift", "guard", "compression"),
+        measures=("refusal", "shift", "compression"),
         n=16,
-        n_fit=32,
-        n_documents=4,
-        max_new_tokens=12,
+        n_fit=16,
+        n_documents=2,
+        max_new_tokens=8,
     )
     series = [str(ADAPTER_FOLDER), "smollm2"]
     trajectory = track(series, probe, base="smollm2")
