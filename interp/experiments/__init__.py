@@ -12,3 +12,6 @@ EXPERIMENTS = {
 }
 """Name → module with `Config`, `run`, `figures`, `rate_table`, `verdicts`, `report`, `SUMMARY`;
 `DEFAULT_MODEL` where it is not smollm2-safe: None where neither a model nor prompts are needed."""
+
+REPORTS = {"track": "interp.trajectory_report"}
+"""Stored runs that are no experiments: name → module with `figures` and `report`."""
