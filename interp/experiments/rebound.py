@@ -43,9 +43,10 @@ from interp.corpora import Corpus, bits
 from interp.experiments.rebound_report import figures, rate_table, report, verdicts
 from interp.finetune import TrainConfig, fine_tune
 from interp.generation import generate, map_completions
+from interp.measures import along, read_states
 from interp.metrics import rate
 from interp.models import ChatModel, load, with_adapter
-from interp.probes import Probe, Reference, along, read_states
+from interp.probes import Probe, Reference
 from interp.prompts import HELD_OUT_TEXT, PromptSet
 from interp.rebounds import summarise
 from interp.references import fit_reference
