@@ -327,6 +327,10 @@ def guard_fit(
         float | None,
         typer.Option("--false-positive-rate", help="Calibrate the threshold on harmless/val; else 0."),
     ] = None,
+    n: Annotated[int, typer.Option("--n", help="Training prompts of each kind.")] = 100,
+    layers: Annotated[
+        str | None, typer.Option(help="Layers to average, e.g. 10-20 or 8,12,16; all when not given.")
+    ] = None,
     seed: SeedOption = 0,
 ) -> None:
     """Fit a guard on a model's harmful and harmless prompts.
@@ -344,6 +348,8 @@ def guard_fit(
         fitted = LatentGuard.fit(
             loaded,
             chosen,
+            n=n,
+            layers=None if layers is None else _layer_list(layers),
             false_positive_rate=false_positive_rate,
             show_progress=sys.stderr.isatty(),
         )
@@ -351,6 +357,18 @@ def guard_fit(
         counts = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in fitted.fitted_on["counts"].items())
         console.print(f"{fitted}: {counts}", soft_wrap=True, highlight=False, markup=False)
         console.print(f"guard: {out.resolve()}", soft_wrap=True)
+
+
+def _layer_list(text: str) -> list[int]:
+    """Layers written as `8,12,16` or `10-20`."""
+    found: list[int] = []
+    try:
+        for item in text.split(","):
+            first, dash, last = item.partition("-")
+            found += range(int(first), int(last) + 1) if dash else [int(first)]
+    except ValueError:
+        raise ValueError(f"--layers {text!r}: give numbers or ranges, such as 8,12,16 or 10-20") from None
+    return found
 
 
 @guard_app.command("score")

@@ -30,6 +30,7 @@ from interp.prompts import Prompts, load_prompts
 from interp.results import load_result
 
 LAYERS, WIDTH = 5, 64
+N = {name: 12 + number for number, name in enumerate(GROUPS)}
 HARM = torch.eye(WIDTH)[0]
 REFUSE = torch.eye(WIDTH)[1]
 
@@ -46,7 +47,7 @@ def planted(
 
 def planted_groups(axes: tuple[Tensor, Tensor] = (HARM, REFUSE)) -> dict[str, Tensor]:
     return {
-        name: planted("harmful" in name, "refused" in name, 12, seed=number, axes=axes)
+        name: planted("harmful" in name, "refused" in name, N[name], seed=number, axes=axes)
         for number, name in enumerate(GROUPS)
     }
 
@@ -58,7 +59,7 @@ def planted_anchors(axes: tuple[Tensor, Tensor] = (HARM, REFUSE)) -> Anchors:
     )
 
 
-IDS = {name: [f"{name}-{i}" for i in range(12)] for name in GROUPS}
+IDS = {name: [f"{name}-{i}" for i in range(n)] for name, n in N.items()}
 
 
 def test_planted_axes_give_each_belief_its_own_label() -> None:
@@ -222,8 +223,8 @@ def test_changed_endings_are_refused(tiny: ChatModel) -> None:
 @pytest.mark.checkpoint
 def test_run_on_the_bundled_model(bundled: Callable[[str], ChatModel], tmp_path: Path) -> None:
     config = harmfulness.Config(
-        n_train=24,
-        n_test=16,
+        n_train=16,
+        n_test=12,
         n_steer=6,
         steer_every=14,
         n_invert=2,

@@ -33,6 +33,7 @@ ORDER = (
     "results",
     "formats",
     "guard",
+    "text_guards",
     "training",
     "finetune",
     "safety_adapter",

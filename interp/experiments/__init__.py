@@ -6,6 +6,8 @@ EXPERIMENTS = {
     "harmfulness": "interp.experiments.harmfulness",
     "jailbreaks": "interp.experiments.jailbreaks",
     "categories": "interp.experiments.categories",
+    "guard": "interp.experiments.guard_comparison",
+    "adversarial-finetune": "interp.experiments.adversarial_finetune",
     "elasticity-theory": "interp.experiments.elasticity_theory",
     "rebound": "interp.experiments.rebound",
     "resistance": "interp.experiments.resistance",
