@@ -77,7 +77,9 @@ def test_a_random_direction_detects_nothing_planted() -> None:
     shares = [right(detectors(role=0, seed=seed)[CONTROL], 0) for seed in range(6)]
     # In 24 dimensions a random direction leans towards the axis by a fifth of its length.
     assert 0.5 <= sum(shares) / 6 < 0.87
-    assert right(detectors(role=0)["refusal direction"], 1) == pytest.approx(0.5, abs=0.2)  # nothing is planted there
+    assert right(detectors(role=0)["refusal direction"], 1) == pytest.approx(
+        0.5, abs=0.2
+    )  # nothing is planted there
 
 
 def test_calibration_and_flags_are_counted_as_defined() -> None:
