@@ -10,7 +10,7 @@ given. `fast=False` runs whole prompts without a shared prefix and never shrinks
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -82,47 +82,106 @@ def generate(
     Raises:
         ValueError: no prompts, max_new_tokens below 1, negative temperature, or an intervention that does not fit.
     """
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be 1 or more, got {max_new_tokens}")
-    if temperature < 0:
-        raise ValueError(f"temperature must be 0 (greedy) or more, got {temperature}")
+    _check_decoding(max_new_tokens, temperature)
     tokens = as_tokens(model.tokenizer, prompts)
-    stops = stop_ids(model)
-    generator = torch.Generator().manual_seed(seed)
     done: list[list[int]] = [[] for _ in range(len(tokens))]
-
-    def pick(logits: Float[Tensor, "batch d_vocab"]) -> Int[Tensor, " batch"]:
-        if temperature == 0:
-            return logits.argmax(-1)
-        return torch.multinomial((logits.float() / temperature).softmax(-1).cpu(), 1, generator=generator)[
-            :, 0
-        ].to(logits.device)
-
     with torch.no_grad(), apply(model, interventions) as applied:
+        decode = _decoder(model, max_new_tokens, temperature, seed, fast)
         passes = _prompt_passes(model, tokens, applied, fast, beyond=max_new_tokens, max_rows=DECODE_ROWS)
         for rows, (logits, state) in progress(
             passes, total=len(tokens), label="generating", show=show_progress, size=lambda b: len(b[0])
         ):
-            alive = list(rows)
-            for step in range(max_new_tokens):
-                chosen = pick(logits)
-                for row, token in zip(alive, chosen.tolist(), strict=True):
-                    if not done[row] or done[row][-1] not in stops:
-                        done[row].append(token)
-                keep = [i for i, row in enumerate(alive) if done[row][-1] not in stops]
-                if step == max_new_tokens - 1 or not keep:
-                    break
-                # Dropping rows copies the cache; worth it once a quarter has ended.
-                if fast and len(keep) <= 0.75 * len(alive):
-                    state.take(keep)
-                    chosen, alive = chosen[keep], [alive[i] for i in keep]
-                logits = state.step(model, chosen)
+            for step in decode(rows, logits, state):
+                for row, token in zip(step.rows, step.ids, strict=True):
+                    done[row].append(token)
+    stops = stop_ids(model)
     ids = tuple(tuple(row) for row in done)
     return Completions(
         texts=tuple(model.tokenizer.batch_decode([list(row) for row in ids], skip_special_tokens=True)),
         ids=ids,
         finished=tuple(row[-1] in stops for row in ids),
     )
+
+
+class Step(NamedTuple):
+    """One decoding step of `stream`."""
+
+    rows: tuple[int, ...]
+    """Prompts that get a token."""
+    ids: tuple[int, ...]
+    """The token of each."""
+    logits: Float[Tensor, "row d_vocab"]
+    """What each was chosen from, under the interventions."""
+
+
+@torch.no_grad()
+def stream(
+    model: ChatModel,
+    prompts: Sequence[str] | ChatTokens,
+    *,
+    interventions: Sequence[Intervention] = (),
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    seed: int = 0,
+    fast: bool = True,
+) -> Iterator[Step]:
+    """The completions of `generate`, token by token as they are made.
+
+    The interventions are in force, in this thread, until the stream ends or is closed: do not run the model for
+    anything else between its steps. Prompts are decoded up to `DECODE_ROWS` at a time. Arguments and errors as
+    `generate`.
+    """
+    _check_decoding(max_new_tokens, temperature)
+    tokens = as_tokens(model.tokenizer, prompts)
+    with apply(model, interventions) as applied:
+        decode = _decoder(model, max_new_tokens, temperature, seed, fast)
+        passes = _prompt_passes(model, tokens, applied, fast, beyond=max_new_tokens, max_rows=DECODE_ROWS)
+        for rows, (logits, state) in passes:
+            yield from decode(rows, logits, state)
+
+
+def _check_decoding(max_new_tokens: int, temperature: float) -> None:
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be 1 or more, got {max_new_tokens}")
+    if temperature < 0:
+        raise ValueError(f"temperature must be 0 (greedy) or more, got {temperature}")
+
+
+def _decoder(
+    model: ChatModel, max_new_tokens: int, temperature: float, seed: int, fast: bool
+) -> "Callable[[list[int], Tensor, _Decoding], Iterator[Step]]":
+    """What decodes one batch after another, with one random generator for all of them."""
+    stops = stop_ids(model)
+    generator = torch.Generator().manual_seed(seed)
+
+    def pick(logits: Float[Tensor, "batch d_vocab"]) -> Int[Tensor, " batch"]:
+        if temperature == 0:
+            return logits.argmax(-1)
+        weights = (logits.float() / temperature).softmax(-1).cpu()
+        return torch.multinomial(weights, 1, generator=generator)[:, 0].to(logits.device)
+
+    def decode(rows: list[int], logits: Tensor, state: "_Decoding") -> Iterator[Step]:
+        alive, ended = list(rows), set[int]()
+        for number in range(max_new_tokens):
+            chosen = pick(logits)
+            fresh = [i for i, row in enumerate(alive) if row not in ended]
+            step = Step(
+                rows=tuple(alive[i] for i in fresh),
+                ids=tuple(chosen[fresh].tolist()),
+                logits=logits if len(fresh) == len(alive) else logits[fresh],
+            )
+            yield step
+            ended |= {row for row, token in zip(step.rows, step.ids, strict=True) if token in stops}
+            keep = [i for i, row in enumerate(alive) if row not in ended]
+            if number == max_new_tokens - 1 or not keep:
+                return
+            # Dropping rows copies the cache; worth it once a quarter has ended.
+            if fast and len(keep) <= 0.75 * len(alive):
+                state.take(keep)
+                chosen, alive = chosen[keep], [alive[i] for i in keep]
+            logits = state.step(model, chosen)
+
+    return decode
 
 
 def stop_ids(model: ChatModel) -> set[int]:

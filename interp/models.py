@@ -22,6 +22,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
+from threading import get_ident
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -209,12 +210,14 @@ class ChatModel(Shown):
     def hooks(self, edits: list[tuple[Site, int, Edit]]) -> Iterator[None]:
         """Call each edit at its (site, layer) in every forward pass inside the context, in the order given.
 
-        An edit that only reads returns None. All hooks are gone when the context exits, also by an exception.
+        An edit that only reads returns None. Edits see the passes of the thread that made the context and no
+        other's, so that answers steered in the background leave a notebook's cells alone. All hooks are gone when the
+        context exits, also by an exception.
         """
         with ExitStack() as stack:
             for site, layer, edit in edits:
                 self.site(site, layer)
-                for handle in self._register(site, self.blocks[self.layer(layer)], edit):
+                for handle in self._register(site, self.blocks[self.layer(layer)], _in_this_thread(edit)):
                     stack.callback(handle.remove)
             yield
 
@@ -403,6 +406,11 @@ def load(
     return ChatModel(
         found.hf, found.tokenizer, name=found.name, revision=found.revision, adapter=found.adapter
     )
+
+
+def _in_this_thread(edit: Edit) -> Edit:
+    owner = get_ident()
+    return lambda value: edit(value) if get_ident() == owner else None
 
 
 def _find_blocks(hf: PreTrainedModel, name: str) -> list[Block]:

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 PATTERNS = ("", "/", ".", "x", "\\", "-", "+", "|")
+SYMBOLS = ("circle", "x", "square", "triangle-up", "diamond", "cross")
 CONTROL_COLOUR = "#7F7F7F"
 
 THEME = go.layout.Template(
@@ -169,6 +170,37 @@ def band(
         hovertemplate=f"{name}, layer %{{x}}: %{{y:.3f}} (SD %{{customdata:.3f}})<extra></extra>",
     )
     return [area, line]
+
+
+def distributions(samples: Mapping[str, Sequence[float]], *, title: str, x_title: str) -> go.Figure:
+    """One row a group: every value as a point, its density above, quartiles in a box."""
+    figure = go.Figure()
+    for number, (name, values) in enumerate(samples.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        figure.add_violin(
+            name=f"{name} (n = {len(values)})",
+            x=list(values),
+            orientation="h",
+            side="positive",
+            width=1.4,
+            points="all",
+            pointpos=-0.25,
+            jitter=0.25,
+            box={"visible": True, "width": 0.12},
+            marker={"color": colour, "size": 5, "opacity": 0.6, "symbol": SYMBOLS[number % len(SYMBOLS)]},
+            line={"color": colour, "width": 1.6},
+            spanmode="hard",
+            showlegend=False,
+            hovertemplate=f"{name}: %{{x:.3g}}<extra></extra>",
+        )
+    figure.update_layout(
+        template=THEME,
+        title=title,
+        xaxis={"title": x_title},
+        margin={"l": 150, "b": 70},
+        height=120 + 110 * len(samples),
+    )
+    return figure
 
 
 def _number(value: float | None) -> float:
