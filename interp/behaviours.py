@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from interp.chat import ChatTokens, tokenize
-from interp.generation import generate
+from interp.generation import Completions, generate, generate_each
 from interp.interventions import Intervention
 from interp.metrics import Rate, RefusalList, is_refusal, rate
 from interp.models import ChatModel
@@ -39,6 +39,11 @@ class Behaved:
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    @property
+    def silent(self) -> Rate:
+        """Share of replies without a word, which the source counts as refusals."""
+        return rate([not reply.strip() for reply in self.replies])
 
     @property
     def rate(self) -> Rate:
@@ -81,6 +86,27 @@ def observe(
         max_new_tokens=max_new_tokens,
         show_progress=show_progress,
     )
+    return _behaved(prompts, done, substrings)
+
+
+def observe_each(
+    model: ChatModel,
+    prompts: Prompts,
+    arms: Sequence[Sequence[Intervention]],
+    *,
+    substrings: RefusalList = "24",
+    max_new_tokens: int = 24,
+) -> list[Behaved]:
+    """`observe` under each of several sets of interventions on prompt tokens, decoded together.
+
+    Raises:
+        ValueError: as `generate_each`.
+    """
+    replies = generate_each(model, prompts.texts, arms, max_new_tokens=max_new_tokens)
+    return [_behaved(prompts, done, substrings) for done in replies]
+
+
+def _behaved(prompts: Prompts, done: Completions, substrings: RefusalList) -> Behaved:
     return Behaved(
         prompts=prompts,
         refused=tuple(is_refusal(text, substrings) for text in done.texts),

@@ -18,6 +18,8 @@ import os
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +41,10 @@ ADAPTER_FOLDER = Path(__file__).parent / "data" / "smollm2-safe"
 """Where the shipped safety adapter lives inside the package."""
 
 _WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
+
+
+class NotSwappable(ValueError):
+    """An adapter that changes more than the weights of layers that are there, so merging it is not undone exactly."""
 
 
 class Checkpoint(NamedTuple):
@@ -182,10 +188,18 @@ def _from_pretrained(
     transformers_logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, **options)
-        hf = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype or "auto", trust_remote_code=trust_remote_code, **options
+        hf, found = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=dtype or "auto",
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            **options,
         )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        # transformers fills weights that are not there with random numbers, and says so in a log line.
+        if found["missing_keys"]:
+            missing = sorted(found["missing_keys"])
+            raise ValueError(f"{len(missing)} tensors are missing from the weights, first {missing[0]}")
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if folder.is_dir():
             raise ValueError(f"cannot load the checkpoint in {folder}: {reason}") from error
@@ -204,10 +218,18 @@ def _is_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").is_file()
 
 
-def _with_adapter(hf: PreTrainedModel, adapter: str, *, shown: str) -> PreTrainedModel:
-    """Merge a PEFT adapter into `hf`.
+def attach_adapter(hf: PreTrainedModel, adapter: str, *, shown: str, dropout: float | None = None) -> Any:
+    """A `PeftModel` that runs `hf` with a stored adapter; `unload()` on it gives the plain `hf` back.
 
     PEFT itself loads an adapter of another model with a warning at most, so names and shapes are compared first.
+
+    Args:
+        adapter: PEFT folder or Hub id.
+        shown: the model's name in messages.
+        dropout: make the adapter trainable, with this dropout on its inputs; None leaves it frozen.
+
+    Raises:
+        ValueError: no adapter there, unreadable, or made for another model.
     """
     from peft import LoraConfig, PeftConfig, get_peft_model, get_peft_model_state_dict, load_peft_weights
     from peft.utils import set_peft_model_state_dict
@@ -221,30 +243,68 @@ def _with_adapter(hf: PreTrainedModel, adapter: str, *, shown: str) -> PreTraine
     try:
         config = PeftConfig.from_pretrained(adapter)
         weights = load_peft_weights(adapter, device="cpu")
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ValueError(f"cannot read adapter {adapter}: {str(error).splitlines()[0]}") from error
+    if config.is_prompt_learning:
+        raise ValueError(f"adapter {adapter} learns prompts, not weights; interp takes adapters of weights")
     wrong = f"adapter {adapter} does not fit {shown}"
     made_for = f"it was made for {config.base_model_name_or_path}"
     if isinstance(config, LoraConfig):
         config.init_lora_weights = True
-    config.inference_mode = True
+        if dropout is not None:
+            config.lora_dropout = dropout
+    config.inference_mode = dropout is None
     try:
         with warnings.catch_warnings():
             # The base stands in a cache folder here, so its recorded name never matches; shapes are compared below.
             warnings.filterwarnings("ignore", message=".*base_model_name_or_path.*", category=UserWarning)
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-            model = get_peft_model(hf, config)
+            model: Any = get_peft_model(hf, config)
     except ValueError as error:
         raise ValueError(f"{wrong}: {str(error).splitlines()[0]}; {made_for}") from error
     expected = {key: value.shape for key, value in get_peft_model_state_dict(model).items()}
     found = {key: value.shape for key, value in weights.items()}
     if expected != found:
+        model.unload()
         different = sorted(expected.keys() ^ found.keys()) or sorted(
             k for k in expected if expected[k] != found[k]
         )
         raise ValueError(f"{wrong}: {len(different)} tensors differ, first {different[0]}; {made_for}")
     set_peft_model_state_dict(model, weights)
-    return model.merge_and_unload()  # pyright: ignore[reportCallIssue, reportReturnType]
+    return model
+
+
+@contextmanager
+def merged_adapter(hf: PreTrainedModel, adapter: str, *, shown: str) -> Iterator[None]:
+    """`hf` with an adapter merged into its weights; its own weights again, bit for bit, when the context exits.
+
+    Holds a copy of the weights that merging changes, so that many adapters can take turns on one loaded base.
+
+    Raises:
+        NotSwappable: the adapter replaces whole modules.
+        ValueError: as `attach_adapter`.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    adapted = attach_adapter(hf, adapter, shown=shown)
+    config = adapted.peft_config["default"]
+    if getattr(config, "modules_to_save", None) or getattr(config, "trainable_token_indices", None):
+        adapted.unload()
+        raise NotSwappable(f"adapter {adapter} replaces whole modules; load {shown} with adapter= instead")
+    layers = [module.get_base_layer() for module in adapted.modules() if isinstance(module, BaseTunerLayer)]
+    before = [(weight, weight.detach().clone()) for layer in layers for weight in layer.parameters()]
+    adapted.merge_and_unload()
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, value in before:
+                weight.copy_(value)
+
+
+def _with_adapter(hf: PreTrainedModel, adapter: str, *, shown: str) -> PreTrainedModel:
+    """Merge a PEFT adapter into `hf`."""
+    return attach_adapter(hf, adapter, shown=shown).merge_and_unload()
 
 
 def _bundled_gguf() -> Path:

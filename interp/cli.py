@@ -120,7 +120,14 @@ def list_experiments(json_output: JsonOption = False) -> None:
 @app.command()
 def run(
     experiment: Annotated[str, typer.Argument(help="One of `interp list`.")],
-    model: ModelOption = "smollm2-safe",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="smollm2, smollm2-safe, a Hub id, a folder, a .gguf file; the experiment's default if not given.",
+        ),
+    ] = None,
     adapter: AdapterOption = None,
     prompts: PromptsOption = "builtin",
     column: ColumnOption = None,
@@ -414,7 +421,7 @@ def _configure(config: Any, settings: list[str], seed: int) -> Any:
 
 def _run_experiment(
     name: str,
-    model: str,
+    model: str | None,
     adapter: str | None,
     prompts: str,
     column: str | None,
@@ -426,19 +433,27 @@ def _run_experiment(
     with _user_errors():
         module = experiment_module(name)
         config = _configure(module.Config, settings or [], seed)
-        from interp.models import load
-        from interp.prompts import load_prompts
+        chosen_model = model or getattr(module, "DEFAULT_MODEL", "smollm2-safe")
+        if chosen_model is None:
+            result = module.run(config, out=out, show_progress=sys.stderr.isatty())
+        elif getattr(module, "DEFAULT_MODEL", "") is None:
+            raise ValueError(f"{name} needs no model, got --model {model}; leave it out")
+        else:
+            from interp.models import load
+            from interp.prompts import load_prompts
 
-        chosen = load_prompts(prompts, column=column, seed=seed)
-        with errors.status(f"loading {model}"):
-            loaded = load(model, adapter=adapter)
-        result = module.run(loaded, chosen, config, out=out, show_progress=sys.stderr.isatty())
+            chosen = load_prompts(prompts, column=column, seed=seed)
+            with errors.status(f"loading {chosen_model}"):
+                loaded = load(chosen_model, adapter=adapter)
+            result = module.run(loaded, chosen, config, out=out, show_progress=sys.stderr.isatty())
         if as_json:
             print((out / "result.json").read_text())  # noqa: T201 (the command's output)
             return
         shown = module.rate_table(result.numbers)
         table = Table(
-            *map(str, shown.header), title=f"refusal rate, {loaded.name}, 95% intervals", title_justify="left"
+            *map(str, shown.header),
+            title=f"{shown.title}, {result.numbers['provenance']['model']}, 95% intervals",
+            title_justify="left",
         )
         for row in shown.rows:
             table.add_row(*(_escape(str(cell)) for cell in row))

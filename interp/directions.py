@@ -171,6 +171,14 @@ def cosine(a: Float[Tensor, "*rest d_model"], b: Float[Tensor, "*rest d_model"])
     return einsum(unit(a.double()), unit(b.double()), "... d_model, ... d_model -> ...").to(torch.float32)
 
 
+def cosine_matrix(
+    directions: Float[Tensor, "direction layer d_model"],
+) -> Float[Tensor, "layer direction direction"]:
+    """Cosine of every two directions in each layer, float64; 0 where either vector is zero."""
+    u = unit(directions.double())
+    return einsum(u, u, "a layer d_model, b layer d_model -> layer a b")
+
+
 def project(
     activations: Float[Tensor, "*rest d_model"], direction: Float[Tensor, "*#rest d_model"]
 ) -> Float[Tensor, "*rest"]:

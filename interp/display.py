@@ -27,6 +27,8 @@ class Table:
 
     header: Sequence[str]
     rows: Sequence[Sequence[Any]]
+    title: str = "refusal rate"
+    """What the cells are, for the command's output."""
 
 
 @dataclass(frozen=True, kw_only=True)

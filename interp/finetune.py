@@ -1,25 +1,39 @@
-"""Supervised fine-tuning with LoRA, on transformers' Trainer and PEFT.
-
-Loss is the (weighted) mean cross-entropy of the completion tokens, nothing else. Prompts are rendered by the
-tokenizer's own chat template.
+"""Supervised and preference fine-tuning: LoRA or full, on transformers' Trainer, TRL and PEFT.
 
     examples = [Example("How do I pick a lock?", "I'm sorry, but I can't help with that.")]
-    fine_tune(model, examples, out=folder, config=TrainConfig(epochs=1))
+    first = fine_tune(model, examples, out=folder, config=TrainConfig(), checkpoints=[0, 100, 200])
+    second = fine_tune(model, reversed_examples, out=other, config=TrainConfig(), start=first.folder)
+
+`checkpoints` counts training examples seen, not steps: each is a folder `checkpoint-{examples}` of its own under `out`,
+a PEFT adapter (`interp.load(base, adapter=folder)`) or a whole model (`interp.load(folder)`).
+
+A later stage is another call: with `start` LoRA training continues that adapter, so that the checkpoints of all stages
+are adapters on one base; under `method="full"` load the earlier stage's folder as the model. Optimiser moments, warm-up
+and schedule start anew at every call (carried-over Adam moments can mimic rebound).
+
+The model that is passed in has its own weights again when a call returns. A call that was killed continues from its
+last checkpoint to the same weights; one that finished before, under equal settings, is only read (`interp.training`).
+
+The supervised loss is the (weighted) mean cross-entropy of the completion tokens, nothing else, after exactly the
+prompt ids that measurements use. `trl.SFTTrainer` does not cover it: it has no weights on tokens (and deprecates its
+`compute_loss_func`), tokenises prompt and completion as one text, and cuts by the length of both. Preference
+fine-tuning is `trl.DPOTrainer` as it is.
 """
 
-import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from interp.chat import tokenize
 from interp.models import ChatModel
+from interp.training import TrainConfig, Trained, run_trainer
 
-logger = logging.getLogger(__name__)
+__all__ = ["Example", "Preference", "TrainConfig", "Trained", "fine_tune", "preference_tune"]
 
 
 class Example(NamedTuple):
@@ -29,135 +43,134 @@ class Example(NamedTuple):
     completion: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """LoRA fine-tuning settings."""
+class Preference(NamedTuple):
+    """One prompt, the completion to prefer and the one to disprefer."""
 
-    epochs: float = 3.0
-    """Passes over the examples."""
-    batch_size: int = 16
-    """Examples per optimiser step."""
-    learning_rate: float = 5e-4
-    """Peak; linear warm-up, then a cosine to zero."""
-    warmup_steps: int = 8
-    """Optimiser steps of warm-up."""
-    rank: int = 8
-    """Rank of every LoRA matrix."""
-    alpha: int = 16
-    """LoRA scale is alpha / rank."""
-    dropout: float = 0.05
-    """On the LoRA inputs, in training."""
-    target_modules: tuple[str, ...] = ("q_proj", "v_proj", "o_proj", "down_proj")
-    """Modules that get an adapter."""
-    first_layer: int = 0
-    """Blocks below this one are left as they are."""
-    max_completion_tokens: int = 64
-    """Completions are cut here."""
-    first_token_weight: float = 1.0
-    """Weight of a completion's first token in the loss; others have 1. Whether to refuse is decided there."""
-    seed: int = 0
-    """Of initialisation, shuffling and dropout."""
+    prompt: str
+    chosen: str
+    rejected: str
 
 
 def fine_tune(
     model: ChatModel,
     examples: Sequence[Example],
     *,
-    out: Path,
+    out: str | Path,
     config: TrainConfig,
-    on_epoch: Callable[[Any, float], None] | None = None,
-) -> float:
-    """Train a LoRA adapter on the examples and save it in PEFT's format, float16, to `out`.
-
-    `model.hf` carries the trained adapter afterwards: load the model anew to have the plain one back.
+    checkpoints: Sequence[int] = (),
+    start: str | Path | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Trained:
+    """Train on the examples and save the adapter (PEFT's format) or the model to `out`.
 
     Args:
-        on_epoch: called with (model in eval mode, epoch) after each epoch.
-
-    Returns:
-        Mean training loss, nats per completion token.
+        checkpoints: numbers of examples seen at which to save `out/checkpoint-{examples}`; 0 is before any step.
+        start: adapter to continue (LoRA), with its own rank, alpha and modules. None starts one that changes nothing.
+        callbacks: further callbacks of the trainer, such as `interp.tracking.ElasticityCallback`.
 
     Raises:
-        ValueError: no examples, or target modules that the model does not have.
+        ValueError: no examples, counts that no optimiser step ends at, target modules that the model does not have,
+            or a start that does not fit.
     """
-    from peft import LoraConfig, get_peft_model
-    from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
-
     if not examples:
-        raise ValueError("no examples to train on")
-    set_seed(config.seed)
-    lora = LoraConfig(
-        r=config.rank,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
-        target_modules=list(config.target_modules),
-        layers_to_transform=list(range(config.first_layer, model.n_layers)) if config.first_layer else None,
-        task_type="CAUSAL_LM",
-    )
-    adapted: Any = get_peft_model(model.hf, lora)  # pyright: ignore[reportArgumentType]
-    rows = _rows(model, examples, config.max_completion_tokens)
+        raise ValueError("no examples to train on; give at least one Example(prompt, completion)")
     padding = model.tokenizer.pad_token_id
     padding = int(padding if padding is not None else next(iter(model.tokenizer.all_special_ids), 0))  # pyright: ignore[reportArgumentType]
 
-    class CompletionTrainer(Trainer):
-        """Computes logits of the completion alone: they cost a third of a step otherwise."""
+    def trainer(adapted: Any, arguments: Mapping[str, Any], callbacks: list[TrainerCallback]) -> Trainer:
+        made = _CompletionTrainer(
+            model=adapted,
+            args=TrainingArguments(**arguments, remove_unused_columns=False),
+            train_dataset=_rows(model, examples, config.max_completion_tokens),  # pyright: ignore[reportArgumentType]
+            data_collator=lambda batch: _collate(batch, padding),
+            callbacks=callbacks,
+        )
+        made.first_token_weight = config.first_token_weight
+        return made
 
-        def compute_loss(
-            self,
-            model: Any,
-            inputs: dict[str, Tensor],
-            return_outputs: bool = False,
-            num_items_in_batch: Any = None,  # noqa: ARG002 (Trainer's signature)
-        ) -> Any:
-            labels = inputs.pop("labels")
-            kept = int((labels != -100).any(0).sum())
-            outputs = model(**inputs, logits_to_keep=kept + 1)
-            targets = labels[:, -kept:]
-            losses = torch.nn.functional.cross_entropy(
-                outputs.logits[:, :-1].flatten(0, 1).float(),
-                targets.flatten(),
-                ignore_index=-100,
-                reduction="none",
-            )
-            weights = (targets != -100).float()
-            weights[:, 0] *= config.first_token_weight
-            loss = (losses * weights.flatten()).sum() / weights.sum()
-            return (loss, outputs) if return_outputs else loss
+    return run_trainer(model, examples, trainer, Path(out), config, checkpoints, start, callbacks)
 
-    class EachEpoch(TrainerCallback):
-        def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 (Trainer's signature)
-            if on_epoch is not None:
-                adapted.eval()
-                on_epoch(adapted, float(state.epoch))
-                adapted.train()
 
-    settings = TrainingArguments(
-        output_dir=str(out),
-        num_train_epochs=config.epochs,
-        per_device_train_batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=config.warmup_steps,
-        logging_steps=16,
-        save_strategy="no",
-        report_to=[],
-        seed=config.seed,
-        remove_unused_columns=False,
-        disable_tqdm=not logger.isEnabledFor(logging.INFO),
-        use_cpu=model.device.type == "cpu",
-    )
-    trainer = CompletionTrainer(
-        model=adapted,
-        args=settings,
-        train_dataset=rows,  # pyright: ignore[reportArgumentType]
-        data_collator=lambda batch: _collate(batch, padding),
-        callbacks=[EachEpoch()],
-    )
-    result = trainer.train()
-    adapted.eval()
-    out.mkdir(parents=True, exist_ok=True)
-    _save_half(adapted, out)
-    return float(result.training_loss)
+def preference_tune(
+    model: ChatModel,
+    preferences: Sequence[Preference],
+    *,
+    out: str | Path,
+    config: TrainConfig,
+    checkpoints: Sequence[int] = (),
+    start: str | Path | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Trained:
+    """Train on the preferences by DPO, held to the model (or `start`) as it is before the first step.
+
+    Arguments as `fine_tune`.
+
+    Source: Rafailov et al. 2023, arXiv:2305.18290, equation 7, as `trl.DPOTrainer` implements it.
+
+    Raises:
+        ValueError: as `fine_tune`.
+    """
+    if not preferences:
+        raise ValueError("no preferences to train on; give at least one Preference(prompt, chosen, rejected)")
+    from datasets import Dataset
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
+
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": row.prompt}],
+            "chosen": [{"role": "assistant", "content": row.chosen}],
+            "rejected": [{"role": "assistant", "content": row.rejected}],
+        }
+        for row in preferences
+    ]
+    longest = max(len(ids) for ids in tokenize(model.tokenizer, [row.prompt for row in preferences]).ids)
+
+    def trainer(adapted: Any, arguments: Mapping[str, Any], callbacks: list[TrainerCallback]) -> Trainer:
+        settings = DPOConfig(
+            **arguments,
+            beta=config.beta,
+            max_length=longest + config.max_completion_tokens,
+            # An adapter is its own reference when switched back; whole weights would need a second model in memory.
+            precompute_ref_log_probs=config.method == "full",
+        )
+        return DPOTrainer(
+            model=adapted,
+            args=settings,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=copy.deepcopy(model.tokenizer),
+            callbacks=callbacks,
+        )
+
+    return run_trainer(model, preferences, trainer, Path(out), config, checkpoints, start, callbacks)
+
+
+class _CompletionTrainer(Trainer):
+    """Computes logits of the completion alone: they cost a third of a step otherwise."""
+
+    first_token_weight = 1.0
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,  # noqa: ARG002 (Trainer's signature)
+    ) -> Any:
+        labels = inputs.pop("labels")
+        kept = int((labels != -100).any(0).sum())
+        outputs = model(**inputs, logits_to_keep=kept + 1)
+        targets = labels[:, -kept:]
+        losses = torch.nn.functional.cross_entropy(
+            outputs.logits[:, :-1].flatten(0, 1).float(),
+            targets.flatten(),
+            ignore_index=-100,
+            reduction="none",
+        )
+        weights = (targets != -100).float()
+        weights[:, 0] *= self.first_token_weight
+        loss = (losses * weights.flatten()).sum() / weights.sum()
+        return (loss, outputs) if return_outputs else loss
 
 
 def _rows(model: ChatModel, examples: Sequence[Example], most: int) -> list[dict[str, list[int]]]:
@@ -184,10 +197,3 @@ def _collate(batch: list[dict[str, list[int]]], padding: int) -> dict[str, Tenso
         labels[i, before:end] = ids[i, before:end]
     position_ids = (mask.cumsum(1) - 1).clamp(min=0)
     return {"input_ids": ids, "attention_mask": mask, "position_ids": position_ids, "labels": labels}
-
-
-def _save_half(adapted: Any, out: Path) -> None:
-    from peft import get_peft_model_state_dict
-
-    state = {key: value.half() for key, value in get_peft_model_state_dict(adapted).items()}
-    adapted.save_pretrained(str(out), state_dict=state, save_embedding_layers=False)

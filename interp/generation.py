@@ -21,7 +21,7 @@ from interp.activations import fast_path_agrees
 from interp.batching import SharedPrefix, pad_id, plan_batches, progress, run_batches, shared_length
 from interp.chat import ChatTokens, as_tokens, pad_left
 from interp.display import Card, Shown, Table, shortened
-from interp.interventions import Applied, Intervention, apply
+from interp.interventions import Applied, Intervention, apply, last_step
 from interp.models import ChatModel
 from interp.trees import packed_passes
 
@@ -82,25 +82,18 @@ def generate(
     Raises:
         ValueError: no prompts, max_new_tokens below 1, negative temperature, or an intervention that does not fit.
     """
-    _check_decoding(max_new_tokens, temperature)
+    pick = _picker(max_new_tokens, temperature, seed)
     tokens = as_tokens(model.tokenizer, prompts)
     done: list[list[int]] = [[] for _ in range(len(tokens))]
     with torch.no_grad(), apply(model, interventions) as applied:
-        decode = _decoder(model, max_new_tokens, temperature, seed, fast)
         passes = _prompt_passes(model, tokens, applied, fast, beyond=max_new_tokens, max_rows=DECODE_ROWS)
         for rows, (logits, state) in progress(
             passes, total=len(tokens), label="generating", show=show_progress, size=lambda b: len(b[0])
         ):
-            for step in decode(rows, logits, state):
-                for row, token in zip(step.rows, step.ids, strict=True):
-                    done[row].append(token)
-    stops = stop_ids(model)
-    ids = tuple(tuple(row) for row in done)
-    return Completions(
-        texts=tuple(model.tokenizer.batch_decode([list(row) for row in ids], skip_special_tokens=True)),
-        ids=ids,
-        finished=tuple(row[-1] in stops for row in ids),
-    )
+            replies = _decode(model, logits, state, pick, max_new_tokens=max_new_tokens, shrink=fast)
+            for row, reply in zip(rows, replies, strict=True):
+                done[row] = reply
+    return _completions(model, done)
 
 
 class Step(NamedTuple):
@@ -131,57 +124,150 @@ def stream(
     anything else between its steps. Prompts are decoded up to `DECODE_ROWS` at a time. Arguments and errors as
     `generate`.
     """
-    _check_decoding(max_new_tokens, temperature)
+    pick = _picker(max_new_tokens, temperature, seed)
     tokens = as_tokens(model.tokenizer, prompts)
     with apply(model, interventions) as applied:
-        decode = _decoder(model, max_new_tokens, temperature, seed, fast)
         passes = _prompt_passes(model, tokens, applied, fast, beyond=max_new_tokens, max_rows=DECODE_ROWS)
         for rows, (logits, state) in passes:
-            yield from decode(rows, logits, state)
+            for step in _steps(model, logits, state, pick, max_new_tokens=max_new_tokens, shrink=fast):
+                yield step._replace(rows=tuple(rows[row] for row in step.rows))
 
 
-def _check_decoding(max_new_tokens: int, temperature: float) -> None:
+def generate_each(
+    model: ChatModel,
+    prompts: Sequence[str] | ChatTokens,
+    arms: Sequence[Sequence[Intervention]],
+    *,
+    max_new_tokens: int = 64,
+) -> list[Completions]:
+    """Greedy completions of the same prompts under each of several sets of interventions on prompt tokens.
+
+    As `generate` for one set after the other, but since nothing acts on generated tokens, prompts are run set by set
+    and all sets decode together: with few prompts, decoding spends its time on reading the weights.
+
+    Raises:
+        ValueError: an intervention that also acts on generated tokens, or as `generate`.
+    """
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be 1 or more, got {max_new_tokens}")
+    for intervention in (i for arm in arms for i in arm):
+        if last_step(intervention) != 0:
+            raise ValueError(
+                "sets of interventions decode together only where none acts on generated tokens; give steps='prompt', "
+                "or call generate for each"
+            )
+    tokens = as_tokens(model.tokenizer, prompts)
+    done: list[list[list[int]]] = [[[] for _ in range(len(tokens))] for _ in arms]
+    waiting: list[tuple[int, list[int], Tensor, _Decoding]] = []
+
+    def flush() -> None:
+        logits = torch.cat([logits for _, _, logits, _ in waiting])
+        state = _Decoding.joined([state for *_, state in waiting])
+        places = [(arm, row) for arm, rows, _, _ in waiting for row in rows]
+        waiting.clear()
+        replies = _decode(model, logits, state, _likeliest, max_new_tokens=max_new_tokens, shrink=True)
+        for (arm, row), reply in zip(places, replies, strict=True):
+            done[arm][row] = reply
+
+    with torch.no_grad():
+        for chunk in plan_decoding([len(ids) for ids in tokens.ids], DECODE_ROWS):
+            part = tokens.take(chunk)
+            for arm, interventions in enumerate(arms):
+                with apply(model, interventions) as applied:
+                    passes = _prompt_passes(
+                        model, part, applied, True, beyond=max_new_tokens, max_rows=DECODE_ROWS
+                    )
+                    for rows, (logits, state) in passes:
+                        # Rows that were padded to another width, after running out of memory, decode apart.
+                        odd = waiting and waiting[0][3].mask.shape[1] != state.mask.shape[1]
+                        if odd or sum(len(w[1]) for w in waiting) + len(rows) > DECODE_ROWS:
+                            flush()
+                        waiting.append((arm, [chunk[row] for row in rows], logits, state))
+            flush()
+    return [_completions(model, replies) for replies in done]
+
+
+_Pick = Callable[[Float[Tensor, "batch d_vocab"]], Int[Tensor, " batch"]]
+
+
+def _picker(max_new_tokens: int, temperature: float, seed: int) -> _Pick:
+    """What chooses the next token of every row."""
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be 1 or more, got {max_new_tokens}")
     if temperature < 0:
         raise ValueError(f"temperature must be 0 (greedy) or more, got {temperature}")
-
-
-def _decoder(
-    model: ChatModel, max_new_tokens: int, temperature: float, seed: int, fast: bool
-) -> "Callable[[list[int], Tensor, _Decoding], Iterator[Step]]":
-    """What decodes one batch after another, with one random generator for all of them."""
-    stops = stop_ids(model)
+    if temperature == 0:
+        return _likeliest
     generator = torch.Generator().manual_seed(seed)
 
-    def pick(logits: Float[Tensor, "batch d_vocab"]) -> Int[Tensor, " batch"]:
-        if temperature == 0:
-            return logits.argmax(-1)
+    def sample(logits: Float[Tensor, "batch d_vocab"]) -> Int[Tensor, " batch"]:
         weights = (logits.float() / temperature).softmax(-1).cpu()
         return torch.multinomial(weights, 1, generator=generator)[:, 0].to(logits.device)
 
-    def decode(rows: list[int], logits: Tensor, state: "_Decoding") -> Iterator[Step]:
-        alive, ended = list(rows), set[int]()
-        for number in range(max_new_tokens):
-            chosen = pick(logits)
-            fresh = [i for i, row in enumerate(alive) if row not in ended]
-            step = Step(
-                rows=tuple(alive[i] for i in fresh),
-                ids=tuple(chosen[fresh].tolist()),
-                logits=logits if len(fresh) == len(alive) else logits[fresh],
-            )
-            yield step
-            ended |= {row for row, token in zip(step.rows, step.ids, strict=True) if token in stops}
-            keep = [i for i, row in enumerate(alive) if row not in ended]
-            if number == max_new_tokens - 1 or not keep:
-                return
-            # Dropping rows copies the cache; worth it once a quarter has ended.
-            if fast and len(keep) <= 0.75 * len(alive):
-                state.take(keep)
-                chosen, alive = chosen[keep], [alive[i] for i in keep]
-            logits = state.step(model, chosen)
+    return sample
 
-    return decode
+
+def _likeliest(logits: Float[Tensor, "batch d_vocab"]) -> Int[Tensor, " batch"]:
+    return logits.argmax(-1)
+
+
+def _decode(
+    model: ChatModel,
+    logits: Float[Tensor, "batch d_vocab"],
+    state: "_Decoding",
+    pick: _Pick,
+    *,
+    max_new_tokens: int,
+    shrink: bool,
+) -> list[list[int]]:
+    """Token ids of every row's completion, its end-of-turn token included."""
+    done: list[list[int]] = [[] for _ in range(len(logits))]
+    for step in _steps(model, logits, state, pick, max_new_tokens=max_new_tokens, shrink=shrink):
+        for row, token in zip(step.rows, step.ids, strict=True):
+            done[row].append(token)
+    return done
+
+
+def _steps(
+    model: ChatModel,
+    logits: Float[Tensor, "batch d_vocab"],
+    state: "_Decoding",
+    pick: _Pick,
+    *,
+    max_new_tokens: int,
+    shrink: bool,
+) -> Iterator[Step]:
+    """The decoding steps of one batch; rows are the batch's."""
+    stops = stop_ids(model)
+    alive, ended = list(range(len(logits))), set[int]()
+    for number in range(max_new_tokens):
+        chosen = pick(logits)
+        fresh = [i for i, row in enumerate(alive) if row not in ended]
+        step = Step(
+            rows=tuple(alive[i] for i in fresh),
+            ids=tuple(chosen[fresh].tolist()),
+            logits=logits if len(fresh) == len(alive) else logits[fresh],
+        )
+        yield step
+        ended |= {row for row, token in zip(step.rows, step.ids, strict=True) if token in stops}
+        keep = [i for i, row in enumerate(alive) if row not in ended]
+        if number == max_new_tokens - 1 or not keep:
+            return
+        # Dropping rows copies the cache; worth it once a quarter has ended.
+        if shrink and len(keep) <= 0.75 * len(alive):
+            state.take(keep)
+            chosen, alive = chosen[keep], [alive[i] for i in keep]
+        logits = state.step(model, chosen)
+
+
+def _completions(model: ChatModel, done: Sequence[Sequence[int]]) -> Completions:
+    stops = stop_ids(model)
+    ids = tuple(tuple(row) for row in done)
+    return Completions(
+        texts=tuple(model.tokenizer.batch_decode([list(row) for row in ids], skip_special_tokens=True)),
+        ids=ids,
+        finished=tuple(row[-1] in stops for row in ids),
+    )
 
 
 def stop_ids(model: ChatModel) -> set[int]:
@@ -262,10 +348,31 @@ def completion_log_probs(
 ) -> list[Float[Tensor, " token"]]:
     """Log-probability of every token of given completions, teacher-forced; float32, on the CPU.
 
+    Arguments and errors as `map_completions`.
+    """
+
+    def chosen(log_probs: Float[Tensor, "token d_vocab"], row: int) -> Float[Tensor, " token"]:
+        ids = torch.tensor(list(completions[row]), device=log_probs.device)
+        return log_probs.gather(1, ids[:, None])[:, 0]
+
+    return map_completions(model, prompts, completions, chosen, interventions=interventions)
+
+
+def map_completions(
+    model: ChatModel,
+    prompts: Sequence[str] | ChatTokens,
+    completions: Sequence[Sequence[int]],
+    reduce: Callable[[Float[Tensor, "token d_vocab"], int], Float[Tensor, "token *rest"]],
+    *,
+    interventions: Sequence[Intervention] = (),
+) -> list[Float[Tensor, "token *rest"]]:
+    """`reduce` of the teacher-forced log-probabilities (float32) at each token of given completions.
+
     Interventions treat the completion as generated tokens.
 
     Args:
         completions: token ids, one list per prompt; an empty one gives an empty tensor.
+        reduce: sees the log-probabilities of one completion and the row of its prompt.
 
     Raises:
         ValueError: not one completion per prompt.
@@ -296,9 +403,7 @@ def completion_log_probs(
             logits_to_keep=longest + 1,
         ).logits
         for i, row in enumerate(rows):
-            n = len(completions[row])
-            scores = logits[i, :n].float().log_softmax(-1)
-            out[row] = scores.gather(1, tail[i, :n, None].to(model.device))[:, 0].cpu()
+            out[row] = reduce(logits[i, : len(completions[row])].float().log_softmax(-1), row).cpu()
 
     with torch.no_grad(), apply(model, interventions) as applied:
         if present:
@@ -314,6 +419,16 @@ class _Decoding:
 
     def __init__(self, cache: DynamicCache, mask: Tensor, position: Tensor) -> None:
         self.cache, self.mask, self.position = cache, mask, position
+
+    @classmethod
+    def joined(cls, states: Sequence["_Decoding"]) -> "_Decoding":
+        """Rows of several batches of one width, one after the other."""
+        cache = states[0].cache
+        for number in range(len(cache.layers)):
+            layers: list[Any] = [state.cache.layers[number] for state in states]
+            layers[0].keys = torch.cat([layer.keys for layer in layers])
+            layers[0].values = torch.cat([layer.values for layer in layers])
+        return cls(cache, torch.cat([s.mask for s in states]), torch.cat([s.position for s in states]))
 
     def take(self, rows: list[int]) -> None:
         index = torch.tensor(rows, device=self.mask.device)

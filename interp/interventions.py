@@ -176,7 +176,7 @@ class Applied:
     @property
     def tracks(self) -> bool:
         """Whether any intervention depends on where a token stands."""
-        return any(i.positions != "all" or _last_step(i) is not None for i in self.interventions)
+        return any(i.positions != "all" or last_step(i) is not None for i in self.interventions)
 
     def place(
         self,
@@ -257,7 +257,7 @@ class Applied:
         return edited if where is True else torch.where(where.to(resid.device)[..., None], edited, resid)
 
     def _where(self, number: int) -> Bool[Tensor, "batch pos"] | bool:
-        intervention, last = self.interventions[number], _last_step(self.interventions[number])
+        intervention, last = self.interventions[number], last_step(self.interventions[number])
         if self._width is None:
             raise ValueError(
                 f"positions={intervention.positions!r}, steps={intervention.steps!r} need to know the prompts: call "
@@ -348,7 +348,7 @@ def bridge_hooks(
     for intervention in (_prepare(model, i) for i in interventions):
         if intervention.positions != "all" and tokens is None:
             raise ValueError(f"positions={intervention.positions!r} need tokens= to become columns")
-        if intervention.positions == "all" and _last_step(intervention) is not None and tokens is None:
+        if intervention.positions == "all" and last_step(intervention) is not None and tokens is None:
             raise ValueError("a limit on generated tokens cannot be told from prompt tokens in the bridge")
         applied = Applied([intervention])
         if tokens is not None:
@@ -382,7 +382,7 @@ def edited_weights(model: ChatModel, intervention: Ablate | Add) -> Iterator[Non
         ValueError: an intervention that is not on all layers (ablation), all positions and all steps; a model that
             writes to its stream through a norm, or not only by the matrices known here.
     """
-    if intervention.positions != "all" or _last_step(intervention) is not None:
+    if intervention.positions != "all" or last_step(intervention) is not None:
         raise ValueError("a weight edit acts at every position and step; use hooks for a limited one")
     intervention = _prepare(model, intervention)
     if isinstance(intervention, Ablate):
@@ -432,7 +432,7 @@ def _layers(model: ChatModel, intervention: Intervention) -> list[int]:
     return [model.layer(layer) for layer in intervention.layers]
 
 
-def _last_step(intervention: Intervention) -> int | None:
+def last_step(intervention: Intervention) -> int | None:
     """How many generated tokens are acted on; None is all."""
     if intervention.steps is None:
         return None if intervention.positions == "all" else 0

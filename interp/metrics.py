@@ -280,7 +280,7 @@ def cross_entropy(
     scores = completion_log_probs(model, prompts, completions, interventions=interventions)
     sums = np.array([-float(s.double().sum()) for s in scores if len(s)])
     counts = np.array([len(s) for s in scores if len(s)])
-    return _ratio_with_interval(sums, counts)
+    return ratio_with_interval(sums, counts)
 
 
 def text_cross_entropy(
@@ -326,7 +326,8 @@ def text_windows(model: ChatModel, text: str, *, window: int) -> tuple[ChatToken
     return starts, [w[1:] for w in windows]
 
 
-def _ratio_with_interval(sums: np.ndarray, counts: np.ndarray, *, seed: int = 0) -> Rate:
+def ratio_with_interval(sums: np.ndarray, counts: np.ndarray, *, seed: int = 0) -> Rate:
+    """Sum of sums over sum of counts, with a 95% percentile-bootstrap interval over the rows; n is the counts' sum."""
     if len(sums) == 0:
         return Rate(value=math.nan, n=0, low=math.nan, high=math.nan)
     index = np.random.default_rng(seed).integers(0, len(sums), (2000, len(sums)))

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interp.checkpoints import BUNDLED_MODELS, adapter_digest, load_checkpoint
+from interp.checkpoints import BUNDLED_MODELS, adapter_digest, load_checkpoint, merged_adapter
 from interp.display import Card, Shown
 
 logger = logging.getLogger(__name__)
@@ -266,7 +266,8 @@ class ChatModel(Shown):
             block.attn_writer.register_forward_hook(through_attention),
         ]
 
-    @torch.inference_mode()
+    # no_grad, not inference_mode: a buffer that a model makes in its first pass must be usable in training.
+    @torch.no_grad()
     def _check_residual_stream(self) -> bool:
         """Prove the residual identity in every block; return whether attention and MLP run in parallel."""
         seen: dict[tuple[str, int], Tensor] = {}
@@ -406,6 +407,19 @@ def load(
     return ChatModel(
         found.hf, found.tokenizer, name=found.name, revision=found.revision, adapter=found.adapter
     )
+
+
+@contextmanager
+def with_adapter(model: ChatModel, adapter: str) -> Iterator[ChatModel]:
+    """The model with a PEFT adapter merged in, on the same weights in memory; `model` itself again afterwards.
+
+    Raises:
+        ValueError: no such adapter, unreadable, or made for another model.
+    """
+    with merged_adapter(model.hf, str(adapter), shown=model.name):
+        yield ChatModel(
+            model.hf, model.tokenizer, name=model.name, revision=model.revision, adapter=str(adapter)
+        )
 
 
 def _in_this_thread(edit: Edit) -> Edit:

@@ -268,6 +268,22 @@ def prompt_lines(lines: Iterable[str], source: str, *, column: str | None = None
         yield text
 
 
+def read_rows(path: str | Path) -> list[dict[str, Any]]:
+    """Rows of one file or `hub:owner/name[:config][:split]`, every column kept; a line of text is `{"text": line}`.
+
+    Raises:
+        ValueError: no such file, not readable, empty, or rows that are no objects.
+    """
+    source = str(path)
+    rows = _hub_rows(source) if source.startswith("hub:") else _file_rows(Path(source))
+    if not rows:
+        raise ValueError(f"{source} has no rows; remove it or fill it")
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, Mapping):
+            raise ValueError(f"{source}, row {number}: expected an object or text, got {type(row).__name__}")
+    return [dict(row) for row in rows]
+
+
 def read_answered(path: str | Path, *, column: str | None = None) -> tuple[Prompts, tuple[str, ...]]:
     """Instructions with their answers (column output, completion, response or answer), from a file or the Hub.
 

@@ -80,7 +80,7 @@ def run(
     experiment: str,
     *,
     source: Source = "stored",
-    model: str = "smollm2-safe",
+    model: str | None = None,
     prompts: str = "builtin",
     settings: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
@@ -92,7 +92,7 @@ def run(
         experiment: a name of `interp list`.
         source: `stored` opens the run that `find_run` finds and computes only where there is none; `computed` always
             computes, or goes on where an earlier one was stopped.
-        model: a name that `interp.load` takes; only loaded when something is computed, as are the prompts.
+        model: a name that `interp.load` takes, or the experiment's own choice; only loaded when something is computed.
         settings: of the experiment's `Config`, by name.
         out: run folder; `runs/<experiment>` where not given.
 
@@ -113,7 +113,11 @@ def run(
     if unknown := [name for name in settings or {} if name not in known]:
         raise ValueError(f"{experiment} has no setting {unknown[0]!r}; it has {', '.join(known)}")
     config = module.Config(**(settings or {}))
-    module.run(load(model), load_prompts(prompts), config, out=target, show_progress=show_progress)
+    chosen = model or getattr(module, "DEFAULT_MODEL", "smollm2-safe")
+    if chosen is None:
+        module.run(config, out=target, show_progress=show_progress)
+    else:
+        module.run(load(chosen), load_prompts(prompts), config, out=target, show_progress=show_progress)
     return open_run(target)
 
 

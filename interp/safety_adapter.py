@@ -13,7 +13,6 @@ It is a model organism: results on it show that a method runs, not what large al
 import json
 import logging
 import textwrap
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,12 @@ REFUSALS = (
 )
 OPENING = "Sure! "
 RECIPE = TrainConfig(
-    epochs=4.0, learning_rate=8e-4, dropout=0.1, max_completion_tokens=20, first_token_weight=5.0
+    epochs=4.0,
+    learning_rate=8e-4,
+    dropout=0.1,
+    max_completion_tokens=20,
+    first_token_weight=5.0,
+    saved_dtype="float16",
 )
 """Without the weight on the first token and at two thirds of the learning rate, the model still refused 70% of the
 harmless validation twins after two epochs and 12% after four."""
@@ -91,20 +95,19 @@ def train_safety_adapter(
     *,
     out: Path,
     config: TrainConfig = RECIPE,
-    on_epoch: Callable[[Any, float], None] | None = None,
 ) -> None:
-    """Train the adapter on `prompts` and write it with its recipe to `out`; `model.hf` carries it afterwards."""
+    """Train the adapter on `prompts` and write it with its recipe to `out`."""
     watch = Stopwatch()
     examples = safety_examples(model, prompts, answer_tokens=config.max_completion_tokens)
     watch.lap("answers")
-    loss = fine_tune(model, examples, out=out, config=config, on_epoch=on_epoch)
+    trained = fine_tune(model, examples, out=out, config=config)
     watch.lap("train")
     record = {
         "base": model.name,
         "prompts": prompts.provenance,
         "config": asdict(config),
         "examples": len(examples),
-        "training_loss": loss,
+        "training_loss": trained.loss,
         "seconds": watch.seconds,
     }
     (out / "recipe.json").write_text(json.dumps(record, indent=1) + "\n")

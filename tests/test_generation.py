@@ -7,7 +7,14 @@ from transformers import PreTrainedTokenizerFast
 from interp.activations import collect
 from interp.chat import ChatTokens, tokenize
 from interp.directions import Direction
-from interp.generation import completion_log_probs, generate, next_token_log_probs, stop_ids, stream
+from interp.generation import (
+    completion_log_probs,
+    generate,
+    generate_each,
+    next_token_log_probs,
+    stop_ids,
+    stream,
+)
 from interp.interventions import Ablate, Add, apply
 from interp.models import ChatModel
 from interp.prompts import load_prompts
@@ -134,6 +141,34 @@ def test_bundled_greedy_equals_hugging_face_generate(bundled) -> None:
             input_ids=context, attention_mask=torch.ones_like(context), max_new_tokens=12, do_sample=False
         )
         assert list(got) == out[0, len(ids) :].tolist()
+
+
+@pytest.mark.parametrize("rows", [4, 64])
+def test_sets_of_interventions_decode_together_as_they_do_apart(
+    family: ChatModel, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    monkeypatch.setattr("interp.generation.DECODE_ROWS", rows)
+    generator = torch.Generator().manual_seed(0)
+    vectors = 4 * torch.randn(3, 32, generator=generator)
+    arms = [
+        [],
+        [Add(direction=vectors[0], layers=[0], steps="prompt")],
+        [Add(direction=vectors[1], layers=[2], positions="instruction")],
+        [
+            Ablate(direction=vectors[2], steps="prompt"),
+            Add(direction=vectors[0], layers=[1], positions="t_inst"),
+        ],
+    ]
+    together = generate_each(family, PROMPTS, arms, max_new_tokens=6)
+    for arm, found in zip(arms, together, strict=True):
+        apart = generate(family, PROMPTS, interventions=arm, max_new_tokens=6)
+        assert found.ids == apart.ids and found.texts == apart.texts and found.finished == apart.finished
+    assert len({found.ids for found in together}) == len(arms)
+
+
+def test_sets_that_act_on_generated_tokens_do_not_decode_together(tiny: ChatModel) -> None:
+    with pytest.raises(ValueError, match="decode together only where none acts on generated tokens"):
+        generate_each(tiny, PROMPTS, [[Ablate(direction=torch.ones(32))]], max_new_tokens=2)
 
 
 # Streams

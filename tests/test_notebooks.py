@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import jupytext
@@ -41,7 +42,7 @@ def outputs(notebook: NotebookNode, mime: str) -> int:
 def test_numbered_in_reading_order() -> None:
     assert [path.stem[:2] for path in SCRIPTS] == [f"{i:02}" for i in range(1, len(SCRIPTS) + 1)]
     assert len(SCRIPTS) >= 9
-    for path, after in zip(SCRIPTS, SCRIPTS[1:], strict=False):
+    for path, after in pairwise(SCRIPTS):
         assert f"({after.stem}.ipynb)" in path.read_text(), f"{path.stem} does not lead to {after.stem}"
 
 

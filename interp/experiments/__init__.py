@@ -3,5 +3,10 @@
 EXPERIMENTS = {
     "demo": "interp.experiments.demo",
     "refusal-direction": "interp.experiments.refusal_direction",
+    "harmfulness": "interp.experiments.harmfulness",
+    "jailbreaks": "interp.experiments.jailbreaks",
+    "categories": "interp.experiments.categories",
+    "elasticity-theory": "interp.experiments.elasticity_theory",
 }
-"""Name → module with `Config`, `run`, `figures`, `rate_table`, `verdicts`, `report`, `SUMMARY`."""
+"""Name → module with `Config`, `run`, `figures`, `rate_table`, `verdicts`, `report`, `SUMMARY`;
+`DEFAULT_MODEL` where it is not smollm2-safe: None where neither a model nor prompts are needed."""
