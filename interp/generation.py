@@ -9,6 +9,7 @@ given. `fast=False` runs whole prompts without a shared prefix and never shrinks
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -107,7 +108,6 @@ class Step(NamedTuple):
     """What each was chosen from, under the interventions."""
 
 
-@torch.no_grad()
 def stream(
     model: ChatModel,
     prompts: Sequence[str] | ChatTokens,
@@ -126,11 +126,21 @@ def stream(
     """
     pick = _picker(max_new_tokens, temperature, seed)
     tokens = as_tokens(model.tokenizer, prompts)
-    with apply(model, interventions) as applied:
-        passes = _prompt_passes(model, tokens, applied, fast, beyond=max_new_tokens, max_rows=DECODE_ROWS)
-        for rows, (logits, state) in passes:
-            for step in _steps(model, logits, state, pick, max_new_tokens=max_new_tokens, shrink=fast):
-                yield step._replace(rows=tuple(rows[row] for row in step.rows))
+
+    def decode() -> Iterator[Step]:
+        with apply(model, interventions) as applied:
+            passes = _prompt_passes(model, tokens, applied, fast, beyond=max_new_tokens, max_rows=DECODE_ROWS)
+            for rows, (logits, state) in passes:
+                for step in _steps(model, logits, state, pick, max_new_tokens=max_new_tokens, shrink=fast):
+                    yield step._replace(rows=tuple(rows[row] for row in step.rows))
+
+    with closing(decode()) as steps:  # pyright: ignore[reportArgumentType]
+        while True:
+            with torch.no_grad():  # for the step alone: what runs between two steps keeps its gradients
+                step = next(steps, None)
+            if step is None:
+                return
+            yield step
 
 
 def generate_each(

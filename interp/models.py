@@ -22,6 +22,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
+from pathlib import Path
 from threading import get_ident
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -77,6 +78,7 @@ class ChatModel(Shown):
         hf: the model; used as it is, never changed.
         tokenizer: a fast tokenizer, whose chat template is the prompt format.
         name: how results refer to it.
+        source: what `load` takes to get it again; the name when None.
 
     Raises:
         ValueError: slow tokenizer, or a model whose blocks write to the residual stream in a way that the sites
@@ -91,6 +93,7 @@ class ChatModel(Shown):
         name: str,
         revision: str | None = None,
         adapter: str | None = None,
+        source: str | None = None,
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise ValueError(
@@ -102,6 +105,7 @@ class ChatModel(Shown):
         self.name = name
         self.revision = revision
         self.adapter = adapter
+        self.source = source or name
         self.blocks = _find_blocks(hf, name)
         self.d_model: int = hf.get_input_embeddings().weight.shape[1]  # pyright: ignore[reportAssignmentType, reportCallIssue, reportIndexIssue, reportAttributeAccessIssue]
         self.is_parallel = self._check_residual_stream()
@@ -405,7 +409,12 @@ def load(
         trust_remote_code=trust_remote_code,
     )
     return ChatModel(
-        found.hf, found.tokenizer, name=found.name, revision=found.revision, adapter=found.adapter
+        found.hf,
+        found.tokenizer,
+        name=found.name,
+        revision=found.revision,
+        adapter=found.adapter,
+        source=str(Path(name).resolve()) if name not in BUNDLED_MODELS and Path(name).exists() else name,
     )
 
 
@@ -418,7 +427,12 @@ def with_adapter(model: ChatModel, adapter: str) -> Iterator[ChatModel]:
     """
     with merged_adapter(model.hf, str(adapter), shown=model.name):
         yield ChatModel(
-            model.hf, model.tokenizer, name=model.name, revision=model.revision, adapter=str(adapter)
+            model.hf,
+            model.tokenizer,
+            name=model.name,
+            revision=model.revision,
+            adapter=str(adapter),
+            source=model.source,
         )
 
 

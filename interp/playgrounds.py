@@ -92,13 +92,13 @@ class Playground(widgets.VBox):
     def __init__(
         self, model: ChatModel, directions: Mapping[str, Direction], *, prompt: str, folder: Path
     ) -> None:
-        first = next(reversed(directions.values()))
+        last = list(directions)[-1]  # of harmfulness and refusal: refusal
         wide, half = widgets.Layout(width="98%"), widgets.Layout(width="49%")
         self.prompt = widgets.Textarea(value=prompt, rows=2, layout=wide, placeholder="a prompt")
-        self.direction = widgets.Dropdown(
-            options=list(directions), value=list(directions)[-1], description="direction"
+        self.direction = widgets.Dropdown(options=list(directions), value=last, description="direction")
+        self.layer = widgets.IntSlider(
+            value=directions[last].layer, min=0, max=model.n_layers - 1, description="layer"
         )
-        self.layer = widgets.IntSlider(value=first.layer, min=0, max=model.n_layers - 1, description="layer")
         self.unit = widgets.ToggleButtons(options=["coefficient", "dose"], style={"button_width": "6.5em"})
         self.unit.tooltips = ["times the direction's length", "times the mean activation norm there"]
         self.amount = widgets.FloatSlider(value=1.0, min=-5, max=5, step=0.1, description="amount")
@@ -153,7 +153,7 @@ class Playground(widgets.VBox):
         dosed = self.unit.value == "dose"
         return Setting(
             prompt=self.prompt.value,
-            direction=self._directions[self.direction.value],
+            direction=self._directions[str(self.direction.value)],
             coefficient=1.0 if dosed else self.amount.value,
             dose=self.amount.value if dosed else None,
             layer=self.layer.value,

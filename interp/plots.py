@@ -121,7 +121,7 @@ def layer_lines(
             y=list(values),
             mode="lines+markers",
             line={"color": colour, "dash": dash, "width": 2.2},
-            marker={"size": 5},
+            marker={"size": 6, "symbol": SYMBOLS[list(colours).index(base) % len(SYMBOLS)]},
             hovertemplate=f"{name}, layer %{{x}}: %{{y:.3f}}<extra></extra>",
         )
     if reference is not None:
@@ -141,9 +141,19 @@ def layer_lines(
 
 
 def band(
-    name: str, mean: Sequence[float], spread: Sequence[float], *, colour: str, dash: str = "solid"
+    name: str,
+    mean: Sequence[float],
+    spread: Sequence[float],
+    *,
+    colour: str,
+    dash: str = "solid",
+    symbol: str | None = None,
 ) -> list[go.Scatter]:
-    """A line over layers with a band of one spread to either side."""
+    """A line over layers with a band of one spread to either side.
+
+    Args:
+        symbol: marker on the line, which tells it from another of the same dash in black and white.
+    """
     layers = list(range(len(mean)))
     upper = [m + s for m, s in zip(mean, spread, strict=True)]
     lower = [m - s for m, s in zip(mean, spread, strict=True)]
@@ -164,8 +174,9 @@ def band(
         y=list(mean),
         name=name,
         legendgroup=name,
-        mode="lines",
+        mode="lines" if symbol is None else "lines+markers",
         line={"color": colour, "dash": dash, "width": 2.2},
+        marker={"symbol": symbol or "circle", "size": 7},
         customdata=list(spread),
         hovertemplate=f"{name}, layer %{{x}}: %{{y:.3f}} (SD %{{customdata:.3f}})<extra></extra>",
     )

@@ -129,7 +129,7 @@ class Setting:
         Args:
             direction_file: where the direction can be read.
         """
-        load = [repr(model.name)]
+        load = [repr(model.source)]
         load += [f"{name}={value!r}" for name in ("adapter", "revision") if (value := model.provenance[name])]
         amount = f"coefficient={self.coefficient!r}" if self.dose is None else f"dose={self.dose!r}"
         given = {

@@ -89,7 +89,7 @@ figures["fig11_selection"]
 
 # %% [markdown]
 # **Figure 22.** The paper: subtracting the direction pushes harmless activations off their distribution. Here:
-# crosses are the shifted prompts, in the plane of the unmodified ones' first two principal components.
+# open symbols are the shifted prompts, in the plane of the unmodified ones' first two principal components.
 
 # %%
 figures["fig22_scatter"]

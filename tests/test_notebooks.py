@@ -1,6 +1,7 @@
 """The notebooks read in order, call the library and define nothing, and every cell of theirs runs."""
 
 import ast
+import os
 import re
 from collections.abc import Iterator
 from itertools import pairwise
@@ -8,10 +9,9 @@ from pathlib import Path
 
 import jupytext
 import pytest
-from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 from nbformat import NotebookNode
-from nbformat.v4 import new_code_cell
+from nbformat.v4 import new_code_cell, new_notebook
 
 import interp
 
@@ -78,15 +78,6 @@ def test_the_published_notebook_is_the_script_with_its_outputs(path: Path) -> No
 
 
 @pytest.fixture(scope="module")
-def kernel() -> Iterator[KernelManager]:
-    """One kernel for all, reset in between: libraries are loaded once."""
-    manager = KernelManager()
-    yield manager
-    if manager.has_kernel:
-        manager.shutdown_kernel(now=True)
-
-
-@pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder beside the stored results, where notebooks may write."""
     folder = tmp_path_factory.mktemp("desk")
@@ -95,14 +86,24 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "notebooks"
 
 
+@pytest.fixture(scope="module")
+def client(desk: Path) -> Iterator[NotebookClient]:
+    """One kernel for all notebooks, reset in between: libraries are loaded once."""
+    shared = NotebookClient(new_notebook(), timeout=300, resources={"metadata": {"path": str(desk)}})
+    with shared.setup_kernel(env={**os.environ, "PYTHONPATH": str(ROOT)}):
+        yield shared
+
+
 @pytest.mark.checkpoint
 @pytest.mark.parametrize("path", SCRIPTS, ids=name_of)
-def test_every_cell_runs(path: Path, kernel: KernelManager, desk: Path) -> None:
+def test_every_cell_runs(path: Path, client: NotebookClient) -> None:
     notebook = jupytext.read(path)
     for cell in code_cells(notebook):
         cell.source = SMALL.sub("N_PROMPTS = 12", cell.source)
     notebook.cells.insert(0, new_code_cell("%reset -f"))
-    NotebookClient(notebook, km=kernel, timeout=300, resources={"metadata": {"path": str(desk)}}).execute()
+    client.nb = notebook
+    for index, cell in enumerate(notebook.cells):
+        client.execute_cell(cell, index)
     assert outputs(notebook, PLOTLY) > 0
     if path.stem.startswith("01"):
         assert outputs(notebook, WIDGET) == 1

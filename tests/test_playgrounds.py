@@ -52,7 +52,7 @@ def shown(value: str) -> str:
 def test_run_shows_what_steer_gives(panel: Playground, tiny: ChatModel) -> None:
     panel.amount.value = 3.0
     panel.run_button.click()
-    panel.wait(20)
+    panel.wait(20.0)
     expected = steer(tiny, PROMPT, direction(2), coefficient=3.0, max_new_tokens=8)
     assert shown(panel.plain.value) == expected.plain[0]
     assert shown(panel.steered.value) == expected.steered[0]
@@ -78,7 +78,7 @@ def test_controls_reach_the_answer(panel: Playground, tiny: ChatModel) -> None:
     panel.positions.value = "t_inst, -1"
     panel.steps.value = "2"
     panel.run()
-    panel.wait(20)
+    panel.wait(20.0)
     expected = steer(
         tiny, PROMPT, direction(1), dose=-2.0, layers=[2], positions=["t_inst", -1], steps=2, max_new_tokens=8
     )
@@ -90,15 +90,15 @@ def test_controls_reach_the_answer(panel: Playground, tiny: ChatModel) -> None:
 
 def test_the_plain_answer_is_made_once_for_a_prompt(panel: Playground) -> None:
     panel.run()
-    panel.wait(20)
+    panel.wait(20.0)
     first = panel.answers["plain"]
     panel.amount.value = 4.0
     panel.run()
-    panel.wait(20)
+    panel.wait(20.0)
     assert panel.answers["plain"] is first
     panel.prompt.value = "Hi"
     panel.run()
-    panel.wait(20)
+    panel.wait(20.0)
     assert panel.answers["plain"] is not first
 
 
@@ -124,23 +124,23 @@ def test_answers_are_streamed_and_stop_stops(panel: Playground, monkeypatch: pyt
     panel.plain.observe(note, names="value")
     monkeypatch.setattr("interp.playgrounds._DRAW_EVERY", 0.0)
     panel.run()
-    assert grown[0].wait(20)
+    assert grown[0].wait(20.0)
     assert panel.stop_button.disabled is False
     panel.stop_button.click()
-    panel.wait(20)
+    panel.wait(20.0)
     assert seen == sorted(seen) and seen[-1] > seen[0]
     assert 0 < len(panel.answers["plain"].tokens) < 256
     assert panel.status.value.startswith("stopped")
     assert (panel.run_button.disabled, panel.stop_button.disabled) == (False, True)
     panel.max_new_tokens.value = 4
     panel.run()  # a stopped answer is not taken for a whole one
-    panel.wait(20)
+    panel.wait(20.0)
     assert len(panel.answers["plain"].tokens) == 4
 
 
 def test_other_cells_are_left_alone_while_it_steers(panel: Playground, tiny: ChatModel) -> None:
     before = next_token_log_probs(tiny, [PROMPT])
-    panel.max_new_tokens.value = 256
+    panel.max_new_tokens.value = 64
     panel.amount.value = 5.0
     panel.run()
     checked, begun = 0, time.monotonic()
@@ -148,10 +148,11 @@ def test_other_cells_are_left_alone_while_it_steers(panel: Playground, tiny: Cha
         if "steered" in panel.answers:
             assert torch.equal(next_token_log_probs(tiny, [PROMPT]), before)
             checked += 1
-    panel.wait(20)
+        time.sleep(0.01)
+    panel.wait(20.0)
     assert checked > 0
     push = panel.setting().intervention()
-    alone = generate(tiny, [PROMPT], interventions=[push], max_new_tokens=256).texts[0]
+    alone = generate(tiny, [PROMPT], interventions=[push], max_new_tokens=64).texts[0]
     assert panel.answers["steered"].text == alone != panel.answers["plain"].text
 
 
@@ -168,12 +169,12 @@ def test_mistakes_are_shown_in_the_panel(panel: Playground, tiny: ChatModel) -> 
     ):
         kept, control.value = control.value, value
         panel.run()
-        panel.wait(20)
+        panel.wait(20.0)
         assert message in html.unescape(panel.error.value)
         assert "Traceback" not in panel.error.value
         control.value = kept
     panel.run()
-    panel.wait(20)
+    panel.wait(20.0)
     assert panel.error.value == "" and panel.status.value.startswith("done")
     bare = Direction(vector=torch.ones(32), layer=1, position="t_inst")
     made = playground(tiny, bare)
@@ -190,7 +191,7 @@ def test_a_fault_of_ours_is_shown_and_logged(
 
     monkeypatch.setattr("interp.playgrounds.trace", broken)
     panel.run()
-    panel.wait(20)
+    panel.wait(20.0)
     assert "RuntimeError: out &lt;of&gt; order" in panel.error.value
     assert "broken" in caplog.text  # the traceback
     assert panel.run_button.disabled is False
@@ -201,7 +202,7 @@ def test_the_code_gives_the_shown_answer(saved_tiny: Path, tmp_path: Path) -> No
     panel.max_new_tokens.value = 6
     panel.amount.value = 4.0
     panel.run()
-    panel.wait(20)
+    panel.wait(20.0)
     assert panel.code.layout.display == "none"
     panel.code_button.click()
     assert panel.code.layout.display is None
@@ -238,7 +239,9 @@ def test_typed_positions_and_steps() -> None:
 def test_colours_diverge_from_white() -> None:
     assert colour(0.0, 5.0) == "#FFFFFF"
     assert colour(9.0, 5.0) == colour(5.0, 5.0) != colour(2.0, 5.0)
-    red, blue = (tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in (colour(5, 5), colour(-5, 5)))
+    red, blue = (
+        tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in (colour(5.0, 5.0), colour(-5.0, 5.0))
+    )
     assert red[0] > red[2] and blue[2] > blue[0]
     assert colour(1.0, 0.0) == "#FFFFFF"
     assert strips_html({}, ["a"]).count("interp-token") == 0
