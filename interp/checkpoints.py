@@ -75,6 +75,8 @@ def load_checkpoint(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if dtype is None and device == "cpu":
         dtype = torch.float32
+    name = str(Path(name).expanduser()) if str(name).startswith("~") else name
+    adapter = str(Path(adapter).expanduser()) if adapter and str(adapter).startswith("~") else adapter
     source, adapter_folder = str(name), adapter
     if name == "smollm2-safe":
         adapter_folder = adapter or str(ADAPTER_FOLDER)

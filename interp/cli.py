@@ -136,6 +136,12 @@ def run(
         list[str] | None,
         typer.Option("--set", help="A setting of the experiment, name=value; may be repeated."),
     ] = None,
+    models: Annotated[
+        str | None,
+        typer.Option(
+            help="Several models with one panel each, comma-separated (experiments with that setting)."
+        ),
+    ] = None,
     seed: SeedOption = 0,
     json_output: JsonOption = False,
 ) -> None:
@@ -144,7 +150,8 @@ def run(
     Example: `interp run refusal-direction --model smollm2-safe --set kl_threshold=0.5 --out runs/refusal`
     """
     target = out or Path("runs") / experiment
-    _run_experiment(experiment, model, adapter, prompts, column, target, seed, json_output, settings or [])
+    given = [*(settings or []), *([f"models={json.dumps(models.split(','))}"] if models else [])]
+    _run_experiment(experiment, model, adapter, prompts, column, target, seed, json_output, given)
 
 
 @app.command()
@@ -276,6 +283,7 @@ def export(
         typer.Option(help="GGUF architecture of the model; read from the direction's model if bundled."),
     ] = None,
     coefficient: Annotated[float, typer.Option(help="Baked into a control vector.")] = 1.0,
+    layer: Annotated[int | None, typer.Option(help="Which layer, where the file holds several.")] = None,
 ) -> None:
     """Write a direction in our format or as a llama.cpp control vector.
 
@@ -284,7 +292,8 @@ def export(
     with _user_errors():
         from interp.formats import read_direction, write_control_vector, write_direction
 
-        found = read_direction(direction / "refusal.safetensors" if direction.is_dir() else direction)
+        source = direction / "refusal.safetensors" if direction.is_dir() else direction
+        found = read_direction(source, layer=layer)
         if out.suffix == ".gguf":
             bundled = str(found.provenance.get("model", "")).startswith("smollm2")
             name = architecture or ("llama" if bundled else None)
@@ -443,8 +452,12 @@ def _run_experiment(
             from interp.prompts import load_prompts
 
             chosen = load_prompts(prompts, column=column, seed=seed)
-            with errors.status(f"loading {chosen_model}"):
-                loaded = load(chosen_model, adapter=adapter)
+            several = getattr(config, "models", ())
+            if several and (model or adapter):
+                raise ValueError("give --model or --models, not both, and no --adapter with --models")
+            first = several[0] if several else chosen_model
+            with errors.status(f"loading {first}"):
+                loaded = module.load_revision(first) if several else load(first, adapter=adapter)
             result = module.run(loaded, chosen, config, out=out, show_progress=sys.stderr.isatty())
         if as_json:
             print((out / "result.json").read_text())  # noqa: T201 (the command's output)

@@ -258,12 +258,9 @@ def knee(doses: Sequence[Number], scores: Sequence[Number]) -> float:
 
 def slope_within(doses: Sequence[Number], scores: Sequence[Number], first: Number, last: Number) -> float:
     """Least-squares slope of one curve between two doses, per example; NaN with fewer than two points there."""
-    points = [(d, s) for d, s in zip(doses, scores, strict=True) if first <= d <= last]
-    return (
-        float(np.polyfit(*np.array(points, dtype=np.float64).T, 1)[0])
-        if len({d for d, _ in points}) > 1
-        else math.nan
-    )
+    x, y = np.asarray(doses, dtype=np.float64), np.asarray(scores, dtype=np.float64)
+    kept = (first <= x) & (x <= last)
+    return float(np.polyfit(x[kept], y[kept], 1)[0]) if len(np.unique(x[kept])) > 1 else math.nan
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,7 +67,7 @@ def read_direction(path: str | Path, *, layer: int | None = None, position: int 
         ValueError: no such file, unknown format, newer format, missing or out-of-range layer or position, or values
             that are not finite.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file():
         raise ValueError(f"no such direction file: {path}")
     if path.suffix == ".gguf":

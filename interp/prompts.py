@@ -231,7 +231,7 @@ def load_prompts(
     elif str(source).startswith("hub:"):
         raise ValueError(f"{source} is one list of prompts; say what it holds: harmful={source},harmless=...")
     else:
-        name, files = str(source), _folder_files(Path(source))
+        name, files = str(source), _folder_files(Path(source).expanduser())
     read = {_part(key): _read(value, column, label=f"{name}/{key}") for key, value in files.items()}
     parts, notes = _complete(read, seed)
     notes += _duplicates(parts)
@@ -419,6 +419,7 @@ def _text_column(rows: list[Any], column: str | None, source: str) -> str:
 
 
 def _file_rows(path: Path) -> list[Any]:
+    path = path.expanduser()
     if not path.is_file():
         raise ValueError(f"no such prompt file: {path}")
     if path.suffix not in SUFFIXES:

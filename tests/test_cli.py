@@ -278,6 +278,16 @@ def test_export_from_a_run_folder_knows_the_bundled_architecture(tmp_path: Path)
     assert fields["controlvector.model_hint"].contents() == "llama"
 
 
+def test_export_of_one_layer_of_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    every = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
+    torch.save(every, tmp_path / "every.pt")
+    passed("export", "~/every.pt", "--layer", 2, "--out", tmp_path / "one.safetensors")
+    found = read_direction(tmp_path / "one.safetensors")
+    assert found.layer == 2
+    torch.testing.assert_close(found.vector, every[2])
+
+
 def test_export_that_cannot_be_done(direction: Path, tmp_path: Path) -> None:
     assert "give --architecture" in refused("export", direction, "--out", tmp_path / "x.gguf")
     assert "unknown target 'x.npy'; use .safetensors or .gguf" in refused(

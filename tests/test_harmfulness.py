@@ -26,7 +26,7 @@ from interp.experiments.harmfulness_steering_inversion import (
     verdicts_each,
 )
 from interp.models import ChatModel
-from interp.prompts import load_prompts
+from interp.prompts import Prompts, load_prompts
 from interp.results import load_result
 
 LAYERS, WIDTH = 5, 64
@@ -182,6 +182,30 @@ def test_arms_have_their_sign_norm_and_tokens() -> None:
 
 
 # The run
+
+
+def test_a_truncated_prompt_without_a_word_is_in_no_group() -> None:
+    def part(kind: str, full: list[bool], cut: list[bool], silent: list[bool]) -> harmfulness._Part:
+        n = len(full)
+        prompts = Prompts(
+            texts=("x",) * n, ids=tuple(f"{kind}-{i}" for i in range(n)), categories=(None,) * n, source=kind
+        )
+        return harmfulness._Part(prompts, full, cut, silent, torch.arange(n)[:, None, None, None].float())
+
+    measured = {
+        ("harmful", "test"): part("h", [True, True, False], [True, True, False], [True, False, False]),
+        ("harmless", "test"): part("g", [False], [True], [True]),
+        ("borderline", "test"): part("b", [True], [False], [False]),
+    }
+    full, ids = harmfulness._groups(measured, "full")
+    assert ids["refused harmful"] == ["h-0", "h-1"] and ids["refused harmless"] == ["b-0"]
+    cut, ids = harmfulness._groups(measured, "cut")
+    assert (
+        ids["refused harmful"] == ["h-1"]
+        and ids["refused harmless"] == []
+        and ids["accepted harmless"] == ["b-0"]
+    )
+    assert cut["refused harmful"].flatten().tolist() == [1.0] and len(full["refused harmful"]) == 2
 
 
 def test_a_model_that_refuses_nothing_is_named(tiny: ChatModel) -> None:

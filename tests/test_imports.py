@@ -39,6 +39,7 @@ ORDER = (
     "finetune",
     "safety_adapter",
     "corpora",
+    "tasks",
     "probes",
     "references",
     "series",

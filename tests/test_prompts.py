@@ -522,3 +522,9 @@ def test_hub_name_config_and_split(
     assert found.texts == ("Bake bread.",)
     assert found.categories == ("food",)
     assert found.source == source
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.txt").write_text("Bake bread\nSing a song\n")
+    assert read_prompts("~/mine.txt").texts == ("Bake bread", "Sing a song")

@@ -7,6 +7,8 @@ EXPERIMENTS = {
     "jailbreaks": "interp.experiments.jailbreaks",
     "categories": "interp.experiments.categories",
     "elasticity-theory": "interp.experiments.elasticity_theory",
+    "rebound": "interp.experiments.rebound",
+    "resistance": "interp.experiments.resistance",
 }
 """Name → module with `Config`, `run`, `figures`, `rate_table`, `verdicts`, `report`, `SUMMARY`;
 `DEFAULT_MODEL` where it is not smollm2-safe: None where neither a model nor prompts are needed."""

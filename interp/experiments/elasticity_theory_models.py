@@ -203,6 +203,7 @@ class LogLinear:
             ValueError: no optimum within 200 steps (the features can separate the source from the rest).
         """
         theta = np.zeros(self.features.shape[1]) if start is None else start
+        gradient = self.gradient(theta, source)
         for _ in range(200):
             gradient = self.gradient(theta, source)
             if np.abs(gradient).max() < tolerance:

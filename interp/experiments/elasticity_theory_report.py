@@ -424,10 +424,10 @@ def report(numbers: Mapping[str, Any]) -> str:
         Section(
             title="Joint optima: where the -k comes from (E1 to E3)",
             text=[
-                "Theorem 4.2 of Ji et al. 2025: as perturbation data grows by l |D_a|, the compression rate of the "
-                "alignment data rises k = |D_p| / |D_a| times as fast as that of the pre-training data falls. At "
-                "any joint optimum the gradients balance, so this holds for every model class at l = 0; |D| times the change of "
-                "rate is then equal for both sets, which is the Hooke's-law reading.",
+                "Theorem 4.2 of Ji et al. 2025: as perturbation data grows by l |D_a|, the compression rate of "
+                "the alignment data rises k = |D_p| / |D_a| times as fast as that of the pre-training data falls. "
+                "At any joint optimum the gradients balance, so this holds for every model class at l = 0; |D| "
+                "times the change of rate is then equal for both sets, which is the Hooke's-law reading.",
                 "For the mixture with disjoint supports the ratio grows with l and diverges at l* = s / (1 - s); "
                 "beyond it both rates rise and the theorem's signs fail. 'l << 1' means l << l*.",
             ],
@@ -447,11 +447,11 @@ def report(numbers: Mapping[str, Any]) -> str:
         Section(
             title="Does more alignment return sooner? (E5, E6)",
             text=[
-                "Rebound means: with more positive examples the score falls faster at first and slower later. A higher "
-                "start falls faster at an equal time constant, so tau is fitted, with the floor at the score before "
-                "alignment and with a fitted one. "
-                "'Returned' needs KL to the model before alignment, not only the score. Shaded: SD over seeds. "
-                "Intervals: Student's t over seeds; a curve without such a number is counted as missing.",
+                "Rebound means: with more positive examples the score falls faster at first and slower later. A "
+                "higher start falls faster at an equal time constant, so tau is fitted, with the floor at the "
+                "score before alignment and with a fitted one. 'Returned' needs KL to the model before alignment, "
+                "not only the score. Shaded: SD over seeds. Intervals: Student's t over seeds; a curve without "
+                "such a number is counted as missing.",
             ],
             figures=[drawn[n] for n in ("rebound_log_linear", "rebound_transformer") if n in drawn],
             tables=[rebound_table(numbers)],

@@ -294,7 +294,10 @@ def _anchors(model: ChatModel, measured: Measured) -> Anchors:
 
 
 def _groups(measured: Measured, label: str) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
-    """States and ids of the four behaviour groups among held-out prompts, by the `full` or `cut` reply."""
+    """States and ids of the four behaviour groups among held-out prompts, by the `full` or `cut` reply.
+
+    A truncated prompt that got no word at all is in no group: a model that ends the turn there says nothing of harm.
+    """
     pools: dict[str, tuple[tuple[Kind, Split], ...]] = {
         "harmful": (("harmful", "test"),),
         "harmless": _HARMLESS,
@@ -304,12 +307,19 @@ def _groups(measured: Measured, label: str) -> tuple[dict[str, Tensor], dict[str
     for kind, keys in pools.items():
         every = torch.cat([measured[key].states for key in keys])
         names = [i for key in keys for i in measured[key].prompts.ids]
-        flags = [flag for key in keys for flag in getattr(measured[key], label)]
+        flags = [flag for key in keys for flag in _flags(measured[key], label)]
         for does, wanted in (("refused", True), ("accepted", False)):
             rows = [row for row, flag in enumerate(flags) if flag == wanted]
             found[f"{does} {kind}"] = every[rows]
             ids[f"{does} {kind}"] = [names[row] for row in rows]
     return {name: found[name] for name in GROUPS}, ids
+
+
+def _flags(part: _Part, label: str) -> list[bool | None]:
+    """Refused or not, by the reply to the whole or to the truncated prompt; None where that has no word."""
+    if label == "full":
+        return list(part.full)
+    return [None if silent else flag for flag, silent in zip(part.cut, part.silent, strict=True)]
 
 
 # Sections 3.2, 3.3 and 4: reading
@@ -362,7 +372,8 @@ class _AtInst(NamedTuple):
 def _at_inst(measured: Measured, anchors: Anchors, full: Groups, cut: Groups) -> _AtInst:
     """By the truncated prompt's reply, as the source wants it, where that fills the groups; else by the whole one's."""
     bad, good = measured["harmful", "train"], measured["harmless", "train"]
-    refused, accepted = torch.tensor(bad.cut), ~torch.tensor(good.cut)
+    refused = torch.tensor([flag is True for flag in _flags(bad, "cut")])
+    accepted = torch.tensor([flag is False for flag in _flags(good, "cut")])
     filled = min(int(refused.sum()), int(accepted.sum())) >= _LEAST_ANCHORS
     if not filled or min(len(cut["accepted harmful"]), len(cut["refused harmless"])) < LEAST:
         return _AtInst(full, anchors, "full")

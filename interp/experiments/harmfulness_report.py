@@ -228,7 +228,7 @@ def _only_t_inst(numbers: Mapping[str, Any]) -> str:
 def counts_table(numbers: Mapping[str, Any]) -> Table:
     """Held-out prompts in each behaviour group."""
     return Table(
-        header=["ending", "group", "n, by the whole prompt's reply", "n, by the truncated prompt's"],
+        header=["ending", "group", "n, by the whole prompt's reply", "n, by the truncated prompt's words"],
         rows=[
             [ENDING_TITLES[ending], name, by["full"], by["truncated"]]
             for ending in numbers["endings"]
@@ -385,6 +385,11 @@ def report(numbers: Mapping[str, Any]) -> str:
         ),
         Section(
             title="Directions and their geometry (section 3.2)",
+            text=[
+                "Where a direction fitted on one half of the prompts does not agree with that of the other half (at or "
+                "below 0 in sets that are balanced by design), these prompts do not determine it, and a cosine there "
+                "says nothing."
+            ],
             figures=[drawn["geometry_cosine"], drawn["geometry_yardstick"]],
         ),
         Section(

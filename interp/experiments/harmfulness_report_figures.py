@@ -19,7 +19,6 @@ GROUP_STYLE = {
     "accepted harmless": (COLOURS[4], "dash", "square"),
 }
 ENDING_TITLES = {"as-is": "as they are", "strip": "stripped", "period": "full stop"}
-_POSITIVE, _NEGATIVE = "rgba(213,94,0,0.07)", "rgba(0,158,115,0.07)"
 
 
 def figures(numbers: Mapping[str, Any]) -> dict[str, go.Figure]:
@@ -84,8 +83,6 @@ def _clusters(numbers: Mapping[str, Any]) -> go.Figure:
             top = max(
                 (abs(v) for c in found["curves"].values() for v in c["mean"] if v is not None), default=0.1
             )
-            figure.add_hrect(y0=0, y1=1.3 * top, fillcolor=_POSITIVE, line_width=0, row=row, col=column)  # pyright: ignore[reportArgumentType]
-            figure.add_hrect(y0=-1.3 * top, y1=0, fillcolor=_NEGATIVE, line_width=0, row=row, col=column)  # pyright: ignore[reportArgumentType]
             for name, (colour, dash, _) in GROUP_STYLE.items():
                 curve = found["curves"][name]
                 if not curve["n"]:

@@ -1,0 +1,239 @@
+"""Resistance: is it easier to train a model back to where it came from than onwards?
+
+Ji, Wang, Qiu, Chen, Zhou, Li, Lou, Dai, Liu, Yang, "Language Models Resist Alignment: Evidence From Data Compression",
+arXiv:2406.06144 (ACL 2025), resistance experiment (table 1: inverse loss below forward loss in all cells, gaps of
+0.0002 to 0.096; no seeds or variance printed).
+
+Steps (`run`), for every seed:
+
+1. fine-tune the base for one pass over three consecutive slices; theta_1, theta_2, theta_3 are the model after each;
+2. every theta_k answers the same held-out prompts, sampled at temperature 1: D_1, D_2, D_3;
+3. for k < l: forward arm, theta_k trained on D_l; inverse arm, theta_l trained on D_k; same prompts, same settings;
+4. loss on the trained-on answers after training, and *excess* loss: that minus the loss of the checkpoint that wrote
+   them. The arms fit different targets, so a raw gap may be the targets' entropy; the excess has it removed;
+5. gap = forward - inverse over seeds, paired t test, for both losses. Positive: the inverse direction is easier.
+
+The control is the same pair before any training step: a gap that is there already was not made by training.
+The paper trains fully and for an epoch on larger sets; here LoRA on the small base and small sets.
+"""
+
+import tempfile
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from interp.batching import Stopwatch, progress
+from interp.experiments.resistance_report import figures, rate_table, report, verdicts
+from interp.finetune import Example, TrainConfig, fine_tune
+from interp.generation import completion_log_probs, generate
+from interp.models import ChatModel, with_adapter
+from interp.prompts import PromptSet
+from interp.results import Parts, provenance, save_result
+from interp.tasks import Task, load_task
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "NAME",
+    "SUMMARY",
+    "Config",
+    "Result",
+    "figures",
+    "rate_table",
+    "report",
+    "run",
+    "verdicts",
+]
+
+NAME = "resistance"
+SUMMARY = (
+    "train checkpoints forward and back on each other's answers: final and excess loss, paired over seeds"
+)
+DEFAULT_MODEL = "smollm2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings."""
+
+    slices: int = 3
+    """Consecutive slices, as in the paper."""
+    slice_size: int = 32
+    """Examples of a slice."""
+    n_targets: int = 24
+    """Held-out prompts that every checkpoint answers and the arms train on."""
+    max_new_tokens: int = 16
+    """Length of an answer."""
+    seeds: int = 5
+    """Orders of the examples, initialisations and samples."""
+    task: str = "builtin"
+    """Its positive examples are the data set; as in `rebound`."""
+    learning_rate: float = 5e-4
+    """Of both stages."""
+    batch_size: int = 8
+    """Examples per optimiser step."""
+    rank: int = 8
+    """Of the LoRA."""
+    seed: int = 0
+    """First seed."""
+
+    def __post_init__(self) -> None:
+        if self.slices < 2 or self.seeds < 2:
+            raise ValueError(f"slices and seeds must be 2 or more, got {self.slices} and {self.seeds}")
+        if self.slice_size % self.batch_size:
+            raise ValueError(
+                f"slice_size must be a multiple of batch_size = {self.batch_size}, got {self.slice_size}"
+            )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Result:
+    """What a run found."""
+
+    numbers: dict[str, Any]
+    """As in `result.json`."""
+
+    def figures(self) -> dict[str, go.Figure]:
+        """All figures by name."""
+        return figures(self.numbers)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the run folder: result, figures, report."""
+        return save_result(folder, self.numbers, figures=self.figures(), report=report(self.numbers))
+
+
+def run(
+    model: ChatModel,
+    prompts: PromptSet,
+    config: Config | None = None,
+    *,
+    out: str | Path | None = None,
+    show_progress: bool = False,
+) -> Result:
+    """Run every seed and pair.
+
+    Args:
+        out: run folder; trained checkpoints and finished arms are kept beside it until the run is whole, and a run
+            started again continues.
+
+    Raises:
+        ValueError: a task with too few examples or prompts.
+    """
+    config = config or Config()
+    task = load_task(config.task, prompts, n_eval=config.n_targets)
+    if (needed := config.slices * config.slice_size) > len(task.positive):
+        raise ValueError(
+            f"{config.slices} slices of {config.slice_size} need {needed} examples, the task has {len(task.positive)}; "
+            "give more or a smaller slice_size"
+        )
+    if len(task.prompts) < config.n_targets:
+        raise ValueError(
+            f"n_targets is {config.n_targets}, the task has {len(task.prompts)} prompts; lower it"
+        )
+    watch = Stopwatch()
+    with ExitStack() as stack:
+        target = Path(out or Path(stack.enter_context(tempfile.TemporaryDirectory())) / NAME)
+        settings = {
+            "experiment": NAME,
+            "config": asdict(config),
+            "model": model.provenance,
+            "task": task.provenance,
+        }
+        parts = Parts(target, settings)
+        seeds = range(config.seed, config.seed + config.seeds)
+        rows: list[dict[str, Any]] = []
+        for seed in progress(seeds, total=len(seeds), label="resistance", show=show_progress):
+            rows += one_seed(model, task, config, parts, seed)
+        watch.lap("arms")
+        numbers = {
+            "experiment": NAME,
+            "task": task.provenance,
+            "rows": rows,
+            "seconds": watch.with_total,
+            "provenance": provenance(model.provenance, prompts.provenance, config),
+        }
+        result = Result(numbers=numbers)
+        if out is not None:
+            result.save(out)
+        parts.discard()
+    return result
+
+
+def one_seed(base: ChatModel, task: Task, config: Config, parts: Parts, seed: int) -> list[dict[str, Any]]:
+    """A row per pair and arm: losses on the targets before and after training, and the targets' self-entropy."""
+    training = TrainConfig(
+        epochs=1.0,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        schedule="constant",
+        warmup_steps=0,  # the first step of a warm-up has a rate of 0
+        dropout=0.0,
+        rank=config.rank,
+        alpha=2 * config.rank,
+        max_completion_tokens=config.max_new_tokens,
+        seed=seed,
+    )
+    folder = parts.folder / f"train-{seed}"
+    counts = [config.slice_size * (i + 1) for i in range(config.slices)]
+    examples, _ = task.shuffled(seed)
+    thetas = fine_tune(
+        base, examples[: counts[-1]], out=folder / "slices", config=training, checkpoints=counts
+    ).checkpoints
+    # One text for sampling, training and scoring: what re-tokenises otherwise would be no fair target.
+    targets: list[list[str]] = []
+    for number, count in enumerate(counts):
+
+        def answer(path: Path = thetas[count]) -> list[str]:
+            with with_adapter(base, str(path)) as model:
+                done = generate(
+                    model, task.prompts, temperature=1.0, seed=seed, max_new_tokens=config.max_new_tokens
+                )
+            return [text.strip() or "." for text in done.texts]
+
+        targets.append(parts.numbers(f"targets-{seed}-{number}", answer))
+    losses = parts.numbers(
+        f"before-{seed}",
+        lambda: [[_loss(base, thetas[count], task, answers) for answers in targets] for count in counts],
+    )
+    rows = []
+    for k, l in combinations(range(config.slices), 2):  # noqa: E741 (the paper's name)
+        for arm, start, end in (("forward", k, l), ("inverse", l, k)):
+
+            def train(start: int = start, end: int = end, arm: str = arm, pair: str = f"{k}{l}") -> float:
+                trained = fine_tune(
+                    base,
+                    [Example(*row) for row in zip(task.prompts, targets[end], strict=True)],
+                    out=folder / f"{arm}-{pair}",
+                    config=training,
+                    start=thetas[counts[start]],
+                )
+                return _loss(base, trained.folder, task, targets[end])
+
+            final = parts.numbers(f"{arm}-{seed}-{k}{l}", train)
+            own = losses[end][end]
+            rows.append(
+                {
+                    "seed": seed,
+                    "pair": f"{k + 1}-{l + 1}",
+                    "arm": arm,
+                    "final": final,
+                    "self_entropy": own,
+                    "excess": final - own,
+                    "before": losses[start][end],
+                    "before_excess": losses[start][end] - own,
+                }
+            )
+    return rows
+
+
+def _loss(base: ChatModel, adapter: Path, task: Task, answers: list[str]) -> float:
+    """Mean cross-entropy of the answers under base and adapter, nats per token (L_SFT = -E log p(y | x))."""
+    encoded = base.tokenizer(answers, add_special_tokens=False)["input_ids"]
+    ids: list[list[int]] = [list(row) for row in encoded]  # pyright: ignore[reportArgumentType, reportGeneralTypeIssues]
+    with with_adapter(base, str(adapter)) as model:
+        found = completion_log_probs(model, task.prompts, ids)
+    return float(-np.concatenate([row.double().numpy() for row in found]).mean())
