@@ -136,7 +136,8 @@ def stream(
 
     with closing(decode()) as steps:  # pyright: ignore[reportArgumentType]
         while True:
-            with torch.no_grad():  # for the step alone: what runs between two steps keeps its gradients
+            # For the step alone: what runs between two steps has the model to itself, and keeps its gradients.
+            with model.lock, torch.no_grad():
                 step = next(steps, None)
             if step is None:
                 return

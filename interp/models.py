@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
-from threading import get_ident
+from threading import RLock, get_ident
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -106,6 +106,8 @@ class ChatModel(Shown):
         self.revision = revision
         self.adapter = adapter
         self.source = source or name
+        # Held by passes that change how the model as a whole computes, so that a pass in another thread waits.
+        self.lock = RLock()
         self.blocks = _find_blocks(hf, name)
         self.d_model: int = hf.get_input_embeddings().weight.shape[1]  # pyright: ignore[reportAssignmentType, reportCallIssue, reportIndexIssue, reportAttributeAccessIssue]
         self.is_parallel = self._check_residual_stream()

@@ -33,9 +33,10 @@ for verdict in run.verdicts():
     print("-", verdict)
 
 # %% [markdown]
-# **Figure 2.** The paper: at `t_inst` a prompt lies with its kind, whatever the model does with it; at `t_post_inst` it
-# lies with what the model does. Here: the margins towards refused harmful prompts, for harmful prompts that are accepted
-# and harmless ones that are refused; where the two groups part on this model, they part by answer, at both tokens.
+# **Figure 2.** The paper: at `t_inst` a prompt lies with its kind, whatever the model does with it; at
+# `t_post_inst` it lies with what the model does. Here: the margins towards refused harmful prompts, for harmful
+# prompts that are accepted and harmless ones that are refused; where the two groups part on this model, they part
+# by answer, at both tokens.
 
 # %%
 figures["fig02_clusters"]
@@ -56,14 +57,15 @@ figures["fig03_beliefs"]
 figures["geometry_cosine"]
 
 # %% [markdown]
-# How held-out prompts lie along each direction, group by group: what the directions separate, and from which layer on.
+# How held-out prompts lie along each direction, group by group: what the directions separate, and from which
+# layer on.
 
 # %%
 figures["geometry_yardstick"]
 
 # %% [markdown]
-# **Figure 4.** The paper: adding either direction to harmless prompts makes the model refuse, each at its own layers.
-# Here: so do both, from about the middle layers on, and random directions of the same length do not.
+# **Figure 4.** The paper: adding either direction to harmless prompts makes the model refuse, each at its own
+# layers. Here: so do both, from about the middle layers on, and random directions of the same length do not.
 
 # %%
 figures["fig04_refusal_steering"]

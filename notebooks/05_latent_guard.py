@@ -63,8 +63,8 @@ distributions(scores, title="Latent Guard on held-out prompts", x_title="harmful
 )
 
 # %% [markdown]
-# In numbers: the share of each kind that is called harmful, with its 95% interval. Harmless and borderline
-# prompts should stay low.
+# In numbers: the share of each kind that is called harmful, with its 95% interval. Harmless prompts stay low. More
+# than half of the borderline ones are called harmful too: this small model does not tell them from the real thing.
 
 # %%
 called = {kind: rate([s > guard.threshold for s in values]) for kind, values in scores.items()}

@@ -22,7 +22,9 @@ from transformer_lens.tools.analysis.logit_lens import logit_lens
 
 import interp
 from interp.interventions import bridge_hooks
+from interp.plots import THEME
 
+# %%
 model = interp.load("smollm2-safe")
 prompts = interp.load_prompts("builtin")
 refusal = interp.find_directions(model, prompts, layer=17)["refusal"]
@@ -47,7 +49,7 @@ print(
 # %% [markdown]
 # ## Which heads write it
 # A head's output at the last token, projected on the direction: how much refusal each of them adds to the stream.
-# The request is shown by its id only.
+# The request's words are not shown.
 
 # %%
 axes = "head d_head, head d_head d_model, d_model -> head"
@@ -65,7 +67,8 @@ px.imshow(
     color_continuous_midpoint=0,
     aspect="auto",
     labels={"x": "layer", "y": "head", "color": "projection"},
-    title=f"What each head writes on the refusal direction at the last token, {request.ids[0]}",
+    title="What each head writes on the refusal direction, last token",
+    template=THEME,
 )
 
 # %% [markdown]
@@ -81,6 +84,7 @@ px.bar(
     y=pattern,
     labels={"x": "token, by role", "y": "attention"},
     title=f"Attention of head {head} in layer {layer}, from the last token",
+    template=THEME,
 )
 
 # %% [markdown]
@@ -90,17 +94,18 @@ px.bar(
 
 # %%
 first = int(logits[0, -1].argmax())
-lens = logit_lens(bridge, ids, return_type="log_probs", targets=first)
+lens = logit_lens(bridge, ids, return_type="log_probs")
 word = model.tokenizer.decode([first])
 
 # %%
-chance = lens.target_log_probs.flatten().exp().tolist()
+chance = lens.values[..., first].flatten().exp().tolist()
 px.line(
     x=range(len(chance)),
     y=chance,
     markers=True,
     labels={"x": "depth (blocks run)", "y": f"probability of {word!r}"},
     title="Logit lens at the last token",
+    template=THEME,
 )
 
 # %% [markdown]

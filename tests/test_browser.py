@@ -96,7 +96,7 @@ def test_a_new_user_runs_01_and_plays(
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
 
     figure = page.locator(".jp-OutputArea .js-plotly-plot .main-svg").first
-    figure.wait_for(timeout=90_000)  # a cold kernel loads torch and the model first
+    figure.wait_for(timeout=150_000)  # a cold kernel loads torch and the model first
     assert page.locator(".js-plotly-plot .violinlayer .points path").count() >= 24  # every prompt is a point
     cards = page.locator(".interp-card").all_inner_texts()
     assert any("ChatModel smollm2-safe" in card for card in cards)
