@@ -33,6 +33,9 @@ _NAMES = {
     "open_run": "interp.runs",
     "run": "interp.runs",
     "LatentGuard": "interp.guard",
+    "Probe": "interp.probes",
+    "Trajectory": "interp.trajectories",
+    "track": "interp.tracking",
 }
 __all__ = sorted(_NAMES)
 

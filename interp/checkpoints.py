@@ -190,13 +190,14 @@ def _from_pretrained(
     transformers_logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, **options)
-        hf, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
             dtype=dtype or "auto",
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
             **options,
         )
+        hf, found = loaded
         # transformers fills weights that are not there with random numbers, and says so in a log line.
         if found["missing_keys"]:
             missing = sorted(found["missing_keys"])

@@ -17,7 +17,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from interp.experiments import EXPERIMENTS
-from interp.runs import experiment_module
+from interp.runs import experiment_module, report_module
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -169,7 +169,7 @@ def plot(
         from interp.results import load_result, write_file
 
         numbers = load_result(folder).numbers
-        module = experiment_module(str(numbers.get("experiment")))
+        module = report_module(str(numbers.get("experiment")))
         for name, figure in module.figures(numbers).items():
             write_file(folder / "figures" / f"{name}.json", figure.to_json().encode())
             if png is not None:
@@ -327,6 +327,10 @@ def guard_fit(
         float | None,
         typer.Option("--false-positive-rate", help="Calibrate the threshold on harmless/val; else 0."),
     ] = None,
+    n: Annotated[int, typer.Option("--n", help="Training prompts of each kind.")] = 100,
+    layers: Annotated[
+        str | None, typer.Option(help="Layers to average, e.g. 10-20 or 8,12,16; all when not given.")
+    ] = None,
     seed: SeedOption = 0,
 ) -> None:
     """Fit a guard on a model's harmful and harmless prompts.
@@ -344,6 +348,8 @@ def guard_fit(
         fitted = LatentGuard.fit(
             loaded,
             chosen,
+            n=n,
+            layers=None if layers is None else _layer_list(layers),
             false_positive_rate=false_positive_rate,
             show_progress=sys.stderr.isatty(),
         )
@@ -351,6 +357,18 @@ def guard_fit(
         counts = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in fitted.fitted_on["counts"].items())
         console.print(f"{fitted}: {counts}", soft_wrap=True, highlight=False, markup=False)
         console.print(f"guard: {out.resolve()}", soft_wrap=True)
+
+
+def _layer_list(text: str) -> list[int]:
+    """Layers written as `8,12,16` or `10-20`."""
+    found: list[int] = []
+    try:
+        for item in text.split(","):
+            first, dash, last = item.partition("-")
+            found += range(int(first), int(last) + 1) if dash else [int(first)]
+    except ValueError:
+        raise ValueError(f"--layers {text!r}: give numbers or ranges, such as 8,12,16 or 10-20") from None
+    return found
 
 
 @guard_app.command("score")
@@ -382,6 +400,68 @@ def guard_score(
         with sys.stdin if prompts == "-" else Path(prompts).open(encoding="utf-8-sig") as stream:
             for found in fitted.stream(loaded, prompt_lines(stream, prompts, column=column)):
                 print(json.dumps(asdict(found)), flush=True)  # noqa: T201 (the command's output)
+
+
+@app.command("track")
+def track_series(
+    checkpoints: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folders (checkpoint-* inside: all of them, by step), adapters, Hub ids, owner/name@rev,rev."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/track"),
+    base: Annotated[
+        str | None, typer.Option(help="Model that adapters belong to; the one each names when not given.")
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            help="Label in the series, or a checkpoint, to measure against; the first if not given."
+        ),
+    ] = None,
+    prompts: PromptsOption = "builtin",
+    column: ColumnOption = None,
+    ending: Annotated[str, typer.Option(help="What to do to prompts' ends: as-is, strip, period.")] = "as-is",
+    corpus: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=FILE (text, or prompts with answers), instead of the three built in; may be repeated."
+        ),
+    ] = None,
+    n: Annotated[int, typer.Option("-n", help="Test prompts of each kind.")] = 32,
+    seed: SeedOption = 0,
+    json_output: JsonOption = False,
+) -> None:
+    """Measure behaviour, beliefs, directions, compression and KL along a series of checkpoints.
+
+    Example: `interp track runs/sft --base smollm2 --corpus news=news.jsonl --out runs/track`
+    """
+    with _user_errors():
+        from interp.corpora import read_corpus
+        from interp.probes import Probe
+        from interp.prompts import load_prompts
+        from interp.tracking import track
+
+        named = {name: path for name, _, path in (item.partition("=") for item in corpus or [])}
+        if not all(name and path for name, path in named.items()):
+            raise ValueError(f"--corpus takes NAME=FILE, got {', '.join(corpus or [])}")
+        chosen = load_prompts(prompts, column=column, seed=seed, ending=ending)  # pyright: ignore[reportArgumentType]
+        corpora = {name: read_corpus(name, path) for name, path in named.items()} or None
+        trajectory = track(
+            checkpoints,
+            Probe(prompts=chosen, corpora=corpora, n=n, seed=seed),
+            base=base,
+            reference=reference,
+            out=out,
+            show_progress=sys.stderr.isatty(),
+        )
+        if json_output:
+            print((out / "result.json").read_text())  # noqa: T201 (the command's output)
+            return
+        for line in trajectory.verdicts():
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
+        console.print(f"report: {(out / 'report.html').resolve()}", soft_wrap=True)
 
 
 @app.command("train-safe")

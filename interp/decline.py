@@ -15,6 +15,7 @@ seed is not counted as evidence twice. A curve that never reaches what is asked 
 """
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -183,23 +184,22 @@ def fit_decay(doses: Sequence[Number], scores: Sequence[Number], *, floor: Numbe
     end = float(y[x == x.max()].mean()) if floor is None else floor
     start = float(y[x == x.min()].mean())
 
+    least, most = math.log(reach / 1000), math.log(reach * 1000)
+
     def curve(dose: np.ndarray, drop: float, log_tau: float, *rest: float) -> np.ndarray:
-        return (rest[0] if rest else end) + drop * np.exp(-dose / math.exp(log_tau))
+        tau = math.exp(min(max(log_tau, least), most))
+        return (rest[0] if rest else end) + drop * np.exp(-dose / tau)
 
     guess = [start - end or 1e-3, math.log(reach / 3), *([end] if floor is None else [])]
-    free = [math.inf] * (len(guess) - 2)
-    bounds = (
-        [-math.inf, math.log(reach / 1000), *(-f for f in free)],
-        [math.inf, math.log(reach * 1000), *free],
-    )
-    with np.errstate(all="ignore"):
-        found, covariance = optimize.curve_fit(curve, x, y, guess, bounds=bounds, maxfev=20000)
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", optimize.OptimizeWarning)  # no covariance: not resolved below
+        found, covariance = optimize.curve_fit(curve, x, y, guess, maxfev=20000)
     error = y - curve(x, *found)
     freedom = len(x) - len(guess)
     t = stats.t.ppf(0.975, freedom) if freedom else math.nan
     spread = np.sqrt(np.diag(covariance))
     drop, log_tau = float(found[0]), float(found[1])
-    resolved = abs(drop) > (t * spread[0] if math.isfinite(t * spread[0]) else 0.0)
+    resolved = least < log_tau < most and (freedom == 0 or abs(drop) > t * float(spread[0]))
     half = t * float(spread[1])
     tau = Estimate(
         value=math.exp(log_tau) if resolved else math.nan,

@@ -172,8 +172,11 @@ def hookes_law(
     figure.update_layout(
         template=THEME,
         title=title,
-        xaxis={**axis, "title": f"-|D_p| x change of gamma_p ({unit})"},
-        yaxis={**axis, "title": f"|D_a| x change of gamma_a ({unit})"},
+        height=600,
+        margin={"b": 170},
+        legend={"y": -0.2},
+        xaxis={**axis, "title": f"-E_p = -|D_p| x change of gamma_p ({unit})"},
+        yaxis={**axis, "title": "E_a = |D_a| x change of gamma_a"},
     )
     return figure
 
@@ -198,32 +201,57 @@ def slope_ratios(
     figure.add_scatter(
         x=ks, y=ks, mode="lines", line={"color": "#666", "dash": "dash", "width": 1}, name="theorem, |R| = k"
     )
-    for number, series in enumerate(dict.fromkeys(row["series"] for row in rows)):
+    names = list(dict.fromkeys(row["series"] for row in rows))
+    drawn: list[float] = []
+    for number, series in enumerate(names):
         mine = [row for row in rows if row["series"] == series]
         kept = [r for r in mine if r["ratio"]["value"] is not None and r["ratio"].get("resolved", True)]
-        right, wrong = (
-            [r for r in kept if (r["ratio"]["value"] < 0) is negative] for negative in (True, False)
-        )
         missing = len(mine) - len(kept)
-        for label, part, symbol in ((series, right, "circle"), (f"{series}, R > 0", wrong, "circle-open")):
-            if not part and label != series:
+        beside = 1.05 ** (number - (len(names) - 1) / 2)  # so that series do not hide each other
+        right = [r for r in kept if r["ratio"]["value"] < 0]
+        for label, part, hollow in (
+            (series, right, ""),
+            (f"{series}, R > 0", [r for r in kept if r["ratio"]["value"] > 0], "-open"),
+        ):
+            if not part:
                 continue
             entries = [_magnitude(r["ratio"]) for r in part]
+            drawn += [e["value"] for e in entries]
+            known = any(e["low"] < e["high"] for e in entries)
             figure.add_scatter(
-                x=[r["k"] for r in part],
+                x=[r["k"] * beside for r in part],
                 y=[e["value"] for e in entries],
-                error_y=intervals(entries),
+                error_y={**intervals(entries), "color": COLOURS[number % len(COLOURS)]} if known else None,
                 mode="markers",
                 name=label
-                + (f" ({missing} of {len(mine)} not resolved)" if missing and label == series else ""),
-                marker={"symbol": symbol, "size": 9, "color": COLOURS[number % len(COLOURS)]},
-                hovertemplate=f"{label}, k %{{x:.3g}}: |R| %{{y:.3g}}<extra></extra>",
+                + (
+                    f" ({missing} of {len(mine)} not resolved)"
+                    if missing and (not hollow or not right)
+                    else ""
+                ),
+                marker={
+                    "symbol": SYMBOLS[number % len(SYMBOLS)] + hollow,
+                    "size": 8,
+                    "color": COLOURS[number % len(COLOURS)],
+                },
+                customdata=[r["k"] for r in part],
+                hovertemplate=f"{label}, k %{{customdata:.3g}}: |R| %{{y:.3g}}<extra></extra>",
             )
+    span = [*drawn, *ks]
     figure.update_layout(
         template=THEME,
         title=title,
-        xaxis={"title": x_title, "type": "log"},
-        yaxis={"title": "|R| = |change of gamma_a / change of gamma_p|", "type": "log"},
+        height=620,
+        margin={"b": 190},
+        legend={"y": -0.2},
+        xaxis={"title": x_title, "type": "log", "dtick": 1},
+        yaxis={
+            "title": "|R| = |change of gamma_a / of gamma_p|",
+            "type": "log",
+            "dtick": 1,
+            # An interval that covers 0 has no lower end in logarithms: it runs off the lower edge.
+            "range": [math.log10(min(span)) - 0.7, math.log10(max(span)) + 0.7],
+        },
     )
     return figure
 
@@ -234,4 +262,4 @@ def _magnitude(ratio: Mapping[str, Any]) -> dict[str, float]:
         return {"value": value, "low": value, "high": value}
     ends = sorted((abs(ratio["low"]), abs(ratio["high"])))
     crosses = ratio["low"] * ratio["high"] < 0
-    return {"value": value, "low": value * 1e-3 if crosses else ends[0], "high": ends[1]}
+    return {"value": value, "low": value * 1e-9 if crosses else ends[0], "high": ends[1]}

@@ -25,14 +25,15 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from sklearn.metrics import roc_curve
 
+from interp.behaviours import observe
 from interp.beliefs import Centres, belief, fit_centres, states
 from interp.display import Card, Shown, Table
-from interp.generation import generate
 from interp.leaks import leak_check
-from interp.metrics import is_refusal
+from interp.metrics import Rate, auroc
 from interp.models import ChatModel
-from interp.prompts import Ending, Prompts, PromptSet, with_ending
+from interp.prompts import CLOSING, Ending, Prompts, PromptSet, with_ending
 from interp.results import library_versions, write_file
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,20 @@ class GuardScore:
     refusal: float | None
     """Belief at `t_post_inst`: above 0 the model is about to refuse. None where the guard has no such centres."""
     verdict: Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class CategoryRoc:
+    """How well a guard tells one category of harmful prompts from harmless ones."""
+
+    auroc: Rate
+    """With its interval."""
+    false_positives: tuple[float, ...]
+    """Share of harmless prompts flagged, ascending."""
+    true_positives: tuple[float, ...]
+    """Share of the category flagged at the same thresholds."""
+    thresholds: tuple[float, ...]
+    """Harmfulness at or above which a prompt is flagged."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -98,18 +113,18 @@ class LatentGuard(Shown):
                 None is the published 0.
 
         Raises:
-            ValueError: a rate outside 0..1 or finer than the validation prompts can tell, or an empty split.
+            ValueError: a rate outside 0..1 or finer than the validation prompts can tell, a layer out of range, or an
+                empty split.
         """
+        if layers is not None and (not len(layers) or any(not 0 <= k <= model.n_layers for k in layers)):
+            raise ValueError(f"layers must be one or more of 0..{model.n_layers}, got {list(layers)}")
+        if false_positive_rate is not None:
+            check_calibration(len(prompts["harmless", "val"]), false_positive_rate)
         train = {kind: prompts[kind, "train"].first(n) for kind in ("harmful", "harmless")}
         kept = {kind: states(model, part.texts, show_progress=show_progress) for kind, part in train.items()}
         refused = {
             kind: torch.tensor(
-                [
-                    is_refusal(text, "24")
-                    for text in generate(
-                        model, part.texts, max_new_tokens=max_new_tokens, show_progress=show_progress
-                    ).texts
-                ]
+                observe(model, part, max_new_tokens=max_new_tokens, show_progress=show_progress).refused
             )
             for kind, part in train.items()
         }
@@ -159,13 +174,7 @@ class LatentGuard(Shown):
             ValueError: a rate outside 0..1, or finer than so many prompts can tell.
         """
         n = len(harmless)
-        if not 0 < false_positive_rate < 1:
-            raise ValueError(f"false_positive_rate must lie between 0 and 1, got {false_positive_rate}")
-        if false_positive_rate * n < 1:
-            raise ValueError(
-                f"{n} harmless validation prompts cannot tell a false-positive rate of {false_positive_rate:g}; "
-                f"give at least {1 / n:.3g} or more prompts"
-            )
+        check_calibration(n, false_positive_rate)
         scores = sorted((s.harmfulness for s in self.score(model, harmless.texts)), reverse=True)
         allowed = int(false_positive_rate * n + 1e-9)
         note = {"false_positive_rate": false_positive_rate, "prompts": harmless.source, "n": n}
@@ -188,7 +197,7 @@ class LatentGuard(Shown):
         self._check(model)
         waiting = iter(prompts)
         while chunk := list(islice(waiting, _CHUNK)):
-            texts = [with_ending(text, self.ending) for text in chunk]
+            texts = [_ended(text, self.ending) for text in chunk]
             roles = ("t_inst",) if self.refusal is None else ("t_inst", "t_post_inst")
             read = states(model, texts, positions=roles)
             harm = belief(self.harm.margin(read[:, :, 0]), self.layers).tolist()
@@ -209,6 +218,32 @@ class LatentGuard(Shown):
                     f"this guard was fitted on {self.fitted_on['model']} and the {what} of {model.name} differ; load "
                     f"{self.fitted_on['model']}, or fit a guard on this model (interp guard fit)"
                 )
+
+    def roc(self, model: ChatModel, harmful: Prompts, harmless: Prompts) -> dict[str, CategoryRoc]:
+        """ROC of each harm category against all the harmless prompts, and of `all` harmful prompts.
+
+        Raises:
+            ValueError: as `score`, or no prompts of a kind.
+        """
+        bad, good = (
+            torch.tensor([s.harmfulness for s in self.score(model, part.texts)], dtype=torch.float64)
+            for part in (harmful, harmless)
+        )
+        rows: dict[str, list[int]] = {"all": list(range(len(harmful)))}
+        for row, category in enumerate(harmful.categories):
+            if category is not None:
+                rows.setdefault(category, []).append(row)
+        found = {}
+        for category, chosen in rows.items():
+            labels = [1] * len(chosen) + [0] * len(good)
+            false, true, thresholds = roc_curve(labels, torch.cat([bad[chosen], good]).numpy())
+            found[category] = CategoryRoc(
+                auroc=auroc(bad[chosen], good),
+                false_positives=tuple(false.tolist()),
+                true_positives=tuple(true.tolist()),
+                thresholds=tuple(thresholds.tolist()),
+            )
+        return found
 
     def save(self, path: str | Path) -> Path:
         """Write the guard to one safetensors file, atomically."""
@@ -292,3 +327,19 @@ class LatentGuard(Shown):
             },
             tables=[Table(header=["training prompts", "n"], rows=counts)],
         )
+
+
+def check_calibration(n: int, false_positive_rate: float) -> None:
+    """Raise a ValueError unless n harmless prompts can tell a false-positive rate."""
+    if not 0 < false_positive_rate < 1:
+        raise ValueError(f"false_positive_rate must lie between 0 and 1, got {false_positive_rate}")
+    if false_positive_rate * n < 1:
+        raise ValueError(
+            f"{n} harmless validation prompts cannot tell a false-positive rate of {false_positive_rate:g}; "
+            f"give at least {1 / n:.3g} or more prompts"
+        )
+
+
+def _ended(text: str, ending: Ending) -> str:
+    """The prompt with the guard's ending; one that is punctuation only stays as it is, as a stream must go on."""
+    return with_ending(text, ending) if text.strip(CLOSING) else text

@@ -2,9 +2,9 @@
 
     trainer = SFTTrainer(..., callbacks=[ElasticityCallback(every=50, out="runs/live")])
 
-The run is the same with and without the callback: a measurement happens between two optimiser steps, in eval mode, without
-gradients, on caches of its own, and puts the mode of every module and the state of every random generator (Python, NumPy,
-torch on all devices) back. Values go to whatever the trainer reports to (TensorBoard, W&B, trackio, ...) as
+The run is the same with and without the callback: a measurement happens between two optimiser steps, in eval mode,
+without gradients, on caches of its own, and puts the mode of every module and the state of every random generator
+(Python, NumPy, torch on all devices) back. Values go to whatever the trainer reports to (TensorBoard, W&B, trackio) as
 `elasticity/{measure}/{prompts}`, and as a `Trajectory` to `out`. What a measurement costs is reported next to them, in
 seconds and in training steps.
 """
@@ -25,8 +25,9 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import CallbackHandler
 
+from interp.measures import as_records, measure
 from interp.models import ChatModel
-from interp.probes import Group, Probe, Reference, as_records, measure
+from interp.probes import Group, Probe, Reference
 from interp.references import fit_reference, load_reference
 from interp.results import Parts
 from interp.trajectories import Measured, Trajectory, assemble
@@ -34,7 +35,7 @@ from interp.trajectories import Measured, Trajectory, assemble
 logger = logging.getLogger(__name__)
 
 LIVE_MEASURES: tuple[Group, ...] = ("refusal", "beliefs", "directions", "shift", "guard", "compression", "kl")
-"""What a live model allows: all but the change of weights and KL from its own samples, which need the reference loaded."""
+"""What a live model allows: all but the change of weights, and of KL the one on the reference's samples."""
 
 
 def live_probe() -> Probe:
@@ -76,7 +77,8 @@ class ElasticityCallback(TrainerCallback):
             raise ValueError(
                 f"{', '.join(refused)} cannot be measured on a live model; track() measures it on saved checkpoints"
             )
-        self.every, self.out, self.reference, self.tokenizer = every, out and Path(out), reference, tokenizer
+        self.every, self.reference, self.tokenizer = every, reference, tokenizer
+        self.out = None if out is None else Path(out)
         self.trajectory: Trajectory | None = None
         """All measurements so far."""
         self._series: list[Measured] = []
@@ -88,6 +90,10 @@ class ElasticityCallback(TrainerCallback):
         if not state.is_world_process_zero:
             return
         self._handler = _calling_handler()
+        with untouched(given["model"]):
+            self._begin(args, state, control, given)
+
+    def _begin(self, args: Any, state: Any, control: Any, given: Mapping[str, Any]) -> None:
         tokenizer = self.tokenizer or given.get("processing_class")
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
             raise ValueError(
@@ -101,14 +107,13 @@ class ElasticityCallback(TrainerCallback):
         self._series = [
             found for found in map(_measured, self._stored()) if (found.step or 0) <= state.global_step
         ]
-        with untouched(given["model"]):
-            self._model = _chat_model(given["model"], tokenizer)
-            if self.reference is None:
-                self.reference = load_reference(
-                    self._parts, "reference", lambda: fit_reference(self._model, self.probe)
-                )
+        self._model = _chat_model(given["model"], tokenizer)
+        if self.reference is None:
+            self.reference = load_reference(
+                self._parts, "reference", lambda: fit_reference(self._model, self.probe)
+            )
         if state.global_step not in [found.step for found in self._series]:
-            self._measure(args, state, control)
+            self._measure_here(args, state, control)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 (Trainer's signature)
         """Note the time."""
@@ -129,15 +134,18 @@ class ElasticityCallback(TrainerCallback):
         """Draw figures and report."""
         if state.is_world_process_zero and self.trajectory is not None:
             assert self.out is not None
-            self.trajectory.save(self.out)
+            with untouched(self._model.hf):
+                self.trajectory.save(self.out)
 
     def _measure(self, args: Any, state: Any, control: Any) -> None:
-        if not state.is_world_process_zero:
-            return
+        if state.is_world_process_zero:
+            with untouched(self._model.hf):
+                self._measure_here(args, state, control)
+
+    def _measure_here(self, args: Any, state: Any, control: Any) -> None:
         assert self.reference is not None and self.out is not None
         begun = time.perf_counter()
-        with untouched(self._model.hf):
-            rows = as_records(measure(self._model, self.probe, self.reference))
+        rows = as_records(measure(self._model, self.probe, self.reference))
         seconds = time.perf_counter() - begun
         step = int(state.global_step)
         entry = {"step": step, "rows": rows, "seconds": round(seconds, 3)}

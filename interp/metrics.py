@@ -126,20 +126,24 @@ def auroc(
         ValueError: one side is empty, or scores that are not finite.
     """
     a, b = positive.double().cpu().numpy(), negative.double().cpu().numpy()
-    value = _auroc(a, b)
+    value = float(_auroc(a, b))
     generator = np.random.default_rng(seed)
-    draws = [_auroc(generator.choice(a, len(a)), generator.choice(b, len(b))) for _ in range(resamples)]
-    low, high = np.quantile(draws, (0.025, 0.975)) if draws else (math.nan, math.nan)
+    low = high = math.nan
+    if resamples:
+        drawn = [side[generator.integers(0, len(side), (resamples, len(side)))] for side in (a, b)]
+        low, high = np.quantile(_auroc(*drawn), (0.025, 0.975))
     return Rate(value=value, n=len(a) + len(b), low=float(low), high=float(high))
 
 
-def _auroc(a: np.ndarray, b: np.ndarray) -> float:
-    if len(a) == 0 or len(b) == 0:
-        raise ValueError(f"AUROC needs scores on both sides, got {len(a)} and {len(b)}")
+def _auroc(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """AUROC along the last axis; many draws at once."""
+    n, m = a.shape[-1], b.shape[-1]
+    if n == 0 or m == 0:
+        raise ValueError(f"AUROC needs scores on both sides, got {n} and {m}")
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError("AUROC needs finite scores")
-    ranks = stats.rankdata(np.concatenate([a, b]))
-    return float((ranks[: len(a)].sum() - len(a) * (len(a) + 1) / 2) / (len(a) * len(b)))
+    ranks = stats.rankdata(np.concatenate([a, b], axis=-1), axis=-1)
+    return np.asarray((ranks[..., :n].sum(-1) - n * (n + 1) / 2) / (n * m))
 
 
 def is_refusal(text: str, substrings: RefusalList = "12") -> bool:

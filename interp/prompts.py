@@ -38,7 +38,8 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 _BUILTIN = Path(__file__).parent / "data" / "builtin"
 HELD_OUT_TEXT = _BUILTIN / "text.txt"
 """A page of plain prose, for cross-entropy; no model of ours was trained on it."""
-_CLOSING = " \t\r\n.!?…。！？"
+CLOSING = " \t\r\n.!?…。！？"
+"""What counts as the end of a prompt and not its content."""
 _FRACTIONS = {"train": 0.6, "val": 0.2, "test": 0.2}
 
 
@@ -110,7 +111,7 @@ class Prompts(Shown):
         try:
             texts = tuple(with_ending(text, ending) for text in self.texts)
         except ValueError as error:
-            bare = [i for i, text in zip(self.ids, self.texts, strict=True) if not text.rstrip(_CLOSING)]
+            bare = [i for i, text in zip(self.ids, self.texts, strict=True) if not text.rstrip(CLOSING)]
             if bare:
                 raise ValueError(f"{self.source}: prompt {bare[0]} is punctuation only; remove it") from error
             raise
@@ -127,7 +128,7 @@ def with_ending(text: str, ending: Ending) -> str:
         raise ValueError(f"unknown ending {ending!r}; known: {', '.join(get_args(Ending))}")
     if ending == "as-is":
         return text
-    bare = text.rstrip(_CLOSING)
+    bare = text.rstrip(CLOSING)
     if not bare:
         raise ValueError("a prompt is punctuation only; remove it")
     return bare + "." if ending == "period" else bare

@@ -146,10 +146,13 @@ def judge(trends: Mapping[str, Estimate]) -> tuple[str, str]:
     against = [text for key, (_, no, text) in predicted.items() if no(trends[key])]
     supporting = [text for key, (yes, _, text) in predicted.items() if yes(trends[key])]
     if against:
-        grows = " and ".join(
-            f"{text} {'falls' if text == 'the initial decline' else 'rises'}" for text in against
-        )
-        return "not consistent with rebound", f"with more positive examples {grows}, opposite to rebound"
+        opposite = {
+            "the initial decline": "the initial decline is flatter",
+            "the late decline": "the late decline is steeper",
+            "the time constant": "the time constant is longer",
+        }
+        said = ", ".join(opposite[text] for text in against)
+        return "not consistent with rebound", f"with more positive examples {said}, opposite to rebound"
     if len(supporting) == len(predicted):
         return (
             "consistent with rebound",

@@ -26,19 +26,10 @@ from interp.corpora import bits
 from interp.directions import cosine, difference_in_means, orthogonalised, project
 from interp.generation import next_token_log_probs
 from interp.leaks import leak_check
+from interp.measures import along, distributions, read_states, sample, shape
 from interp.metrics import Rate, auroc, find_refusal_tokens, refusal_metric
 from interp.models import ChatModel
-from interp.probes import (
-    LEAST,
-    Axis,
-    Probe,
-    Reference,
-    along,
-    distributions,
-    read_states,
-    sample,
-    shape,
-)
+from interp.probes import LEAST, Axis, Probe, Reference
 from interp.prompts import KINDS, Prompts
 from interp.results import Parts
 
@@ -199,11 +190,13 @@ def _control(
     for name in train.keys() & held_out.keys():
         vector = _of_contrast(acts, train[name], direction)
         along = project(scored, vector)
-        tried[name] = auroc(along[held_out[name].positive], along[held_out[name].negative], resamples=200)
+        tried[name] = auroc(along[held_out[name].positive], along[held_out[name].negative], resamples=0)
     if not tried:
         return None
     best = min(sorted(tried), key=lambda name: abs(tried[name].value - target.value))
     vector = difference_in_means(acts[train[best].positive], acts[train[best].negative])
+    projected = project(scored, _of_contrast(acts, train[best], direction))
+    found = auroc(projected[held_out[best].positive], projected[held_out[best].negative], resamples=200)
     control = Axis(
         name=f"control_{axis.name}",
         layer=axis.layer,
@@ -217,10 +210,10 @@ def _control(
         "layer": axis.layer,
         "role": axis.role,
         "about": best,
-        "auroc": tried[best].as_dict(),
+        "auroc": found.as_dict(),
         "target_auroc": target.as_dict(),
         "cosine_before": float(cosine(vector, direction)),
-        "tried": {name: found.value for name, found in sorted(tried.items())},
+        "tried": {name: rate.value for name, rate in sorted(tried.items())},
     }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from interp.display import Card, Shown, result_card
-from interp.experiments import EXPERIMENTS
+from interp.experiments import EXPERIMENTS, REPORTS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +37,7 @@ class Run(Shown):
     @property
     def experiment(self) -> Any:
         """The experiment's module."""
-        return experiment_module(str(self.numbers.get("experiment")))
+        return report_module(str(self.numbers.get("experiment")))
 
     def figures(self) -> "dict[str, go.Figure]":
         """Every figure by name, drawn from the stored numbers."""
@@ -73,7 +73,7 @@ def open_run(folder: str | Path) -> Run:
     from interp.results import load_result
 
     stored = load_result(folder)
-    experiment_module(str(stored.numbers.get("experiment")))
+    report_module(str(stored.numbers.get("experiment")))
     return Run(numbers=stored.numbers, tensors=stored.tensors, folder=Path(folder))
 
 
@@ -142,3 +142,12 @@ def experiment_module(name: str) -> Any:
     if name not in EXPERIMENTS:
         raise ValueError(f"unknown experiment {name!r}; known: {', '.join(EXPERIMENTS)}")
     return import_module(EXPERIMENTS[name])
+
+
+def report_module(name: str) -> Any:
+    """The module that draws a stored run: an experiment's, or the one of another kind of run (`REPORTS`).
+
+    Raises:
+        ValueError: unknown name.
+    """
+    return import_module(REPORTS[name]) if name in REPORTS else experiment_module(name)

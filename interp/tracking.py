@@ -10,8 +10,9 @@ Steps (`track`):
 3. open the reference once more for KL(checkpoint || reference) on the samples that the checkpoints left;
 4. put the rows together (`interp.trajectories`).
 
-Every finished checkpoint is kept in `<out>.parts` at once, and found again in a finished `<out>`, so a run that is killed,
-or started again with further checkpoints, measures none of them twice. `ElasticityCallback` does the same on a live model.
+Every finished checkpoint is kept in `<out>.parts` at once, and found again in a finished `<out>`, so a run that is
+killed, or started again with further checkpoints, measures none of them twice. `ElasticityCallback` does the same on a
+live model.
 """
 
 import logging
@@ -28,9 +29,10 @@ from torch import Tensor
 
 from interp.batching import progress
 from interp.live_tracking import ElasticityCallback
+from interp.measures import Row, as_records, distributions, kl_per_token, measure, sample
 from interp.metrics import Rate
 from interp.models import ChatModel
-from interp.probes import Probe, Reference, Row, as_records, distributions, kl_per_token, measure, sample
+from interp.probes import Probe, Reference
 from interp.references import fit_reference, load_reference
 from interp.results import Parts, load_result
 from interp.series import Checkpoint, Shelf, find_checkpoints, step_unit

@@ -18,6 +18,8 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 
+from interp import trajectory_report
+from interp.display import Card, Shown, result_card
 from interp.probes import Probe
 from interp.results import library_versions, load_result, save_result
 from interp.trajectory_report import NAME, figures, report, verdicts
@@ -39,8 +41,8 @@ COLUMNS = (
 _WHOLE = ("index", "step", "layer", "n")
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Trajectory:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Trajectory(Shown):
     """Measurements along a series of checkpoints."""
 
     frame: pd.DataFrame
@@ -62,7 +64,7 @@ class Trajectory:
         Raises:
             ValueError: no such measure or prompts in this trajectory.
         """
-        found = self.frame[self.frame["measure"] == measure]
+        found: Any = self.frame[self.frame["measure"] == measure]
         if found.empty:
             known = ", ".join(sorted(set(self.frame["measure"]) - {"checkpoint"}))
             raise ValueError(f"no measure {measure!r} in this trajectory; it has {known}")
@@ -78,7 +80,7 @@ class Trajectory:
     @property
     def skipped(self) -> dict[str, str]:
         """Checkpoint → why it could not be measured."""
-        rows = self.frame[self.frame["measure"] == "checkpoint"]
+        rows: Any = self.frame[self.frame["measure"] == "checkpoint"]
         return dict(zip(rows["checkpoint"], rows["status"], strict=True))
 
     @property
@@ -91,6 +93,7 @@ class Trajectory:
             "checkpoints": [dict(entry) for entry in self.checkpoints],
             "reference": dict(self.reference),
             "cost": None if self.cost is None else dict(self.cost),
+            "seconds": {"total": round(sum(entry["seconds"] for entry in self.checkpoints), 2)},
             "rows": rows.to_dict("records"),
             "provenance": dict(self.provenance),
         }
@@ -113,6 +116,9 @@ class Trajectory:
             report=report(numbers) if drawn else None,
             files={"trajectory.csv": self.frame.to_csv(index=False).encode()},
         )
+
+    def _card(self) -> Card:
+        return result_card(self.numbers, trajectory_report)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Trajectory":

@@ -31,8 +31,8 @@ SMALL = experiment.Config(
     positives=(500, 1000, 2000),
     negatives=(0, 100, 200, 400),
     runs=3,
-    transformer_pretraining=(200, 800),
-    transformer_positives=(100, 200),
+    transformer_pretraining=(64, 128),
+    transformer_positives=(50, 100),
     transformer_negatives=(0, 25, 50),
     transformer_runs=2,
 )
@@ -160,7 +160,7 @@ def test_grammars_are_disjoint_and_the_loop_learns_them() -> None:
 
 
 def test_a_life_cycle_moves_between_its_stops() -> None:
-    stages = Stages(pretraining=(200,), positives=(100,), negatives=(0, 25, 50))
+    stages = Stages(pretraining=(64,), positives=(50,), negatives=(0, 25, 50))
     rows = life_cycle(stages, seed=0)
     assert [r["n_minus"] for r in rows] == [0, 25, 50]
     assert rows[0]["change_a"]["mean"] == 0
@@ -177,7 +177,7 @@ def test_a_run_from_the_command_continues_and_is_drawn_again_without_a_model(tmp
         )
     }  # fmt: skip
     arguments = ["run", "elasticity-theory", "--out", str(tmp_path / "run"), "--set", "runs=3"]
-    arguments += ["--set", "transformer_runs=2"]
+    arguments += ["--set", "transformer_runs=1"]
     for name, value in settings.items():
         arguments += ["--set", f"{name}={json.dumps(value)}"]
     runner = CliRunner()

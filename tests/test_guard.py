@@ -99,6 +99,48 @@ def test_calibration_lets_through_no_more_than_asked(
         guard.calibrated(tiny, harmless, false_positive_rate=2.0)
 
 
+def test_settings_that_cannot_be_met_are_refused_before_any_forward_pass(
+    tiny: ChatModel, prompts: PromptSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guards, "states", lambda *_, **__: pytest.fail("ran the model"))
+    with pytest.raises(ValueError, match=r"layers must be one or more of 0\.\.3, got \[1, 4\]"):
+        LatentGuard.fit(tiny, prompts, layers=[1, 4])
+    with pytest.raises(
+        ValueError, match=r"40 harmless validation prompts cannot tell a false-positive rate of 0\.01"
+    ):
+        LatentGuard.fit(tiny, prompts, false_positive_rate=0.01)
+
+
+def test_a_prompt_of_punctuation_does_not_end_a_stream(tiny: ChatModel, guard: LatentGuard) -> None:
+    scores = guard.score(tiny, ["Hi", "???", "Why?"])
+    assert len(scores) == 3
+    assert scores[0] == guard.score(tiny, ["Hi"])[0]
+
+
+def test_roc_by_category_is_that_of_the_scores(
+    tiny: ChatModel, guard: LatentGuard, prompts: PromptSet
+) -> None:
+    bad, good = prompts["harmful", "test"].first(30), prompts["harmless", "test"].first(20)
+    found = guard.roc(tiny, bad, good)
+    assert set(found) == {"all", *bad.categories}
+    scores = {
+        kind: [s.harmfulness for s in guard.score(tiny, part.texts)]
+        for kind, part in (("b", bad), ("g", good))
+    }
+    category = bad.categories[4]
+    chosen = [v for v, c in zip(scores["b"], bad.categories, strict=True) if c == category]
+    pairs = [(a > b) + 0.5 * (a == b) for a in chosen for b in scores["g"]]
+    assert found[str(category)].auroc.value == pytest.approx(
+        sum(pairs) / len(pairs), abs=0.02
+    )  # ties by rounding
+    roc = found["all"]
+    for false, true, threshold in zip(
+        roc.false_positives[1:], roc.true_positives[1:], roc.thresholds[1:], strict=True
+    ):
+        assert false == pytest.approx(sum(v >= threshold for v in scores["g"]) / 20, abs=0.051)
+        assert true == pytest.approx(sum(v >= threshold for v in scores["b"]) / 30, abs=0.034)
+
+
 def test_files_that_are_no_guards_are_named(tmp_path: Path, guard: LatentGuard) -> None:
     with pytest.raises(ValueError, match="no such guard file"):
         LatentGuard.load(tmp_path / "absent.safetensors")
@@ -123,6 +165,22 @@ def test_the_command_fits_and_scores_files_and_standard_input(saved_tiny: Path, 
         json.dumps({"prompt": "Hi\u2028there"}),
     ]
     (tmp_path / "in.jsonl").write_text("\n".join(lines) + "\n")
+    few = [
+        "guard",
+        "fit",
+        *model,
+        "--out",
+        str(tmp_path / "few.safetensors"),
+        "--n",
+        "10",
+        "--layers",
+        "1-2,3",
+    ]
+    assert "harmful 10" in CliRunner().invoke(app, few).output
+    assert LatentGuard.load(tmp_path / "few.safetensors").layers == (1, 2, 3)
+    done = CliRunner().invoke(app, [*few[:-1], "some"])
+    assert done.exit_code == 2
+    assert "give numbers or ranges, such as 8,12,16 or 10-20" in " ".join(done.output.split())
     arguments = ["guard", "score", str(path), str(tmp_path / "in.jsonl"), *model]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output

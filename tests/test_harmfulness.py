@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from interp.behaviours import GROUPS
 from interp.experiments import harmfulness
+from interp.experiments import harmfulness_report_figures as report_figures
 from interp.experiments.harmfulness_analysis import (
     Anchors,
     beliefs,
@@ -17,7 +19,17 @@ from interp.experiments.harmfulness_analysis import (
     positions_margin,
     yardstick,
 )
-from interp.experiments.harmfulness_steering import BEFORE_QUESTION, ON_INSTRUCTION, RANDOM, Directions
+from interp.experiments.harmfulness_steering import (
+    BEFORE_QUESTION,
+    INVERSION_ARMS,
+    ON_INSTRUCTION,
+    RANDOM,
+    REFUSAL_ARMS,
+    Directions,
+    inversion_sweep,
+    position_sweep,
+    refusal_sweep,
+)
 from interp.experiments.harmfulness_steering_inversion import (
     INVERSIONS,
     ask,
@@ -30,6 +42,7 @@ from interp.prompts import Prompts, load_prompts
 from interp.results import load_result
 
 LAYERS, WIDTH = 5, 64
+N = {name: 12 + number for number, name in enumerate(GROUPS)}
 HARM = torch.eye(WIDTH)[0]
 REFUSE = torch.eye(WIDTH)[1]
 
@@ -46,7 +59,7 @@ def planted(
 
 def planted_groups(axes: tuple[Tensor, Tensor] = (HARM, REFUSE)) -> dict[str, Tensor]:
     return {
-        name: planted("harmful" in name, "refused" in name, 12, seed=number, axes=axes)
+        name: planted("harmful" in name, "refused" in name, N[name], seed=number, axes=axes)
         for number, name in enumerate(GROUPS)
     }
 
@@ -58,7 +71,7 @@ def planted_anchors(axes: tuple[Tensor, Tensor] = (HARM, REFUSE)) -> Anchors:
     )
 
 
-IDS = {name: [f"{name}-{i}" for i in range(12)] for name in GROUPS}
+IDS = {name: [f"{name}-{i}" for i in range(n)] for name, n in N.items()}
 
 
 def test_planted_axes_give_each_belief_its_own_label() -> None:
@@ -181,6 +194,53 @@ def test_arms_have_their_sign_norm_and_tokens() -> None:
         assert not torch.allclose(control.direction, like[1])
 
 
+def test_sweeps_have_a_rate_for_every_arm_and_layer_and_are_drawn(tiny: ChatModel) -> None:
+    generator = torch.Generator().manual_seed(0)
+    directions = Directions(
+        harmfulness=torch.randn(3, 32, generator=generator), refusal=torch.randn(3, 32, generator=generator)
+    )
+    settings: dict[str, Any] = {
+        "coefficient": 2.0,
+        "max_new_tokens": 3,
+        "keep": lambda _, compute: compute(),
+        "watch": lambda items, _: items,
+    }
+    texts = ("Bake bread", "Sing a song", "Hi there")
+    prompts = Prompts(texts=texts, ids=texts, categories=(None,) * 3, source="test")
+    swept = refusal_sweep(tiny, directions, prompts, layers=[0, 2], seed=0, **settings)
+    assert all(len(rates) == 2 and rates[0]["n"] == 3 for rates in swept["rates"].values())
+    inverted = inversion_sweep(
+        tiny,
+        directions,
+        {"harmless": texts, "harmful": texts},
+        question=0,
+        layers=[0, 2],
+        seed=0,
+        **settings,
+    )
+    positions = position_sweep(
+        tiny,
+        torch.randn(4, 3, 32, generator=generator),
+        texts,
+        question=0,
+        layers=[1],
+        **settings,
+    )
+    assert [len(row) for row in positions] == [1] * 4
+    numbers = {
+        "provenance": {"model": "tiny"},
+        "endings": ["as-is"],
+        "steering": {"as-is": swept},
+        "inversion": {"as-is": inverted},
+        "positions": {"names": list("abcd"), "layers": [1], "inversion": positions},
+    }
+    shown = report_figures._inversion(numbers, "harmful")
+    assert {trace.name for trace in shown.data} == set(INVERSION_ARMS["harmful"])
+    assert len(report_figures._refusal_steering(numbers, numbers["steering"]).data) == len(REFUSAL_ARMS)
+    assert len(report_figures._position_inversion(numbers).data) == 4
+    assert len(report_figures._instruction_only(numbers).data) > 4
+
+
 # The run
 
 
@@ -222,31 +282,25 @@ def test_changed_endings_are_refused(tiny: ChatModel) -> None:
 @pytest.mark.checkpoint
 def test_run_on_the_bundled_model(bundled: Callable[[str], ChatModel], tmp_path: Path) -> None:
     config = harmfulness.Config(
-        n_train=24,
-        n_test=16,
-        n_steer=6,
-        steer_every=14,
-        n_invert=2,
-        invert_every=29,
-        least_gap=-3.0,
-        max_new_tokens=8,
-        verdict_tokens=3,
+        n_train=14,
+        n_test=8,
+        n_steer=5,
+        steer_every=16,
+        n_invert=1,
+        max_new_tokens=6,
+        verdict_tokens=2,
         draws=20,
     )
     out = tmp_path / "run"
     result = harmfulness.run(bundled("smollm2-safe"), load_prompts("builtin"), config, out=out)
     stored = load_result(out).numbers
     assert set(harmfulness.figures(stored)) == set(result.figures())
-    assert {"fig05a_inversion_harmless", "fig16_position_inversion"} <= set(result.figures())
     for ending in ("as-is", "strip", "period"):
         sweep = stored["steering"][ending]
         top = max(r["value"] for r in sweep["rates"]["refusal"])
         random = max(r["value"] for name in RANDOM for r in sweep["rates"][name])
-        assert top > random  # layer 14 of 30 is among those steered
+        assert top > random  # layer 16 of 30 is one of the two that are steered
         rows = stored["beliefs"][ending]["means"]
-        assert (
-            rows["refused harmful"]["harmfulness"]["low"]
-            > 0
-            > rows["accepted harmless"]["harmfulness"]["high"]
-        )
-    assert len(harmfulness.verdicts(stored)) >= 10
+        harm = {name: by["harmfulness"]["value"] for name, by in rows.items()}
+        assert harm["refused harmful"] > harm["accepted harmless"]
+    assert len(harmfulness.verdicts(stored)) == 9

@@ -79,7 +79,15 @@ def test_figures_and_page_come_from_the_stored_run(finished: tuple[Path, dict[st
     out, _ = finished
     numbers = load_result(out).numbers
     drawn = rebound.figures(numbers)
-    assert set(drawn) == {"decline", "kl", "by_positives", "time_constants", "heat_map", "representation"}
+    assert set(drawn) == {
+        "decline",
+        "kl",
+        "by_positives",
+        "time_constants",
+        "heat_map",
+        "rates",
+        "representation",
+    }
     assert [t.name for t in drawn["decline"].data if t.mode == "lines+markers"] == [
         "N+ = 0 (control)", "N+ = 8",
     ]  # fmt: skip
@@ -208,3 +216,12 @@ def test_wrong_grids_are_refused(tiny: ChatModel) -> None:
         ValueError, match=r"positives go up to 8000, the task has \d+; give more or smaller counts"
     ):
         rebound.run(tiny, load_prompts("builtin"), big)
+
+
+def test_a_model_is_used_only_for_its_own_name(tiny: ChatModel, saved_tiny: Path) -> None:
+    named = ChatModel(tiny.hf, tiny.tokenizer, name=saved_tiny.name)
+    assert rebound.is_named(named, str(saved_tiny))
+    assert not rebound.is_named(tiny, str(saved_tiny))
+    revised = ChatModel(tiny.hf, tiny.tokenizer, name="owner/model", revision="step1000")
+    assert rebound.is_named(revised, "owner/model@step1000")
+    assert not rebound.is_named(revised, "owner/model")

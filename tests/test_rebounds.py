@@ -49,7 +49,7 @@ def test_the_opposite_is_not_consistent() -> None:
     taus = {"1000": 300.0, "2000": 400.0, "5000": 600.0, "10000": 900.0}
     found = summarise(DOSES, planted(taus, dict.fromkeys(STARTS, 0.9)), base=0.3)
     assert found["verdict"] == "not consistent with rebound"
-    assert "the time constant rises" in found["why"]
+    assert "the time constant is longer" in found["why"]
 
 
 def test_noise_is_not_resolved() -> None:

@@ -37,6 +37,7 @@ from interp.batching import Stopwatch
 from interp.behaviours import observe
 from interp.beliefs import states
 from interp.directions import cosine_matrix, unit
+from interp.display import ShownResult
 from interp.experiments.categories_report import DIRECTIONS, ENDINGS, figures, rate_table, report, verdicts
 from interp.leaks import leak_check
 from interp.metrics import Rate
@@ -79,8 +80,8 @@ class Config:
                 raise ValueError(f"{name} must be {least} or more, got {getattr(self, name)}")
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Result:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Result(ShownResult):
     """What a run found."""
 
     numbers: dict[str, Any]

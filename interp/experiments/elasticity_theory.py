@@ -30,7 +30,13 @@ import plotly.graph_objects as go
 from interp.batching import Stopwatch, progress
 from interp.decline import exponents, over_seeds
 from interp.experiments import elasticity_theory_models as theory
-from interp.experiments.elasticity_theory_report import figures, rate_table, report, verdicts
+from interp.experiments.elasticity_theory_report import (
+    figures,
+    rate_table,
+    rebound_summaries,
+    report,
+    verdicts,
+)
 from interp.experiments.elasticity_theory_transformer import Stages, life_cycle
 from interp.results import Parts, provenance, save_result
 
@@ -171,6 +177,7 @@ def run(
             {"model": "computed models", "device": "cpu"}, {"name": "synthetic", "notes": []}, config
         ),
     }
+    numbers["summaries"] = rebound_summaries(numbers)
     result = Result(numbers=numbers)
     if out is not None:
         result.save(out)

@@ -6,7 +6,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from interp.decline import Estimate, Ratio, exponents, ratio_of_means
-from interp.decline_plots import decline_panels, hookes_law, slope_ratios
+from interp.decline_plots import SYMBOLS, decline_panels, hookes_law, slope_ratios
 from interp.plots import COLOURS, CONTROL_COLOUR, DASHES, THEME, intervals
 from interp.rebounds import summarise
 from interp.reports import Section, Table, html_report
@@ -82,13 +82,19 @@ def _plain(ratio: Ratio) -> dict[str, Any]:
     return {key: None if value != value else value for key, value in values.items()}
 
 
-def transformer_exponents(numbers: Mapping[str, Any], *, n_minus: int | None = None) -> dict[str, Estimate]:
-    """Exponents of |R| in N_p and N_a, one point a seed, at one N-; the largest where none is given."""
-    rows = numbers["transformer"]["rows"]
-    if not rows:
-        return {}
-    dose = max(r["n_minus"] for r in rows) if n_minus is None else n_minus
-    here = [r for r in rows if r["n_minus"] == dose and r["change_p"]["mean"]]
+def exponent_dose(numbers: Mapping[str, Any]) -> int | None:
+    """The smallest N- at which more than half of the slope ratios are resolved: the theorem is about small l."""
+    ratios = transformer_ratios(numbers)
+    for dose in sorted({r["n_minus"] for r in ratios}):
+        here = [r["ratio"]["resolved"] for r in ratios if r["n_minus"] == dose]
+        if sum(here) > len(here) / 2:
+            return dose
+    return None
+
+
+def transformer_exponents(numbers: Mapping[str, Any], dose: int) -> dict[str, Estimate]:
+    """Exponents of |R| in N_p and N_a at this N-, one point a seed; empty where a size does not vary."""
+    here = [r for r in numbers["transformer"]["rows"] if r["n_minus"] == dose and r["change_p"]["mean"]]
     if len({r["n_p"] for r in here}) < 2 or len({r["n_plus"] for r in here}) < 2:
         return {}
     return exponents(
@@ -141,29 +147,37 @@ def _pole(numbers: Mapping[str, Any]) -> go.Figure:
     for share in sorted({r["share"] for r in rows}):
         for k in (min(r["k"] for r in rows), max(r["k"] for r in rows)):
             here = [r for r in rows if r["share"] == share and r["k"] == k]
-            colour = COLOURS[number % len(COLOURS)]
             name = f"k = {k:g}, s = {share:g}"
+            sides = [[r for r in here if (r["l_over_pole"] < 1) is below] for below in (True, False)]
+            figure.add_scatter(
+                x=[*(r["l_over_pole"] for r in sides[0]), None, *(r["l_over_pole"] for r in sides[1])],
+                y=[*(abs(r["closed_ratio"]) / k for r in sides[0]), None]
+                + [abs(r["closed_ratio"]) / k for r in sides[1]],
+                mode="lines",
+                name=f"{name}, closed form",
+                line={"color": COLOURS[number], "dash": DASHES[number], "width": 1.5},
+            )
             figure.add_scatter(
                 x=[r["l_over_pole"] for r in here],
                 y=[abs(r["ratio"]) / k for r in here],
                 mode="markers",
                 name=f"{name}, measured",
-                marker={"color": colour, "size": 8, "symbol": "circle-open"},
-            )
-            figure.add_scatter(
-                x=[r["l_over_pole"] for r in here],
-                y=[abs(r["closed_ratio"]) / k for r in here],
-                mode="lines",
-                name=f"{name}, closed form",
-                line={"color": colour, "dash": DASHES[number % len(DASHES)], "width": 1.5},
+                marker={
+                    "color": COLOURS[number],
+                    "size": 6 + 3 * number,
+                    "symbol": f"{SYMBOLS[number]}-open",
+                },
             )
             number += 1
     figure.add_vline(x=1, line={"color": "#666", "width": 1}, annotation={"text": "pole l* = s / (1 - s)"})
     figure.update_layout(
         template=THEME,
-        title="Slope ratio of the mixture up to its pole (E1)",
+        title="Slope ratio of the mixture up to its pole and beyond (E1)",
+        height=600,
+        margin={"b": 190},
+        legend={"y": -0.2},
         xaxis={"title": "l / l*"},
-        yaxis={"title": "|R| / k", "type": "log"},
+        yaxis={"title": "|R| / k", "type": "log", "dtick": "D2"},
     )
     return figure
 
@@ -226,9 +240,9 @@ PREDICTIONS = {
 def all_exponents(numbers: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
     """Series → factor → exponent of |R|."""
     found = {name: dict(both) for name, both in numbers["sequential"]["exponents"].items()}
-    live = transformer_exponents(numbers)
+    dose = exponent_dose(numbers)
+    live = {} if dose is None else transformer_exponents(numbers, dose)
     if live:
-        dose = max(r["n_minus"] for r in numbers["transformer"]["rows"])
         found[f"tiny transformer in stages, N- = {dose}"] = {n: _finite(e) for n, e in live.items()}
     return {
         f"log-linear, {name}" if name in numbers["sequential"]["exponents"] else name: both
@@ -344,7 +358,7 @@ def rebound_summaries(numbers: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def rebound_table(numbers: Mapping[str, Any]) -> Table:
     """Start, slopes, time constant and return of every curve."""
     rows = []
-    for name, summary in rebound_summaries(numbers).items():
+    for name, summary in numbers["summaries"].items():
         for n_plus, g in summary["groups"].items():
             rows.append(
                 [
@@ -401,14 +415,23 @@ def verdicts(numbers: Mapping[str, Any]) -> list[str]:
             (True, True): "not resolved between the theorem and the curvature account",
             (False, False): "N_p's exponent is neither the theorem's nor the curvature account's",
         }[theorem, curvature]
-        said.append(f"{name}: |R| ~ N_p^{shown(p)} N_a^{shown(a)}; {reading}.")
-    said += [f"{name}: {s['verdict']}; {s['why']}." for name, s in rebound_summaries(numbers).items()]
+        both_say = a["low"] - 0.02 <= -1 <= a["high"] + 0.02
+        said.append(
+            f"{name}: |R| ~ N_p^{shown(p)} N_a^{shown(a)}; {reading}; N_a's exponent "
+            f"{'is' if both_say else 'is not'} the -1 of both (of curvature only to first order in the dose)."
+        )
+    said += [f"{name}: {s['verdict']}; {s['why']}." for name, s in numbers["summaries"].items()]
     ratios = transformer_ratios(numbers)
     if ratios:
         unresolved = sum(not r["ratio"]["resolved"] for r in ratios)
         said.append(
             f"E6: {unresolved} of {len(ratios)} slope ratios are not resolved (the interval of the change of gamma_p "
-            "covers 0)."
+            "covers 0); "
+            + (
+                "at no N- are most of them, so no exponents are given."
+                if exponent_dose(numbers) is None
+                else f"exponents are taken at the smallest N- where most of them are, {exponent_dose(numbers)}."
+            )
         )
     return said
 

@@ -20,8 +20,8 @@ from interp.metrics import auroc, mean_with_interval
 ROLES = ("t_inst", "t_post_inst")
 LEAST = 5
 """Prompts that a group must have before a claim is read off it."""
-Groups = Mapping[str, Float[Tensor, "prompt layer role d_model"]]
-"""States by behaviour group (`interp.behaviours.GROUPS`)."""
+Groups = Mapping[str, Float[Tensor, "_ layer role d_model"]]
+"""States [prompt, ...] by behaviour group (`interp.behaviours.GROUPS`)."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -31,6 +31,7 @@ from torch import Tensor
 from interp.batching import Stopwatch
 from interp.behaviours import Behaved, observe
 from interp.beliefs import Centres, belief, fit_centres, states
+from interp.display import ShownResult
 from interp.experiments.jailbreaks_report import ENDINGS, figures, rate_table, report, verdicts
 from interp.experiments.jailbreaks_shifts import BELIEFS, shifts, success
 from interp.jailbreaks import (
@@ -89,8 +90,8 @@ class Config:
         wrappers(self.families)  # an unknown family is refused here
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Result:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Result(ShownResult):
     """What a run found."""
 
     numbers: dict[str, Any]
@@ -147,7 +148,8 @@ def run(
     behaving: dict[Kind, Prompts] = {
         kind: train[kind].prompts.take(train[kind].rows(refused=kind == "harmful")) for kind in kinds
     }
-    for kind, does in (("harmful", "refuses"), ("harmless", "answers")):
+    wanted: dict[Kind, str] = {"harmful": "refuses", "harmless": "answers"}
+    for kind, does in wanted.items():
         if len(behaving[kind]) < _LEAST:
             raise ValueError(
                 f"{model.name} {does} only {len(behaving[kind])} of {len(train[kind])} {kind} training prompts; at "

@@ -43,9 +43,10 @@ from interp.corpora import Corpus, bits
 from interp.experiments.rebound_report import figures, rate_table, report, verdicts
 from interp.finetune import TrainConfig, fine_tune
 from interp.generation import generate, map_completions
+from interp.measures import along, read_states
 from interp.metrics import rate
 from interp.models import ChatModel, load, with_adapter
-from interp.probes import Probe, Reference, along, read_states
+from interp.probes import Probe, Reference
 from interp.prompts import HELD_OUT_TEXT, PromptSet
 from interp.rebounds import summarise
 from interp.references import fit_reference
@@ -152,7 +153,7 @@ def run(
     """Run the grid.
 
     Args:
-        model: the base; with `config.models`, the first of them.
+        model: the base; with `config.models` only used where it is one of them.
         out: run folder; trained checkpoints and measured points are kept beside it until the run is whole, and a run
             started again continues.
 
@@ -184,8 +185,8 @@ def run(
         loaded: dict[str, ChatModel] = {}
         for name, seed in progress(jobs, total=len(jobs), label="rebound", show=show_progress):
             if name not in loaded:
-                loaded.clear()  # one in memory at a time; the first is there
-                loaded[name] = model if name == names[0] else load_revision(name)
+                loaded.clear()  # one in memory at a time
+                loaded[name] = model if not config.models or is_named(model, name) else load_revision(name)
                 described[name] = loaded[name].provenance
             grid = _Grid(loaded[name], task, score, prompts, config, parts, f"{names.index(name)}-{seed}")
             rows[name] += grid.run(seed)
@@ -214,6 +215,14 @@ def load_revision(name: str) -> ChatModel:
     if revision and not Path(name).exists():
         return load(source, revision=revision)
     return load(name)
+
+
+def is_named(model: ChatModel, name: str) -> bool:
+    """Whether this is the model that `load_revision` gives for the name."""
+    source, _, revision = name.partition("@")
+    if Path(name).exists():
+        source, revision = Path(name).resolve().name, ""
+    return model.adapter is None and (model.name, model.revision or "") == (source, revision)
 
 
 class _Aligned(NamedTuple):

@@ -104,6 +104,10 @@ def lost_per_example(model: Mapping[str, Any]) -> dict[str, dict[str, Estimate]]
     return found
 
 
+def _axis_label(axis: str) -> str:
+    return axis.replace("control_", "control of ")
+
+
 # Slope ratio
 
 
@@ -172,6 +176,15 @@ def figures(numbers: Mapping[str, Any]) -> dict[str, go.Figure]:
         drawn[f"heat_map{suffix}"] = heat_map(
             doses, model["curves"], title=f"Score by N+ and N- (form of figure 7), {name}", score=label
         )
+        drawn[f"rates{suffix}"] = decline_panels(
+            {
+                f"held-out {corpus}": {"doses": doses, "curves": _rate_curves(model, corpus), "base": None}
+                for corpus in ("positive", "negative", "prose")
+            },
+            title=f"Compression rates, lower is a better fit, {name}; shaded: SD over seeds",
+            y_title="gamma, bits per byte",
+            y_range=None,
+        )
         if axes(model):
             drawn[f"representation{suffix}"] = _representation(model, name)
     return drawn
@@ -193,6 +206,16 @@ def _transposed(model: Mapping[str, Any]) -> dict[str, list[list[float]]]:
         f"{n_minus} ": [[by[n, s, n_minus] for n in _positives(model)] for s in seeds]
         for n_minus in sorted({m for _, _, m in by})
     }
+
+
+def _rate_curves(model: Mapping[str, Any], corpus: str) -> dict[str, list[list[float]]]:
+    """N+ → mean bits per byte of the held-out documents [seed][dose]."""
+    by = {
+        (r["n_plus"], r["seed"], r["n_minus"]): float(np.mean(r["bits_per_byte"][corpus]))
+        for r in model["rows"]
+    }
+    seeds, doses = (sorted({key[i] for key in by}) for i in (1, 2))
+    return {str(n): [[by[n, s, d] for d in doses] for s in seeds] for n in _positives(model)}
 
 
 def _time_constants(models: Mapping[str, Any]) -> go.Figure:
@@ -246,7 +269,7 @@ def _representation(model: Mapping[str, Any], name: str) -> go.Figure:
                 x=[e["n_minus"] for e in entries],
                 y=[s["value"] for s in shifts],
                 error_y={**intervals(shifts), "color": colour},
-                name=axis,
+                name=_axis_label(axis),
                 legendgroup=axis,
                 showlegend=column == 1,
                 mode="lines+markers",
@@ -335,7 +358,7 @@ def ratio_table(model: Mapping[str, Any]) -> Table:
 def lost_table(model: Mapping[str, Any]) -> Table:
     """Share of the projection lost per negative example, by direction and N+."""
     rows = [
-        [axis, n_plus, shown(e.as_dict(), 2, 100) if _known(e.value) else "not resolved"]
+        [_axis_label(axis), n_plus, shown(e.as_dict(), 2, 100) if _known(e.value) else "not resolved"]
         for axis, by in lost_per_example(model).items()
         for n_plus, e in by.items()
     ]
@@ -354,7 +377,7 @@ def verdicts(numbers: Mapping[str, Any]) -> list[str]:
         trend = summary["trends"]
         said.append(
             f"{name}: per factor e of N+ the initial decline changes by {shown(trend['steepness'], 2, 100)} and "
-            f"the late one by {shown(trend['late_steepness'], 2, 100)} points of score per 100 negatives, log tau "
+            f"the late one by {shown(trend['late_steepness'], 2, 100)} of score (0 to 1) per 100 negatives, log tau "
             f"(towards {floor}) by {shown(trend['log_tau'])}."
         )
         returned = {n: g["n_eps_kl"] for n, g in summary["groups"].items() if float(n) > 0}
@@ -436,7 +459,7 @@ def _insides(numbers: Mapping[str, Any], drawn: Mapping[str, go.Figure]) -> Sequ
                     "R stands against no line. Where the change on prose does not differ from 0, R is not "
                     "resolved.",
                 ],
-                figures=[drawn[f"representation{suffix}"]] if axes(model) else [],
+                figures=[drawn[n] for n in (f"representation{suffix}", f"rates{suffix}") if n in drawn],
                 tables=[*([lost_table(model)] if axes(model) else []), ratio_table(model)],
             )
         )
