@@ -121,7 +121,7 @@ class ChatModel(Shown):
         return Card(
             title=f"ChatModel {self.name}",
             facts={
-                "adapter": self.adapter or "none",
+                "adapter": Path(self.adapter).name if self.adapter else "none",
                 "layers": f"{self.n_layers}, counted from 0",
                 "d_model": self.d_model,
                 "parameters": f"{sum(p.numel() for p in self.hf.parameters()) / 1e6:,.1f} M",
