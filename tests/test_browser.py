@@ -1,6 +1,7 @@
 """What a new user sees: a real JupyterLab in headless Chromium, and a report opened from disk without a network."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -92,8 +93,11 @@ def test_a_new_user_runs_01_and_plays(
     page.set_default_timeout(45_000)
     page.goto(f"{lab}/lab/tree/notebooks/01_quick_start.ipynb?token={TOKEN}")
     page.locator(".jp-NotebookPanel .jp-CodeCell").first.wait_for()
+    page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").first.wait_for(state="attached")
+    page.locator(".jp-NotebookPanel .jp-MarkdownCell").first.click()  # the menu acts on the active notebook
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    page.locator(".jp-InputPrompt", has_text=re.compile(r"\[[*1]\]")).first.wait_for(state="attached")
 
     figure = page.locator(".jp-OutputArea .js-plotly-plot .main-svg").first
     figure.wait_for(timeout=150_000)  # a cold kernel loads torch and the model first
