@@ -107,11 +107,11 @@ class ElasticityCallback(TrainerCallback):
         self._series = [
             found for found in map(_measured, self._stored()) if (found.step or 0) <= state.global_step
         ]
+        self._step_seconds = []
         self._model = _chat_model(given["model"], tokenizer)
-        if self.reference is None:
-            self.reference = load_reference(
-                self._parts, "reference", lambda: fit_reference(self._model, self.probe)
-            )
+        self._against = self.reference or load_reference(
+            self._parts, "reference", lambda: fit_reference(self._model, self.probe)
+        )
         if state.global_step not in [found.step for found in self._series]:
             self._measure_here(args, state, control)
 
@@ -143,16 +143,16 @@ class ElasticityCallback(TrainerCallback):
                 self._measure_here(args, state, control)
 
     def _measure_here(self, args: Any, state: Any, control: Any) -> None:
-        assert self.reference is not None and self.out is not None
+        assert self.out is not None
         begun = time.perf_counter()
-        rows = as_records(measure(self._model, self.probe, self.reference))
+        rows = as_records(measure(self._model, self.probe, self._against))
         seconds = time.perf_counter() - begun
         step = int(state.global_step)
         entry = {"step": step, "rows": rows, "seconds": round(seconds, 3)}
         (self._parts.folder / f"step-{step}.json").unlink(missing_ok=True)
         self._series.append(_measured(self._parts.numbers(f"step-{step}", lambda: entry)))
         cost = self._cost(seconds)
-        facts = {**self.reference.facts, "label": self._series[0].label, "fingerprint": ""}
+        facts = {**self._against.facts, "label": self._series[0].label, "fingerprint": ""}
         self.trajectory = assemble(self._series, facts, self.probe, cost=cost)
         self.trajectory.save(self.out, drawn=False)
         self._report(
