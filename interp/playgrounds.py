@@ -99,7 +99,7 @@ class Playground(widgets.VBox):
         self.layer = widgets.IntSlider(
             value=directions[last].layer, min=0, max=model.n_layers - 1, description="layer"
         )
-        self.unit = widgets.ToggleButtons(options=["coefficient", "dose"], style={"button_width": "6.5em"})
+        self.unit = widgets.ToggleButtons(options=["coefficient", "dose"], style={"button_width": "8em"})
         self.unit.tooltips = ["times the direction's length", "times the mean activation norm there"]
         self.amount = widgets.FloatSlider(value=1.0, min=-5, max=5, step=0.1, description="amount")
         places = [*REGIONS, "t_inst", "post_inst", "t_post_inst"]

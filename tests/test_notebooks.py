@@ -97,6 +97,11 @@ def client(desk: Path) -> Iterator[NotebookClient]:
 @pytest.mark.checkpoint
 @pytest.mark.parametrize("path", SCRIPTS, ids=name_of)
 def test_every_cell_runs(path: Path, client: NotebookClient) -> None:
+    for experiment in re.findall(r'interp\.run\("([\w-]+)"', path.read_text()):
+        if not (ROOT / "figures" / experiment / "result.json").is_file():
+            pytest.skip(
+                f"figures/ has no run of {experiment}, which takes too long to compute here: make figures"
+            )
     notebook = jupytext.read(path)
     for cell in code_cells(notebook):
         cell.source = SMALL.sub("N_PROMPTS = 12", cell.source)
