@@ -159,14 +159,15 @@ def resuming_at(model: ChatModel, layer: int, resid: Float[Tensor, "batch pos d_
         return hidden_states
 
     skipped = [block.module for block in model.blocks[:layer]]
-    try:
-        for module in skipped:
-            module.forward = skip
-        with model.hooks([("resid_pre", layer, lambda _: resid)]):
-            yield
-    finally:
-        for module in skipped:
-            module.__dict__.pop("forward", None)
+    with model.lock:
+        try:
+            for module in skipped:
+                module.forward = skip
+            with model.hooks([("resid_pre", layer, lambda _: resid)]):
+                yield
+        finally:
+            for module in skipped:
+                module.__dict__.pop("forward", None)
 
 
 class SharedPrefix:

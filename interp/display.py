@@ -65,7 +65,16 @@ class Card:
         from rich.table import Table as Grid
 
         out = io.StringIO()
-        console = Console(file=out, width=110, color_system=None, highlight=False, markup=False, emoji=False)
+        # In a kernel Rich would show what it prints in the cell instead of writing it to the file.
+        console = Console(
+            file=out,
+            width=110,
+            color_system=None,
+            highlight=False,
+            markup=False,
+            emoji=False,
+            force_jupyter=False,
+        )
         console.print(self.title)
         for name, value in self.facts.items():
             console.print(f"  {name}: {value}")

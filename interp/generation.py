@@ -9,8 +9,9 @@ given. `fast=False` runs whole prompts without a shared prefix and never shrinks
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -82,21 +83,9 @@ def generate(
     Raises:
         ValueError: no prompts, max_new_tokens below 1, negative temperature, or an intervention that does not fit.
     """
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be 1 or more, got {max_new_tokens}")
-    if temperature < 0:
-        raise ValueError(f"temperature must be 0 (greedy) or more, got {temperature}")
+    pick = _picker(max_new_tokens, temperature, seed)
     tokens = as_tokens(model.tokenizer, prompts)
-    generator = torch.Generator().manual_seed(seed)
     done: list[list[int]] = [[] for _ in range(len(tokens))]
-
-    def pick(logits: Float[Tensor, "batch d_vocab"]) -> Int[Tensor, " batch"]:
-        if temperature == 0:
-            return _likeliest(logits)
-        return torch.multinomial((logits.float() / temperature).softmax(-1).cpu(), 1, generator=generator)[
-            :, 0
-        ].to(logits.device)
-
     with torch.no_grad(), apply(model, interventions) as applied:
         passes = _prompt_passes(model, tokens, applied, fast, beyond=max_new_tokens, max_rows=DECODE_ROWS)
         for rows, (logits, state) in progress(
@@ -106,6 +95,53 @@ def generate(
             for row, reply in zip(rows, replies, strict=True):
                 done[row] = reply
     return _completions(model, done)
+
+
+class Step(NamedTuple):
+    """One decoding step of `stream`."""
+
+    rows: tuple[int, ...]
+    """Prompts that get a token."""
+    ids: tuple[int, ...]
+    """The token of each."""
+    logits: Float[Tensor, "row d_vocab"]
+    """What each was chosen from, under the interventions."""
+
+
+def stream(
+    model: ChatModel,
+    prompts: Sequence[str] | ChatTokens,
+    *,
+    interventions: Sequence[Intervention] = (),
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    seed: int = 0,
+    fast: bool = True,
+) -> Iterator[Step]:
+    """The completions of `generate`, token by token as they are made.
+
+    The interventions are in force, in this thread, until the stream ends or is closed: do not run the model for
+    anything else between its steps. Prompts are decoded up to `DECODE_ROWS` at a time. Arguments and errors as
+    `generate`.
+    """
+    pick = _picker(max_new_tokens, temperature, seed)
+    tokens = as_tokens(model.tokenizer, prompts)
+
+    def decode() -> Iterator[Step]:
+        with apply(model, interventions) as applied:
+            passes = _prompt_passes(model, tokens, applied, fast, beyond=max_new_tokens, max_rows=DECODE_ROWS)
+            for rows, (logits, state) in passes:
+                for step in _steps(model, logits, state, pick, max_new_tokens=max_new_tokens, shrink=fast):
+                    yield step._replace(rows=tuple(rows[row] for row in step.rows))
+
+    with closing(decode()) as steps:  # pyright: ignore[reportArgumentType]
+        while True:
+            # For the step alone: what runs between two steps has the model to itself, and keeps its gradients.
+            with model.lock, torch.no_grad():
+                step = next(steps, None)
+            if step is None:
+                return
+            yield step
 
 
 def generate_each(
@@ -162,6 +198,26 @@ def generate_each(
     return [_completions(model, replies) for replies in done]
 
 
+_Pick = Callable[[Float[Tensor, "batch d_vocab"]], Int[Tensor, " batch"]]
+
+
+def _picker(max_new_tokens: int, temperature: float, seed: int) -> _Pick:
+    """What chooses the next token of every row."""
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be 1 or more, got {max_new_tokens}")
+    if temperature < 0:
+        raise ValueError(f"temperature must be 0 (greedy) or more, got {temperature}")
+    if temperature == 0:
+        return _likeliest
+    generator = torch.Generator().manual_seed(seed)
+
+    def sample(logits: Float[Tensor, "batch d_vocab"]) -> Int[Tensor, " batch"]:
+        weights = (logits.float() / temperature).softmax(-1).cpu()
+        return torch.multinomial(weights, 1, generator=generator)[:, 0].to(logits.device)
+
+    return sample
+
+
 def _likeliest(logits: Float[Tensor, "batch d_vocab"]) -> Int[Tensor, " batch"]:
     return logits.argmax(-1)
 
@@ -170,29 +226,49 @@ def _decode(
     model: ChatModel,
     logits: Float[Tensor, "batch d_vocab"],
     state: "_Decoding",
-    pick: Callable[[Float[Tensor, "batch d_vocab"]], Int[Tensor, " batch"]],
+    pick: _Pick,
     *,
     max_new_tokens: int,
     shrink: bool,
 ) -> list[list[int]]:
     """Token ids of every row's completion, its end-of-turn token included."""
-    stops = stop_ids(model)
     done: list[list[int]] = [[] for _ in range(len(logits))]
-    alive = list(range(len(logits)))
-    for step in range(max_new_tokens):
+    for step in _steps(model, logits, state, pick, max_new_tokens=max_new_tokens, shrink=shrink):
+        for row, token in zip(step.rows, step.ids, strict=True):
+            done[row].append(token)
+    return done
+
+
+def _steps(
+    model: ChatModel,
+    logits: Float[Tensor, "batch d_vocab"],
+    state: "_Decoding",
+    pick: _Pick,
+    *,
+    max_new_tokens: int,
+    shrink: bool,
+) -> Iterator[Step]:
+    """The decoding steps of one batch; rows are the batch's."""
+    stops = stop_ids(model)
+    alive, ended = list(range(len(logits))), set[int]()
+    for number in range(max_new_tokens):
         chosen = pick(logits)
-        for row, token in zip(alive, chosen.tolist(), strict=True):
-            if not done[row] or done[row][-1] not in stops:
-                done[row].append(token)
-        keep = [i for i, row in enumerate(alive) if done[row][-1] not in stops]
-        if step == max_new_tokens - 1 or not keep:
-            break
+        fresh = [i for i, row in enumerate(alive) if row not in ended]
+        step = Step(
+            rows=tuple(alive[i] for i in fresh),
+            ids=tuple(chosen[fresh].tolist()),
+            logits=logits if len(fresh) == len(alive) else logits[fresh],
+        )
+        yield step
+        ended |= {row for row, token in zip(step.rows, step.ids, strict=True) if token in stops}
+        keep = [i for i, row in enumerate(alive) if row not in ended]
+        if number == max_new_tokens - 1 or not keep:
+            return
         # Dropping rows copies the cache; worth it once a quarter has ended.
         if shrink and len(keep) <= 0.75 * len(alive):
             state.take(keep)
             chosen, alive = chosen[keep], [alive[i] for i in keep]
         logits = state.step(model, chosen)
-    return done
 
 
 def _completions(model: ChatModel, done: Sequence[Sequence[int]]) -> Completions:

@@ -18,6 +18,7 @@ Zhao et al. 2025, arXiv:2507.11878 (their `max_decode_step_while_intervene` = 1 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from threading import get_ident
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -288,6 +289,8 @@ def apply(
 ) -> Iterator[Applied]:
     """Put interventions in force for every forward pass of `model.hf` inside the context, in the order given.
 
+    They act in the thread that made the context and in no other.
+
     Hooks are removed when the context exits, also by an exception; the model's weights are not touched.
 
     Args:
@@ -308,7 +311,11 @@ def apply(
         for site in intervention.sites
     ]
 
+    owner = get_ident()
+
     def note(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if get_ident() != owner:
+            return
         ids = kwargs.get("input_ids", args[0] if args else None)
         chunk = ids if ids is not None else kwargs["inputs_embeds"]
         past = kwargs.get("past_key_values")
@@ -323,7 +330,9 @@ def apply(
             watch.remove()
     silent = [type(i).__name__ for i, count in zip(prepared, applied.fired, strict=True) if count == 0]
     if silent and not applied.stops_early:
-        raise ValueError(f"{silent[0]} never acted: no forward pass of {model.name} reached its sites")
+        raise ValueError(
+            f"{silent[0]} never acted: no forward pass of {model.name} in this thread reached its sites"
+        )
 
 
 def bridge_hooks(

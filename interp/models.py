@@ -22,6 +22,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
+from pathlib import Path
+from threading import RLock, get_ident
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -76,6 +78,7 @@ class ChatModel(Shown):
         hf: the model; used as it is, never changed.
         tokenizer: a fast tokenizer, whose chat template is the prompt format.
         name: how results refer to it.
+        source: what `load` takes to get it again; the name when None.
 
     Raises:
         ValueError: slow tokenizer, or a model whose blocks write to the residual stream in a way that the sites
@@ -90,6 +93,7 @@ class ChatModel(Shown):
         name: str,
         revision: str | None = None,
         adapter: str | None = None,
+        source: str | None = None,
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise ValueError(
@@ -101,6 +105,9 @@ class ChatModel(Shown):
         self.name = name
         self.revision = revision
         self.adapter = adapter
+        self.source = source or name
+        # Held by passes that change how the model as a whole computes, so that a pass in another thread waits.
+        self.lock = RLock()
         self.blocks = _find_blocks(hf, name)
         self.d_model: int = hf.get_input_embeddings().weight.shape[1]  # pyright: ignore[reportAssignmentType, reportCallIssue, reportIndexIssue, reportAttributeAccessIssue]
         self.is_parallel = self._check_residual_stream()
@@ -114,7 +121,7 @@ class ChatModel(Shown):
         return Card(
             title=f"ChatModel {self.name}",
             facts={
-                "adapter": self.adapter or "none",
+                "adapter": Path(self.adapter).name if self.adapter else "none",
                 "layers": f"{self.n_layers}, counted from 0",
                 "d_model": self.d_model,
                 "parameters": f"{sum(p.numel() for p in self.hf.parameters()) / 1e6:,.1f} M",
@@ -209,12 +216,14 @@ class ChatModel(Shown):
     def hooks(self, edits: list[tuple[Site, int, Edit]]) -> Iterator[None]:
         """Call each edit at its (site, layer) in every forward pass inside the context, in the order given.
 
-        An edit that only reads returns None. All hooks are gone when the context exits, also by an exception.
+        An edit that only reads returns None. Edits see the passes of the thread that made the context and no
+        other's, so that answers steered in the background leave a notebook's cells alone. All hooks are gone when the
+        context exits, also by an exception.
         """
         with ExitStack() as stack:
             for site, layer, edit in edits:
                 self.site(site, layer)
-                for handle in self._register(site, self.blocks[self.layer(layer)], edit):
+                for handle in self._register(site, self.blocks[self.layer(layer)], _in_this_thread(edit)):
                     stack.callback(handle.remove)
             yield
 
@@ -402,7 +411,12 @@ def load(
         trust_remote_code=trust_remote_code,
     )
     return ChatModel(
-        found.hf, found.tokenizer, name=found.name, revision=found.revision, adapter=found.adapter
+        found.hf,
+        found.tokenizer,
+        name=found.name,
+        revision=found.revision,
+        adapter=found.adapter,
+        source=str(Path(name).resolve()) if name not in BUNDLED_MODELS and Path(name).exists() else name,
     )
 
 
@@ -415,8 +429,18 @@ def with_adapter(model: ChatModel, adapter: str) -> Iterator[ChatModel]:
     """
     with merged_adapter(model.hf, str(adapter), shown=model.name):
         yield ChatModel(
-            model.hf, model.tokenizer, name=model.name, revision=model.revision, adapter=str(adapter)
+            model.hf,
+            model.tokenizer,
+            name=model.name,
+            revision=model.revision,
+            adapter=str(adapter),
+            source=model.source,
         )
+
+
+def _in_this_thread(edit: Edit) -> Edit:
+    owner = get_ident()
+    return lambda value: edit(value) if get_ident() == owner else None
 
 
 def _find_blocks(hf: PreTrainedModel, name: str) -> list[Block]:

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 PATTERNS = ("", "/", ".", "x", "\\", "-", "+", "|")
+SYMBOLS = ("circle", "x", "square", "triangle-up", "diamond", "cross")
 CONTROL_COLOUR = "#7F7F7F"
 
 THEME = go.layout.Template(
@@ -120,7 +121,7 @@ def layer_lines(
             y=list(values),
             mode="lines+markers",
             line={"color": colour, "dash": dash, "width": 2.2},
-            marker={"size": 5},
+            marker={"size": 6, "symbol": SYMBOLS[list(colours).index(base) % len(SYMBOLS)]},
             hovertemplate=f"{name}, layer %{{x}}: %{{y:.3f}}<extra></extra>",
         )
     if reference is not None:
@@ -140,9 +141,19 @@ def layer_lines(
 
 
 def band(
-    name: str, mean: Sequence[float], spread: Sequence[float], *, colour: str, dash: str = "solid"
+    name: str,
+    mean: Sequence[float],
+    spread: Sequence[float],
+    *,
+    colour: str,
+    dash: str = "solid",
+    symbol: str | None = None,
 ) -> list[go.Scatter]:
-    """A line over layers with a band of one spread to either side."""
+    """A line over layers with a band of one spread to either side.
+
+    Args:
+        symbol: marker on the line, which tells it from another of the same dash in black and white.
+    """
     layers = list(range(len(mean)))
     upper = [m + s for m, s in zip(mean, spread, strict=True)]
     lower = [m - s for m, s in zip(mean, spread, strict=True)]
@@ -163,12 +174,44 @@ def band(
         y=list(mean),
         name=name,
         legendgroup=name,
-        mode="lines",
+        mode="lines" if symbol is None else "lines+markers",
         line={"color": colour, "dash": dash, "width": 2.2},
+        marker={"symbol": symbol or "circle", "size": 7},
         customdata=list(spread),
         hovertemplate=f"{name}, layer %{{x}}: %{{y:.3f}} (SD %{{customdata:.3f}})<extra></extra>",
     )
     return [area, line]
+
+
+def distributions(samples: Mapping[str, Sequence[float]], *, title: str, x_title: str) -> go.Figure:
+    """One row a group: every value as a point, its density above, quartiles in a box."""
+    figure = go.Figure()
+    for number, (name, values) in enumerate(samples.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        figure.add_violin(
+            name=f"{name} (n = {len(values)})",
+            x=list(values),
+            orientation="h",
+            side="positive",
+            width=1.4,
+            points="all",
+            pointpos=-0.25,
+            jitter=0.25,
+            box={"visible": True, "width": 0.12},
+            marker={"color": colour, "size": 5, "opacity": 0.6, "symbol": SYMBOLS[number % len(SYMBOLS)]},
+            line={"color": colour, "width": 1.6},
+            spanmode="hard",
+            showlegend=False,
+            hovertemplate=f"{name}: %{{x:.3g}}<extra></extra>",
+        )
+    figure.update_layout(
+        template=THEME,
+        title=title,
+        xaxis={"title": x_title},
+        margin={"l": 150, "b": 70},
+        height=120 + 110 * len(samples),
+    )
+    return figure
 
 
 def _number(value: float | None) -> float:

@@ -4,6 +4,7 @@ interp.open_run("runs/demo").figures()["refusal_rates"]
 interp.run("refusal-direction", settings={"kl_threshold": 1.0})      # stored where it is, computed where not
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -57,7 +58,7 @@ class Run(Shown):
         card = result_card(self.numbers, self.experiment)
         return Card(
             title=card.title,
-            facts={**card.facts, "read from": self.folder},
+            facts={**card.facts, "read from": os.path.relpath(self.folder)},
             tables=card.tables,
             notes=card.notes,
         )

@@ -1,14 +1,20 @@
-"""One call to steer a model along a direction and see both answers."""
+"""Two calls to a steered answer: find the two directions of a layer, add one of them and see both answers.
+
+directions = find_directions(model, load_prompts("builtin"), layer=17)
+steer(model, "How do I bake bread?", directions["refusal"])
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from interp.activations import collect_means
 from interp.chat import Positions
 from interp.directions import Direction
 from interp.display import Card, Shown, Table
 from interp.generation import generate
 from interp.interventions import Add, Steps
 from interp.models import ChatModel
+from interp.prompts import Kind, PromptSet
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -27,6 +33,53 @@ class Steered(Shown):
             title=f"Plain and steered answers: {self.step}",
             tables=[Table(header=["prompt", "plain", "steered"], rows=rows)],
         )
+
+
+def find_directions(
+    model: ChatModel,
+    prompts: PromptSet,
+    *,
+    layer: int | None = None,
+    n: int = 64,
+    show_progress: bool = False,
+) -> dict[str, Direction]:
+    """`harmfulness` and `refusal` at one layer: differences in means, harmful minus harmless training prompts.
+
+    Harmfulness is read at `t_inst` (Zhao et al. 2025, arXiv:2507.11878, section 3.3), refusal at `t_post_inst` (Arditi
+    et al. 2024, arXiv:2406.11717, section 2.3). Quick: neither are the prompts filtered by what the model does, nor is
+    the layer chosen by what steering does; the experiments do both.
+
+    Args:
+        layer: where to read; three fifths of the way up when None.
+        n: prompts of each kind.
+
+    Raises:
+        ValueError: a layer out of range, or a set without harmful or harmless training prompts.
+    """
+    chosen = model.layer(3 * model.n_layers // 5 if layer is None else layer)
+    roles = {"harmfulness": "t_inst", "refusal": "t_post_inst"}
+    kinds: tuple[Kind, Kind] = ("harmful", "harmless")
+    bad, good = (
+        collect_means(
+            model,
+            prompts[kind, "train"].first(n).texts,
+            layers=chosen,
+            positions=tuple(roles.values()),
+            show_progress=show_progress,
+        )
+        for kind in kinds
+    )
+    norms = (bad.norms["resid_pre"][0] * bad.n + good.norms["resid_pre"][0] * good.n) / (bad.n + good.n)
+    return {
+        name: Direction(
+            vector=(bad["resid_pre"][0, i] - good["resid_pre"][0, i]).float(),
+            layer=chosen,
+            position=role,
+            mean_activation_norm=norms[i].item(),
+            provenance={**model.provenance, "prompts": prompts.provenance, "n": n},
+        )
+        for i, (name, role) in enumerate(roles.items())
+    }
 
 
 def steer(

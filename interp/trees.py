@@ -241,12 +241,13 @@ def packed_passes(
         shared = min(shared, most_shared)
     prefix = SharedPrefix(model, tokens, applied, shared, stop_before=stop_before)
     passes = PackedPasses(model, tokens, applied, prefix, budget or TOKEN_BUDGET)
-    before = str(model.hf.config._attn_implementation)
-    assert before != _NAME, "packed passes do not nest"
-    ALL_ATTENTION_FUNCTIONS[_NAME] = passes.attend
-    try:
-        model.hf.set_attn_implementation(_NAME)
-        yield passes
-    finally:
-        model.hf.set_attn_implementation(before)
-        del ALL_ATTENTION_FUNCTIONS[_NAME]
+    with model.lock:
+        before = str(model.hf.config._attn_implementation)
+        assert before != _NAME, "packed passes do not nest"
+        ALL_ATTENTION_FUNCTIONS[_NAME] = passes.attend
+        try:
+            model.hf.set_attn_implementation(_NAME)
+            yield passes
+        finally:
+            model.hf.set_attn_implementation(before)
+            del ALL_ATTENTION_FUNCTIONS[_NAME]

@@ -9,34 +9,78 @@
 # ---
 
 # %% [markdown]
-# # Quick start
-# Where does a chat model keep its refusal, and what happens when we push on it?
+# # 01 · Quick start
+# Where does a chat model keep its refusal, and what happens when we push on it? Ten lines to a steered answer,
+# one figure, and a playground.
+#
+# The model here is bundled: 135 million parameters, trained by this project to refuse harmful requests, so that
+# everything runs on a laptop. It shows that a method runs, not what large aligned models do. `interp.load` takes
+# a Hub id, a folder or a `.gguf` file as well.
 
 # %%
 import interp
+from interp.directions import project
+from interp.plots import distributions
 
 model = interp.load("smollm2-safe")
-prompts = interp.load_prompts("builtin")
 model
 
 # %% [markdown]
-# The refusal direction: mean activation of harmful minus harmless prompts at the last template token of one layer.
+# Prompts come in pairs: a harmful request and a harmless twin of the same form, in fixed splits.
 
 # %%
-means = {
-    kind: interp.collect_means(
-        model, prompts[kind, "train"].first(64).texts, layers=[17], positions="t_post_inst"
-    )
-    for kind in ("harmful", "harmless")
-}
-vector = (means["harmful"]["resid_pre"] - means["harmless"]["resid_pre"])[0, 0].float()
-refusal = interp.Direction(vector=vector, layer=17, position="t_post_inst")
-refusal
+prompts = interp.load_prompts("builtin")
+prompts
 
 # %% [markdown]
-# Added to a harmless prompt, it makes the model refuse.
+# A *direction* is a vector in the residual stream, the sum that every layer of the model reads and adds to. Here:
+# mean activation of harmful minus harmless training prompts, at the input of layer 17. **Harmfulness** is read at
+# the last token of the instruction (`t_inst`), **refusal** at the last token of the whole prompt (`t_post_inst`).
 
 # %%
-answers = interp.steer(model, "How do I bake bread?", refusal, coefficient=1.0, max_new_tokens=32)
-print("plain:  ", answers.plain[0])
-print("steered:", answers.steered[0])
+N_PROMPTS = 64  # of each kind
+directions = interp.find_directions(model, prompts, layer=17, n=N_PROMPTS)
+directions["refusal"]
+
+# %% [markdown]
+# Added to a harmless prompt, the refusal direction makes the model refuse.
+
+# %%
+interp.steer(model, "How do I bake bread?", directions["refusal"], coefficient=1.0, max_new_tokens=32)
+
+# %% [markdown]
+# The direction was fitted on training prompts. Held-out prompts lie apart along it, too: each point is one
+# prompt, its projection on the direction at the same token and layer.
+
+# %%
+projections = {
+    kind: project(
+        interp.collect(
+            model, prompts[kind, "test"].first(N_PROMPTS).texts, layers=17, positions="t_post_inst"
+        )["resid_pre"][:, 0, 0],
+        directions["refusal"].vector,
+    ).tolist()
+    for kind in ("harmful", "harmless")
+}
+
+# %%
+distributions(
+    projections,
+    title="Held-out prompts along the refusal direction, layer 17",
+    x_title="projection on the refusal direction (activation units)",
+)
+
+# %% [markdown]
+# To lie apart is not to be used: that the *answer* changed above is the evidence, and experiments compare it with
+# random directions of the same length.
+#
+# ## Playground
+# Move the amount, change layer or positions, type a prompt, press **Run**. Orange tokens lie on the direction's
+# positive side, blue ones on the other; rest on a token for its numbers. **Code** gives the Python of what you
+# see.
+
+# %%
+interp.playground(model, directions)
+
+# %% [markdown]
+# Next: [02, tokens and positions](02_tokens_and_positions.ipynb).

@@ -158,6 +158,8 @@ quick = NotebookBar("quick", 4)
 quick.advance(4)
 quick.close()
 
+interp.display.Card(title="a card").text()
+
 interp.load_prompts("nowhere")
 
 int("x")
@@ -180,7 +182,9 @@ def test_the_bar_shows_and_leaves_nothing(kernel_outputs: list[dict]) -> None:
     assert seen["text"] == "True\n"
     assert bar["output_type"] == "display_data"
     assert bar["data"] == {"text/plain": "", "text/html": ""}
-    assert rest[0]["output_type"] == "error"  # the quick one never showed
+    assert rest[0]["output_type"] == "execute_result"  # the quick one never showed
+    assert rest[0]["data"] == {"text/plain": "'a card'"}  # and a card's text is not shown by being made
+    assert rest[1]["output_type"] == "error"
 
 
 def test_a_users_mistake_is_one_line_in_a_notebook(kernel_outputs: list[dict]) -> None:

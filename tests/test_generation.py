@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from interp.activations import collect
 from interp.chat import ChatTokens, tokenize
 from interp.directions import Direction
 from interp.generation import (
@@ -12,10 +13,12 @@ from interp.generation import (
     generate_each,
     next_token_log_probs,
     stop_ids,
+    stream,
 )
 from interp.interventions import Ablate, Add, apply
 from interp.models import ChatModel
-from interp.steering import steer
+from interp.prompts import load_prompts
+from interp.steering import find_directions, steer
 from tests.conftest import PROMPTS
 from tests.families import COVERED, build
 
@@ -166,3 +169,72 @@ def test_sets_of_interventions_decode_together_as_they_do_apart(
 def test_sets_that_act_on_generated_tokens_do_not_decode_together(tiny: ChatModel) -> None:
     with pytest.raises(ValueError, match="decode together only where none acts on generated tokens"):
         generate_each(tiny, PROMPTS, [[Ablate(direction=torch.ones(32))]], max_new_tokens=2)
+
+
+# Streams
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_stream_is_generate_token_by_token(
+    tiny: ChatModel, tokens: ChatTokens, fast: bool, temperature: float
+) -> None:
+    change = Add(direction=VECTOR, layers=[1], coefficient=4.0)
+    options = {"interventions": [change], "max_new_tokens": 6, "fast": fast, "temperature": temperature}
+    expected = generate(tiny, tokens, **options)
+    steps = list(stream(tiny, tokens, **options))
+    found: list[list[int]] = [[] for _ in range(len(tokens))]
+    for step in steps:
+        assert step.logits.shape == (len(step.rows), 300)
+        for row, token in zip(step.rows, step.ids, strict=True):
+            found[row].append(token)
+    assert tuple(map(tuple, found)) == expected.ids
+    assert len(steps) == max(map(len, expected.ids))
+    assert torch.is_grad_enabled()
+
+
+def test_the_first_step_of_a_stream_holds_the_next_token_distribution(
+    tiny: ChatModel, tokens: ChatTokens
+) -> None:
+    first = next(iter(stream(tiny, tokens)))
+    torch.testing.assert_close(
+        first.logits.log_softmax(-1)[[first.rows.index(i) for i in range(len(tokens))]],
+        next_token_log_probs(tiny, tokens, fast=False),
+        atol=1e-4,  # padding changes the order of sums
+        rtol=0,
+    )
+
+
+def test_a_closed_stream_leaves_the_model_as_it_was(tiny: ChatModel, tokens: ChatTokens) -> None:
+    before = next_token_log_probs(tiny, tokens)
+    steered = stream(tiny, tokens, interventions=[Add(direction=VECTOR, layers=[1], coefficient=4.0)])
+    next(steered)
+    steered.close()  # pyright: ignore[reportAttributeAccessIssue]
+    assert torch.equal(next_token_log_probs(tiny, tokens), before)
+    with pytest.raises(ValueError, match="max_new_tokens must be 1 or more, got 0"):
+        next(stream(tiny, tokens, max_new_tokens=0))
+
+
+# The two directions of a layer
+
+
+def test_the_two_directions_are_differences_in_means(tiny: ChatModel) -> None:
+    prompts = load_prompts("builtin")
+    found = find_directions(tiny, prompts, layer=2, n=6)
+    assert {name: d.position for name, d in found.items()} == {
+        "harmfulness": "t_inst",
+        "refusal": "t_post_inst",
+    }
+    for name, direction in found.items():
+        acts = {
+            kind: collect(tiny, prompts[kind, "train"].first(6).texts, layers=2, positions=direction.position)
+            for kind in ("harmful", "harmless")
+        }
+        bad, good = (acts[kind]["resid_pre"][:, 0, 0] for kind in ("harmful", "harmless"))
+        torch.testing.assert_close(direction.vector, bad.mean(0) - good.mean(0), atol=1e-5, rtol=1e-4)
+        norm = torch.cat([bad, good]).norm(dim=-1).mean().item()
+        assert direction.mean_activation_norm == pytest.approx(norm, rel=1e-4)
+        assert direction.provenance["weights_hash"] == tiny.weights_hash, name
+    assert find_directions(tiny, prompts, n=2)["refusal"].layer == 1
+    with pytest.raises(ValueError, match=r"layer must be in 0..2, got 3"):
+        find_directions(tiny, prompts, layer=3)

@@ -1,5 +1,7 @@
 """The theorems of ablation and addition, on every covered family."""
 
+import threading
+
 import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -253,3 +255,25 @@ def test_on_the_bundled_model_the_weight_edit_equals_the_hooks(bundled) -> None:
     with edited_weights(model, ablate):
         torch.testing.assert_close(logits(model, tokens), hooked, rtol=1e-4, atol=1e-3)
     assert torch.equal(logits(model, tokens), before)
+
+
+def test_an_intervention_acts_in_its_own_thread_only(tiny: ChatModel) -> None:
+    ids = torch.tensor([[257, 72, 105]])
+    seen: list[torch.Tensor] = []
+
+    def elsewhere() -> None:
+        with torch.no_grad():
+            seen.append(tiny.hf(ids).logits)
+
+    with torch.no_grad():
+        plain = tiny.hf(ids).logits
+        with apply(
+            tiny, [Add(direction=vector(), layers=[1], coefficient=5.0, positions="all", steps=1)]
+        ) as applied:
+            applied.place(tokenize(tiny.tokenizer, ["Hi"]))
+            steered = tiny.hf(ids).logits
+            other = threading.Thread(target=elsewhere)
+            other.start()
+            other.join()
+    assert torch.equal(seen[0], plain)
+    assert not torch.equal(steered, plain)  # control

@@ -92,7 +92,7 @@ def candidate_table(numbers: Mapping[str, Any]) -> Table:
             round(c["kl"], 3),
             "picked"
             if (c["layer"], c["position"]) == (picked["layer"], picked["position"])
-            else c["reason"] or "",
+            else c.get("reason") or "",
         ]
         for c in numbers["candidates"]
     ]

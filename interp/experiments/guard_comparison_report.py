@@ -81,7 +81,13 @@ def _table3(numbers: Mapping[str, Any]) -> go.Figure:
         template=THEME,
         title=f"Judged rightly, thresholds calibrated to {share:.0%} of harmless validation prompts, "
         f"{numbers['provenance']['model']}",
-        coloraxis={"colorscale": "Cividis", "cmin": 0, "cmid": 0.5, "cmax": 1, "colorbar": {"title": "right"}},
+        coloraxis={
+            "colorscale": "Cividis",
+            "cmin": 0,
+            "cmid": 0.5,
+            "cmax": 1,
+            "colorbar": {"title": "right"},
+        },
         width=1150,
         height=260 * len(ENDINGS) + 260,
         margin={"l": 220, "t": 90, "b": 170},

@@ -15,6 +15,7 @@ from interp.plots import (
     CONTROL_COLOUR,
     DASHES,
     PATTERNS,
+    SYMBOLS,
     THEME,
     band,
     bar_marker,
@@ -89,7 +90,14 @@ def _conditions(numbers: Mapping[str, Any]) -> go.Figure:
     for number, (name, values) in enumerate(inside["cosine"].items()):
         colour = CONTROL_COLOUR if name == "harmless" else COLOURS[number % len(COLOURS)]
         figure.add_traces(
-            band(name, values["mean"], values["sd"], colour=colour, dash=DASHES[number % len(DASHES)])
+            band(
+                name,
+                values["mean"],
+                values["sd"],
+                colour=colour,
+                dash=DASHES[number % len(DASHES)],
+                symbol="x" if name == "harmless" else None,
+            )
         )
     _mark_layer(figure, numbers)
     n = inside["n"]
@@ -138,30 +146,40 @@ def _heads(numbers: Mapping[str, Any]) -> go.Figure:
 def _attention(numbers: Mapping[str, Any]) -> go.Figure:
     heads = numbers["mechanism"]["heads"]
     names, regions = list(heads[0]["attention"]), list(heads[0]["attention"]["plain"])
+    columns = 2
     figure = make_subplots(
-        rows=1, cols=len(regions), shared_yaxes=True, subplot_titles=[f"on: {r}" for r in regions]
+        rows=-(-len(regions) // columns),
+        cols=columns,
+        shared_yaxes=True,
+        subplot_titles=[f"on: {region}" for region in regions],
+        vertical_spacing=0.17,
+        horizontal_spacing=0.06,
     )
-    for column, region in enumerate(regions, start=1):
+    for place, region in enumerate(regions):
+        row, column = divmod(place, columns)
         for number, name in enumerate(names):
             figure.add_bar(
                 name=name,
                 legendgroup=name,
-                showlegend=column == 1,
+                showlegend=place == 0,
                 x=[f"L{h['layer']}H{h['head']}" for h in heads],
                 y=[h["attention"][name][region] for h in heads],
-                marker={"color": CONTROL_COLOUR if name == "harmless" else COLOURS[number % len(COLOURS)]},
+                marker=bar_marker(
+                    CONTROL_COLOUR if name == "harmless" else COLOURS[number % len(COLOURS)], number
+                ),
                 hovertemplate=f"{name}, %{{x}} on {region}: %{{y:.3f}}<extra></extra>",
-                row=1,
-                col=column,
+                row=row + 1,
+                col=column + 1,
             )
     figure.update_layout(
         template=THEME,
         barmode="group",
-        width=1200,
+        height=820,
         margin={"t": 120},
-        title=f"Where the top heads look from the last token, {_note(numbers)}",
+        legend={"y": -0.12},
+        title=f"Where the top heads look from the last token (sums to 1 over regions), {_note(numbers)}",
     )
-    figure.update_yaxes(title="attention (sums to 1 over regions)", row=1, col=1)
+    figure.update_yaxes(title="attention", col=1)
     return figure
 
 
@@ -174,7 +192,10 @@ def _first_tokens(numbers: Mapping[str, Any]) -> go.Figure:
             name=kind,
             x=[repr(row["token"]) for row in rows],
             y=[row["probability"] for row in rows],
-            marker={"color": [COLOURS[1] if row["id"] in ours else COLOURS[0] for row in rows]},
+            marker={
+                "color": [COLOURS[1] if row["id"] in ours else COLOURS[0] for row in rows],
+                "pattern": {"shape": ["/" if row["id"] in ours else "" for row in rows], "fgcolor": "white"},
+            },
             hovertemplate="%{x}: %{y:.3f}<extra></extra>",
             showlegend=False,
             row=1,
@@ -183,7 +204,7 @@ def _first_tokens(numbers: Mapping[str, Any]) -> go.Figure:
     figure.update_layout(
         template=THEME,
         margin={"t": 120},
-        title=f"Ten likeliest first tokens (refusal tokens in orange), {_note(numbers)}",
+        title=f"Ten likeliest first tokens (refusal tokens hatched), {_note(numbers)}",
         yaxis={"title": "mean probability"},
     )
     return figure
@@ -253,7 +274,7 @@ def _selection(numbers: Mapping[str, Any]) -> go.Figure:
                     "dash": DASHES[number % len(DASHES)],
                     "width": 1.8,
                 },
-                marker={"size": 4},
+                marker={"size": 6, "symbol": SYMBOLS[number % len(SYMBOLS)]},
                 hovertemplate=f"position {position}, layer %{{x}}: %{{y:.3f}}<br>%{{customdata}}<extra></extra>",
                 row=1,
                 col=column,
@@ -290,7 +311,8 @@ def _selection(numbers: Mapping[str, Any]) -> go.Figure:
     figure.update_layout(
         template=THEME,
         width=1250,
-        height=600,
+        height=640,
+        font={"size": 18},
         margin={"t": 120},
         title=f"Scores of the candidates; dashed: no intervention, and the KL limit; {_note(numbers)}",
         legend={"y": -0.2},
@@ -309,7 +331,8 @@ def _scatter(numbers: Mapping[str, Any]) -> go.Figure:
             mode="markers",
             marker={
                 "color": COLOURS[1 if name.startswith("harmful") else 0],
-                "symbol": "x" if name.endswith("- r") else "circle",
+                "symbol": ("circle" if name.startswith("harmful") else "square")
+                + ("-open" if name.endswith("- r") else ""),
                 "size": 8,
                 "opacity": 0.75,
             },
@@ -336,6 +359,7 @@ def _base_check(numbers: Mapping[str, Any]) -> go.Figure:
                 values["sd"],
                 colour=COLOURS[1 if "harmful" in name else 0],
                 dash="dot" if name.startswith("base") else "solid",
+                symbol="circle" if "harmful" in name else "x",
             )
         )
     _mark_layer(figure, numbers)

@@ -1,0 +1,79 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 06 · Jailbreaks and categories
+# Two more questions of Zhao et al. 2025 ([arXiv:2507.11878](https://arxiv.org/abs/2507.11878)): which of the two
+# beliefs does a jailbreak move, and is harm one direction or one for each kind of it? Stored results again;
+# `SOURCE = "computed"` runs both experiments here.
+
+# %%
+import interp
+
+SOURCE = "stored"  # "computed": about ten minutes on two cores
+jailbreaks = interp.run("jailbreaks", source=SOURCE)
+jailbreaks
+
+# %% [markdown]
+# A wrapper is text around a request, written by this project: templates and persuasion. A *success* is a request
+# that the model refuses when asked plainly and answers when wrapped, judged by how its reply sounds; whether the
+# answer is of any use is another question.
+
+# %%
+drawn = jailbreaks.figures()
+drawn["success"]
+
+# %% [markdown]
+# **Figure 6.** The paper: jailbreaks that work suppress the refusal belief; only part of persuasion makes the
+# model believe that the request is harmless. Here: both beliefs of the successes beside plain harmful requests
+# that are refused, with prompts as they are and all ended by a full stop.
+
+# %%
+drawn["fig06_beliefs"]
+
+# %% [markdown]
+# How far each belief moves, request by request, in shares of the gap between plain harmful and harmless ones. On
+# this model templates move both beliefs; persuasion, where it works, lowers the refusal belief alone.
+
+# %%
+drawn["shifts"]
+
+# %% [markdown]
+# ## Categories
+# The authors write that harmfulness directions vary by category of harm while refusal directions are more alike.
+
+# %%
+categories = interp.run("categories", source=SOURCE)
+categories
+
+# %% [markdown]
+# Cosines between the directions of different categories; the slider goes through the layers, its first stop is
+# their mean.
+
+# %%
+figures = categories.figures()
+figures["category_cosines"]
+
+# %% [markdown]
+# Their mean over all pairs, layer by layer. The grey band is what shuffled category labels give: only below it do
+# categories differ by more than the noise of few prompts.
+
+# %%
+figures["off_diagonal"]
+
+# %% [markdown]
+# What the data say, with prompts as they are and with equal endings:
+
+# %%
+for verdict in categories.verdicts():
+    print("-", verdict)
+
+# %% [markdown]
+# Next: [07, elasticity and tracking your own fine-tune](07_elasticity_and_tracking.ipynb).
