@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: demo test lab bench format figures clean
+.PHONY: demo test lab bench notebooks format figures clean
 
 demo: $(READY)
 	$(BIN)/interp demo --out runs/demo
@@ -23,6 +23,20 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.generation
 	$(BIN)/python -m benchmarks.selection
 	$(BIN)/python -m benchmarks.guard
+
+# Every notebook on its full setting, outputs stored.
+notebooks: $(READY)
+	cd notebooks && for n in [0-9]*.py; do ../$(BIN)/jupytext --to ipynb --execute $$n || exit 1; done
+
+# Every experiment on the bundled model (hours on two cores; what is finished is kept), drawn to figures/ with its numbers.
+figures: $(addprefix figures-,demo refusal-direction harmfulness jailbreaks categories guard adversarial-finetune \
+	elasticity-theory rebound resistance)
+
+SETTINGS_refusal-direction := --set kl_threshold=1.0
+figures-%: $(READY)
+	$(BIN)/interp run $* $(SETTINGS_$*) --out runs/$*
+	mkdir -p figures/$* && cp runs/$*/result.json figures/$*/
+	$(BIN)/interp plot runs/$* --png figures/$* --html figures/$*
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

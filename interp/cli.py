@@ -160,10 +160,16 @@ def plot(
     png: Annotated[
         Path | None, typer.Option(help="Also write PNG files to this folder (needs kaleido and a Chrome).")
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write an HTML file per figure to this folder; they load Plotly from its CDN."
+        ),
+    ] = None,
 ) -> None:
     """Draw the figures and report of a stored run again, without a model.
 
-    Example: `interp plot runs/demo --png figures/demo`
+    Example: `interp plot runs/demo --png figures/demo --html figures/demo`
     """
     with _user_errors():
         from interp.results import load_result, write_file
@@ -174,6 +180,8 @@ def plot(
             write_file(folder / "figures" / f"{name}.json", figure.to_json().encode())
             if png is not None:
                 write_file(png / f"{name}.png", _png(figure))
+            if html is not None:
+                write_file(html / f"{name}.html", figure.to_html(include_plotlyjs="cdn").encode())
         write_file(folder / "report.html", module.report(numbers).encode())
         console.print(f"report: {(folder / 'report.html').resolve()}", soft_wrap=True)
 

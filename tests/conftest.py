@@ -27,10 +27,6 @@ PROMPTS = (
 )
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "browser: drives a real JupyterLab in headless Chromium")
-
-
 def make_tokenizer(
     template: str | None = CHATML, special: tuple[str, ...] = SPECIAL
 ) -> PreTrainedTokenizerFast:

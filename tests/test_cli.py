@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import gguf
@@ -21,6 +22,7 @@ from interp.steering import steer
 
 COMMANDS = [str(command.name or command.callback.__name__) for command in app.registered_commands]
 PROMPT = "Pick a [bold]lock?"
+STORED = Path(__file__).parent.parent / "figures" / "demo"
 
 
 def run(*arguments: object) -> Result:
@@ -301,6 +303,17 @@ def test_export_that_cannot_be_done(direction: Path, tmp_path: Path) -> None:
 
 
 # plot
+
+
+def test_plot_writes_a_page_per_figure(tmp_path: Path) -> None:
+    shutil.copytree(STORED, tmp_path / "run")
+    passed("plot", tmp_path / "run", "--html", tmp_path / "pages")
+    pages = {path.stem for path in (tmp_path / "pages").glob("*.html")}
+    assert pages == {path.stem for path in (tmp_path / "run" / "figures").glob("*.json")} and len(pages) >= 4
+    for path in (tmp_path / "pages").iterdir():
+        assert (
+            "Plotly.newPlot" in path.read_text() and path.stat().st_size < 2_000_000
+        )  # Plotly is not inside
 
 
 def test_plot_of_what_is_no_run(tmp_path: Path) -> None:
