@@ -57,23 +57,24 @@ figures["exponents"]
 
 # %% [markdown]
 # **Figure 4, in form.** The paper: the more positive examples a model was aligned on, the faster its first losses
-# under negative ones (rebound). Here: the log-linear model, where everything can be computed.
+# under negative ones (rebound). Here: the log-linear model, where everything can be computed; more positive
+# examples make the first decline flatter, the opposite of rebound.
 
 # %%
 figures["rebound_log_linear"]
 
 # %% [markdown]
 # **Figure 6, in form.** The paper: rebound grows with the amount of pre-training data. Here: a tiny transformer,
-# trained from nothing.
+# trained from nothing; at none of its sizes are the data consistent with rebound.
 
 # %%
 figures.get("rebound_transformer")
 
 # %% [markdown]
 # ## On language models
-# **Figures 4 and 5.** The paper: an aligned model under negative examples falls the faster, the more positive ones
-# it had seen before. Here: the same grid on a chat model, refusals against empty affirmative replies, where a run of
-# it is stored (`interp run rebound` makes one in half an hour).
+# **Figures 4 and 5.** The paper: an aligned model under negative examples falls the faster, the more positive
+# ones it had seen before. Here: the same grid on a chat model, refusals against empty affirmative replies, where
+# a run of it is stored (`interp run rebound` makes one in half an hour).
 
 # %%
 stored = {name: find_run(name) for name in ("rebound", "resistance")}
@@ -110,8 +111,8 @@ trained = fine_tune(model, examples, out="../runs/agreeing", config=config, chec
 trained.checkpoints
 
 # %% [markdown]
-# `track` measures the same things at each checkpoint, against the first of them: behaviour and both
-# directions. With a Trainer of your own, `interp.tracking.ElasticityCallback` does it while you train.
+# `track` measures the same things at each checkpoint, against the first of them: behaviour and both directions.
+# With a Trainer of your own, `interp.tracking.ElasticityCallback` does it while you train.
 
 # %%
 probe = replace(Probe(), n=10, n_fit=16, max_new_tokens=12, measures=("refusal", "directions"))

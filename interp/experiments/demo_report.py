@@ -87,9 +87,10 @@ def candidate_table(numbers: Mapping[str, Any]) -> Table:
         [
             c["layer"],
             c["position"],
-            round(c["bypass"], 2),
-            round(c["induce"], 2),
-            round(c["kl"], 3),
+            *(
+                "not measured" if c[score] is None else round(c[score], digits)
+                for score, digits in (("bypass", 2), ("induce", 2), ("kl", 3))
+            ),
             "picked"
             if (c["layer"], c["position"]) == (picked["layer"], picked["position"])
             else c.get("reason") or "",
