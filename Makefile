@@ -26,7 +26,8 @@ bench: $(READY)
 
 # Every notebook on its full setting, outputs stored.
 notebooks: $(READY)
-	cd notebooks && for n in [0-9]*.py; do ../$(BIN)/jupytext --to ipynb --execute $$n || exit 1; done
+	$(BIN)/jupytext --quiet --sync notebooks/*.py
+	PLOTLY_RENDERER=plotly_mimetype+png $(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 # Every experiment on the bundled model (hours on two cores; what is finished is kept), drawn to figures/ with its numbers.
 figures: $(addprefix figures-,demo refusal-direction harmfulness jailbreaks categories guard adversarial-finetune \
