@@ -12,6 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTr
 from interp.chat import ChatTokens, tokenize
 from interp.models import ChatModel
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # for kernels, servers and commands that tests start
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

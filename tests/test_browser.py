@@ -49,7 +49,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     (desk / "notebooks").mkdir()
     notebook = jupytext.read(ROOT / "notebooks" / "01_quick_start.py")
     for cell in code_cells(notebook):
-        cell.source = SMALL.sub("N_PROMPTS = 12", cell.source)
+        cell.source = SMALL.sub("N_PROMPTS = 8", cell.source)
     jupytext.write(notebook, desk / "notebooks" / "01_quick_start.ipynb")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

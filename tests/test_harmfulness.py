@@ -303,4 +303,4 @@ def test_run_on_the_bundled_model(bundled: Callable[[str], ChatModel], tmp_path:
         rows = stored["beliefs"][ending]["means"]
         harm = {name: by["harmfulness"]["value"] for name, by in rows.items()}
         assert harm["refused harmful"] > harm["accepted harmless"]
-    assert len(harmfulness.verdicts(stored)) == 9
+    assert len(harmfulness.verdicts(stored)) == 10

@@ -104,7 +104,7 @@ def test_every_cell_runs(path: Path, client: NotebookClient) -> None:
             )
     notebook = jupytext.read(path)
     for cell in code_cells(notebook):
-        cell.source = SMALL.sub("N_PROMPTS = 12", cell.source)
+        cell.source = SMALL.sub("N_PROMPTS = 8", cell.source)
     notebook.cells.insert(0, new_code_cell("%reset -f"))
     client.nb = notebook
     for index, cell in enumerate(notebook.cells):
