@@ -19,6 +19,8 @@ ROOT = Path(interp.__file__).parent.parent
 SCRIPTS = sorted((ROOT / "notebooks").glob("*.py"))
 SMALL = re.compile(r"^N_PROMPTS = \d+", re.MULTILINE)
 """The switch of every notebook that computes: how many prompts."""
+N_SMALL = 8
+"""What it is set to here."""
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -104,7 +106,7 @@ def test_every_cell_runs(path: Path, client: NotebookClient) -> None:
             )
     notebook = jupytext.read(path)
     for cell in code_cells(notebook):
-        cell.source = SMALL.sub("N_PROMPTS = 8", cell.source)
+        cell.source = SMALL.sub(f"N_PROMPTS = {N_SMALL}", cell.source)
     notebook.cells.insert(0, new_code_cell("%reset -f"))
     client.nb = notebook
     for index, cell in enumerate(notebook.cells):
