@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
+from torch.nn import Parameter
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -279,7 +280,8 @@ def attach_adapter(hf: PreTrainedModel, adapter: str, *, shown: str, dropout: fl
 
 @contextmanager
 def merged_adapter(hf: PreTrainedModel, adapter: str, *, shown: str) -> Iterator[None]:
-    """`hf` with an adapter merged into its weights; its own weights again, bit for bit, when the context exits.
+    """`hf` with an adapter merged into its weights; its own weights again, bit for bit, when the context exits, each
+    trainable or frozen as it was.
 
     Holds a copy of the weights that merging changes, so that many adapters can take turns on one loaded base.
 
@@ -289,10 +291,12 @@ def merged_adapter(hf: PreTrainedModel, adapter: str, *, shown: str) -> Iterator
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    trainable = [(weight, weight.requires_grad) for weight in hf.parameters()]
     adapted = attach_adapter(hf, adapter, shown=shown)
     config = adapted.peft_config["default"]
     if getattr(config, "modules_to_save", None) or getattr(config, "trainable_token_indices", None):
         adapted.unload()
+        _put_back(trainable)
         raise NotSwappable(f"adapter {adapter} replaces whole modules; load {shown} with adapter= instead")
     layers = [module.get_base_layer() for module in adapted.modules() if isinstance(module, BaseTunerLayer)]
     before = [(weight, weight.detach().clone()) for layer in layers for weight in layer.parameters()]
@@ -303,6 +307,12 @@ def merged_adapter(hf: PreTrainedModel, adapter: str, *, shown: str) -> Iterator
         with torch.no_grad():
             for weight, value in before:
                 weight.copy_(value)
+        _put_back(trainable)
+
+
+def _put_back(trainable: list[tuple[Parameter, bool]]) -> None:
+    for weight, flag in trainable:
+        weight.requires_grad_(flag)
 
 
 def _with_adapter(hf: PreTrainedModel, adapter: str, *, shown: str) -> PreTrainedModel:

@@ -77,6 +77,7 @@ def test_checkpoints_at_example_counts_learn_and_the_model_stays_as_it_was(
         with with_adapter(tiny, str(folder)) as model:
             scores.append(score(model, "yes"))
     assert equal(before, weights(tiny))
+    assert all(parameter.requires_grad for parameter in tiny.hf.parameters())
     assert scores[0] == pytest.approx(
         score(tiny, "yes"), abs=1e-6
     )  # nothing is changed before the first step
