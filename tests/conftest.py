@@ -30,6 +30,12 @@ PROMPTS = (
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that run the bundled model come first: with several workers the long ones must not begin last."""
+    heavy = {item.path for item in items if item.get_closest_marker("checkpoint")}
+    items.sort(key=lambda item: item.path not in heavy)
+
+
 def make_tokenizer(
     template: str | None = CHATML, special: tuple[str, ...] = SPECIAL
 ) -> PreTrainedTokenizerFast:

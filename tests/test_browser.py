@@ -1,5 +1,6 @@
 """What a new user sees: a real JupyterLab in headless Chromium, and a report opened from disk without a network."""
 
+import json
 import os
 import re
 import shutil
@@ -70,7 +71,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     try:
         begun = time.monotonic()
         while not answers(f"{address}/api/status?token={TOKEN}"):
-            assert server.poll() is None and time.monotonic() - begun < 60, (desk / "server.log").read_text()
+            assert server.poll() is None and time.monotonic() - begun < 120, (desk / "server.log").read_text()
             time.sleep(0.2)
         yield address
     finally:
@@ -86,21 +87,33 @@ def answers(address: str) -> bool:
         return False
 
 
+def wait_for_kernel(lab: str) -> None:
+    """Until the notebook's kernel has started and the page has connected to it: Lab asks for a kernel before that."""
+    begun = time.monotonic()
+    while True:
+        with urllib.request.urlopen(f"{lab}/api/sessions?token={TOKEN}", timeout=20) as reply:
+            kernels = [session["kernel"] for session in json.load(reply)]
+        if any(kernel["execution_state"] == "idle" and kernel["connections"] for kernel in kernels):
+            return
+        assert time.monotonic() - begun < 120, kernels
+        time.sleep(0.2)
+
+
 def test_a_new_user_runs_01_and_plays(
     chromium: "playwright.Browser", lab: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     page = chromium.new_page(viewport={"width": 1400, "height": 1800})
-    page.set_default_timeout(45_000)
+    page.set_default_timeout(90_000)
     page.goto(f"{lab}/lab/tree/notebooks/01_quick_start.ipynb?token={TOKEN}")
     page.locator(".jp-NotebookPanel .jp-CodeCell").first.wait_for()
-    page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").first.wait_for(state="attached")
+    wait_for_kernel(lab)
     page.locator(".jp-NotebookPanel .jp-MarkdownCell").first.click()  # the menu acts on the active notebook
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     page.locator(".jp-InputPrompt", has_text=re.compile(r"\[[*1]\]")).first.wait_for(state="attached")
 
     figure = page.locator(".jp-OutputArea .js-plotly-plot .main-svg").first
-    figure.wait_for(timeout=150_000)  # a cold kernel loads torch and the model first
+    figure.wait_for(timeout=240_000)  # a cold kernel loads torch and the model first
     points = page.locator(".js-plotly-plot .violinlayer .points path").count()
     assert points >= 2 * N_SMALL  # every prompt of both kinds is one
     cards = page.locator(".interp-card").all_inner_texts()

@@ -303,14 +303,15 @@ def test_the_command_sets_what_is_asked_and_refuses_the_rest(saved_tiny: Path, t
 @pytest.mark.checkpoint
 def test_on_the_bundled_model_the_direction_mediates_refusal(bundled) -> None:
     config = Config(
-        n_train=32,
-        n_val=8,
-        n_test=24,
+        n_train=24,
+        n_val=4,
+        n_test=12,
         max_new_tokens=12,
         n_random=1,
-        n_mechanism=2,
+        random_every=10,
+        n_mechanism=1,
         kl_threshold=1.0,
-        prune_layer_fraction=0.4,
+        prune_layer_fraction=0.5,
     )
     numbers = refusal_direction.run(bundled("smollm2-safe"), load_prompts(), config).numbers
     rates = {
@@ -318,7 +319,7 @@ def test_on_the_bundled_model_the_direction_mediates_refusal(bundled) -> None:
         for kind, arms in numbers["refusal_rate"].items()
         for arm, by in arms.items()
     }
-    assert rates["harmful", "baseline"] > 0.7
+    assert rates["harmful", "baseline"] > 0.5
     assert rates["harmful", "ablation"] < rates["harmful", "random_ablation"] - 0.4
     assert rates["harmful", "orthogonalized"] == rates["harmful", "ablation"]
     assert rates["harmless", "addition_plus"] > rates["harmless", "random_addition"] + 0.4

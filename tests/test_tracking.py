@@ -474,8 +474,8 @@ def test_taking_the_safety_adapter_off_shows_in_behaviour_and_representation() -
         prompts=PromptSet("builtin", builtin.parts),
         measures=("refusal", "shift", "compression"),
         n=16,
-        n_fit=16,
-        n_documents=2,
+        n_fit=12,
+        n_documents=1,
         max_new_tokens=8,
     )
     series = [str(ADAPTER_FOLDER), "smollm2"]
