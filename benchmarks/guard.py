@@ -72,7 +72,8 @@ def main() -> None:
 | hf(..., output_hidden_states=True), one prompt at a time | {plain_seconds:.1f} | {args.n / plain_seconds:.0f} | 1.0x |
 | guard.stream (median of 3) | {fast:.1f} | {args.n / fast:.0f} | {plain_seconds / fast:.1f}x |
 
-Largest difference of a score: {gap:.1e}. Resident memory against that after the runs above: {", ".join(memory)} (prompts: memory).""",
+Largest difference of a score: {gap:.1e}. Resident memory against that after the runs above: {", ".join(memory)}
+(prompts: memory).""",
     )
 
 

@@ -161,11 +161,15 @@ def step_unit(found: Sequence[Checkpoint]) -> str:
 
 
 class Shelf:
-    """Opens checkpoints one at a time; the base of the last adapter stays loaded for the next."""
+    """Opens checkpoints one at a time; the base of the last adapter stays loaded for the next.
 
-    def __init__(self) -> None:
-        self._key: tuple[str, str | None] | None = None
-        self._base: ChatModel | None = None
+    Args:
+        base: a model that is loaded already.
+    """
+
+    def __init__(self, base: ChatModel | None = None) -> None:
+        self._key: tuple[str, str | None] | None = None if base is None else (base.source, None)
+        self._base = base
 
     @contextmanager
     def open(self, checkpoint: Checkpoint) -> Iterator[ChatModel]:

@@ -49,7 +49,7 @@ def track(
     checkpoints: Sequence[str | Path | ChatModel] | str | Path | ChatModel,
     probe: Probe | None = None,
     *,
-    base: str | None = None,
+    base: str | ChatModel | None = None,
     reference: str | Path | ChatModel | None = None,
     out: str | Path | None = None,
     show_progress: bool = False,
@@ -59,7 +59,7 @@ def track(
     Args:
         checkpoints: see `interp.series`.
         probe: what to measure; None is the default probe.
-        base: model that adapters belong to; None takes the one that each names.
+        base: model that adapters belong to, by name or loaded; None takes the one that each names.
         reference: a label of the series, or a further checkpoint; None is the first of the series that loads.
         out: run folder; finished checkpoints are kept beside it until the run is whole.
         show_progress: draw a progress bar.
@@ -68,6 +68,7 @@ def track(
         ValueError: no such checkpoint, a reference that cannot be measured, or none that can.
     """
     probe = probe or Probe()
+    loaded, base = (base, base.source) if isinstance(base, ChatModel) else (None, base)
     found = find_checkpoints(checkpoints, base=base)
     candidates = _candidates(found, reference, base)
     known = _known(out, probe, candidates)
@@ -76,7 +77,7 @@ def track(
     with ExitStack() as stack:
         folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "track"
         parts = Parts(folder, probe.provenance)
-        run = _Run(probe, parts, Shelf())
+        run = _Run(probe, parts, Shelf(loaded))
         chosen = run.choose(candidates)
         rows = (
             dict(known.rows) if known is not None and known.facts["fingerprint"] == chosen.fingerprint else {}

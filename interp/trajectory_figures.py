@@ -217,7 +217,7 @@ def _axis(figure: go.Figure, numbers: Numbers, rows: Rows, row: int | None = Non
     where: dict[str, Any] = {"row": row, "col": 1} if row else {}
     figure.update_xaxes(title={"text": _x_title(numbers, rows)}, **where)
     if not rows.by_step:
-        labels = [c["label"] for c in numbers["checkpoints"]]
+        labels = [c["label"].replace("/checkpoint-", " ") for c in numbers["checkpoints"]]
         figure.update_xaxes(tickvals=rows.x, ticktext=labels, tickangle=-30)
     for x, checkpoint in zip(rows.x, numbers["checkpoints"], strict=True):
         if checkpoint["status"] != "ok":

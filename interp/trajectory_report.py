@@ -69,6 +69,7 @@ def verdicts(numbers: Numbers) -> list[str]:
     """What changed from the reference to the last checkpoint, in words that follow from the intervals."""
     rows = Rows(numbers)
     first, last = _ends(numbers)
+    labels = [checkpoint["label"] for checkpoint in numbers["checkpoints"]]
     said = []
     rates = rows.of("refusal_rate", "harmful")
     if first in rates and last in rates and first != last:
@@ -83,6 +84,9 @@ def verdicts(numbers: Numbers) -> list[str]:
         said.append(
             f"The refusal rate on harmful prompts {word}: {_shown(a)} to {_shown(b)}, n = {b['n']} each."
         )
+        lowest = min(rates, key=lambda index: rates[index]["value"])
+        if rates[lowest]["high"] < min(a["low"], b["low"]):
+            said.append(f"In between it was lower, at {labels[lowest]}: {_shown(rates[lowest])}.")
     for axis in ("harmfulness", "refusal"):
         moved, control = (rows.of(f"shift_{name}", "harmful").get(last) for name in (axis, f"control_{axis}"))
         if moved is None or control is None:

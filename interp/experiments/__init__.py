@@ -9,6 +9,7 @@ EXPERIMENTS = {
     "guard": "interp.experiments.guard_comparison",
     "adversarial-finetune": "interp.experiments.adversarial_finetune",
     "elasticity-theory": "interp.experiments.elasticity_theory",
+    "trajectory": "interp.experiments.trajectory",
     "rebound": "interp.experiments.rebound",
     "resistance": "interp.experiments.resistance",
 }
