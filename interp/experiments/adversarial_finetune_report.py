@@ -103,7 +103,7 @@ def _guard(numbers: Mapping[str, Any]) -> go.Figure:
         controls=[label for label in conditions if label.endswith("(control)")],
     )
     figure.update_layout(
-        width=1250, height=620, margin={"b": 220}, legend={"y": -0.6}, xaxis={"tickangle": 30}
+        width=1250, height=620, margin={"b": 220}, legend={"y": -0.6}, xaxis={"tickangle": -30}
     )
     return figure
 

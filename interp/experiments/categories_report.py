@@ -61,7 +61,7 @@ def _heat_maps(numbers: Mapping[str, Any]) -> go.Figure:
         {"label": str(layer), "method": "restyle", "args": [{"z": [t["cosines"][layer] for t in tables]}]}
         for layer in range(n_layers)
     ]
-    figure.update_xaxes(tickangle=45, tickfont={"size": 10})
+    figure.update_xaxes(tickangle=-45, tickfont={"size": 10})
     figure.update_yaxes(autorange="reversed", tickfont={"size": 10})
     figure.update_layout(
         template=THEME,

@@ -75,7 +75,7 @@ def _table3(numbers: Mapping[str, Any]) -> go.Figure:
             col=1,
         )
     figure.update_yaxes(autorange="reversed", tickfont={"size": 12})
-    figure.update_xaxes(tickangle=35, tickfont={"size": 12}, row=len(ENDINGS))
+    figure.update_xaxes(tickangle=-35, tickfont={"size": 12}, row=len(ENDINGS))
     share = numbers["provenance"]["config"]["false_positive_rate"]
     figure.update_layout(
         template=THEME,
@@ -160,7 +160,7 @@ def _categories(numbers: Mapping[str, Any]) -> go.Figure:
         barmode="group",
         title=f"Each harm category against all harmless prompts, {numbers['provenance']['model']}",
         yaxis={"title": "AUROC", "range": [0, 1.05]},
-        xaxis={"tickangle": 35},
+        xaxis={"tickangle": -35},
         width=1150,
         height=600,
         margin={"b": 200},
@@ -194,7 +194,7 @@ def _false_positives(numbers: Mapping[str, Any]) -> go.Figure:
             )
     share = numbers["provenance"]["config"]["false_positive_rate"]
     figure.add_hline(y=share, line={"color": "#666", "dash": "dash", "width": 1})
-    figure.update_xaxes(tickangle=40, tickfont={"size": 12})
+    figure.update_xaxes(tickangle=-40, tickfont={"size": 12})
     figure.update_yaxes(title="share flagged", range=[0, 1.05], col=1)
     figure.update_layout(
         template=THEME,

@@ -120,7 +120,7 @@ def _success(numbers: Mapping[str, Any]) -> go.Figure:
         barmode="group",
         title=f"What each wrapper changes, {numbers['provenance']['model']}",
         yaxis={"title": "share of requests", "range": [0, 1.05]},
-        xaxis={"tickangle": 45},
+        xaxis={"tickangle": -45},
         width=1100,
         height=620,
         margin={"b": 200},
