@@ -44,7 +44,7 @@ from interp.experiments.rebound_report import figures, rate_table, report, verdi
 from interp.finetune import TrainConfig, fine_tune
 from interp.generation import generate, map_completions
 from interp.measures import along, read_states
-from interp.metrics import rate
+from interp.metrics import rate, token_kl
 from interp.models import ChatModel, load, with_adapter
 from interp.probes import Probe, Reference
 from interp.prompts import HELD_OUT_TEXT, PromptSet
@@ -348,12 +348,7 @@ class _Grid:
 
     def _kl_to_base(self, ids: list[list[int]], log_p: list[Tensor]) -> float:
         """Mean over tokens of KL(checkpoint || base), nats, on the checkpoint's own samples."""
-
-        def divergence(log_q: Float[Tensor, "token d_vocab"], row: int) -> Float[Tensor, " token"]:
-            p = log_p[row].float().to(log_q.device).log_softmax(-1)  # renormalised: float16 rounds
-            return (p.exp() * (p - log_q.log_softmax(-1))).sum(-1)
-
-        found = map_completions(self.base, self.task.prompts[: self.config.n_kl], ids, divergence)
+        found = token_kl(self.base, self.task.prompts[: self.config.n_kl], ids, log_p)
         return float(torch.cat(found).double().mean())
 
     def _along(self, model: ChatModel, reference: Reference) -> dict[str, Float[Tensor, " prompt"]]:
