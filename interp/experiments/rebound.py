@@ -40,6 +40,7 @@ from torch import Tensor
 
 from interp.batching import Stopwatch, progress
 from interp.corpora import Corpus, bits
+from interp.display import ShownResult
 from interp.experiments.rebound_report import figures, rate_table, report, verdicts
 from interp.finetune import TrainConfig, fine_tune
 from interp.generation import generate, map_completions
@@ -126,8 +127,8 @@ def check_counts(positives: Sequence[int], negatives: Sequence[int], batch: int)
         raise ValueError(f"counts must be multiples of batch_size = {batch}, got {wrong[0]}; change either")
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Result:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Result(ShownResult):
     """What a run found."""
 
     numbers: dict[str, Any]

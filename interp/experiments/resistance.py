@@ -35,6 +35,7 @@ import plotly.graph_objects as go
 import torch
 
 from interp.batching import Stopwatch, progress
+from interp.display import ShownResult
 from interp.experiments.resistance_report import figures, rate_table, report, verdicts
 from interp.finetune import Example, TrainConfig, fine_tune
 from interp.generation import completion_log_probs, generate, map_completions
@@ -98,8 +99,8 @@ class Config:
             )
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Result:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Result(ShownResult):
     """What a run found."""
 
     numbers: dict[str, Any]
