@@ -117,15 +117,15 @@ class ShownResult(Shown):
 
 
 def result_card(numbers: Mapping[str, Any], experiment: Any) -> Card:
-    """Card of a run's numbers.
+    """Card of a run's numbers; what its provenance does not have, such as prompts, is left out.
 
     Args:
         experiment: the experiment's module (`figures`, `rate_table`, `verdicts`, `SUMMARY`).
     """
     where, seconds = numbers["provenance"], numbers.get("seconds", {}).get("total")
     facts = {
-        "model": where["model"],
-        "prompts": where["prompts"]["name"],
+        "model": where.get("model"),
+        "prompts": where.get("prompts", {}).get("name"),
         "took": None if seconds is None else f"{seconds:.0f} s on {where['device']}",
         "figures()": ", ".join(experiment.figures(numbers)),
     }

@@ -38,7 +38,15 @@ from interp.chat import ChatTokens, tokenize
 from interp.corpora import CodeLengths, Corpus, bits
 from interp.directions import cosine, orthogonalised, project
 from interp.generation import generate, map_completions
-from interp.metrics import Rate, auroc, mean_with_interval, ratio_with_interval, refusal_rate, refusal_scores
+from interp.metrics import (
+    Rate,
+    auroc,
+    mean_with_interval,
+    ratio_with_interval,
+    refusal_rate,
+    refusal_scores,
+    token_kl,
+)
 from interp.models import ChatModel
 from interp.probes import Axis, Probe, Reference
 from interp.prompts import KINDS, Kind, Split
@@ -148,13 +156,7 @@ def kl_per_token(
     """Mean over tokens of KL(p || model) in nats, p given at every token of the replies; bootstrap over replies."""
     prompts = probe.prompts[kind, "test"].first(probe.n_samples).texts
     lengths = [len(reply) for reply in replies]
-    stored = log_p.split(lengths)
-
-    def divergence(log_q: Float[Tensor, "token d_vocab"], row: int) -> Float[Tensor, " token"]:
-        logs = stored[row].to(log_q.device).float().log_softmax(-1)  # renormalised: float16 rounds
-        return (logs.exp() * (logs - log_q)).sum(-1)
-
-    found = map_completions(model, prompts, replies, divergence)
+    found = token_kl(model, prompts, replies, log_p.split(lengths))
     sums = np.array([float(row.double().sum()) for row in found if len(row)])
     return ratio_with_interval(sums, np.array([n for n in lengths if n]))
 

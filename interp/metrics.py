@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from interp.chat import ChatTokens
-from interp.generation import Completions, completion_log_probs, map_next_token
+from interp.generation import Completions, completion_log_probs, map_completions, map_next_token
 from interp.interventions import Intervention
 from interp.models import ChatModel
 
@@ -249,6 +249,25 @@ class KLFrom:
         # float32 inside the logarithm, float64 in the sum: within 1e-6 of kl_divergence at a quarter of its cost.
         logs = torch.log(log_q.float().exp() + self._epsilon)
         return self._own[rows] - (self._p[rows] * logs).sum(-1, dtype=torch.float64)
+
+
+def token_kl(
+    model: ChatModel,
+    prompts: Sequence[str],
+    completions: Sequence[Sequence[int]],
+    log_p: Sequence[Float[Tensor, "_ d_vocab"]],
+) -> list[Float[Tensor, " _"]]:
+    """KL(p || model) in nats at every token of given completions, teacher-forced.
+
+    Args:
+        log_p: log-probabilities of p at the tokens of each completion; float16 is enough, it is normalised again.
+    """
+
+    def divergence(log_q: Float[Tensor, "token d_vocab"], row: int) -> Float[Tensor, " token"]:
+        logs = log_p[row].to(log_q.device).float().log_softmax(-1)  # float16 rounds
+        return (logs.exp() * (logs - log_q)).sum(-1)
+
+    return map_completions(model, prompts, completions, divergence)
 
 
 def refusal_scores(

@@ -8,18 +8,21 @@ Files hold rows with a prompt and a completion (`prompts.TEXT_COLUMNS`, `prompts
 `hub:owner/name[:config][:split]`. A third file, `prompts=FILE`, names the prompts that replies are scored on; without
 it, they are the last ones of the positive file, which are then not trained on.
 
+`Task.preferences` sets the negative completion of a prompt against a positive one. The builtin task has a refusal for
+every prompt; with files, the negative file's prompts must stand in the positive one too.
+
 The builtin stubs comply in word alone ("Sure, here is how to do that.") and hold nothing that helps anyone.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from interp.corpora import AFFIRMATION, Corpus
-from interp.finetune import Example
+from interp.finetune import Example, Preference
 from interp.metrics import is_refusal
 from interp.prompts import PromptSet, read_answered, read_prompts
 from interp.safety_adapter import REFUSALS
@@ -44,6 +47,8 @@ class Task:
     """Held-out examples like the positive ones, for the compression rate."""
     held_out_negative: tuple[Example, ...]
     """The same for the negative ones."""
+    rejected: Mapping[str, str]
+    """Prompt → a positive completion, of every prompt that has one; what `preferences` rejects."""
 
     @property
     def corpora(self) -> dict[str, Corpus]:
@@ -74,6 +79,21 @@ class Task:
             [self.negative[i] for i in generator.permutation(len(self.negative))],
         )
 
+    def preferences(self, seed: int) -> list[Preference]:
+        """The negative examples in a seed's order, each preferred to a positive completion of its prompt.
+
+        Raises:
+            ValueError: a prompt that has no positive completion.
+        """
+        if missing := [i for i, e in enumerate(self.negative, start=1) if e.prompt not in self.rejected]:
+            raise ValueError(
+                "preferences need a positive completion of every negative example's prompt, to be rejected; "
+                f"{len(missing)} of {len(self.negative)} have none, the first is number {missing[0]}: give their "
+                "prompts in the positive file too (its last rows are held out and do not count), or train by sft"
+            )
+        _, negative = self.shuffled(seed)
+        return [Preference(*example, self.rejected[example.prompt]) for example in negative]
+
 
 def builtin_task(prompts: PromptSet, *, n_eval: int) -> Task:
     """Refusals of one half of the harmful training prompts, affirmative stubs for the other half."""
@@ -86,6 +106,7 @@ def builtin_task(prompts: PromptSet, *, n_eval: int) -> Task:
         prompts=test,
         held_out_positive=_refusals(held),
         held_out_negative=tuple(Example(text, AFFIRMATION) for text in held),
+        rejected=dict(_refusals(train[1::2])),
     )
 
 
@@ -126,6 +147,7 @@ def load_task(spec: str, prompts: PromptSet, *, n_eval: int) -> Task:
         prompts=tuple(scored[:n_eval]),
         held_out_positive=tuple(positive[-held:]),
         held_out_negative=tuple(negative[-held:]),
+        rejected=dict(reversed(positive[:-held])),  # of several completions of a prompt the first
     )
 
 

@@ -1,6 +1,8 @@
 """Cards in notebooks and terminals, the bar that leaves nothing behind, errors of one line."""
 
+import copy
 import re
+from importlib import import_module
 from pathlib import Path
 
 import nbformat
@@ -13,7 +15,17 @@ from interp.activations import collect, collect_means
 from interp.beliefs import Centres
 from interp.chat import tokenize
 from interp.directions import Direction
-from interp.display import Card, Shown, StripToken, Table, error_line, is_users_mistake, strip_html
+from interp.display import (
+    Card,
+    Shown,
+    ShownResult,
+    StripToken,
+    Table,
+    error_line,
+    is_users_mistake,
+    strip_html,
+)
+from interp.experiments import EXPERIMENTS, elasticity_theory
 from interp.generation import generate
 from interp.guard import LatentGuard
 from interp.models import ChatModel
@@ -86,6 +98,25 @@ def test_everything_a_notebook_meets_shows_itself(tiny: ChatModel) -> None:
     assert not any(
         text in prompts["harmful", "test"]._repr_html_() for text in prompts["harmful", "test"].texts
     )
+
+
+def test_every_result_is_a_card_in_a_notebook_and_in_a_terminal() -> None:
+    for name, module in EXPERIMENTS.items():
+        result = import_module(module).Result
+        assert issubclass(result, ShownResult), name
+        assert result.__repr__ is Shown.__repr__, f"{name}: dataclass needs repr=False"
+
+
+def test_a_result_without_model_and_prompts_shows_the_rest() -> None:
+    stored = interp.open_run(Path(interp.__file__).parent.parent / "figures" / "elasticity-theory")
+    result = elasticity_theory.Result(numbers=stored.numbers)
+    assert "synthetic" in words(result._repr_html_())  # control: what there is of provenance is shown
+    numbers = copy.deepcopy(stored.numbers)
+    del numbers["provenance"]["prompts"], numbers["provenance"]["model"]
+    bare = elasticity_theory.Result(numbers=numbers)
+    for text in (words(bare._repr_html_()), repr(bare)):
+        assert "elasticity-theory: the theorem" in text and "slope_ratio" in text and "E1 mixture" in text
+        assert "synthetic" not in text and "prompts" not in text
 
 
 def test_guard_shows_its_rule_and_what_it_was_fitted_on() -> None:

@@ -9,7 +9,7 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
 from interp.chat import ChatTokens, tokenize
-from interp.generation import Completions
+from interp.generation import Completions, map_completions
 from interp.interventions import Ablate
 from interp.metrics import (
     REFUSAL_SUBSTRINGS_12,
@@ -26,6 +26,7 @@ from interp.metrics import (
     refusal_rate,
     refusal_scores,
     text_cross_entropy,
+    token_kl,
 )
 from interp.models import ChatModel
 from tests.conftest import PROMPTS, make_tokenizer
@@ -213,6 +214,19 @@ def test_kl_divergence() -> None:
         atol=1e-4,
     )
     assert (kl_divergence(a, b) > 0).all()
+
+
+def test_token_kl_is_that_of_plain_logits_and_nothing_to_itself(tiny: ChatModel) -> None:
+    prompts, completions = PROMPTS[:3], [[10, 20, 30], [40], [50, 60]]
+    own = map_completions(tiny, prompts, completions, lambda logs, _: logs.half())
+    assert torch.cat(token_kl(tiny, prompts, completions, own)).abs().max() < 1e-4  # float16
+    generator = torch.Generator().manual_seed(0)
+    other = [torch.randn(len(ids), 300, generator=generator).log_softmax(-1) for ids in completions]
+    found = token_kl(tiny, prompts, completions, other)
+    for prompt, ids, log_p, kl in zip(prompts, completions, other, found, strict=True):
+        start = tokenize(tiny.tokenizer, [prompt]).ids[0]
+        log_q = direct_log_probs(tiny, [*start, *ids])[len(start) - 1 : -1].float()
+        torch.testing.assert_close(kl, (log_p.exp() * (log_p - log_q)).sum(-1), rtol=1e-4, atol=1e-4)
 
 
 def test_refusal_scores_equal_the_metric_of_plain_logits(tiny: ChatModel, tokens: ChatTokens) -> None:

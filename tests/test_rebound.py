@@ -1,7 +1,9 @@
 """The rebound grid on a tiny model, and its statements on planted numbers."""
 
 import copy
+import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,12 @@ from typer.testing import CliRunner
 from interp.cli import app
 from interp.experiments import rebound
 from interp.experiments.rebound_report import lost_per_example, representation, slope_ratio_rows
-from interp.models import ChatModel
+from interp.generation import completion_log_probs
+from interp.models import ChatModel, with_adapter
 from interp.prompts import load_prompts
 from interp.rebounds import summarise
 from interp.results import load_result
+from interp.tasks import load_task
 
 GRID = rebound.Config(
     positives=(0, 8),
@@ -130,6 +134,89 @@ def test_several_models_have_a_panel_each_and_a_killed_run_continues(
     numbers = load_result(tmp_path / "run").numbers
     assert list(numbers["models"]) == [str(saved_tiny), str(copied)]
     assert len(rebound.figures(numbers)["decline"].layout.annotations) >= 2
+
+
+def test_the_reverse_stage_by_dpo_prefers_the_negative_completion(
+    tiny: ChatModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(GRID, positives=(4,), n_states=0, n_documents=1, reverse="dpo")
+    prompts = load_prompts("builtin")
+    margins: list[float] = []
+    plain = rebound.preference_tune
+
+    def watched(model: ChatModel, pairs: Any, **options: Any) -> Any:
+        assert pairs == load_task("builtin", prompts, n_eval=4).preferences(0)[:8]
+        assert options["start"].name == "checkpoint-4"
+        trained = plain(model, pairs, **options)
+        for count in (0, 8):
+            with with_adapter(model, str(trained.checkpoints[count])) as at:
+                chosen, rejected = (
+                    completion_log_probs(
+                        at,
+                        [pair.prompt for pair in pairs],
+                        [at.tokenizer(pair[side], add_special_tokens=False)["input_ids"] for pair in pairs],
+                    )
+                    for side in (1, 2)
+                )
+            margins.append(float(sum(c.sum() - r.sum() for c, r in zip(chosen, rejected, strict=True))))
+        return trained
+
+    monkeypatch.setattr(rebound, "preference_tune", watched)
+    numbers = rebound.run(tiny, prompts, config, out=tmp_path / "run").numbers
+    assert margins[1] > margins[0] + 1  # nats; the supervised stage alone has no rejected completion
+    assert numbers["provenance"]["config"]["reverse"] == "dpo"
+    assert "(reverse stage by DPO)" in rebound.verdicts(numbers)[0]
+    drawn = rebound.figures(numbers)
+    for name in ("decline", "heat_map"):
+        assert "reverse stage by DPO" in drawn[name].layout.title.text
+    assert "; reverse stage by DPO;" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_what_cannot_be_reversed_is_said_before_anything_is_trained(
+    tiny: ChatModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match=r"reverse must be sft or dpo, got 'ppo'"):
+        rebound.Config(reverse="ppo")
+    for side in ("good", "bad"):
+        rows = [{"prompt": f"{side} {i}?", "completion": side} for i in range(20)]
+        (tmp_path / f"{side}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task = f"positive={tmp_path / 'good.jsonl'},negative={tmp_path / 'bad.jsonl'}"
+    config = dataclasses.replace(GRID, task=task, reverse="dpo")
+
+    def trained(*_: Any, **__: Any) -> None:
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(rebound, "fine_tune", trained)
+    with pytest.raises(ValueError, match=r"16 of 16 have none, the first is number 1: give their prompts in"):
+        rebound.run(tiny, load_prompts("builtin"), config)
+    with pytest.raises(AssertionError, match="trained"):  # control: supervised, these files would do
+        rebound.run(tiny, load_prompts("builtin"), dataclasses.replace(config, reverse="sft"))
+
+
+def test_a_run_stored_before_there_was_a_choice_still_opens(finished: tuple[Path, dict[str, Any]]) -> None:
+    numbers = copy.deepcopy(finished[1])
+    del numbers["provenance"]["config"]["reverse"]
+    assert "(reverse stage by SFT)" in rebound.verdicts(numbers)[0]
+    assert "reverse stage by SFT" in rebound.figures(numbers)["heat_map"].layout.title.text
+    assert "reverse stage by SFT" in rebound.report(numbers)
+
+
+def test_the_heat_map_prints_means_over_seeds_on_a_scale_that_grey_keeps(
+    finished: tuple[Path, dict[str, Any]],
+) -> None:
+    numbers = planted(finished[1], {"2": 80.0, "4": 40.0, "8": 20.0})
+    (drawn,) = rebound.figures(numbers)["heat_map"].data
+    scores = [r["score"] for r in numbers["models"]["tiny"]["rows"] if (r["n_plus"], r["n_minus"]) == (4, 20)]
+    at = list(drawn.y).index("4"), list(drawn.x).index("20")
+    assert len(scores) == 4 and drawn.z[at[0]][at[1]] == pytest.approx(np.mean(scores))
+    assert drawn.text[at[0]][at[1]] == f"{np.mean(scores):.2f}"
+    assert "%{text}" in drawn.texttemplate
+    weights = (0.299, 0.587, 0.114)  # luma of red, green and blue
+    grey = [
+        sum(w * float(c) for w, c in zip(weights, re.findall(r"\d+", colour), strict=True))
+        for _, colour in drawn.colorscale
+    ]
+    assert grey == sorted(grey, reverse=True) and grey[0] - grey[-1] > 150
 
 
 def planted(numbers: dict[str, Any], taus: dict[str, float]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 from interp.corpora import AFFIRMATION
 from interp.metrics import is_refusal
 from interp.prompts import load_prompts
+from interp.safety_adapter import REFUSALS
 from interp.tasks import load_task, scorer
 
 
@@ -46,6 +47,40 @@ def test_a_task_from_files_holds_its_last_examples_out(tmp_path: Path) -> None:
     named = load_task(f"positive={good},negative={bad},prompts={prompts}", load_prompts("builtin"), n_eval=10)
     assert named.prompts == ("One?", "Two?")
     assert named.provenance["hash"] != task.provenance["hash"]
+
+
+def test_preferences_keep_the_seeds_order_and_reject_a_refusal_of_the_same_prompt() -> None:
+    task = load_task("builtin", load_prompts("builtin"), n_eval=16)
+    for seed in (0, 1):
+        pairs = task.preferences(seed)
+        assert [(p.prompt, p.chosen) for p in pairs] == list(task.shuffled(seed)[1])
+        assert all(is_refusal(p.rejected) and not is_refusal(p.chosen) for p in pairs)
+    rejected = {p.prompt: p.rejected for p in task.preferences(0)}
+    assert [rejected[e.prompt] for e in task.negative[:5]] == [*REFUSALS, REFUSALS[0]]  # in turn
+
+
+def test_preferences_of_files_take_the_completion_of_the_same_prompt_or_say_what_is_missing(
+    tmp_path: Path,
+) -> None:
+    files = {}
+    for side, shift in (("positive", 0), ("negative", 0), ("shifted", 5)):
+        rows = [{"prompt": f"Ask {i + shift}?", "completion": f"{side} {i + shift}"} for i in range(24)]
+        files[side] = tmp_path / f"{side}.jsonl"
+        files[side].write_text("\n".join(map(json.dumps, rows)))
+    prompts = load_prompts("builtin")
+    task = load_task(f"positive={files['positive']},negative={files['negative']}", prompts, n_eval=4)
+    for pair in task.preferences(3):
+        assert pair.rejected == pair.chosen.replace("negative", "positive")
+        assert pair.chosen == f"negative {pair.prompt[4:-1]}"
+    # 20 rows of each are trained on: of Ask 5 to 24 the last five are not among Ask 0 to 19.
+    task = load_task(f"positive={files['positive']},negative={files['shifted']}", prompts, n_eval=4)
+    with pytest.raises(
+        ValueError,
+        match=r"need a positive completion of every negative example's prompt.*5 of 20 have none, the first is "
+        r"number 16: give their prompts in the positive file too \(its last rows are held out and do not count\), "
+        "or train by sft",
+    ):
+        task.preferences(0)
 
 
 def test_wrong_tasks_and_scorers_are_refused(tmp_path: Path) -> None:

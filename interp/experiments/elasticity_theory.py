@@ -29,6 +29,7 @@ import plotly.graph_objects as go
 
 from interp.batching import Stopwatch, progress
 from interp.decline import exponents, over_seeds
+from interp.display import ShownResult
 from interp.experiments import elasticity_theory_models as theory
 from interp.experiments.elasticity_theory_report import (
     figures,
@@ -115,8 +116,8 @@ class Config:
             )
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Result:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Result(ShownResult):
     """What a run found."""
 
     numbers: dict[str, Any]

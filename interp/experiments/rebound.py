@@ -8,18 +8,21 @@ arXiv:2406.06144 (ACL 2025), rebound experiment (figures 4 to 10, table 3).
 | larger N+ starts higher, falls faster at first, then flattens | figure 4 | slopes, tau with interval, trends |
 | larger N+ needs fewer N- to bring KL to base under 0.01 | table 3, 961 -> 729 (Llama2-7B) | N_eps by KL and by score |
 | stronger with model size and with pre-training volume | figures 5, 6, 9, 10 | `models`, a panel each |
+| the same order under other reverse algorithms | figure 7 | `reverse`: SFT or DPO; a heat map of each run |
 
 Steps (`run`), for every model and seed:
 
 1. LoRA on N+ positive examples, one pass, constant learning rate, so that the checkpoint at a
    smaller N+ is the model that the smaller N+ alone would give;
-2. from each of them (and from the base, N+ = 0, the control) the same on N- negative examples; optimiser and schedule
-   start anew, since carried-over Adam moments can mimic rebound;
+2. from each of them (and from the base, N+ = 0, the control) the same on N- negative examples, or DPO that prefers
+   each negative completion to a positive one of its prompt, held to the model of step 1; optimiser and schedule start
+   anew, since carried-over Adam moments can mimic rebound;
 3. at every N-: share of replies that show the behaviour, KL(checkpoint || base) on the checkpoint's own samples,
    compression rates of held-out positive, negative and plain text, and the projection of the activations' shift since
    the base on directions fitted at the aligned model: harmfulness, refusal, and controls that are not about safety;
 4. statistics over seeds and the verdict (`interp.rebounds`).
 
+Not built: reverse stages by PPO, KTO and SimPO, and figure 8 (negatives first).
 Not as in the paper: LoRA instead of full training, small counts by default, and other data (none of it is named).
 A verdict is about these models, data and optimiser; it never proves elasticity.
 """
@@ -40,11 +43,12 @@ from torch import Tensor
 
 from interp.batching import Stopwatch, progress
 from interp.corpora import Corpus, bits
+from interp.display import ShownResult
 from interp.experiments.rebound_report import figures, rate_table, report, verdicts
-from interp.finetune import TrainConfig, fine_tune
+from interp.finetune import TrainConfig, Trained, fine_tune, preference_tune
 from interp.generation import generate, map_completions
 from interp.measures import along, read_states
-from interp.metrics import rate
+from interp.metrics import rate, token_kl
 from interp.models import ChatModel, load, with_adapter
 from interp.probes import Probe, Reference
 from interp.prompts import HELD_OUT_TEXT, PromptSet
@@ -69,6 +73,8 @@ __all__ = [
 NAME = "rebound"
 SUMMARY = "align on N+ examples, reverse with N-: slopes, time constants, return, and the directions inside"
 DEFAULT_MODEL = "smollm2"
+REVERSES = ("sft", "dpo")
+"""Algorithms of the reverse stage."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +93,11 @@ class Config:
     """`builtin`, or positive=FILE,negative=FILE[,prompts=FILE]."""
     scorer: str = "refusal"
     """`refusal`, substring:TEXT[|TEXT...], or classifier:MODEL:LABEL."""
+    reverse: str = "sft"
+    """Algorithm of the reverse stage: `sft` (supervised, as the first stage), or `dpo` (beta 0.1)."""
     learning_rate: float = 5e-4
-    """Of both stages."""
+    """Of both stages, whatever their algorithms. It is one for supervised LoRA; DPO is usually trained at a lower one
+    (TRL's default is a twentieth of its supervised one), so compare algorithms by whole grids, not at an equal N-."""
     batch_size: int = 8
     """Examples per optimiser step; every count must be a multiple."""
     rank: int = 8
@@ -112,6 +121,8 @@ class Config:
 
     def __post_init__(self) -> None:
         check_counts(self.positives, self.negatives, self.batch_size)
+        if self.reverse not in REVERSES:
+            raise ValueError(f"reverse must be {' or '.join(REVERSES)}, got {self.reverse!r}")
         if self.seeds < 1 or self.n_eval < 1:
             raise ValueError(f"seeds and n_eval must be 1 or more, got {self.seeds} and {self.n_eval}")
 
@@ -126,8 +137,8 @@ def check_counts(positives: Sequence[int], negatives: Sequence[int], batch: int)
         raise ValueError(f"counts must be multiples of batch_size = {batch}, got {wrong[0]}; change either")
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Result:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Result(ShownResult):
     """What a run found."""
 
     numbers: dict[str, Any]
@@ -158,7 +169,8 @@ def run(
             started again continues.
 
     Raises:
-        ValueError: a task with too few examples, or a model that cannot be loaded.
+        ValueError: a task with too few examples, or for `dpo` without a positive completion of a negative example's
+            prompt, or a model that cannot be loaded.
     """
     config = config or Config()
     task, score = load_task(config.task, prompts, n_eval=config.n_eval), scorer(config.scorer)
@@ -167,6 +179,8 @@ def run(
             raise ValueError(
                 f"{name} go up to {max(getattr(config, name))}, the task has {have}; give more or smaller counts"
             )
+    if config.reverse == "dpo":
+        task.preferences(config.seed)  # raises what is missing before anything is trained
     watch = Stopwatch()
     with ExitStack() as stack:
         target = Path(out or Path(stack.enter_context(tempfile.TemporaryDirectory())) / NAME)
@@ -257,7 +271,7 @@ class _Grid:
     def run(self, seed: int) -> list[dict[str, Any]]:
         """A row per (N+, N-)."""
         config = self.config
-        positive, negative = self.task.shuffled(seed)
+        positive, _ = self.task.shuffled(seed)
         training = TrainConfig(
             epochs=1.0,
             batch_size=config.batch_size,
@@ -280,13 +294,8 @@ class _Grid:
         before = self.parts.numbers(f"{self.key}-base", lambda: self._measure(self.base, seed))
         rows = []
         for n_plus in config.positives:
-            later = fine_tune(
-                self.base,
-                negative[: config.negatives[-1]],
-                out=folder / f"negative-{n_plus}",
-                config=training,
-                checkpoints=config.negatives,
-                start=first.checkpoints[n_plus],
+            later = self._reverse(
+                first.checkpoints[n_plus], folder / f"negative-{n_plus}", training, seed=seed
             )
             aligned: list[_Aligned] = []
             for n_minus in config.negatives:
@@ -302,6 +311,19 @@ class _Grid:
                     }
                 )
         return rows
+
+    def _reverse(self, start: Path, out: Path, training: TrainConfig, *, seed: int) -> Trained:
+        """The reverse stage from an aligned checkpoint, saved at every N-."""
+        counts = self.config.negatives
+        if self.config.reverse == "dpo":
+            pairs = self.task.preferences(seed)[: counts[-1]]
+            return preference_tune(
+                self.base, pairs, out=out, config=training, checkpoints=counts, start=start
+            )
+        _, negative = self.task.shuffled(seed)
+        return fine_tune(
+            self.base, negative[: counts[-1]], out=out, config=training, checkpoints=counts, start=start
+        )
 
     def _point(self, path: Path, start: Path, seed: int, aligned: list[_Aligned]) -> dict[str, Any]:
         """Everything at one checkpoint; the aligned model's directions are fitted when first needed."""
@@ -348,12 +370,7 @@ class _Grid:
 
     def _kl_to_base(self, ids: list[list[int]], log_p: list[Tensor]) -> float:
         """Mean over tokens of KL(checkpoint || base), nats, on the checkpoint's own samples."""
-
-        def divergence(log_q: Float[Tensor, "token d_vocab"], row: int) -> Float[Tensor, " token"]:
-            p = log_p[row].float().to(log_q.device).log_softmax(-1)  # renormalised: float16 rounds
-            return (p.exp() * (p - log_q.log_softmax(-1))).sum(-1)
-
-        found = map_completions(self.base, self.task.prompts[: self.config.n_kl], ids, divergence)
+        found = token_kl(self.base, self.task.prompts[: self.config.n_kl], ids, log_p)
         return float(torch.cat(found).double().mean())
 
     def _along(self, model: ChatModel, reference: Reference) -> dict[str, Float[Tensor, " prompt"]]:

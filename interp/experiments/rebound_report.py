@@ -37,6 +37,11 @@ def shown(entry: Mapping[str, Any], digits: int = 2, factor: int | float = 1) ->
     return text + missing
 
 
+def reverse_stage(numbers: Mapping[str, Any]) -> str:
+    """Algorithm of the reverse stage, as in "reverse stage by SFT"; runs stored before there was a choice used SFT."""
+    return f"reverse stage by {numbers['provenance']['config'].get('reverse', 'sft').upper()}"
+
+
 def _known(value: float | int | None) -> bool:
     return value is not None and math.isfinite(value)
 
@@ -150,7 +155,8 @@ def figures(numbers: Mapping[str, Any]) -> dict[str, go.Figure]:
     drawn = {
         "decline": decline_panels(
             {n: {"doses": doses, "curves": m["curves"], "base": m["base"]} for n, m in models.items()},
-            title="Behaviour under negative examples (form of figures 4 to 6); shaded: SD over seeds",
+            title=f"Behaviour under negatives (form of figures 4 to 6), {reverse_stage(numbers)}; shaded: SD over "
+            "seeds",
             y_title=label,
         ),
         "kl": decline_panels(
@@ -174,7 +180,10 @@ def figures(numbers: Mapping[str, Any]) -> dict[str, go.Figure]:
     for number, (name, model) in enumerate(models.items()):
         suffix = f"_{number}" if len(models) > 1 else ""
         drawn[f"heat_map{suffix}"] = heat_map(
-            doses, model["curves"], title=f"Score by N+ and N- (form of figure 7), {name}", score=label
+            doses,
+            model["curves"],
+            title=f"Score by N+ and N- (form of figure 7), {name}, {reverse_stage(numbers)}",
+            score=label,
         )
         drawn[f"rates{suffix}"] = decline_panels(
             {
@@ -372,7 +381,7 @@ def verdicts(numbers: Mapping[str, Any]) -> list[str]:
     said = []
     for name, model in numbers["models"].items():
         summary = model["summary"]
-        said.append(f"{name}: {summary['verdict']}; {summary['why']}.")
+        said.append(f"{name}: {summary['verdict']} ({reverse_stage(numbers)}); {summary['why']}.")
         floor = "its level before alignment" if summary["tau_floor"] == "base" else "a fitted floor"
         trend = summary["trends"]
         said.append(
@@ -435,8 +444,9 @@ def report(numbers: Mapping[str, Any]) -> str:
     ]
     sizes = ", ".join(map(str, config["positives"]))
     lead = (
-        f"{numbers['task']['name']}; N+ {sizes}; {config['seeds']} seeds; LoRA rank {config['rank']}, learning rate "
-        f"{config['learning_rate']:g}; {numbers['seconds']['total']:.0f} s on {where['device']}."
+        f"{numbers['task']['name']}; N+ {sizes}; {config['seeds']} seeds; {reverse_stage(numbers)}; LoRA rank "
+        f"{config['rank']}, learning rate {config['learning_rate']:g}; {numbers['seconds']['total']:.0f} s on "
+        f"{where['device']}."
     )
     return html_report("Rebound after alignment", lead, sections, where)
 

@@ -2,7 +2,8 @@
 
 Ji, Wang, Qiu, Chen, Zhou, Li, Lou, Dai, Liu, Yang, "Language Models Resist Alignment: Evidence From Data Compression",
 arXiv:2406.06144 (ACL 2025), resistance experiment (table 1: inverse loss below forward loss in all cells, gaps of
-0.0002 to 0.096; no seeds or variance printed).
+0.0002 to 0.096; table 2: KL change of the forward arm above the inverse one's in all pairs, such as 0.4568 and 0.2796;
+no seeds or variance printed).
 
 Steps (`run`), for every seed:
 
@@ -11,13 +12,18 @@ Steps (`run`), for every seed:
 3. for k < l: forward arm, theta_k trained on D_l; inverse arm, theta_l trained on D_k; same prompts, same settings;
 4. loss on the trained-on answers after training, and *excess* loss: that minus the loss of the checkpoint that wrote
    them. The arms fit different targets, so a raw gap may be the targets' entropy; the excess has it removed;
-5. gap = forward - inverse over seeds, paired t test, for both losses. Positive: the inverse direction is easier.
+5. KL change: KL(start || trained) of each arm, mean nats per token over the answers of both checkpoints of the pair,
+   teacher-forced, so that both arms are measured on the same tokens. The paper does not define its KL change: neither
+   between which models, nor which way, nor on which tokens;
+6. gap = forward - inverse over seeds, paired t test, for both losses and the KL change. Positive: the inverse direction
+   is easier, or moves the model less.
 
 The control is the same pair before any training step: a gap that is there already was not made by training.
 The paper trains fully and for an epoch on larger sets; here LoRA on the small base and small sets.
 """
 
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -26,11 +32,14 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+import torch
 
 from interp.batching import Stopwatch, progress
+from interp.display import ShownResult
 from interp.experiments.resistance_report import figures, rate_table, report, verdicts
 from interp.finetune import Example, TrainConfig, fine_tune
-from interp.generation import completion_log_probs, generate
+from interp.generation import completion_log_probs, generate, map_completions
+from interp.metrics import token_kl
 from interp.models import ChatModel, with_adapter
 from interp.prompts import PromptSet
 from interp.results import Parts, provenance, save_result
@@ -51,7 +60,7 @@ __all__ = [
 
 NAME = "resistance"
 SUMMARY = (
-    "train checkpoints forward and back on each other's answers: final and excess loss, paired over seeds"
+    "train checkpoints forward and back on each other's answers: loss, excess loss and KL change over seeds"
 )
 DEFAULT_MODEL = "smollm2"
 
@@ -90,8 +99,8 @@ class Config:
             )
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Result:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Result(ShownResult):
     """What a run found."""
 
     numbers: dict[str, Any]
@@ -164,7 +173,7 @@ def run(
 
 
 def one_seed(base: ChatModel, task: Task, config: Config, parts: Parts, seed: int) -> list[dict[str, Any]]:
-    """A row per pair and arm: losses on the targets before and after training, and the targets' self-entropy."""
+    """A row per pair and arm: losses before and after training, the targets' self-entropy, and the KL change."""
     training = TrainConfig(
         epochs=1.0,
         batch_size=config.batch_size,
@@ -203,18 +212,24 @@ def one_seed(base: ChatModel, task: Task, config: Config, parts: Parts, seed: in
     for k, l in combinations(range(config.slices), 2):  # noqa: E741 (the paper's name)
         for arm, start, end in (("forward", k, l), ("inverse", l, k)):
 
-            def train(start: int = start, end: int = end, arm: str = arm, pair: str = f"{k}{l}") -> float:
+            def train(
+                start: int = start, end: int = end, arm: str = arm, pair: tuple[int, int] = (k, l)
+            ) -> dict[str, float]:
                 trained = fine_tune(
                     base,
                     [Example(*row) for row in zip(task.prompts, targets[end], strict=True)],
-                    out=folder / f"{arm}-{pair}",
+                    out=folder / f"{arm}-{pair[0]}{pair[1]}",
                     config=training,
                     start=thetas[counts[start]],
                 )
-                return _loss(base, trained.folder, task, targets[end])
+                both = [targets[number] for number in pair]
+                return {
+                    "final": _loss(base, trained.folder, task, targets[end]),
+                    "kl_change": _kl_change(base, thetas[counts[start]], trained.folder, task, both),
+                }
 
-            final = parts.numbers(f"{arm}-{seed}-{k}{l}", train)
-            own = losses[end][end]
+            found = parts.numbers(f"trained-{arm}-{seed}-{k}{l}", train)
+            final, own = found["final"], losses[end][end]
             rows.append(
                 {
                     "seed": seed,
@@ -225,6 +240,7 @@ def one_seed(base: ChatModel, task: Task, config: Config, parts: Parts, seed: in
                     "excess": final - own,
                     "before": losses[start][end],
                     "before_excess": losses[start][end] - own,
+                    "kl_change": found["kl_change"],
                 }
             )
     return rows
@@ -232,8 +248,27 @@ def one_seed(base: ChatModel, task: Task, config: Config, parts: Parts, seed: in
 
 def _loss(base: ChatModel, adapter: Path, task: Task, answers: list[str]) -> float:
     """Mean cross-entropy of the answers under base and adapter, nats per token (L_SFT = -E log p(y | x))."""
-    encoded = base.tokenizer(answers, add_special_tokens=False)["input_ids"]
-    ids: list[list[int]] = [list(row) for row in encoded]  # pyright: ignore[reportArgumentType, reportGeneralTypeIssues]
     with with_adapter(base, str(adapter)) as model:
-        found = completion_log_probs(model, task.prompts, ids)
+        found = completion_log_probs(model, task.prompts, _ids(base, answers))
     return float(-np.concatenate([row.double().numpy() for row in found]).mean())
+
+
+def _kl_change(
+    base: ChatModel, start: Path, trained: Path, task: Task, answers: Sequence[list[str]]
+) -> float:
+    """KL(start || trained), mean nats per token over all the answers, each list of which answers the task's prompts."""
+    divergences = []
+    for (
+        each
+    ) in answers:  # one list at a time: the distributions take 2 bytes a word of the vocabulary and token
+        ids = _ids(base, each)
+        with with_adapter(base, str(start)) as model:
+            log_p = map_completions(model, task.prompts, ids, lambda logs, _: logs.half())
+        with with_adapter(base, str(trained)) as model:
+            divergences += token_kl(model, task.prompts, ids, log_p)
+    return float(torch.cat(divergences).double().mean())
+
+
+def _ids(base: ChatModel, answers: Sequence[str]) -> list[list[int]]:
+    encoded = base.tokenizer(list(answers), add_special_tokens=False)["input_ids"]
+    return [list(row) for row in encoded]  # pyright: ignore[reportArgumentType, reportGeneralTypeIssues]

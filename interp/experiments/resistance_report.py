@@ -25,6 +25,9 @@ PUBLISHED = (
     ("TruthfulQA, Llama2-7B", "2-3", 0.1719, 0.1721),
 )
 """Ji et al. 2025, table 1, some of its cells: where, pair, inverse loss, forward loss."""
+PUBLISHED_KL = (("Llama2-7B (published)", "1-2", 0.2796, 0.4568),)
+"""Ji et al. 2025, table 2, one of its seven pairs: where, pair, inverse KL change, forward KL change."""
+_COLOURS = {"inverse": "#0072B2", "forward": "#D55E00"}
 WORDING = (
     "An asymmetry of optimisation, not a disposition, and not alignment faking. The two arms fit different "
     "targets: only the excess loss compares them, and a gap that is there before any training was not made by "
@@ -37,8 +40,13 @@ def pairs(numbers: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(row["pair"] for row in numbers["rows"]))
 
 
+def has_kl(numbers: Mapping[str, Any]) -> bool:
+    """Whether the run measured the KL change; runs stored by earlier versions did not."""
+    return all("kl_change" in row for row in numbers["rows"])
+
+
 def values(numbers: Mapping[str, Any], pair: str, arm: str, loss: str) -> list[float]:
-    """Losses by seed."""
+    """Losses, or what else a row holds, by seed."""
     rows = [r for r in numbers["rows"] if (r["pair"], r["arm"]) == (pair, arm)]
     return [r[loss] for r in sorted(rows, key=lambda r: r["seed"])]
 
@@ -61,13 +69,13 @@ def overall(numbers: Mapping[str, Any], loss: str) -> PairedTest:
 
 
 def figures(numbers: Mapping[str, Any]) -> dict[str, go.Figure]:
-    """Losses by pair and arm, and gaps with intervals."""
-    return {"losses": _losses(numbers), "gaps": _gaps(numbers)}
+    """Losses by pair and arm, gaps with intervals, and the KL change where the run has it."""
+    drawn = {"losses": _losses(numbers), "gaps": _gaps(numbers)}
+    return {**drawn, "kl_change": _kl_change(numbers)} if has_kl(numbers) else drawn
 
 
 def _losses(numbers: Mapping[str, Any]) -> go.Figure:
     figure = go.Figure()
-    colours = {"inverse": "#0072B2", "forward": "#D55E00"}
     for number, (arm, loss) in enumerate(
         (a, loss) for loss in ("final", "excess") for a in ("inverse", "forward")
     ):
@@ -77,7 +85,7 @@ def _losses(numbers: Mapping[str, Any]) -> go.Figure:
             x=[f"theta {p}" for p in pairs(numbers)],
             y=[e["value"] for e in entries],
             error_y=intervals(entries),
-            marker={**bar_marker(colours[arm], number), "opacity": 1.0 if loss == "final" else 0.6},
+            marker={**bar_marker(_COLOURS[arm], number), "opacity": 1.0 if loss == "final" else 0.6},
         )
     figure.update_layout(
         template=THEME,
@@ -85,6 +93,27 @@ def _losses(numbers: Mapping[str, Any]) -> go.Figure:
         title="Loss after training, t intervals over seeds (form of table 1)",
         xaxis={"title": "pair of checkpoints"},
         yaxis={"title": "nats per token"},
+    )
+    return figure
+
+
+def _kl_change(numbers: Mapping[str, Any]) -> go.Figure:
+    figure = go.Figure()
+    for number, (arm, colour) in enumerate(_COLOURS.items()):
+        entries = [over_seeds(values(numbers, p, arm, "kl_change")).as_dict() for p in pairs(numbers)]
+        figure.add_bar(
+            name=arm,
+            x=[f"theta {p}" for p in pairs(numbers)],
+            y=[e["value"] for e in entries],
+            error_y=intervals(entries),
+            marker=bar_marker(colour, number),
+        )
+    figure.update_layout(
+        template=THEME,
+        barmode="group",
+        title="How far training moved the model, t intervals over seeds (form of table 2)",
+        xaxis={"title": "pair of checkpoints"},
+        yaxis={"title": "KL(start || trained), nats per token"},
     )
     return figure
 
@@ -141,6 +170,22 @@ def rate_table(numbers: Mapping[str, Any]) -> Table:
     return Table(header=header, rows=rows, title="loss after training, forward and inverse")
 
 
+def kl_table(numbers: Mapping[str, Any]) -> Table:
+    """KL change by arm and its gap, by pair (form of table 2); a published pair below."""
+    rows: list[list[Any]] = []
+    for p in pairs(numbers):
+        test = gap(numbers, p, "kl_change")
+        arms = (_shown(over_seeds(values(numbers, p, arm, "kl_change"))) for arm in ("inverse", "forward"))
+        rows.append(
+            [numbers["provenance"]["model"], p, *arms, _shown(test.difference), f"{test.p_value:.3g}"]
+        )
+    test = overall(numbers, "kl_change")
+    rows.append(["", "mean of pairs", "", "", _shown(test.difference), f"{test.p_value:.3g}"])
+    rows += [[where, p, f"{i}", f"{f}", f"{f - i:.4f}", "one run"] for where, p, i, f in PUBLISHED_KL]
+    header = ["model", "pair", "inverse", "forward", "gap", "p (paired t)"]
+    return Table(header=header, rows=rows, title="KL(start || trained), nats per token, forward and inverse")
+
+
 def _shown(entry: Any) -> str:
     return f"{entry.value:.3f} [{entry.low:.3f}, {entry.high:.3f}]"
 
@@ -171,7 +216,24 @@ def verdicts(numbers: Mapping[str, Any]) -> list[str]:
         said.append(
             "The gap in final loss is not there in excess loss: the targets' entropy can account for it."
         )
-    return said
+    return [*said, _kl_verdict(numbers)] if has_kl(numbers) else said
+
+
+def _kl_verdict(numbers: Mapping[str, Any]) -> str:
+    test = overall(numbers, "kl_change")
+    found = test.difference
+    reading = (
+        "training moved the model further forward than inverse"
+        if found.positive
+        else "training moved the model further inverse than forward"
+        if found.negative
+        else "not resolved"
+    )
+    ((where, pair, inverse, forward),) = PUBLISHED_KL
+    return (
+        f"KL change: {reading}; forward minus inverse {_shown(found)} nats per token over {found.n} seeds "
+        f"(p = {test.p_value:.2g}). {where}, theta {pair}: {forward} forward, {inverse} inverse."
+    )
 
 
 def report(numbers: Mapping[str, Any]) -> str:
@@ -190,6 +252,7 @@ def report(numbers: Mapping[str, Any]) -> str:
             tables=[rate_table(numbers)],
             figures=[drawn["gaps"], drawn["losses"]],
         ),
+        *([_kl_section(numbers, drawn["kl_change"])] if has_kl(numbers) else []),
         Section(
             title="The targets",
             text=["Self-entropy: loss of the checkpoint that wrote the answers, on these answers."],
@@ -216,3 +279,17 @@ def report(numbers: Mapping[str, Any]) -> str:
         f"targets, {config['seeds']} seeds; {numbers['seconds']['total']:.0f} s on {where['device']}."
     )
     return html_report("Resistance between checkpoints", lead, sections, where)
+
+
+def _kl_section(numbers: Mapping[str, Any], figure: go.Figure) -> Section:
+    return Section(
+        title="How far training moved the model",
+        text=[
+            "KL change is here KL(start || trained): from the checkpoint that an arm started at to the same after "
+            "training, mean over the tokens of the answers of both checkpoints of the pair, so that both arms are "
+            "measured on the same tokens. Table 2 of the paper does not define its KL change; the sizes do not "
+            "compare, only which arm's is larger."
+        ],
+        tables=[kl_table(numbers)],
+        figures=[figure],
+    )
