@@ -259,10 +259,7 @@ def attach_adapter(hf: PreTrainedModel, adapter: str, *, shown: str, dropout: fl
             config.lora_dropout = dropout
     config.inference_mode = dropout is None
     try:
-        with warnings.catch_warnings():
-            # The base stands in a cache folder here, so its recorded name never matches; shapes are compared below.
-            warnings.filterwarnings("ignore", message=".*base_model_name_or_path.*", category=UserWarning)
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        with quiet_peft():
             model: Any = get_peft_model(hf, config)
     except ValueError as error:
         raise ValueError(f"{wrong}: {str(error).splitlines()[0]}; {made_for}") from error
@@ -276,6 +273,16 @@ def attach_adapter(hf: PreTrainedModel, adapter: str, *, shown: str, dropout: fl
         raise ValueError(f"{wrong}: {len(different)} tensors differ, first {different[0]}; {made_for}")
     set_peft_model_state_dict(model, weights)
     return model
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Without PEFT's warnings about what no user of this library can mend."""
+    with warnings.catch_warnings():
+        # The base stands in a cache folder, so its recorded name never matches; shapes are compared instead.
+        warnings.filterwarnings("ignore", message=".*base_model_name_or_path.*", category=UserWarning)
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        yield
 
 
 @contextmanager

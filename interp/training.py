@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
 
-from interp.checkpoints import adapter_digest, attach_adapter
+from interp.checkpoints import adapter_digest, attach_adapter, quiet_peft
 from interp.models import ChatModel
 from interp.results import write_file
 
@@ -251,7 +251,8 @@ def _trainable(model: ChatModel, config: TrainConfig, start: str | Path | None) 
             else None,
             task_type="CAUSAL_LM",
         )
-        adapted = get_peft_model(hf, lora)
+        with quiet_peft():
+            adapted = get_peft_model(hf, lora)
     try:
         yield adapted
     finally:

@@ -10,14 +10,14 @@
 
 # %% [markdown]
 # # 06 · Jailbreaks and categories
-# Two more questions of Zhao et al. 2025 ([arXiv:2507.11878](https://arxiv.org/abs/2507.11878)): which of the two
-# beliefs does a jailbreak move, and is harm one direction or one for each kind of it? Stored results again;
-# `SOURCE = "computed"` runs both experiments here.
+# Three more questions of Zhao et al. 2025 ([arXiv:2507.11878](https://arxiv.org/abs/2507.11878)): which of the two
+# beliefs does a jailbreak move, is harm one direction or one for each kind of it, and what of both is left when a
+# model is fine-tuned to comply? Stored results again; `SOURCE = "computed"` runs the experiments here.
 
 # %%
 import interp
 
-SOURCE = "stored"  # "computed": about ten minutes on two cores
+SOURCE = "stored"  # "computed": about half an hour on two cores
 jailbreaks = interp.run("jailbreaks", source=SOURCE)
 jailbreaks
 
@@ -74,6 +74,37 @@ figures["off_diagonal"]
 # %%
 for verdict in categories.verdicts():
     print("-", verdict)
+
+# %% [markdown]
+# ## Fine-tuned to comply
+# The model is trained on requests that it refuses, each with an empty affirmative reply ("Sure, here is how to do
+# that."): nothing is taught but to agree. Two controls see as many examples: the same requests with refusals, and
+# harmless requests with the same stubs.
+
+# %%
+tuned = interp.run("adversarial-finetune", source=SOURCE)
+tuned
+
+# %% [markdown]
+# **Figure 7.** The paper: layer by layer, the harm belief after fine-tuning on 50 to 400 examples lies on the one
+# before. Here: a line for each number of examples, held-out harmful requests, with prompts as they are and all
+# ended by a full stop.
+
+# %%
+curves = tuned.figures()
+curves["fig07_harm_belief"]
+
+# %% [markdown]
+# The refusal belief of the same requests: it goes with the behaviour.
+
+# %%
+curves["fig07_refusal_belief"]
+
+# %% [markdown]
+# A guard that was fitted before the fine-tuning, on the model after it:
+
+# %%
+curves["guard"]
 
 # %% [markdown]
 # Next: [07, elasticity and tracking your own fine-tune](07_elasticity_and_tracking.ipynb).

@@ -18,7 +18,6 @@ from interp.directions import Direction
 from interp.display import (
     Card,
     Shown,
-    ShownResult,
     StripToken,
     Table,
     error_line,
@@ -103,7 +102,7 @@ def test_everything_a_notebook_meets_shows_itself(tiny: ChatModel) -> None:
 def test_every_result_is_a_card_in_a_notebook_and_in_a_terminal() -> None:
     for name, module in EXPERIMENTS.items():
         result = import_module(module).Result
-        assert issubclass(result, ShownResult), name
+        assert issubclass(result, Shown), name
         assert result.__repr__ is Shown.__repr__, f"{name}: dataclass needs repr=False"
 
 

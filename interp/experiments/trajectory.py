@@ -28,12 +28,24 @@ from interp.safety_adapter import safety_examples
 from interp.tracking import Probe, Trajectory, track
 from interp.trajectory_report import figures, rate_table, report, verdicts
 
-__all__ = ["DEFAULT_MODEL", "NAME", "SUMMARY", "Config", "figures", "rate_table", "report", "run", "verdicts"]
+__all__ = [
+    "DEFAULT_MODEL",
+    "NAME",
+    "SUMMARY",
+    "Config",
+    "Result",
+    "figures",
+    "rate_table",
+    "report",
+    "run",
+    "verdicts",
+]
 
 NAME = "trajectory"
 SUMMARY = "fine-tune in stages (align, un-align, align again) and track every checkpoint"
 DEFAULT_MODEL = "smollm2"
 STAGES = ("align", "stubs")
+Result = Trajectory
 
 
 @dataclass(frozen=True, kw_only=True)
