@@ -23,6 +23,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.generation
 	$(BIN)/python -m benchmarks.selection
 	$(BIN)/python -m benchmarks.guard
+	$(BIN)/python -m benchmarks.tracking
 
 # Every notebook on its full setting, outputs stored.
 notebooks: $(READY)
