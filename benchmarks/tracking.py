@@ -54,7 +54,7 @@ def main() -> None:
     live, step = cost["seconds_per_measurement"], cost["seconds_per_step"]
     write_section(
         "Tracking",
-        f"""{count} adapter checkpoints of {model.name}, default probe, float32: {seconds:.0f} s in all, reference included;
+        f"""{count} adapter checkpoints of {model.name}, default probe, float32: {seconds:.0f} s in all;
 {min(each):.0f} to {max(each):.0f} s a checkpoint. Resident memory before, after {count // 2} and after {count}:
 {", ".join(f"{m:.0f}" for m in memory)} MB.
 
