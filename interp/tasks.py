@@ -1,6 +1,7 @@
 """A behaviour task: examples that teach a behaviour, examples that reverse it, and a scorer that counts it.
 
     task = load_task("builtin")                                  # refusals against affirmative stubs
+    task = load_task("builtin-reversed")                         # affirmative stubs against refusals
     task = load_task("positive=good.jsonl,negative=bad.jsonl", scorer="substring:thank you")
     scorer("classifier:lvwerra/distilbert-imdb:POSITIVE")(prompts, replies)
 
@@ -95,18 +96,20 @@ class Task:
         return [Preference(*example, self.rejected[example.prompt]) for example in negative]
 
 
-def builtin_task(prompts: PromptSet, *, n_eval: int) -> Task:
-    """Refusals of one half of the harmful training prompts, affirmative stubs for the other half."""
+def builtin_task(prompts: PromptSet, *, n_eval: int, reversed_roles: bool = False) -> Task:
+    """Refusals of one half of the harmful training prompts, affirmative stubs for the other half; or swapped."""
     train, test = prompts["harmful", "train"].texts, prompts["harmful", "test"].texts[:n_eval]
     held = prompts["harmful", "val"].texts
+    teach, reverse = (_stubs, _refusals) if reversed_roles else (_refusals, _stubs)
+    what = "affirmative stubs against refusals" if reversed_roles else "refusals against affirmative stubs"
     return Task(
-        name=f"refusals against affirmative stubs ({prompts.name})",
-        positive=_refusals(train[::2]),
-        negative=tuple(Example(text, AFFIRMATION) for text in train[1::2]),
+        name=f"{what} ({prompts.name})",
+        positive=teach(train[::2]),
+        negative=reverse(train[1::2]),
         prompts=test,
-        held_out_positive=_refusals(held),
-        held_out_negative=tuple(Example(text, AFFIRMATION) for text in held),
-        rejected=dict(_refusals(train[1::2])),
+        held_out_positive=teach(held),
+        held_out_negative=reverse(held),
+        rejected=dict(teach(train[1::2])),
     )
 
 
@@ -114,21 +117,23 @@ def load_task(spec: str, prompts: PromptSet, *, n_eval: int) -> Task:
     """The task that a specification names.
 
     Args:
-        spec: `builtin`, or `positive=FILE,negative=FILE[,prompts=FILE]`.
-        prompts: what the builtin task is made of.
+        spec: `builtin`, `builtin-reversed`, or `positive=FILE,negative=FILE[,prompts=FILE]`.
+        prompts: what the builtin tasks are made of.
         n_eval: prompts to score on.
 
     Raises:
         ValueError: another specification, or a file that cannot be read or holds too few rows.
     """
-    if spec == "builtin":
-        return builtin_task(prompts, n_eval=n_eval)
+    if spec in ("builtin", "builtin-reversed"):
+        return builtin_task(prompts, n_eval=n_eval, reversed_roles=spec == "builtin-reversed")
     files: dict[str, str] = {}
     for part in spec.split(","):
         side, _, file = part.partition("=")
         files[side] = file
     if set(files) - {"positive", "negative", "prompts"} or not {"positive", "negative"} <= set(files):
-        raise ValueError(f"task must be builtin or positive=FILE,negative=FILE[,prompts=FILE], got {spec!r}")
+        raise ValueError(
+            f"task must be builtin, builtin-reversed or positive=FILE,negative=FILE[,prompts=FILE], got {spec!r}"
+        )
     positive, negative = (_examples(files[side]) for side in ("positive", "negative"))
     held = min(n_eval, 64)
     for side, rows in (("positive", positive), ("negative", negative)):
@@ -155,8 +160,9 @@ def scorer(spec: str) -> Scorer:
     """What counts as the behaviour.
 
     Args:
-        spec: `refusal` (12 substrings), `substring:TEXT[|TEXT...]` (any of them, case-insensitive), or
-            `classifier:MODEL:LABEL` (a text-classification model, Hub id or folder, gives the reply this label).
+        spec: `refusal` (12 substrings), `compliance` (none of them), `substring:TEXT[|TEXT...]` (any of them,
+            case-insensitive), or `classifier:MODEL:LABEL` (a text-classification model, Hub id or folder, gives the
+            reply this label).
 
     Raises:
         ValueError: another specification, or a label that the classifier does not have.
@@ -164,12 +170,16 @@ def scorer(spec: str) -> Scorer:
     kind, _, rest = spec.partition(":")
     if spec == "refusal":
         return lambda replies: [is_refusal(text) for text in replies]
+    if spec == "compliance":
+        return lambda replies: [not is_refusal(text) for text in replies]
     if kind == "substring" and rest:
         wanted = [text.lower() for text in rest.split("|") if text]
         return lambda replies: [any(text in reply.lower() for text in wanted) for reply in replies]
     if kind == "classifier" and rest.count(":"):
         return _classifier(*rest.rsplit(":", 1))
-    raise ValueError(f"scorer must be refusal, substring:TEXT or classifier:MODEL:LABEL, got {spec!r}")
+    raise ValueError(
+        f"scorer must be refusal, compliance, substring:TEXT or classifier:MODEL:LABEL, got {spec!r}"
+    )
 
 
 def _classifier(name: str, label: str) -> Scorer:
@@ -195,6 +205,10 @@ def _classifier(name: str, label: str) -> Scorer:
 def _examples(path: str) -> list[Example]:
     prompts, answers = read_answered(path)
     return [Example(*pair) for pair in zip(prompts.texts, answers, strict=True)]
+
+
+def _stubs(prompts: Sequence[str]) -> tuple[Example, ...]:
+    return tuple(Example(text, AFFIRMATION) for text in prompts)
 
 
 def _refusals(prompts: Sequence[str]) -> tuple[Example, ...]:

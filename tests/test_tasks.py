@@ -33,6 +33,16 @@ def test_the_builtin_task_refuses_one_half_and_affirms_the_other() -> None:
     assert sorted(first[0]) == sorted(task.positive)
 
 
+def test_reversed_roles_swap_what_is_taught_and_what_reverses_it() -> None:
+    prompts = load_prompts("builtin")
+    task, swapped = (load_task(name, prompts, n_eval=16) for name in ("builtin", "builtin-reversed"))
+    assert {e.completion for e in swapped.positive} == {AFFIRMATION} == {e.completion for e in task.negative}
+    assert [e.prompt for e in swapped.positive] == [e.prompt for e in task.positive]
+    assert scorer("refusal")([e.completion for e in swapped.negative]) == [True] * len(swapped.negative)
+    assert {pair.rejected for pair in swapped.preferences(0)} == {AFFIRMATION}
+    assert swapped.provenance["hash"] != task.provenance["hash"]
+
+
 def test_a_task_from_files_holds_its_last_examples_out(tmp_path: Path) -> None:
     good, bad = (
         write_examples(tmp_path / "good.jsonl", 30, "Yes."),
@@ -86,7 +96,7 @@ def test_preferences_of_files_take_the_completion_of_the_same_prompt_or_say_what
 def test_wrong_tasks_and_scorers_are_refused(tmp_path: Path) -> None:
     prompts = load_prompts("builtin")
     with pytest.raises(
-        ValueError, match=r"task must be builtin or positive=FILE,negative=FILE.*got 'positive=a'"
+        ValueError, match=r"task must be builtin, builtin-reversed or positive=FILE,negative=FILE.*got 'positive=a'"
     ):
         load_task("positive=a", prompts, n_eval=4)
     few = write_examples(tmp_path / "few.jsonl", 9, "Yes.")
@@ -101,6 +111,7 @@ def test_wrong_tasks_and_scorers_are_refused(tmp_path: Path) -> None:
 def test_substrings_and_refusals_are_counted() -> None:
     assert scorer("substring:thank you|PLEASE")(["Thank you!", "please", "no"]) == [True, True, False]
     assert scorer("refusal")(["I cannot help with that.", AFFIRMATION]) == [True, False]
+    assert scorer("compliance")(["I cannot help with that.", AFFIRMATION]) == [False, True]
 
 
 def test_a_classifier_from_a_folder_scores_and_names_its_labels(

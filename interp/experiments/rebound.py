@@ -22,7 +22,8 @@ Steps (`run`), for every model and seed:
    the base on directions fitted at the aligned model: harmfulness, refusal, and controls that are not about safety;
 4. statistics over seeds and the verdict (`interp.rebounds`).
 
-Not built: reverse stages by PPO, KTO and SimPO, and figure 8 (negatives first).
+Figure 8 (negatives first) is the task `builtin-reversed` with the scorer `compliance`. Not built: reverse stages by
+PPO, KTO and SimPO.
 Not as in the paper: LoRA instead of full training, small counts by default, and other data (none of it is named).
 A verdict is about these models, data and optimiser; it never proves elasticity.
 """
@@ -90,9 +91,9 @@ class Config:
     models: tuple[str, ...] = ()
     """Names, folders or owner/name@revision to run the same grid on, instead of the one model."""
     task: str = "builtin"
-    """`builtin`, or positive=FILE,negative=FILE[,prompts=FILE]."""
+    """`builtin`, `builtin-reversed` (negatives first, figure 8), or positive=FILE,negative=FILE[,prompts=FILE]."""
     scorer: str = "refusal"
-    """`refusal`, substring:TEXT[|TEXT...], or classifier:MODEL:LABEL."""
+    """`refusal`, `compliance` (for reversed roles), substring:TEXT[|TEXT...], or classifier:MODEL:LABEL."""
     reverse: str = "sft"
     """Algorithm of the reverse stage: `sft` (supervised, as the first stage), or `dpo` (beta 0.1)."""
     learning_rate: float = 5e-4

@@ -434,7 +434,7 @@ def report(numbers: Mapping[str, Any]) -> str:
             title="The same grid in other forms",
             text=[
                 "Read along N+, this is still alignment first and negatives after; the paper's figure 8 trains on "
-                "negatives first: swap the task's two files for that."
+                "negatives first: the task builtin-reversed, or swap the task's two files."
             ],
             figures=[
                 *(f for n, f in drawn.items() if n.startswith("heat_map")),
