@@ -96,14 +96,16 @@ def test_preferences_of_files_take_the_completion_of_the_same_prompt_or_say_what
 def test_wrong_tasks_and_scorers_are_refused(tmp_path: Path) -> None:
     prompts = load_prompts("builtin")
     with pytest.raises(
-        ValueError, match=r"task must be builtin, builtin-reversed or positive=FILE,negative=FILE.*got 'positive=a'"
+        ValueError,
+        match=r"task must be builtin, builtin-reversed or positive=FILE,negative=FILE.*got 'positive=a'",
     ):
         load_task("positive=a", prompts, n_eval=4)
     few = write_examples(tmp_path / "few.jsonl", 9, "Yes.")
     with pytest.raises(ValueError, match=r"has 9 examples; the last 4 are held out"):
         load_task(f"positive={few},negative={few}", prompts, n_eval=4)
     with pytest.raises(
-        ValueError, match=r"scorer must be refusal, substring:TEXT or classifier:MODEL:LABEL, got 'mood'"
+        ValueError,
+        match=r"scorer must be refusal, compliance, substring:TEXT or classifier:MODEL:LABEL, got 'mood'",
     ):
         scorer("mood")
 

@@ -91,7 +91,9 @@ def _guard(numbers: Mapping[str, Any]) -> go.Figure:
     figure = rate_bars(
         {
             label: {
-                f"{kind}<br>{fitted}, {_LABELS[ending]}": measured["guard"][ending][fitted][f"{kind} flagged"]
+                f"{kind}<br>{fitted}<br>{_LABELS[ending]}": measured["guard"][ending][fitted][
+                    f"{kind} flagged"
+                ]
                 for ending in ENDINGS
                 for fitted in ("fitted before", "fitted anew")
                 for kind in ("harmful", "harmless")
@@ -103,7 +105,7 @@ def _guard(numbers: Mapping[str, Any]) -> go.Figure:
         controls=[label for label in conditions if label.endswith("(control)")],
     )
     figure.update_layout(
-        width=1250, height=620, margin={"b": 220}, legend={"y": -0.6}, xaxis={"tickangle": -30}
+        width=1250, height=580, margin={"b": 180}, legend={"y": -0.3}, xaxis={"tickfont": {"size": 13}}
     )
     return figure
 
