@@ -32,9 +32,13 @@ notebooks: $(READY)
 
 # Every experiment on the bundled model (hours on two cores; what is finished is kept), drawn to figures/ with its numbers.
 figures: $(addprefix figures-,demo refusal-direction harmfulness jailbreaks categories guard adversarial-finetune \
-	elasticity-theory rebound resistance)
+	elasticity-theory rebound resistance trajectory)
 
-SETTINGS_refusal-direction := --set kl_threshold=1.0
+# Where the bundled model or two cores ask for other settings than the defaults.
+SETTINGS_refusal-direction := --set kl_threshold=1.0 --set sweep=exhaustive
+SETTINGS_harmfulness := --set steer_every=3
+SETTINGS_jailbreaks := --set n_test=40
+SETTINGS_adversarial-finetune := --set 'sizes=[20,50,100]' --set n_centres=60 --set n_test=30
 figures-%: $(READY)
 	$(BIN)/interp run $* $(SETTINGS_$*) --out runs/$*
 	mkdir -p figures/$* && cp runs/$*/result.json figures/$*/

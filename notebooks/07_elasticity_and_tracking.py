@@ -90,11 +90,28 @@ resistance = interp.open_run(stored["resistance"]) if stored["resistance"] else 
 resistance.figures()["losses"] if resistance else "no stored run of resistance"
 
 # %% [markdown]
+# **Table 2.** The paper: training forward moves the model further (in KL) than training back. Here: KL of the trained
+# model from where it started, on the same tokens for both arms.
+
+# %%
+resistance.figures().get("kl_change") if resistance else "no stored run of resistance"
+
+# %% [markdown]
 # What the runs say:
 
 # %%
-for verdict in theory.verdicts():
-    print("-", verdict)
+for run in filter(None, (theory, rebound, resistance)):
+    for verdict in run.verdicts():
+        print(f"- {run.numbers['experiment']}: {verdict}")
+
+# %% [markdown]
+# ## A model aligned, then un-aligned
+# One path instead of a grid: `smollm2` learns refusals beside its own answers to harmless prompts, then sees empty
+# affirmative replies. Behaviour, beliefs and directions along the same axis (`interp run trajectory`).
+
+# %%
+path = interp.run("trajectory", source=SOURCE)
+path.figures()["trajectory"]
 
 # %% [markdown]
 # ## A fine-tune of our own
