@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -161,7 +162,7 @@ def write_file(path: Path, data: bytes) -> None:
 class Parts:
     """Finished parts of a run, kept until it is whole, so that a killed run continues.
 
-    Parts made under other settings are discarded.
+    Parts made under other settings are discarded; parts made by other code of this library are kept, with a warning.
     """
 
     def __init__(self, folder: str | Path, settings: Mapping[str, Any]) -> None:
@@ -174,6 +175,14 @@ class Parts:
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_file(stamp, key.encode())
+        code, made_by = _code_hash(), self.folder / "code.sha256"
+        if not made_by.is_file():
+            write_file(made_by, code.encode())
+        elif made_by.read_text() != code:
+            logger.warning(
+                "%s holds parts that another version of interp made; remove it to compute them anew",
+                self.folder,
+            )
 
     def numbers(self, name: str, compute: Callable[[], Any]) -> Any:
         """A JSON-able part: read when finished before, else computed and kept."""
@@ -199,6 +208,16 @@ class Parts:
     def discard(self) -> None:
         """Remove the parts; the run is whole."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@cache
+def _code_hash() -> str:
+    """Of the library's source files."""
+    package = Path(__file__).parent
+    digest = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(str(file.relative_to(package)).encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
 
 
 def provenance(model: Mapping[str, Any], prompts: Mapping[str, Any], config: Any) -> dict[str, Any]:

@@ -284,6 +284,18 @@ def test_settings_that_changed_start_anew(tmp_path: Path, caplog: pytest.LogCapt
     assert "parts of a run with other settings; starting anew" in caplog.text
 
 
+def test_parts_of_other_code_are_kept_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    compute, said = Counted(1), "parts that another version of interp made; remove it"
+    Parts(tmp_path / "run", {}).numbers("n", compute)
+    with caplog.at_level(logging.WARNING, logger="interp"):
+        Parts(tmp_path / "run", {}).numbers("n", compute)
+        assert said not in caplog.text
+        (tmp_path / "run.parts" / "code.sha256").write_text("0" * 64)
+        Parts(tmp_path / "run", {}).numbers("n", compute)
+    assert said in caplog.text
+    assert compute.calls == 1
+
+
 def test_a_part_that_fails_is_not_kept(tmp_path: Path) -> None:
     parts = Parts(tmp_path / "run", {})
 
