@@ -29,6 +29,9 @@ def figures(numbers: Mapping[str, Any]) -> dict[str, go.Figure]:
     }
 
 
+_BY_SIZE = ("solid", "dash", "longdash", "longdashdot", "3px,3px", "12px,3px,3px,3px")
+
+
 def _curves(numbers: Mapping[str, Any], belief: str) -> go.Figure:
     """Figure 7: mean belief of held-out harmful prompts per layer, a line per size; controls and harmless in grey."""
     figure = make_subplots(rows=1, cols=2, shared_yaxes=True, subplot_titles=[_LABELS[e] for e in ENDINGS])
@@ -38,7 +41,7 @@ def _curves(numbers: Mapping[str, Any], belief: str) -> go.Figure:
             control = label.endswith("(control)")
             values = measured["beliefs"][ending][belief]["harmful"]
             colour = CONTROL_COLOUR if control else COLOURS[ordinary % len(COLOURS)]
-            dash = DASHES[(2 if "refusals" in label else 3) if control else (0 if label == "before" else 1)]
+            dash = DASHES[2 if "refusals" in label else 3] if control else _BY_SIZE[ordinary % len(_BY_SIZE)]
             ordinary += not control
             figure.add_trace(
                 _line(f"harmful, {label}", values["mean"], colour, dash, column == 1), row=1, col=column
