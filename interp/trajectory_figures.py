@@ -14,6 +14,8 @@ from plotly.subplots import make_subplots
 from interp.plots import COLOURS, CONTROL_COLOUR, DASHES, THEME, intervals
 
 _KIND_COLOURS = {"harmful": COLOURS[1], "harmless": COLOURS[0], "borderline": COLOURS[2]}
+_KIND_SYMBOLS = {"harmful": "circle", "harmless": "square-open", "borderline": "diamond"}
+_KIND_DASHES = {"harmful": "solid", "harmless": "dash", "borderline": "dot"}
 _AXES = ("harmfulness", "refusal", "control_harmfulness", "control_refusal")
 _AXIS_LABELS = {
     "harmfulness": "harmfulness",
@@ -96,7 +98,10 @@ def _trajectory(numbers: Numbers, rows: Rows) -> go.Figure:
     """Behaviour, beliefs and directions along one checkpoint axis."""
     figure = make_subplots(rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.05)
     panels = (
-        [("refusal_rate", kind, f"refuses {kind}", _KIND_COLOURS[kind], "solid") for kind in _KIND_COLOURS],
+        [
+            ("refusal_rate", kind, f"refuses {kind}", _KIND_COLOURS[kind], _KIND_DASHES[kind])
+            for kind in _KIND_COLOURS
+        ],
         [
             (f"{name}_belief_reference", kind, f"{name} belief, {kind}", _KIND_COLOURS[kind], dash)
             for name, dash in (("harmfulness", "solid"), ("refusal", "dash"))
@@ -177,7 +182,7 @@ def _traces(
                 y=[entry["value"] for entry in entries],
                 mode="lines+markers",
                 line={"color": colour, "dash": dash, "width": 2.2},
-                marker={"size": 6},
+                marker={"size": 7, "symbol": _KIND_SYMBOLS.get(prompts, "circle")},
                 error_y=bars,
                 customdata=[[e["checkpoint"], e["n"], e["low"], e["high"]] for e in entries],
                 hovertemplate=f"{label}, %{{customdata[0]}}: %{{y:.3f}} [%{{customdata[2]:.3f}}, "
