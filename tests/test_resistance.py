@@ -138,10 +138,17 @@ def test_planted_resistance_is_found_and_entropy_alone_is_not_it(
         )
         == 2
     )
+    there = copy.deepcopy(pulled)
+    for row in there["rows"]:
+        row["before_excess"] += 0.05 * (row["arm"] == "forward")
+    said = resistance.verdicts(there)
+    assert sum("inverse ends lower, but training did not make the gap;" in line for line in said) == 2
+    assert said[2].startswith("Training did not resolvably change the gap")
+    assert resistance.verdicts(pulled)[2].startswith("Training widened the gap between the arms: by 0.05")
     confounded = planted(finished[1], pull=0.0, entropy=0.1)
     assert overall(confounded, "final").difference.positive
     assert not overall(confounded, "excess").difference.positive
-    assert "The gap in final loss is not there in excess loss" in resistance.verdicts(confounded)[2]
+    assert "The gap in final loss is not there in excess loss" in resistance.verdicts(confounded)[3]
 
 
 def test_a_planted_kl_change_is_said_either_way_or_not_resolved(

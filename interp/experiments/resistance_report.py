@@ -15,7 +15,9 @@ LOSSES = {
     "excess": "excess loss (final minus the target's self-entropy)",
     "before": "loss before training (control)",
     "before_excess": "excess loss before training (control)",
+    "change": "change of the loss by training",
 }
+_COLOURS = {"final": "#0072B2", "excess": "#D55E00", "change": "#000000"}
 PUBLISHED = (
     ("Alpaca, Llama2-7B", "1-2", 0.159, 0.202),
     ("Alpaca, Llama2-7B", "2-3", 0.195, 0.214),
@@ -126,14 +128,14 @@ def _gaps(numbers: Mapping[str, Any]) -> go.Figure:
         control = loss.startswith("before")
         figure.add_scatter(
             name=LOSSES[loss],
-            x=[i + 0.12 * (number - 1.5) for i in range(len(tests))],
+            x=[i + 0.12 * (number - 2) for i in range(len(tests))],
             y=[e["value"] for e in entries],
             error_y=intervals(entries),
             mode="markers",
             marker={
                 "size": 10,
-                "symbol": ("circle", "square", "circle-open", "square-open")[number],
-                "color": CONTROL_COLOUR if control else ("#0072B2", "#D55E00")[number],
+                "symbol": ("circle", "square", "circle-open", "square-open", "diamond")[number],
+                "color": CONTROL_COLOUR if control else _COLOURS[loss],
             },
             customdata=[t.p_value for t in tests],
             hovertemplate=f"{LOSSES[loss]}: %{{y:.3f}}, p = %{{customdata:.3g}}<extra></extra>",
@@ -193,6 +195,7 @@ def _shown(entry: Any) -> str:
 def verdicts(numbers: Mapping[str, Any]) -> list[str]:
     """What the data say, in words that follow from the intervals."""
     said = []
+    made = overall(numbers, "change").difference
     for loss in ("final", "excess"):
         test, control = (
             overall(numbers, loss),
@@ -201,6 +204,8 @@ def verdicts(numbers: Mapping[str, Any]) -> list[str]:
         found = test.difference
         reading = (
             "consistent with resistance"
+            if found.positive and made.positive
+            else "inverse ends lower, but training did not make the gap"
             if found.positive
             else "not consistent with resistance: forward is easier"
             if found.negative
@@ -211,6 +216,8 @@ def verdicts(numbers: Mapping[str, Any]) -> list[str]:
             f"{found.n} seeds (p = {test.p_value:.2g}); before any training the gap was "
             f"{_shown(control.difference)}."
         )
+    word = "widened" if made.positive else "narrowed" if made.negative else "did not resolvably change"
+    said.append(f"Training {word} the gap between the arms: by {_shown(made)} nats per token.")
     raw, excess = overall(numbers, "final").difference, overall(numbers, "excess").difference
     if raw.positive and not excess.positive:
         said.append(
