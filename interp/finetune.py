@@ -83,6 +83,7 @@ def fine_tune(
             args=TrainingArguments(**arguments, remove_unused_columns=False),
             train_dataset=_rows(model, examples, config.max_completion_tokens),  # pyright: ignore[reportArgumentType]
             data_collator=lambda batch: _collate(batch, padding),
+            processing_class=model.tokenizer,  # for callbacks that measure
             callbacks=callbacks,
         )
         made.first_token_weight = config.first_token_weight

@@ -205,7 +205,7 @@ def test_values_are_in_tensorboard_in_the_history_and_in_the_trajectory(
 def test_it_measures_what_track_measures_on_the_saved_checkpoints(
     tiny: ChatModel, saved_tiny: Path, tmp_path: Path
 ) -> None:
-    callback = ElasticityCallback(PROBE, every=1, out=tmp_path / "live", tokenizer=tiny.tokenizer)
+    callback = ElasticityCallback(PROBE, every=1, out=tmp_path / "live")
     config = TrainConfig(epochs=1.0, batch_size=2, learning_rate=1e-2, warmup_steps=0, dropout=0.2)
     examples = [Example(text, "Sure!") for text in PROMPTS[:4]]
     fine_tune(tiny, examples, out=tmp_path / "a", config=config, checkpoints=[0, 2, 4], callbacks=[callback])

@@ -260,7 +260,7 @@ def _kl_change(
     divergences = []
     for (
         each
-    ) in answers:  # one list at a time: the distributions take 2 bytes a word of the vocabulary and token
+    ) in answers:  # one list at a time: distributions take two bytes a token and word of the vocabulary
         ids = _ids(base, each)
         with with_adapter(base, str(start)) as model:
             log_p = map_completions(model, task.prompts, ids, lambda logs, _: logs.half())

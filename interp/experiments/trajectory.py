@@ -173,10 +173,9 @@ def examples(model: ChatModel, prompts: PromptSet, stage: str, config: Config) -
         parts["harmful", "train"] = half.first(wanted - 2 * (wanted // 3))
         parts.setdefault(("borderline", "train"), load_prompts("builtin")["borderline", "train"])
         answered: tuple[Kind, ...] = ("harmless", "borderline")
+        spare = wanted // 8  # own answers that refuse are left out
         for kind in answered:
-            parts[kind, "train"] = parts[kind, "train"].first(
-                wanted // 3 + wanted // 8
-            )  # own answers that refuse are left out
+            parts[kind, "train"] = parts[kind, "train"].first(wanted // 3 + spare)
         found = safety_examples(
             model,
             PromptSet(prompts.name, parts, prompts.ending, prompts.notes),
