@@ -17,7 +17,7 @@ LOSSES = {
     "before_excess": "excess loss before training (control)",
     "change": "change of the loss by training",
 }
-_COLOURS = {"final": "#0072B2", "excess": "#D55E00", "change": "#000000"}
+_GAP_COLOURS = {"final": "#0072B2", "excess": "#D55E00", "change": "#000000"}
 PUBLISHED = (
     ("Alpaca, Llama2-7B", "1-2", 0.159, 0.202),
     ("Alpaca, Llama2-7B", "2-3", 0.195, 0.214),
@@ -48,9 +48,10 @@ def has_kl(numbers: Mapping[str, Any]) -> bool:
 
 
 def values(numbers: Mapping[str, Any], pair: str, arm: str, loss: str) -> list[float]:
-    """Losses, or what else a row holds, by seed."""
+    """Losses or KL changes by seed. `change` is what training did to the excess loss, and so to the loss itself."""
     rows = [r for r in numbers["rows"] if (r["pair"], r["arm"]) == (pair, arm)]
-    return [r[loss] for r in sorted(rows, key=lambda r: r["seed"])]
+    rows.sort(key=lambda r: r["seed"])
+    return [r["excess"] - r["before_excess"] if loss == "change" else r[loss] for r in rows]
 
 
 def gap(numbers: Mapping[str, Any], pair: str, loss: str) -> PairedTest:
@@ -135,7 +136,7 @@ def _gaps(numbers: Mapping[str, Any]) -> go.Figure:
             marker={
                 "size": 10,
                 "symbol": ("circle", "square", "circle-open", "square-open", "diamond")[number],
-                "color": CONTROL_COLOUR if control else _COLOURS[loss],
+                "color": CONTROL_COLOUR if control else _GAP_COLOURS[loss],
             },
             customdata=[t.p_value for t in tests],
             hovertemplate=f"{LOSSES[loss]}: %{{y:.3f}}, p = %{{customdata:.3g}}<extra></extra>",
