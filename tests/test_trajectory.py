@@ -41,6 +41,7 @@ def test_every_stage_continues_the_one_before_and_is_measured_against_the_aligne
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]  # nothing but the run is left
     stored = open_run(tmp_path / "run")
     assert stored.numbers["provenance"]["config"]["stages"] == ["align", "stubs"]
+    assert stored.numbers["provenance"]["adapter"] is None  # no path to what is not kept
     assert set(stored.figures()) == set(found.figures())
 
 

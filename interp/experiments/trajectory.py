@@ -149,7 +149,8 @@ def run(
         found = track(
             folders, probe, base=model, reference=reference, out=target, show_progress=show_progress
         )
-        found = replace(found, provenance={**found.provenance, "config": asdict(config)})
+        # The adapters are not kept, so the model of the run is the one that it began with.
+        found = replace(found, provenance={**found.provenance, **model.provenance, "config": asdict(config)})
         if out is not None:
             found.save(target)
         parts.discard()
