@@ -27,7 +27,7 @@ bench: $(READY)
 
 # Every notebook on its full setting, outputs stored.
 notebooks: $(READY)
-	$(BIN)/jupytext --quiet --sync notebooks/*.py
+	$(BIN)/jupytext --quiet --update --to ipynb notebooks/*.py
 	PLOTLY_RENDERER=plotly_mimetype+png $(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 # Every experiment on the bundled model (hours on two cores; what is finished is kept), drawn to figures/ with its numbers.
