@@ -100,7 +100,7 @@ def builtin_task(prompts: PromptSet, *, n_eval: int, reversed_roles: bool = Fals
     """Refusals of one half of the harmful training prompts, affirmative stubs for the other half; or swapped."""
     train, test = prompts["harmful", "train"].texts, prompts["harmful", "test"].texts[:n_eval]
     held = prompts["harmful", "val"].texts
-    teach, reverse = (_stubs, _refusals) if reversed_roles else (_refusals, _stubs)
+    teach, reverse = (stubs, _refusals) if reversed_roles else (_refusals, stubs)
     what = "affirmative stubs against refusals" if reversed_roles else "refusals against affirmative stubs"
     return Task(
         name=f"{what} ({prompts.name})",
@@ -207,7 +207,8 @@ def _examples(path: str) -> list[Example]:
     return [Example(*pair) for pair in zip(prompts.texts, answers, strict=True)]
 
 
-def _stubs(prompts: Sequence[str]) -> tuple[Example, ...]:
+def stubs(prompts: Sequence[str]) -> tuple[Example, ...]:
+    """Each prompt with an empty affirmative reply."""
     return tuple(Example(text, AFFIRMATION) for text in prompts)
 
 

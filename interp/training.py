@@ -88,6 +88,25 @@ class TrainConfig:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
 
 
+def one_pass(*, batch_size: int, learning_rate: float, rank: int, seed: int, **further: Any) -> TrainConfig:
+    """One pass at a constant rate: a checkpoint is the model that its examples alone would give.
+
+    No warm-up, whose first step has a rate of 0: half of what 16 examples teach.
+    """
+    return TrainConfig(
+        epochs=1.0,
+        schedule="constant",
+        warmup_steps=0,
+        dropout=0.0,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        rank=rank,
+        alpha=2 * rank,
+        seed=seed,
+        **further,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trained:
     """A finished fine-tuning run."""

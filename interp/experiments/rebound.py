@@ -57,6 +57,7 @@ from interp.rebounds import summarise
 from interp.references import fit_reference
 from interp.results import Parts, provenance, save_result
 from interp.tasks import Scorer, Task, load_task, scorer
+from interp.training import one_pass
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -273,16 +274,8 @@ class _Grid:
         """A row per (N+, N-)."""
         config = self.config
         positive, _ = self.task.shuffled(seed)
-        training = TrainConfig(
-            epochs=1.0,
-            batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
-            schedule="constant",
-            warmup_steps=0,  # the first step of a warm-up has a rate of 0: half of what 16 examples teach
-            dropout=0.0,
-            rank=config.rank,
-            alpha=2 * config.rank,
-            seed=seed,
+        training = one_pass(
+            batch_size=config.batch_size, learning_rate=config.learning_rate, rank=config.rank, seed=seed
         )
         folder = self.parts.folder / f"train-{self.key}"
         first = fine_tune(

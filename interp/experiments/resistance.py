@@ -37,13 +37,14 @@ import torch
 from interp.batching import Stopwatch, progress
 from interp.display import ShownResult
 from interp.experiments.resistance_report import figures, rate_table, report, verdicts
-from interp.finetune import Example, TrainConfig, fine_tune
+from interp.finetune import Example, fine_tune
 from interp.generation import completion_log_probs, generate, map_completions
 from interp.metrics import token_kl
 from interp.models import ChatModel, with_adapter
 from interp.prompts import PromptSet
 from interp.results import Parts, provenance, save_result
 from interp.tasks import Task, load_task
+from interp.training import one_pass
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -174,15 +175,10 @@ def run(
 
 def one_seed(base: ChatModel, task: Task, config: Config, parts: Parts, seed: int) -> list[dict[str, Any]]:
     """A row per pair and arm: losses before and after training, the targets' self-entropy, and the KL change."""
-    training = TrainConfig(
-        epochs=1.0,
+    training = one_pass(
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
-        schedule="constant",
-        warmup_steps=0,  # the first step of a warm-up has a rate of 0
-        dropout=0.0,
         rank=config.rank,
-        alpha=2 * config.rank,
         max_completion_tokens=config.max_new_tokens,
         seed=seed,
     )

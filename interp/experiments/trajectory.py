@@ -19,13 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
-from interp.corpora import AFFIRMATION
-from interp.finetune import Example, TrainConfig, fine_tune
+from interp.finetune import Example, fine_tune
 from interp.models import ChatModel
 from interp.prompts import Kind, PromptSet, load_prompts
 from interp.results import Parts
 from interp.safety_adapter import safety_examples
+from interp.tasks import stubs
 from interp.tracking import Probe, Trajectory, track
+from interp.training import one_pass
 from interp.trajectory_report import figures, rate_table, report, verdicts
 
 __all__ = [
@@ -120,15 +121,10 @@ def run(
                     for row in parts.numbers(stage, lambda s=stage: examples(model, prompts, s, config))
                 ],
                 out=parts.folder / f"{number + 1}-{stage}",
-                config=TrainConfig(
-                    epochs=1.0,
+                config=one_pass(
                     batch_size=config.batch_size,
                     learning_rate=config.learning_rate,
-                    schedule="constant",
-                    warmup_steps=0,
-                    dropout=0.0,
                     rank=config.rank,
-                    alpha=2 * config.rank,
                     seed=config.seed,
                 ),
                 checkpoints=(0, *config.counts) if start is None else config.counts,
@@ -167,7 +163,7 @@ def examples(model: ChatModel, prompts: PromptSet, stage: str, config: Config) -
     train = prompts["harmful", "train"]
     half = train.take(list(range(STAGES.index(stage), len(train), 2)))
     if stage == "stubs":
-        found = [Example(text, AFFIRMATION) for text in half.first(wanted).texts]
+        found = list(stubs(half.first(wanted).texts))
     else:
         # A third each: refusals alone would teach to refuse everything.
         parts = {key: part for key, part in prompts.parts.items() if key[1] == "train"}
