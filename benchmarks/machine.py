@@ -36,11 +36,15 @@ def interleaved_medians(runs: dict[str, Callable[[], object]], *, repeats: int =
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def matmul_peak(rows: int, d_in: int, d_out: int, *, repeats: int = 30) -> float:
-    """Float32 multiply-adds times two per second of a plain linear layer of this shape."""
+def matmuls(rows: int, d_in: int, d_out: int, *, repeats: int = 300) -> tuple[Callable[[], object], int]:
+    """Float32 products of a plain linear layer of this shape, and how many multiply-adds times two they take."""
     x, weight = torch.randn(rows, d_in), torch.randn(d_out, d_in)
-    seconds = median_seconds(lambda: [torch.nn.functional.linear(x, weight) for _ in range(repeats)])
-    return 2 * rows * d_in * d_out * repeats / seconds
+
+    def run() -> None:
+        for _ in range(repeats):
+            torch.nn.functional.linear(x, weight)
+
+    return run, 2 * rows * d_in * d_out * repeats
 
 
 def resident_megabytes() -> float:

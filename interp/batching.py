@@ -133,7 +133,7 @@ def _notebook_progress(items: Iterable[T], bar: NotebookBar, size: Callable[[T],
         bar.close()
 
 
-class _Enough(Exception):
+class Enough(Exception):
     """Raised inside a forward pass once all that was asked for has been read."""
 
 
@@ -142,12 +142,12 @@ def stopping_before(model: ChatModel, layer: int | None) -> Iterator[None]:
     """Forward passes inside the context end when they reach this block; None lets them run through."""
 
     def stop(_value: object) -> None:
-        raise _Enough
+        raise Enough
 
     if layer is None or layer >= model.n_layers:
         yield
         return
-    with model.hooks([("resid_pre", layer, stop)]), suppress(_Enough):
+    with model.hooks([("resid_pre", layer, stop)]), suppress(Enough):
         yield
 
 
@@ -196,8 +196,11 @@ class SharedPrefix:
         """A fresh cache for a batch of so many rows that begins after the prefix."""
         if self._cache is None:
             return DynamicCache(config=self._model.hf.config)
-        cache = copy.deepcopy(self._cache)
-        cache.batch_repeat_interleave(rows)
+        # Updates of a cache put new tensors in place of the old ones, so that the layers can share them.
+        cache = copy.copy(self._cache)
+        cache.layers = [copy.copy(layer) for layer in cache.layers]
+        if rows > 1:
+            cache.batch_repeat_interleave(rows)
         return cache
 
 

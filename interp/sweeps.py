@@ -28,7 +28,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations import fast_path_agrees
-from interp.batching import resuming_at
 from interp.chat import ChatTokens
 from interp.generation import next_token_log_probs, packed_next_tokens
 from interp.interventions import Ablate, Add, Intervention, apply
@@ -162,9 +161,7 @@ class Sweep:
         ):
             for rows, resid in zip(passes.batches, unmodified, strict=True):
                 start = resid[layer] + vector.to(resid)
-                packed = passes.place(rows)
-                with resuming_at(self.model, layer, start):
-                    logits = passes.next_token_logits(packed)
+                logits = passes.next_token_logits(passes.place(rows), resume=(layer, start))
                 out[rows] = refusal_metric(logits.float().log_softmax(-1), self._refusal_ids).cpu()
         return out
 

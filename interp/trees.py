@@ -3,8 +3,10 @@
 Prompts of one template share their first tokens, and prompts of one set share more: "How do I", "Write a". A token's
 activations depend on the tokens before it alone, so one copy serves every prompt that begins alike. The packed
 sequence holds each distinct prefix once (a node), without padding; everything but attention treats tokens one by one
-and runs on it as it is. Attention unfolds the nodes into one row per prompt, calls the model's own attention there, and
-folds the rows back.
+and runs on it as it is. Attention unfolds the nodes into one row per prompt, attends there, and folds the rows back.
+
+The last block that a pass reaches needs keys and values of every node, but queries, MLP and all that follows only of
+the nodes that are read: `PackedPasses.narrowed` runs it for those alone.
 
     tree = pack([[5, 6, 7], [5, 6, 8, 9]])
     tree.ids                # [5, 6, 7, 8, 9]
@@ -14,23 +16,35 @@ folds the rows back.
 import math
 import sys
 from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from os.path import commonprefix
 from typing import Any, NamedTuple
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from interp.batching import TOKEN_BUDGET, SharedPrefix, outgrows_window, plan_batches, shared_length
+from interp.batching import (
+    TOKEN_BUDGET,
+    Enough,
+    SharedPrefix,
+    outgrows_window,
+    plan_batches,
+    resuming_at,
+    shared_length,
+)
 from interp.chat import ChatTokens
 from interp.interventions import Applied
-from interp.models import ChatModel
+from interp.lean import lean_forwards
+from interp.models import ChatModel, Edit, Site
 
 _NAME = "interp_tree"
+_KNOWN_OPTIONS = {"dropout", "scaling", "is_causal", "sliding_window", "position_ids", "use_cache"}
+"""Options of an attention call that say nothing that the masks here do not; with any other the model's own is called."""
 _UNFOLDED = 16
 """Attention unfolds a pass to at most so many times its budget: prompts may share a long beginning."""
 
@@ -105,14 +119,37 @@ class _Group(NamedTuple):
     """Prompts that attend together, padded on the right to one width."""
 
     queries: Int[Tensor, "prompt pos"]
+    """Where each query stands among the nodes that the pass runs."""
     keys: Int[Tensor, "prompt past"]
-    mask: Float[Tensor, "one one pos past"]
+    """Where each key stands: the shared prefix first, then all nodes."""
+    mask: Float[Tensor, "prompt_or_one one pos past"]
+    """Added to the scores; its first axis is 1 where all prompts have one mask."""
+
+
+class _Unfolding(NamedTuple):
+    """How the nodes of a pass become rows of prompts, and where each node's result is found in them."""
+
+    groups: list[_Group]
+    start: Int[Tensor, " node"]
+    """Queries in the groups before the node's own."""
+    row: Int[Tensor, " node"]
+    """Its prompt, counted in its group."""
+    column: Int[Tensor, " node"]
+    width: Int[Tensor, " node"]
+    """Queries of a prompt in its group."""
+
+    def home(self, heads: int) -> Int[Tensor, " node_and_head"]:
+        """Rows of each node's heads in the groups' results [prompt, head, pos, ...], flattened and put end to end."""
+        first = self.start * heads + self.row * heads * self.width + self.column
+        return (first[:, None] + torch.arange(heads, device=first.device) * self.width[:, None]).flatten()
 
 
 class Packed(NamedTuple):
     """What one pass runs."""
 
     tree: Tree
+    batch: ChatTokens
+    """Its prompts."""
     inputs: dict[str, Any]
     """Arguments of `model.hf` or `model.decoder`."""
 
@@ -137,6 +174,8 @@ class PackedPasses:
         self._implementation = model.hf.config._attn_implementation
         self._tails = [ids[self.shared :] for ids in tokens.ids]
         self.batches = plan_trees(self._tails, budget=budget)
+        self._stop_in: set[int] = set()
+        self._past: tuple[Tensor, Tensor] | None = None
 
     def place(self, rows: list[int]) -> Packed:
         """Get ready to run these prompts."""
@@ -146,36 +185,110 @@ class PackedPasses:
             [self._tails[row] for row in rows], None if marks is None else [m[self.shared :] for m in marks]
         )
         self._applied.place(batch, shared=self.shared, nodes=(tree.prompts, tree.depths))
-        self._groups, self._home = self._unfolding(tree)
+        self._unfold_by(self._all_queries(tree))
         inputs = {
             "input_ids": tree.ids[None].to(device),
             "position_ids": (tree.depths[None] + self.shared).to(device),
             "past_key_values": self._prefix.cache(1),
             "use_cache": True,
         }
-        return Packed(tree, inputs)
+        return Packed(tree, batch, inputs)
 
-    def next_token_logits(self, packed: Packed) -> Float[Tensor, "prompt d_vocab"]:
-        """Run the pass; logits of each prompt's first completion token."""
-        last = packed.last.to(self._model.device)
-        return self._model.hf(**packed.inputs, logits_to_keep=last).logits[0]
+    @contextmanager
+    def narrowed(
+        self,
+        packed: Packed,
+        nodes: Int[Tensor, "prompt role"],
+        block: int,
+        *,
+        edits: Sequence[tuple[Site, int, Edit]] = (),
+        resume: tuple[int, Float[Tensor, "one node d_model"]] | None = None,
+    ) -> Iterator[tuple[dict[str, Any], Int[Tensor, "prompt role"]]]:
+        """Run all nodes up to the keys and values of this block; inside the context, passes run it for a few alone.
 
-    def _unfolding(self, tree: Tree) -> tuple[list[_Group], Int[Tensor, " node"]]:
-        """Prompts of similar length attend together; where each node's result stands in what they give."""
-        device, groups, offset = self._model.device, [], 0
-        starts = torch.empty(len(tree.lengths), dtype=torch.long)
-        least = torch.finfo(self._model.dtype).min
+        Args:
+            nodes: what is wanted of each prompt.
+            block: the last block that passes reach.
+            edits: hooks of the pass over all nodes, as `ChatModel.hooks` takes them.
+            resume: start that pass at this block from this `resid_pre`.
+
+        Yields:
+            Inputs of `model.hf` or `model.decoder`, and where in that pass each wanted node stands.
+        """
+        model, entering = self._model, list[Tensor]()
+        self._stop_in = {id(module) for module in model.blocks[block].attention.modules()}
+        reads: list[tuple[Site, int, Edit]] = [*edits, ("resid_pre", block, entering.append)]
+        begin = nullcontext() if resume is None else resuming_at(model, *resume)
+        try:
+            with begin, model.hooks(reads), suppress(Enough):
+                model.decoder(**packed.inputs)
+        finally:
+            self._stop_in = set()
+        few, where = nodes.unique(return_inverse=True)
+        tree = packed.tree
+        self._applied.place(packed.batch, shared=self.shared, nodes=(tree.prompts[few], tree.depths[few]))
+        self._unfold_by(self._few_queries(tree, nodes, where))
+        inputs = {
+            name: packed.inputs[name][:, few.to(model.device)] for name in ("input_ids", "position_ids")
+        }
+        try:
+            with resuming_at(model, block, entering[0][:, few.to(model.device)]):
+                yield {**inputs, "use_cache": False}, where
+        finally:
+            self._past = None
+
+    def next_token_logits(
+        self, packed: Packed, *, resume: tuple[int, Float[Tensor, "one node d_model"]] | None = None
+    ) -> Float[Tensor, "prompt d_vocab"]:
+        """Run the pass; logits of each prompt's first completion token.
+
+        Args:
+            resume: start at this block from this `resid_pre`.
+        """
+        last = self._model.n_layers - 1
+        with self.narrowed(packed, packed.last[:, None], last, resume=resume) as (inputs, where):
+            return self._model.hf(**inputs).logits[0, where[:, 0]]
+
+    def _all_queries(self, tree: Tree) -> _Unfolding:
+        """Every node asks; prompts of similar length attend together."""
+        groups, asked = [], 0
+        start, row, width = (torch.empty(len(tree.lengths), dtype=torch.long) for _ in range(3))
         for prompts in plan_batches(tree.lengths, budget=sys.maxsize):
-            width = max(tree.lengths[prompt] for prompt in prompts)
-            queries = tree.grid[prompts, :width]
-            prefix = torch.arange(self.shared).expand(len(prompts), -1)
-            keys = torch.cat([prefix, queries + self.shared], dim=1)
-            hidden = torch.arange(self.shared + width) > torch.arange(width)[:, None] + self.shared
-            mask = hidden.to(device, self._model.dtype)[None, None] * least
-            groups.append(_Group(queries.to(device), keys.to(device), mask))
-            starts[prompts] = offset + torch.arange(len(prompts)) * width
-            offset += queries.numel()
-        return groups, (starts[tree.prompts] + tree.depths).to(device)
+            longest = max(tree.lengths[prompt] for prompt in prompts)
+            queries = tree.grid[prompts, :longest]
+            groups.append(self._group(queries, queries, torch.arange(longest)[None]))
+            start[prompts], row[prompts], width[prompts] = asked, torch.arange(len(prompts)), longest
+            asked += queries.numel()
+        held = tree.prompts
+        return _Unfolding(groups, start[held], row[held], tree.depths, width[held])
+
+    def _few_queries(
+        self, tree: Tree, nodes: Int[Tensor, "prompt role"], where: Int[Tensor, "prompt role"]
+    ) -> _Unfolding:
+        """Only these nodes ask: `where` counts them among themselves."""
+        group = self._group(where, tree.grid, tree.depths[nodes])
+        asking = torch.empty(int(where.max()) + 1, dtype=torch.long)
+        asking[where.flatten()] = torch.arange(where.numel())  # any of the prompts that hold a node
+        width = torch.full_like(asking, where.shape[1])
+        return _Unfolding([group], torch.zeros_like(asking), asking // width, asking % width, width)
+
+    def _group(
+        self,
+        queries: Int[Tensor, "prompt pos"],
+        nodes: Int[Tensor, "prompt width"],
+        depths: Int[Tensor, "prompt_or_one pos"],
+    ) -> _Group:
+        prefix = torch.arange(self.shared).expand(len(nodes), -1)
+        hidden = torch.arange(self.shared + nodes.shape[1]) > depths[..., None] + self.shared
+        mask = hidden.to(self._model.dtype)[:, None] * torch.finfo(self._model.dtype).min
+        device = self._model.device
+        keys = torch.cat([prefix, nodes + self.shared], dim=1)
+        return _Group(queries.to(device), keys.to(device), mask.to(device))
+
+    def _unfold_by(self, unfolding: _Unfolding) -> None:
+        groups, *places = unfolding
+        self._unfolding = _Unfolding(groups, *(place.to(self._model.device) for place in places))
+        self._by_head: dict[int, _ByHead] = {}
 
     def attend(
         self,
@@ -186,7 +299,15 @@ class PackedPasses:
         attention_mask: Tensor | None,  # noqa: ARG002 (the interface passes it)
         **options: Any,
     ) -> tuple[Float[Tensor, "one node head d_head"], None]:
-        """Unfold to one row per prompt, call the model's own attention, fold back. transformers calls this."""
+        """Unfold to one row per prompt, attend, fold back. transformers calls this."""
+        if id(module) in self._stop_in:
+            self._past = key, value
+            raise Enough
+        if self._past is not None:  # the few that ask are among them
+            key, value = self._past
+        given = {name for name, option in options.items() if option is not None}
+        if self._implementation == "sdpa" and given <= _KNOWN_OPTIONS and not options.get("dropout"):
+            return self._attend_by_key_head(query, key, value, options.get("scaling")), None
         inner = ALL_ATTENTION_FUNCTIONS.get(self._implementation)
         if inner is None:  # eager attention is a function of the family's own file
             inner = sys.modules[type(module).__module__].eager_attention_forward
@@ -199,9 +320,61 @@ class PackedPasses:
                 group.mask,
                 **options,
             )[0].flatten(0, 1)
-            for group in self._groups
+            for group in self._unfolding.groups
         ]
-        return torch.cat(found)[self._home][None], None
+        return _put_together(found, self._unfolding.home(1))[None], None
+
+    def _attend_by_key_head(
+        self, query: Tensor, key: Tensor, value: Tensor, scaling: float | None
+    ) -> Float[Tensor, "one node head d_head"]:
+        """Attention with one row per prompt and key head, so that no key is copied for the queries that share it."""
+        _, n_keys, _, width = value.shape
+        if n_keys not in self._by_head:
+            self._by_head[n_keys] = _by_key_head(self._unfolding, n_keys, query.shape[1] // n_keys)
+        by_head = self._by_head[n_keys]
+        # The heads that share a key stand side by side in a token's row.
+        asked = rearrange(query, "1 (k q) node d -> (node k) (q d)", k=n_keys)
+        keys, values = (rearrange(x, "1 k past d -> (past k) d") for x in (key, value))
+        found = []
+        for queries, past, mask in by_head.groups:
+            rows, columns = past.shape
+            attended = torch.nn.functional.scaled_dot_product_attention(
+                asked.index_select(0, queries).view(rows, 1, -1, query.shape[-1]),
+                keys.index_select(0, past.flatten()).view(rows, 1, columns, -1),
+                values.index_select(0, past.flatten()).view(rows, 1, columns, -1),
+                attn_mask=mask,
+                scale=scaling,
+            )
+            found.append(attended.reshape(len(queries), -1))
+        return _put_together(found, by_head.home).view(1, query.shape[2], -1, width)
+
+
+class _ByHead(NamedTuple):
+    """An unfolding to one row per prompt and key head."""
+
+    groups: list[tuple[Int[Tensor, " query"], Int[Tensor, "row past"], Float[Tensor, "row one query past"]]]
+    """By group: rows of the table of queries, rows of the table of keys, mask."""
+    home: Int[Tensor, " node_and_head"]
+    """Of each node's key heads, where its result stands in what the groups give."""
+
+
+def _by_key_head(unfolding: _Unfolding, heads: int, sharing: int) -> _ByHead:
+    """Unfold further, to so many key heads, each shared by so many query heads."""
+
+    def each(index: Int[Tensor, "prompt pos"]) -> Int[Tensor, "row pos"]:
+        return (index[:, None] * heads + torch.arange(heads, device=index.device)[:, None]).flatten(0, 1)
+
+    groups = []
+    for group in unfolding.groups:
+        mask = group.mask.repeat_interleave(sharing, dim=2)
+        if len(mask) > 1:
+            mask = mask.repeat_interleave(heads, dim=0)
+        groups.append((each(group.queries).flatten(), each(group.keys), mask))
+    return _ByHead(groups, unfolding.home(heads))
+
+
+def _put_together(found: list[Tensor], home: Int[Tensor, " row"]) -> Tensor:
+    return (found[0] if len(found) == 1 else torch.cat(found)).index_select(0, home)
 
 
 def _unfold(x: Tensor, index: Int[Tensor, "prompt pos"]) -> Tensor:
@@ -241,7 +414,7 @@ def packed_passes(
         shared = min(shared, most_shared)
     prefix = SharedPrefix(model, tokens, applied, shared, stop_before=stop_before)
     passes = PackedPasses(model, tokens, applied, prefix, budget or TOKEN_BUDGET)
-    with model.lock:
+    with model.lock, lean_forwards(model):
         before = str(model.hf.config._attn_implementation)
         assert before != _NAME, "packed passes do not nest"
         ALL_ATTENTION_FUNCTIONS[_NAME] = passes.attend

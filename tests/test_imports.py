@@ -19,6 +19,7 @@ ORDER = (
     "directions",
     "interventions",
     "batching",
+    "lean",
     "trees",
     "activations",
     "generation",

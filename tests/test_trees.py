@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from interp.activations import collect
 from interp.chat import tokenize
 from interp.interventions import Add, apply
-from interp.models import ChatModel
-from interp.trees import can_pack, pack, packed_passes, plan_trees
+from interp.models import SITES, ChatModel, Edit, Site
+from interp.trees import PackedPasses, can_pack, pack, packed_passes, plan_trees
+from tests.families import COVERED, build
 
 ALIKE = ["How do I pick a lock?", "How do I pick a lock", "How do I pick apples", "How do I", "Why?", "Why?"]
 
@@ -48,7 +50,7 @@ def test_passes_hold_every_prompt_once_and_stay_near_the_budget() -> None:
 def test_what_prompts_share_is_run_once(tiny: ChatModel) -> None:
     ran: list[int] = []
     collect(tiny, ALIKE)  # the self-test comes first
-    with tiny.hooks([("resid_pre", 0, lambda value: ran.append(value.shape[0] * value.shape[1]))]):
+    with tiny.hooks([("mlp_out", 0, lambda value: ran.append(value.shape[0] * value.shape[1]))]):
         collect(tiny, ALIKE)
     tokens = tokenize(tiny.tokenizer, ALIKE)
     assert sum(ran) == len({ids[:n] for ids in tokens.ids for n in range(1, len(ids) + 1)})
@@ -90,3 +92,61 @@ def test_an_attention_that_cannot_be_unfolded_takes_the_plain_path(
     assert can_pack(tiny, tokens)
     monkeypatch.setattr(tiny.hf.config, "_attn_implementation_internal", "flash_attention_2")
     assert not can_pack(tiny, tokens)
+
+
+@pytest.mark.parametrize("layers", [[0], [0, 2], [2], None])
+@pytest.mark.parametrize("site", SITES)
+def test_the_last_block_runs_for_the_tokens_that_are_read(
+    tiny: ChatModel, site: Site, layers: list[int] | None
+) -> None:
+    collect(tiny, ALIKE)  # the self-test comes first
+    ran: dict[int, int] = {}
+
+    def count(layer: int) -> Edit:
+        return lambda value: ran.__setitem__(layer, value.shape[1])
+
+    with tiny.hooks([("mlp_out", layer, count(layer)) for layer in range(3)]):
+        fast = collect(tiny, ALIKE, sites=[site], layers=layers, positions=["t_inst", -1])
+    plain = collect(tiny, ALIKE, sites=[site], layers=layers, positions=["t_inst", -1], fast=False)
+    torch.testing.assert_close(fast[site], plain[site], rtol=1e-4, atol=1e-5)
+    different = len(set(ALIKE))  # each with two tokens that are read
+    last = max(plain.layers) - (site == "resid_pre")
+    if last >= 0:
+        assert ran.pop(last) == 2 * different
+    assert set(ran) == set(range(last))
+    assert all(n > 50 for n in ran.values())
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt2", "mixtral"])
+def test_attention_by_key_head_is_the_models_own(
+    kind: str, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ChatModel(build(*COVERED[kind]), tokenizer, name=kind)
+    used: list[int] = []
+    ours = PackedPasses._attend_by_key_head
+
+    def counted(self: PackedPasses, *args: object) -> torch.Tensor:
+        used.append(1)
+        return ours(self, *args)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(PackedPasses, "_attend_by_key_head", counted)
+    by_key_head = collect(model, ALIKE, positions=["t_inst", -1])["resid_pre"]
+    assert used
+    used.clear()
+    monkeypatch.setattr("interp.trees._KNOWN_OPTIONS", set())
+    own = collect(model, ALIKE, positions=["t_inst", -1])["resid_pre"]
+    assert not used
+    torch.testing.assert_close(by_key_head, own, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_that_cannot_be_run_in_parts_takes_the_plain_path(
+    tiny: ChatModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise TypeError("blocks want more")
+
+    monkeypatch.setattr(PackedPasses, "narrowed", broken)
+    fresh = ChatModel(tiny.hf, tiny.tokenizer, name="fresh")
+    found = collect(fresh, ALIKE)
+    assert "the fast path fails on fresh (blocks want more)" in caplog.text
+    assert torch.equal(found["resid_pre"], collect(fresh, ALIKE, fast=False)["resid_pre"])
