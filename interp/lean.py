@@ -107,17 +107,17 @@ def _swaps(model: ChatModel) -> _Swaps:
 
 def _candidates(model: ChatModel) -> Iterator[tuple[nn.Module, Callable[[Any, Tensor], Tensor], int]]:
     for module in model.decoder.modules():
-        gate = getattr(module, "gate_proj", None)
+        gate, weight = getattr(module, "gate_proj", None), getattr(module, "weight", None)
         if isinstance(gate, nn.Linear) and all(
             hasattr(module, part) for part in ("up_proj", "down_proj", "act_fn")
         ):
             yield module, gated_mlp, gate.in_features
-        elif hasattr(module, "variance_epsilon") and isinstance(getattr(module, "weight", None), Tensor):
-            yield module, rms_norm, len(module.weight)
+        elif hasattr(module, "variance_epsilon") and isinstance(weight, Tensor):
+            yield module, rms_norm, weight.numel()
 
 
 def _is_rotary(code: Any) -> bool:
-    own = getattr(code, _ROTARY, None)
+    own: Any = getattr(code, _ROTARY, None)
     if own is None or [*inspect.signature(own).parameters] != [*inspect.signature(rotary).parameters]:
         return False
     # Some families turn only the first part of each head, which the in-place version does not.

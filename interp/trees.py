@@ -44,7 +44,7 @@ from interp.models import ChatModel, Edit, Site
 
 _NAME = "interp_tree"
 _KNOWN_OPTIONS = {"dropout", "scaling", "is_causal", "sliding_window", "position_ids", "use_cache"}
-"""Options of an attention call that say nothing that the masks here do not; with any other the model's own is called."""
+"""Options of an attention call that the masks here account for; with any other the model's own attention is called."""
 _UNFOLDED = 16
 """Attention unfolds a pass to at most so many times its budget: prompts may share a long beginning."""
 
