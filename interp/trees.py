@@ -179,6 +179,7 @@ class PackedPasses:
 
     def place(self, rows: list[int]) -> Packed:
         """Get ready to run these prompts."""
+        self._past = None  # an earlier pass may have run out of memory half-way
         batch, device = self._tokens.take(rows), self._model.device
         marks = self._applied.marks(batch)
         tree = pack(

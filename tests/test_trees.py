@@ -150,3 +150,19 @@ def test_a_model_that_cannot_be_run_in_parts_takes_the_plain_path(
     found = collect(fresh, ALIKE)
     assert "the fast path fails on fresh (blocks want more)" in caplog.text
     assert torch.equal(found["resid_pre"], collect(fresh, ALIKE, fast=False)["resid_pre"])
+
+
+def test_a_pass_that_runs_out_of_memory_half_way_is_tried_again_in_parts(
+    tiny: ChatModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = collect(tiny, ALIKE, fast=False)["resid_pre"]
+    own, failures = PackedPasses._few_queries, [RuntimeError("CUDA out of memory")]
+
+    def once(self: PackedPasses, *args: object) -> object:
+        if failures:
+            raise failures.pop()
+        return own(self, *args)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(PackedPasses, "_few_queries", once)
+    torch.testing.assert_close(collect(tiny, ALIKE)["resid_pre"], plain, rtol=1e-4, atol=1e-5)
+    assert "out of memory with 6 prompts in a batch; going on with 3" in caplog.text
