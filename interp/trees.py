@@ -64,6 +64,14 @@ class Tree:
     lengths: tuple[int, ...]
     """Tokens of each prompt."""
 
+    @property
+    def n_common(self) -> int:
+        """Nodes that all of several prompts begin with; less than any prompt."""
+        if len(self.lengths) == 1:
+            return 0
+        alike = (self.grid == self.grid[0]).all(0)[: min(self.lengths) - 1]
+        return int(alike.long().cumprod(0).sum())
+
 
 def pack(rows: Sequence[Sequence[int]], marks: Sequence[Sequence[Hashable]] | None = None) -> Tree:
     """Pack token rows into a tree.
@@ -251,17 +259,20 @@ class PackedPasses:
             return self._model.hf(**inputs).logits[0, where[:, 0]]
 
     def _all_queries(self, tree: Tree) -> _Unfolding:
-        """Every node asks; prompts of similar length attend together."""
-        groups, asked = [], 0
+        """Every node asks; prompts of similar length attend together, and what all begin with asks once."""
+        common = tree.n_common
+        groups = [self._group(tree.grid[:1, :common], tree.grid[:1, :common], torch.arange(common)[None])]
+        asked = common
         start, row, width = (torch.empty(len(tree.lengths), dtype=torch.long) for _ in range(3))
-        for prompts in plan_batches(tree.lengths, budget=sys.maxsize):
+        for prompts in plan_batches([n - common for n in tree.lengths], budget=sys.maxsize):
             longest = max(tree.lengths[prompt] for prompt in prompts)
-            queries = tree.grid[prompts, :longest]
-            groups.append(self._group(queries, queries, torch.arange(longest)[None]))
-            start[prompts], row[prompts], width[prompts] = asked, torch.arange(len(prompts)), longest
-            asked += queries.numel()
-        held = tree.prompts
-        return _Unfolding(groups, start[held], row[held], tree.depths, width[held])
+            nodes, depths = tree.grid[prompts, :longest], torch.arange(common, longest)[None]
+            groups.append(self._group(nodes[:, common:], nodes, depths))
+            start[prompts], row[prompts], width[prompts] = asked, torch.arange(len(prompts)), longest - common
+            asked += len(prompts) * (longest - common)
+        held, own = tree.prompts, tree.depths >= common
+        places = (start[held] * own, row[held] * own, tree.depths - common * own)
+        return _Unfolding(groups if common else groups[1:], *places, torch.where(own, width[held], common))
 
     def _few_queries(
         self, tree: Tree, nodes: Int[Tensor, "prompt role"], where: Int[Tensor, "prompt role"]

@@ -166,3 +166,34 @@ def test_a_pass_that_runs_out_of_memory_half_way_is_tried_again_in_parts(
     monkeypatch.setattr(PackedPasses, "_few_queries", once)
     torch.testing.assert_close(collect(tiny, ALIKE)["resid_pre"], plain, rtol=1e-4, atol=1e-5)
     assert "out of memory with 6 prompts in a batch; going on with 3" in caplog.text
+
+
+def test_what_all_prompts_begin_with_attends_once(tiny: ChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = tokenize(tiny.tokenizer, ALIKE)
+    tree = pack(list(tokens.ids))
+    assert tree.n_common == tokens.n_shared > 3
+    assert pack([(5, 6), (5, 6)]).n_common == 1
+    assert pack([(5, 6)]).n_common == pack([(5, 6), (7, 6)]).n_common == 0
+    asked: list[int] = []
+    own = torch.nn.functional.scaled_dot_product_attention
+
+    def counted(query: torch.Tensor, *args: torch.Tensor, **options: object) -> torch.Tensor:
+        asked.append(query.shape[2])
+        return own(query, *args, **options)  # pyright: ignore[reportArgumentType]
+
+    collect(tiny, ALIKE)  # the self-test comes first
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
+    with (
+        torch.no_grad(),
+        apply(tiny, []) as applied,
+        packed_passes(tiny, tokens, applied, most_shared=0) as passes,
+    ):
+        (rows,) = passes.batches
+        logits = passes.next_token_logits(passes.place(rows))
+    sharing = tiny.hf.config.num_attention_heads // tiny.hf.config.num_key_value_heads
+    longest = max(map(len, tokens.ids))
+    # What all begin with, what comes after it, and the last block's last tokens.
+    assert set(asked) == {sharing * tree.n_common, sharing * (longest - tree.n_common), sharing}
+    monkeypatch.undo()
+    plain = torch.stack([tiny.hf(torch.tensor([tokens.ids[row]])).logits[0, -1] for row in rows])
+    torch.testing.assert_close(logits, plain, rtol=1e-4, atol=1e-4)
