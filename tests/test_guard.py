@@ -114,7 +114,9 @@ def test_settings_that_cannot_be_met_are_refused_before_any_forward_pass(
 def test_a_prompt_of_punctuation_does_not_end_a_stream(tiny: ChatModel, guard: LatentGuard) -> None:
     scores = guard.score(tiny, ["Hi", "???", "Why?"])
     assert len(scores) == 3
-    assert scores[0] == guard.score(tiny, ["Hi"])[0]
+    alone = guard.score(tiny, ["Hi"])[0]
+    assert scores[0].harmfulness == pytest.approx(alone.harmfulness, abs=1e-6)
+    assert scores[0].verdict == alone.verdict
 
 
 def test_roc_by_category_is_that_of_the_scores(
