@@ -13,17 +13,6 @@ import torch
 RESULTS = Path(__file__).parent / "results.md"
 
 
-def median_seconds(run: Callable[[], object], *, repeats: int = 3) -> float:
-    """Median wall time of a few runs after one warm-up."""
-    run()
-    times = []
-    for _ in range(repeats):
-        begun = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - begun)
-    return statistics.median(times)
-
-
 def interleaved_medians(runs: dict[str, Callable[[], object]], *, repeats: int = 3) -> dict[str, float]:
     """Median wall time of each run, taken in turn so that a drift of the machine's speed hits all alike."""
     times: dict[str, list[float]] = {name: [] for name in runs}

@@ -234,14 +234,12 @@ class PackedPasses:
         finally:
             self._stop_in = set()
         few, where = nodes.unique(return_inverse=True)
-        tree = packed.tree
+        tree, columns = packed.tree, few.to(model.device)
         self._applied.place(packed.batch, shared=self.shared, nodes=(tree.prompts[few], tree.depths[few]))
         self._unfold_by(self._few_queries(tree, nodes, where))
-        inputs = {
-            name: packed.inputs[name][:, few.to(model.device)] for name in ("input_ids", "position_ids")
-        }
+        inputs = {name: packed.inputs[name][:, columns] for name in ("input_ids", "position_ids")}
         try:
-            with resuming_at(model, block, entering[0][:, few.to(model.device)]):
+            with resuming_at(model, block, entering[0][:, columns]):
                 yield {**inputs, "use_cache": False}, where
         finally:
             self._past = None
@@ -300,6 +298,7 @@ class PackedPasses:
     def _unfold_by(self, unfolding: _Unfolding) -> None:
         groups, *places = unfolding
         self._unfolding = _Unfolding(groups, *(place.to(self._model.device) for place in places))
+        self._home = self._unfolding.home(1)
         self._by_head: dict[int, _ByHead] = {}
 
     def attend(
@@ -334,7 +333,7 @@ class PackedPasses:
             )[0].flatten(0, 1)
             for group in self._unfolding.groups
         ]
-        return _put_together(found, self._unfolding.home(1))[None], None
+        return _put_together(found, self._home)[None], None
 
     def _attend_by_key_head(
         self, query: Tensor, key: Tensor, value: Tensor, scaling: float | None
