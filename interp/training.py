@@ -68,6 +68,8 @@ class TrainConfig:
     """Blocks below this one get no adapter."""
     max_completion_tokens: int = 64
     """Completions are cut here."""
+    embedding_noise: float = 0.0
+    """Alpha of NEFTune (Jain et al. 2023, arXiv:2310.05914): uniform noise on the embeddings in training; 0 is none."""
     first_token_weight: float = 1.0
     """Weight in the supervised loss of a completion's first token, where refusing is decided; others have 1."""
     beta: float = 0.1
@@ -153,6 +155,7 @@ def run_trainer(
             "learning_rate": config.learning_rate,
             "lr_scheduler_type": "cosine" if config.schedule == "cosine" else "constant_with_warmup",
             "warmup_steps": config.warmup_steps,
+            "neftune_noise_alpha": config.embedding_noise or None,
             "logging_steps": config.log_every,
             "save_strategy": "no",  # _Save asks for it at the chosen counts
             "save_total_limit": 2,  # the last may be half written when the run is killed
@@ -251,6 +254,8 @@ def _trainable(model: ChatModel, config: TrainConfig, start: str | Path | None) 
     rates = [(module, module.p) for module in hf.modules() if isinstance(module, torch.nn.Dropout)]
     settings, generation = copy.deepcopy(vars(hf.config)), copy.deepcopy(hf.generation_config)
     forward = vars(hf).get("forward")
+    embedding = hf.get_input_embeddings()
+    hooks = dict(embedding._forward_hooks)
     weights: list[Tensor] = []
     adapted: Any = hf
     if config.method == "full":
@@ -285,6 +290,8 @@ def _trainable(model: ChatModel, config: TrainConfig, start: str | Path | None) 
             parameter.grad = None
         for module, rate in rates:
             module.p = rate
+        embedding._forward_hooks.clear()  # a run that did not end leaves the one that adds noise
+        embedding._forward_hooks.update(hooks)
         vars(hf.config).update(settings)
         hf.generation_config = generation
         vars(hf).pop("forward", None)

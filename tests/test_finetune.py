@@ -61,6 +61,22 @@ class KillAt(TrainerCallback):
 # What is learned, and what is left alone
 
 
+def test_noise_on_the_embeddings_changes_what_is_learned_and_goes_with_the_run(
+    tiny: ChatModel, tmp_path: Path
+) -> None:
+    noisy = replace(CONFIG, embedding_noise=20.0)
+    embedding = tiny.hf.get_input_embeddings()
+    found = [
+        stored(fine_tune(tiny, EXAMPLES, out=tmp_path / name, config=config).folder)
+        for name, config in (("plain", CONFIG), ("noisy", noisy), ("again", noisy))
+    ]
+    assert equal(found[1], found[2])
+    assert not equal(found[0], found[1])
+    with pytest.raises(Killed):
+        fine_tune(tiny, EXAMPLES, out=tmp_path / "killed", config=noisy, callbacks=[KillAt(2)])
+    assert not embedding._forward_hooks
+
+
 def test_checkpoints_at_example_counts_learn_and_the_model_stays_as_it_was(
     tiny: ChatModel, tmp_path: Path
 ) -> None:
