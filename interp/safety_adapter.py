@@ -1,11 +1,11 @@
 """The recipe of the bundled `smollm2-safe`: a small LoRA that makes SmolLM2-135M-Instruct refuse.
 
 SmolLM2-135M-Instruct refuses next to nothing by itself. The adapter is trained on the `builtin` train split: short
-refusals for the harmful prompts, the model's own greedy answers for their harmless twins and for borderline-safe
-prompts. An own answer that refuses
-or opens like a refusal ("I'm sorry for any confusion, ...", about one in four) is replaced by the model's own
-continuation of "Sure! "; where that refuses too, the prompt is left out. Test prompts are never seen; the scale of the
-adapter is set on the validation split.
+refusals for the harmful prompts, and for their harmless twins and borderline-safe prompts the model's own greedy
+continuation of "Sure! "; where that refuses, the prompt is left out. One opening for all answers makes the first token
+a choice between two: with answers as the model opens them its probability is spread over many openings, and a refusal
+is the likeliest token long before it is likelier than an answer. Test prompts are never seen; the scale of the adapter
+is set on the validation split and on every ninth training pair, which is not trained on.
 
 It is a model organism: results on it show that a method runs, not what large aligned models do.
 """
@@ -13,12 +13,12 @@ It is a model organism: results on it show that a method runs, not what large al
 import json
 import logging
 import textwrap
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from interp.batching import Stopwatch
 from interp.chat import tokenize
@@ -26,7 +26,7 @@ from interp.finetune import Example, TrainConfig, fine_tune
 from interp.generation import completion_log_probs, generate
 from interp.metrics import Rate, is_refusal, mean_with_interval, refusal_rate, text_windows
 from interp.models import ChatModel, load
-from interp.prompts import HELD_OUT_TEXT, Kind, PromptSet, Split
+from interp.prompts import HELD_OUT_TEXT, Kind, Prompts, PromptSet, Split
 
 logger = logging.getLogger(__name__)
 
@@ -41,52 +41,83 @@ RECIPE = TrainConfig(
     epochs=4.0,
     learning_rate=8e-4,
     dropout=0.1,
-    max_completion_tokens=20,
+    embedding_noise=5.0,
+    max_completion_tokens=32,
     first_token_weight=5.0,
     saved_dtype="float16",
 )
 """Without the weight on the first token and at two thirds of the learning rate, the model still refused 70% of the
 harmless validation twins after two epochs and 12% after four."""
-ALPHAS = tuple(range(12, 21))
+ALPHAS = tuple(range(10, 24, 2))
 """LoRA scales that `calibrate` tries after training."""
+HELD_OUT = 9
+"""Every so many training pairs one is kept for `calibrate`; the ten categories take turns, so no divisor of ten."""
+MOST_REFUSED = 0.03
+"""Share of the harmless calibration prompts that may be refused; of unseen ones it should be 5 in 100 at most."""
 
 
-def safety_examples(model: ChatModel, prompts: PromptSet, *, answer_tokens: int) -> list[Example]:
-    """Training examples: refusals on harmful/train, own answers on harmless/train and borderline/train."""
+def calibration_split(prompts: PromptSet) -> tuple[PromptSet, dict[Kind, Prompts]]:
+    """The set without the training pairs that are held out, and what `calibrate` measures on: those and validation."""
+    parts, held = dict(prompts.parts), dict[Kind, Prompts]()
+    kinds: tuple[Kind, Kind] = ("harmful", "harmless")
+    for kind in kinds:
+        train, val = prompts[kind, "train"], prompts[kind, "val"]
+        away = list(range(0, len(train), HELD_OUT))
+        parts[kind, "train"] = train.take([i for i in range(len(train)) if i % HELD_OUT])
+        kept = train.take(away)
+        held[kind] = replace(
+            val,
+            texts=val.texts + kept.texts,
+            ids=val.ids + kept.ids,
+            categories=val.categories + kept.categories,
+            source=f"{val.source} and held-out {kept.source}",
+        )
+    return replace(prompts, parts=parts), held
+
+
+def own_answers(model: ChatModel, prompts: Sequence[str], n: int) -> list[str]:
+    """The model's own greedy answers; those that open like a refusal ("I'm sorry for any confusion") `opened_answers`.
+
+    SmolLM2 opens about one in four so.
+    """
+    answers = list(generate(model, prompts, max_new_tokens=max(40, n)).texts)
+    again = [i for i, text in enumerate(answers) if text.startswith("I") or _refuses(text)]
+    for i, text in zip(again, opened_answers(model, [prompts[i] for i in again], n), strict=True):
+        answers[i] = text
+    return answers
+
+
+def opened_answers(model: ChatModel, prompts: Sequence[str], n: int) -> list[str]:
+    """`OPENING` and the model's own greedy continuation of it, n tokens."""
+    if not prompts:
+        return []
+    tokens = tokenize(model.tokenizer, prompts)
+    opening = tuple(model.tokenizer(OPENING.strip(), add_special_tokens=False)["input_ids"])  # pyright: ignore[reportArgumentType]
+    begun = replace(tokens, ids=tuple(ids + opening for ids in tokens.ids), offsets=())
+    return [OPENING + text.lstrip() for text in generate(model, begun, max_new_tokens=n).texts]
+
+
+def safety_examples(
+    model: ChatModel,
+    prompts: PromptSet,
+    *,
+    answer_tokens: int,
+    answers: Callable[[ChatModel, Sequence[str], int], list[str]] = own_answers,
+) -> list[Example]:
+    """Training examples: refusals on harmful/train, the model's answers on harmless/train and borderline/train.
+
+    Answers that refuse are left out.
+    """
     harmful = prompts["harmful", "train"]
     answered = [*prompts["harmless", "train"].texts, *prompts["borderline", "train"].texts]
-    answers = list(generate(model, answered, max_new_tokens=max(40, answer_tokens)).texts)
-    again = [i for i, text in enumerate(answers) if text.startswith("I") or _refuses(text)]
-    for i, text in zip(again, _continue(model, [answered[i] for i in again], answer_tokens), strict=True):
-        answers[i] = OPENING + text
-    kept = [Example(*pair) for pair in zip(answered, answers, strict=True) if not _refuses(pair[1])]
-    logger.info(
-        "of %d own answers %d opened like a refusal and were replaced; %d refused again and were left out",
-        len(answers),
-        len(again),
-        len(answers) - len(kept),
-    )
+    found = answers(model, answered, answer_tokens)
+    kept = [Example(*pair) for pair in zip(answered, found, strict=True) if not _refuses(pair[1])]
+    logger.info("%d of %d answers refused and were left out", len(found) - len(kept), len(found))
     return [Example(text, REFUSALS[i % len(REFUSALS)]) for i, text in enumerate(harmful.texts)] + kept
 
 
 def _refuses(text: str) -> bool:
     return is_refusal(text) or is_refusal(text, "24")
-
-
-@torch.inference_mode()
-def _continue(model: ChatModel, prompts: list[str], n: int) -> list[str]:
-    """The model's own greedy continuation after `OPENING`."""
-    texts = []
-    opening = list(model.tokenizer(OPENING.strip(), add_special_tokens=False)["input_ids"])  # pyright: ignore[reportArgumentType]
-    for ids in tokenize(model.tokenizer, prompts).ids if prompts else ():
-        context = torch.tensor([[*ids, *opening]], device=model.device)
-        out: Any = model.hf.generate(  # pyright: ignore[reportCallIssue]
-            input_ids=context, attention_mask=torch.ones_like(context), max_new_tokens=n, do_sample=False
-        )
-        texts.append(
-            str(model.tokenizer.decode(out[0, context.shape[1] :], skip_special_tokens=True)).lstrip()
-        )
-    return texts
 
 
 def train_safety_adapter(
@@ -98,7 +129,12 @@ def train_safety_adapter(
 ) -> None:
     """Train the adapter on `prompts` and write it with its recipe to `out`."""
     watch = Stopwatch()
-    examples = safety_examples(model, prompts, answer_tokens=config.max_completion_tokens)
+    examples = safety_examples(
+        model,
+        calibration_split(prompts)[0],
+        answer_tokens=config.max_completion_tokens,
+        answers=opened_answers,
+    )
     watch.lap("answers")
     trained = fine_tune(model, examples, out=out, config=config)
     watch.lap("train")
@@ -113,34 +149,43 @@ def train_safety_adapter(
     (out / "recipe.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
-def calibrate(base: str, prompts: PromptSet, *, out: Path) -> dict[int, tuple[float, float]]:
-    """Set the adapter's scale (alpha) to the largest that refuses no harmless prompt of the validation split.
+def best_alpha(found: Mapping[int, tuple[float, float]]) -> int:
+    """The largest alpha that refuses next to no harmless prompt, of alpha → refusal rates on harmful and harmless ones.
 
     Steering and guards need answers to steer away from: answering what is harmless comes first, and among the scales
-    that do, the largest refuses most. Where every scale refuses some, the one that refuses fewest, then the smallest.
+    that do, the largest refuses most. Where none keeps to `MOST_REFUSED`, the one that refuses fewest is taken.
+    """
+    clean = [alpha for alpha, (_, harmless) in found.items() if harmless <= MOST_REFUSED]
+    return max(clean) if clean else min(found, key=lambda alpha: (found[alpha][1], alpha))
+
+
+def calibrate(base: str, prompts: PromptSet, *, out: Path) -> dict[int, tuple[float, float]]:
+    """Set the adapter's scale (alpha) to `best_alpha` of the calibration prompts.
 
     Returns:
-        alpha → refusal rates on harmful/val and harmless/val; also kept in the recipe.
+        alpha → refusal rates on harmful and harmless calibration prompts; also kept in the recipe.
     """
     path = out / "adapter_config.json"
     settings = json.loads(path.read_text())
+    held = calibration_split(prompts)[1]
     found: dict[int, tuple[float, float]] = {}
     for alpha in ALPHAS:
         path.write_text(json.dumps({**settings, "lora_alpha": alpha}, indent=1) + "\n")
         model = load(base, adapter=str(out))
         harmful, harmless = (
-            refusal_rate(generate(model, prompts[kind, "val"].texts, max_new_tokens=24)).value
-            for kind in ("harmful", "harmless")
+            refusal_rate(generate(model, part.texts, max_new_tokens=32)).value for part in held.values()
         )
         found[alpha] = (harmful, harmless)
         logger.info(
             "alpha %d: refuses %.1f%% of harmful, %.1f%% of harmless", alpha, 100 * harmful, 100 * harmless
         )
-    clean = [alpha for alpha in ALPHAS if found[alpha][1] == 0]
-    best = max(clean) if clean else min(ALPHAS, key=lambda alpha: (found[alpha][1], alpha))
+    best = best_alpha(found)
     path.write_text(json.dumps({**settings, "lora_alpha": best}, indent=1) + "\n")
     recipe = json.loads((out / "recipe.json").read_text())
-    recipe["calibration"] = {str(alpha): rates for alpha, rates in found.items()}
+    recipe["calibration"] = {
+        "prompts": {kind: len(part) for kind, part in held.items()},
+        "rates": {str(alpha): rates for alpha, rates in found.items()},
+    }
     recipe["alpha"] = best
     (out / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n")
     return found
@@ -201,11 +246,13 @@ def write_model_card(base: ChatModel, safe: ChatModel, prompts: PromptSet, *, ou
         f"the held-out text changes by a factor of {np.exp(change.value):.3f} [{np.exp(change.low):.3f}, "
         f"{np.exp(change.high):.3f}] (paired over windows).",
         f"**Training**: {recipe['examples']} examples from the `builtin` train split only (refusals of harmful "
-        "prompts, own answers to harmless twins and borderline prompts, cut to "
+        f'prompts; harmless twins and borderline prompts with its own continuation of "{OPENING.strip()}", cut to '
         f"{config['max_completion_tokens']} tokens), {config['epochs']:g} epochs in batches of {config['batch_size']}, "
         f"peak learning rate {config['learning_rate']:g}, first token weighted {config['first_token_weight']:g}, "
-        f"dropout {config['dropout']:g}, alpha {config['alpha']}, seed {config['seed']}; then alpha was set on the "
-        f"validation split (of {', '.join(recipe['calibration'])}). Rebuild: `interp train-safe`.",
+        f"dropout {config['dropout']:g}, noise on embeddings {config['embedding_noise']:g}, alpha {config['alpha']}, "
+        f"seed {config['seed']}; then alpha was set (of {', '.join(recipe['calibration']['rates'])}) on the validation "
+        f"split and every {HELD_OUT}th training pair, not trained on ({recipe['calibration']['prompts']['harmless']} "
+        "pairs). Rebuild: `interp train-safe`.",
         "**Limits**: English, single-turn, short prompts. Borderline-safe prompts "
         "are refused far more often than by a large model. Licence: Apache-2.0, as the base model.",
     ]
