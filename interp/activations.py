@@ -7,7 +7,7 @@ does not grow with the number of prompts. The fast path runs only what the answe
 2. prompts are packed without padding, and what several of them begin with stands there once (`interp.trees`);
 3. the pass stops before the first block that no requested site needs, and nothing is unembedded;
 4. the last block is run for the requested tokens alone, and only they leave the pass;
-5. what lies between matrix products is computed in place (`interp.lean`).
+5. what lies between matrix products is computed in place, and large passes multiply by packed weights (`interp.lean`).
 
 `fast=False` is the plain path: whole prompts, left-padded with mask and position ids, batches of 32, all blocks. At a
 model's first use a self-test compares the two on its shortest and longest prompt and falls back to the plain path with

@@ -23,6 +23,7 @@ from interp.batching import SharedPrefix, pad_id, plan_batches, progress, run_ba
 from interp.chat import ChatTokens, as_tokens, pad_left
 from interp.display import Card, Shown, Table, shortened
 from interp.interventions import Applied, Intervention, apply, last_step
+from interp.lean import PackedWeights
 from interp.models import ChatModel
 from interp.trees import packed_passes
 
@@ -339,14 +340,18 @@ def packed_next_tokens(
     *,
     most_shared: int | None = None,
     budget: int | None = None,
+    weights: PackedWeights | None = None,
 ) -> Iterator[tuple[list[int], Float[Tensor, "batch d_vocab"]]]:
     """Rows and logits of their first completion token, pass by pass, on packed prompts under what is in force.
 
     Args:
         most_shared: longest prefix that gets a pass of its own.
         budget: nodes of one pass.
+        weights: the model's, packed, where it will run many times.
     """
-    with packed_passes(model, tokens, applied, most_shared=most_shared, budget=budget) as passes:
+    with packed_passes(
+        model, tokens, applied, most_shared=most_shared, budget=budget, weights=weights
+    ) as passes:
         yield from run_batches(passes.batches, lambda rows: passes.next_token_logits(passes.place(rows)))
 
 

@@ -1,9 +1,14 @@
-"""In-place arithmetic for passes that keep nothing for a gradient.
+"""Faster arithmetic for passes that keep nothing for a gradient: in place between products, and packed weights.
 
-Between two matrix products a block only moves memory: transformers' gated MLPs, RMS norms and rotary embeddings write
-a new tensor for every operation, each too large for a core's cache. `lean_forwards` swaps in versions that write over
-what nobody reads again. No family is known by name: what has the parts of one of the three is swapped when both
+Between two matrix products a block only moves memory: transformers' gated MLPs, RMS norms and rotary embeddings
+write a new tensor for every operation, each too large for a core's cache. `lean_forwards` swaps in versions that write
+over what nobody reads again. No family is known by name: what has the parts of one of the three is swapped when both
 versions give the same on a random input, and left alone otherwise.
+
+oneDNN multiplies by weights in its own layout (`PackedWeights`) faster than MKL does by plain ones: on two AMD cores at
+215 instead of 185 GFLOP/s, and it applies SiLU and the gate as it writes a product. Packing costs as much as is gained
+on about 500 rows: a model that runs hundreds of times keeps its packed weights, others pack them in passes that are
+large enough, a layer at a time.
 """
 
 import inspect
@@ -14,18 +19,71 @@ from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+import psutil
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers.activations import ACT2FN
 
 from interp.models import ChatModel
 
-Forward = Callable[[Tensor], Tensor]
 _ROTARY = "apply_rotary_pos_emb"
+_MEMORY_SHARE = 0.5
+"""Most of the free memory that packed weights may take."""
+_WIDEST = 2**23
+"""Most numbers in the widest activation of a pass that packs as it goes: 32 MB."""
+_MOST_NODES = 5120
+"""Most tokens of such a pass; packing then costs a twentieth of the products."""
+_PACKED_ROWS = 768
+"""From so many rows on, packing a weight for one product pays."""
+
+
+class PackedWeights:
+    """The linear layers' weights of a float32 model on the CPU in oneDNN's layout.
+
+    Kept, they take as much memory again as those weights, and are packed when first used; where that is more than half
+    of what is free they are not kept. Weights that are not kept are packed for each product with rows enough.
+
+    Args:
+        keep: for a model that will run many times.
+    """
+
+    def __init__(self, model: ChatModel, *, keep: bool) -> None:
+        layers = [module for module in model.decoder.modules() if type(module) is nn.Linear]
+        self.usable = bool(layers) and (
+            model.device.type == "cpu"
+            and model.dtype == torch.float32
+            and torch.backends.mkldnn.is_available()
+        )
+        """Whether passes use them."""
+        widest = max((layer.out_features for layer in layers), default=1)
+        self.pass_nodes = min(_MOST_NODES, _WIDEST // widest)
+        """How many tokens a pass may have that packs as it goes: the more the better, but for its activations."""
+        size = 4 * sum(layer.weight.numel() for layer in layers)
+        self._keep = keep and size < _MEMORY_SHARE * psutil.virtual_memory().available
+        self._kept: dict[nn.Linear, tuple[tuple[int, int], Tensor]] = {}
+
+    def of(self, layer: nn.Linear, x: Float[Tensor, "*batch d_in"]) -> Tensor | None:
+        """The packed weight of a layer as it is now; None where packing it for this input does not pay."""
+        rows = x.numel() // layer.in_features
+        if not self._keep:
+            return _pack(layer, rows) if rows >= _PACKED_ROWS else None
+        state = (layer.weight.data_ptr(), layer.weight._version)
+        if layer not in self._kept or self._kept[layer][0] != state:
+            self._kept[layer] = state, _pack(layer, rows)
+        return self._kept[layer][1]
+
+
+def _pack(layer: nn.Linear, rows: int) -> Tensor:
+    return torch.ops.mkldnn._reorder_linear_weight(layer.weight, rows)
+
+
+Lean = Callable[..., Tensor]
+"""(module, input, packed weights) → what the module's own forward gives."""
 
 
 class _Swaps(NamedTuple):
-    modules: list[tuple[nn.Module, Forward]]
+    modules: list[tuple[nn.Module, Lean]]
     rotary: list[tuple[Any, Callable[..., Any]]]
     """Python modules of the family's code, and the rotary embedding that each has of its own."""
 
@@ -34,17 +92,22 @@ _known: WeakKeyDictionary[ChatModel, _Swaps] = WeakKeyDictionary()
 
 
 @contextmanager
-def lean_forwards(model: ChatModel) -> Iterator[None]:
-    """Inside the context, float32 passes of `model.hf` without gradients use the in-place versions.
+def lean_forwards(model: ChatModel, weights: PackedWeights | None = None) -> Iterator[None]:
+    """Inside the context, float32 passes of `model.hf` without gradients use the faster versions.
 
     Hold `model.lock`: the model as a whole computes differently. The rotary embedding is a function of the family's
     code, so that passes of its other models use the in-place version too, to the same values.
+
+    Args:
+        weights: multiply by these.
     """
     # Lower precisions round in an order of their own.
     swaps = _Swaps([], []) if torch.is_grad_enabled() or model.dtype != torch.float32 else _swaps(model)
+    weights = weights if weights is not None and weights.usable else None
     try:
-        for module, forward in swaps.modules:
-            module.forward = forward
+        for module, lean in swaps.modules:
+            if lean is not linear or weights is not None:
+                module.forward = partial(lean, module, weights=weights)
         for code, _ in swaps.rotary:
             setattr(code, _ROTARY, rotary)
         yield
@@ -55,12 +118,36 @@ def lean_forwards(model: ChatModel) -> Iterator[None]:
             setattr(code, _ROTARY, own)
 
 
-def gated_mlp(module: Any, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-    """down(act(gate(x)) * up(x))."""
-    return module.down_proj(module.act_fn(module.gate_proj(x)).mul_(module.up_proj(x)))
+def linear(
+    module: nn.Linear, x: Float[Tensor, "*batch d_in"], weights: PackedWeights | None = None
+) -> Float[Tensor, "*batch d_out"]:
+    """x W^T + b."""
+    packed = None if weights is None else weights.of(module, x)
+    if packed is None:
+        return nn.functional.linear(x, module.weight, module.bias)
+    return torch.ops.mkldnn._linear_pointwise(x, packed, module.bias, "none", [], "")
 
 
-def rms_norm(module: Any, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+def gated_mlp(
+    module: Any, x: Float[Tensor, "*batch d_model"], weights: PackedWeights | None = None
+) -> Float[Tensor, "*batch d_model"]:
+    """down(act(gate(x)) * up(x)); oneDNN applies SiLU and the factor as it writes a product."""
+    gate, up = module.gate_proj, module.up_proj
+    # An adapter may stand in the place of a layer, and only its forward knows what it adds.
+    plain = type(gate) is type(up) is nn.Linear and isinstance(module.act_fn, type(ACT2FN["silu"]))
+    packed = None if weights is None or not plain else (weights.of(gate, x), weights.of(up, x))
+    if packed is None or packed[0] is None or packed[1] is None:
+        return module.down_proj(module.act_fn(gate(x)).mul_(up(x)))
+    product = torch.ops.mkldnn._linear_pointwise
+    opened = product(x, packed[0], gate.bias, "swish", [], "")
+    return module.down_proj(product.binary(x, opened, packed[1], up.bias, "mul"))
+
+
+def rms_norm(
+    module: Any,
+    x: Float[Tensor, "*batch d"],
+    weights: PackedWeights | None = None,  # noqa: ARG001 (a norm has no product)
+) -> Float[Tensor, "*batch d"]:
     """x / sqrt(mean(x^2) + eps) * weight."""
     square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
     scale = square.div_(x.shape[-1]).add_(module.variance_epsilon).rsqrt_()
@@ -90,13 +177,18 @@ def rotary(
 @torch.no_grad()
 def _swaps(model: ChatModel) -> _Swaps:
     if model not in _known:
-        found = [(module, partial(lean, module), width) for module, lean, width in _candidates(model)]
-        modules = [
-            (module, forward)
-            for module, forward, width in found
-            if "forward" not in vars(module)
-            and _same(module.forward, forward, _random(1, 3, width).to(model.device))
-        ]
+        modules, agree = list[tuple[nn.Module, Lean]](), dict[str, bool]()
+        packed = PackedWeights(model, keep=True)
+        for module, lean, width in _candidates(model):
+            if "forward" in vars(module):
+                continue
+            kind = repr(module)  # type, parts and sizes: one of each kind is compared
+            if kind not in agree:
+                x = _random(1, 3, width).to(model.device)
+                tried = [None, packed] if packed.usable else [None]
+                agree[kind] = all(_same(module.forward, partial(lean, module, weights=w), x) for w in tried)
+            if agree[kind]:
+                modules.append((module, lean))
         homes = {type(block.attention).__module__ for block in model.blocks}
         codes = [sys.modules[home] for home in sorted(homes)]
         _known[model] = _Swaps(
@@ -105,10 +197,12 @@ def _swaps(model: ChatModel) -> _Swaps:
     return _known[model]
 
 
-def _candidates(model: ChatModel) -> Iterator[tuple[nn.Module, Callable[[Any, Tensor], Tensor], int]]:
+def _candidates(model: ChatModel) -> Iterator[tuple[nn.Module, Lean, int]]:
     for module in model.decoder.modules():
         gate, weight = getattr(module, "gate_proj", None), getattr(module, "weight", None)
-        if isinstance(gate, nn.Linear) and all(
+        if type(module) is nn.Linear:
+            yield module, linear, module.in_features
+        elif isinstance(gate, nn.Linear) and all(
             hasattr(module, part) for part in ("up_proj", "down_proj", "act_fn")
         ):
             yield module, gated_mlp, gate.in_features
@@ -138,7 +232,7 @@ def _same(plain: Callable[..., Tensor], lean: Callable[..., Tensor], *inputs: Te
         return None
     try:
         found = lean(*inputs)
-    except (TypeError, RuntimeError):
+    except (TypeError, RuntimeError, AttributeError):
         return False
     return torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
 

@@ -31,6 +31,7 @@ from interp.activations import fast_path_agrees
 from interp.chat import ChatTokens
 from interp.generation import next_token_log_probs, packed_next_tokens
 from interp.interventions import Ablate, Add, Intervention, apply
+from interp.lean import PackedWeights
 from interp.metrics import KLFrom, refusal_metric
 from interp.models import ChatModel
 from interp.selection import Candidate, Rule, pick
@@ -79,6 +80,7 @@ class Sweep:
         self._refusal_ids = list(refusal_ids)
         self._keep = keep
         self._fast = fast and fast_path_agrees(model, self._both)
+        self._weights = PackedWeights(model, keep=True)
         base = next_token_log_probs(model, self._both, fast=self._fast)
         self.baseline = refusal_metric(base, self._refusal_ids)
         """Refusal metric of the unmodified model: harmful prompts, then harmless ones."""
@@ -133,7 +135,7 @@ class Sweep:
         with apply(self.model, everywhere) as applied:
             # The prefix changes with every candidate: it joins the first pass instead of having its own.
             for rows, logits in packed_next_tokens(
-                self.model, tokens, applied, most_shared=0, budget=_PASS_NODES
+                self.model, tokens, applied, most_shared=0, budget=_PASS_NODES, weights=self._weights
             ):
                 yield rows, logits.float().log_softmax(-1).cpu()
 
@@ -157,7 +159,9 @@ class Sweep:
         unmodified = self._resid
         with (
             apply(self.model, []) as applied,
-            packed_passes(self.model, self._harmless, applied, most_shared=0) as passes,
+            packed_passes(
+                self.model, self._harmless, applied, most_shared=0, weights=self._weights
+            ) as passes,
         ):
             for rows, resid in zip(passes.batches, unmodified, strict=True):
                 start = resid[layer] + vector.to(resid)
@@ -177,7 +181,9 @@ class Sweep:
         with (
             torch.no_grad(),
             apply(self.model, []) as applied,
-            packed_passes(self.model, self._harmless, applied, most_shared=0) as passes,
+            packed_passes(
+                self.model, self._harmless, applied, most_shared=0, weights=self._weights
+            ) as passes,
             self.model.hooks(reads),
         ):
             for rows in passes.batches:

@@ -39,14 +39,15 @@ from interp.batching import (
 )
 from interp.chat import ChatTokens
 from interp.interventions import Applied
-from interp.lean import lean_forwards
+from interp.lean import PackedWeights, lean_forwards
 from interp.models import ChatModel, Edit, Site
 
 _NAME = "interp_tree"
 _KNOWN_OPTIONS = {"dropout", "scaling", "is_causal", "sliding_window", "position_ids", "use_cache"}
 """Options of an attention call that the masks here account for; with any other the model's own attention is called."""
 _UNFOLDED = 16
-"""Attention unfolds a pass to at most so many times its budget: prompts may share a long beginning."""
+"""Attention unfolds a pass to at most so many times its budget, of a large pass twice the usual one: prompts may
+share a long beginning."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -115,7 +116,7 @@ def plan_trees(rows: Sequence[tuple[int, ...]], *, budget: int) -> list[list[int
         length = len(rows[row])
         width = max(width, length)
         full = held + (length - n) / 2 > target or held + length - n > budget
-        if full or (len(batches[-1]) + 1) * width > _UNFOLDED * budget:
+        if full or (len(batches[-1]) + 1) * width > _UNFOLDED * min(budget, 2 * TOKEN_BUDGET):
             batches.append([])
             held, n, width = 0, 0, length
         batches[-1].append(row)
@@ -411,6 +412,7 @@ def packed_passes(
     most_shared: int | None = None,
     stop_before: int | None = None,
     budget: int | None = None,
+    weights: PackedWeights | None = None,
 ) -> Iterator[PackedPasses]:
     """Inside the context, `model.hf` runs packed prompts: plan with `.batches`, then `.place(rows)` before each pass.
 
@@ -419,13 +421,16 @@ def packed_passes(
         most_shared: longest prefix to run once for all; tokens inside it cannot be read per prompt.
         stop_before: passes will not reach this block.
         budget: nodes of one pass.
+        weights: the model's, packed; when None, large passes pack as they go.
     """
+    weights = weights or PackedWeights(model, keep=False)
     shared = shared_length(model, tokens, applied)
     if most_shared is not None:
         shared = min(shared, most_shared)
     prefix = SharedPrefix(model, tokens, applied, shared, stop_before=stop_before)
-    passes = PackedPasses(model, tokens, applied, prefix, budget or TOKEN_BUDGET)
-    with model.lock, lean_forwards(model):
+    nodes = max(TOKEN_BUDGET, weights.pass_nodes if weights.usable else 0)
+    passes = PackedPasses(model, tokens, applied, prefix, budget or nodes)
+    with model.lock, lean_forwards(model, weights):
         before = str(model.hf.config._attn_implementation)
         assert before != _NAME, "packed passes do not nest"
         ALL_ATTENTION_FUNCTIONS[_NAME] = passes.attend

@@ -1,16 +1,17 @@
 """In-place versions of what lies between matrix products: the same numbers, and only while they are asked for."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaConfig, PreTrainedTokenizerFast
 from transformers.models.llama import modeling_llama
 
 from interp import lean
 from interp.activations import collect
-from interp.lean import lean_forwards
+from interp.lean import PackedWeights, lean_forwards
 from interp.models import ChatModel
 from tests.families import COVERED, build
 
@@ -26,10 +27,11 @@ def family(request: pytest.FixtureRequest, tokenizer: PreTrainedTokenizerFast) -
     return ChatModel(build(*COVERED[request.param]), tokenizer, name=request.param)
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @torch.no_grad()
-def test_every_family_gives_the_same_logits_inside_and_outside(family: ChatModel) -> None:
+def test_every_family_gives_the_same_logits_inside_and_outside(family: ChatModel, packed: bool) -> None:
     expected = family.hf(IDS).logits
-    with lean_forwards(family):
+    with lean_forwards(family, PackedWeights(family, keep=True) if packed else None):
         found = family.hf(IDS).logits
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert torch.equal(family.hf(IDS).logits, expected)
@@ -46,6 +48,8 @@ def test_what_has_the_parts_is_swapped_and_what_computes_otherwise_is_not(
         assert len(swapped(tiny)) == 3 * 3 + 1
         assert modeling_llama.apply_rotary_pos_emb is lean.rotary
     assert modeling_llama.apply_rotary_pos_emb is own
+    with lean_forwards(tiny, PackedWeights(tiny, keep=True)):  # and seven linear layers
+        assert len(swapped(tiny)) == 3 * 10 + 1
     gemma = ChatModel(build(*COVERED["gemma2"]), tokenizer, name="gemma2")
     with lean_forwards(gemma):  # its norms multiply by 1 + weight
         assert {type(module).__name__ for module in swapped(gemma)} == {"Gemma2MLP"}
@@ -91,11 +95,83 @@ def test_a_collection_uses_them(tiny: ChatModel, monkeypatch: pytest.MonkeyPatch
     calls: list[int] = []
     plain: Callable[..., torch.Tensor] = lean.rms_norm
 
-    def counted(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    def counted(module: nn.Module, x: torch.Tensor, weights: PackedWeights | None = None) -> torch.Tensor:
         calls.append(1)
-        return plain(module, x)
+        return plain(module, x, weights)
 
     monkeypatch.setattr(lean, "rms_norm", counted)
     fresh = ChatModel(tiny.hf, tiny.tokenizer, name="fresh")
     collect(fresh, ["Hello", "How do I pick a lock?"])
     assert calls
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@torch.no_grad()
+def test_a_layer_is_packed_once_and_again_when_it_was_edited(tiny: ChatModel, bias: bool) -> None:
+    layer, weights = nn.Linear(24, 40, bias=bias), PackedWeights(tiny, keep=True)
+    assert weights.usable
+    x = torch.randn(1, 30, 24)
+    # Float32 sums of 24 products in another order.
+    torch.testing.assert_close(lean.linear(layer, x, weights), layer(x), rtol=1e-5, atol=1e-5)
+    once = weights.of(layer, x)
+    assert weights.of(layer, x[:, :4]) is once
+    layer.weight.mul_(2)
+    assert weights.of(layer, x) is not once
+    torch.testing.assert_close(lean.linear(layer, x, weights), layer(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("act", ["silu", "gelu_pytorch_tanh"])
+@torch.no_grad()
+def test_a_gated_mlp_is_the_same_whatever_its_activation(tiny: ChatModel, act: str) -> None:
+    config = LlamaConfig(hidden_size=24, intermediate_size=40, num_attention_heads=2, hidden_act=act)
+    mlp, x = modeling_llama.LlamaMLP(config), torch.randn(1, 30, 24)
+    weights = PackedWeights(tiny, keep=True)
+    torch.testing.assert_close(lean.gated_mlp(mlp, x, weights), mlp(x), rtol=1e-5, atol=1e-6)
+    assert len(weights._kept) == (2 if act == "silu" else 0)  # down_proj multiplies by its own forward
+
+
+@torch.no_grad()
+def test_an_adapter_in_the_place_of_a_layer_counts(tiny: ChatModel) -> None:
+    class Adapted(nn.Module):
+        def __init__(self, inner: nn.Linear) -> None:
+            super().__init__()
+            self.inner, self.in_features = inner, inner.in_features
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(x) + 1
+
+    mlp = modeling_llama.LlamaMLP(LlamaConfig(hidden_size=24, intermediate_size=40, num_attention_heads=2))
+    mlp.up_proj, x = Adapted(mlp.up_proj), torch.randn(1, 30, 24)  # type: ignore[assignment]
+    torch.testing.assert_close(
+        lean.gated_mlp(mlp, x, PackedWeights(tiny, keep=True)), mlp(x), rtol=1e-5, atol=1e-6
+    )
+
+
+@torch.no_grad()
+def test_weights_that_leave_too_little_memory_are_not_kept(
+    tiny: ChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 4 * sum(m.weight.numel() for m in tiny.decoder.modules() if type(m) is nn.Linear)
+    layer = tiny.blocks[0].mlp.down_proj
+    few, many = torch.randn(1, 3, layer.in_features), torch.randn(1, 1000, layer.in_features)
+    for free, kept in ((2 * size - 1, False), (2 * size + 1, True)):
+        monkeypatch.setattr(lean.psutil, "virtual_memory", lambda free=free: SimpleNamespace(available=free))
+        weights = PackedWeights(tiny, keep=True)
+        assert (weights.of(layer, few) is not None) is kept
+        assert weights.of(layer, many) is not None  # worth packing for this product alone
+        assert bool(weights._kept) is kept
+
+
+@torch.no_grad()
+def test_a_large_pass_packs_as_it_goes_and_gives_the_same(
+    tiny: ChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed: list[int] = []
+    own = lean._pack
+    monkeypatch.setattr(lean, "_pack", lambda layer, rows: (packed.append(rows), own(layer, rows))[1])
+    prompts = [f"{i:04d} is a number" for i in range(90)]  # too few for a pass of their own to be cut
+    small = collect(tiny, prompts, budget=100)["resid_pre"]
+    assert not packed
+    large = collect(tiny, prompts)["resid_pre"]
+    assert packed and min(packed) >= lean._PACKED_ROWS
+    torch.testing.assert_close(large, small, rtol=1e-4, atol=1e-5)
