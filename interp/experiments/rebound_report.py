@@ -10,7 +10,12 @@ from plotly.subplots import make_subplots
 
 from interp.decline import over_seeds
 from interp.decline_plots import decline_panels, heat_map
-from interp.experiments.rebound_analysis import axes, lost_per_example, representation, slope_ratio_rows
+from interp.experiments.rebound_report_analysis import (
+    axes,
+    lost_per_example,
+    representation,
+    slope_ratio_rows,
+)
 from interp.plots import COLOURS, CONTROL_COLOUR, DASHES, THEME, intervals
 from interp.reports import Section, Table, html_report, notes_on
 
