@@ -25,15 +25,22 @@ def interleaved_medians(runs: dict[str, Callable[[], object]], *, repeats: int =
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def matmuls(rows: int, d_in: int, d_out: int, *, repeats: int = 300) -> tuple[Callable[[], object], int]:
-    """Float32 products of a plain linear layer of this shape, and how many multiply-adds times two they take."""
+def matmuls(
+    rows: int, d_in: int, d_out: int, *, repeats: int = 300
+) -> tuple[dict[str, Callable[[], object]], int]:
+    """Float32 products of this shape by each library of torch, and the multiply-adds, times two, of a run."""
     x, weight = torch.randn(rows, d_in), torch.randn(d_out, d_in)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
 
-    def run() -> None:
+    def plain() -> None:
         for _ in range(repeats):
             torch.nn.functional.linear(x, weight)
 
-    return run, 2 * rows * d_in * d_out * repeats
+    def by_onednn() -> None:
+        for _ in range(repeats):
+            torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+
+    return {"nn.Linear": plain, "oneDNN, packed": by_onednn}, 2 * rows * d_in * d_out * repeats
 
 
 def resident_megabytes() -> float:
