@@ -35,7 +35,7 @@ figures: $(addprefix figures-,demo refusal-direction harmfulness jailbreaks cate
 	elasticity-theory rebound resistance trajectory)
 
 # Where the bundled model or two cores ask for other settings than the defaults.
-SETTINGS_refusal-direction := --set kl_threshold=1.0 --set sweep=exhaustive
+SETTINGS_refusal-direction := --set sweep=exhaustive
 SETTINGS_harmfulness := --set steer_every=3
 SETTINGS_jailbreaks := --set n_test=40
 SETTINGS_adversarial-finetune := --set 'sizes=[20,50,100]' --set n_centres=60 --set n_test=30
