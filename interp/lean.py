@@ -178,13 +178,14 @@ def rotary(
 def _swaps(model: ChatModel) -> _Swaps:
     if model not in _known:
         modules, agree = list[tuple[nn.Module, Lean]](), dict[str, bool]()
-        packed = PackedWeights(model, keep=True)
+        packed = PackedWeights(model, keep=False)
         for module, lean, width in _candidates(model):
             if "forward" in vars(module):
                 continue
             kind = repr(module)  # type, parts and sizes: one of each kind is compared
             if kind not in agree:
-                x = _random(1, 3, width).to(model.device)
+                # With rows enough that the product by a packed weight is compared too.
+                x = _random(1, _PACKED_ROWS if packed.usable else 3, width).to(model.device)
                 tried = [None, packed] if packed.usable else [None]
                 agree[kind] = all(_same(module.forward, partial(lean, module, weights=w), x) for w in tried)
             if agree[kind]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from types import SimpleNamespace
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -160,6 +161,22 @@ def test_weights_that_leave_too_little_memory_are_not_kept(
         assert (weights.of(layer, few) is not None) is kept
         assert weights.of(layer, many) is not None  # worth packing for this product alone
         assert bool(weights._kept) is kept
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+@torch.no_grad()
+def test_packed_products_that_come_out_otherwise_are_not_used(
+    tiny: ChatModel, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    monkeypatch.setattr(lean, "_MEMORY_SHARE", share)  # of 0, no weights are kept
+    monkeypatch.setattr(lean, "_known", WeakKeyDictionary())  # what was compared before is forgotten
+    reorder = torch.ops.mkldnn._reorder_linear_weight
+    monkeypatch.setattr(lean, "_pack", lambda layer, rows: reorder(2 * layer.weight, rows))
+    ids = IDS.expand(lean._PACKED_ROWS, -1)
+    expected = tiny.hf(ids).logits
+    with lean_forwards(tiny, PackedWeights(tiny, keep=True)):
+        assert not any(isinstance(module, nn.Linear) for module in swapped(tiny))
+        torch.testing.assert_close(tiny.hf(ids).logits, expected, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
