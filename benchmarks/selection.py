@@ -24,8 +24,8 @@ from benchmarks.machine import write_section
 from interp.activations import collect_means
 from interp.batching import progress
 from interp.chat import ChatTokens, pad_left, tokenize
-from interp.generation import next_token_log_probs
 from interp.interventions import Ablate, Add, apply
+from interp.log_probs import next_token_log_probs
 from interp.metrics import find_refusal_tokens, kl_divergence, refusal_metric
 from interp.models import ChatModel, load
 from interp.prompts import load_prompts

@@ -398,7 +398,7 @@ def guard_score(
 
         from interp.guard import LatentGuard
         from interp.models import load
-        from interp.prompts import prompt_lines
+        from interp.prompt_files import prompt_lines
 
         fitted = LatentGuard.load(guard)
         if prompts != "-" and not Path(prompts).is_file():

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from interp.chat import tokenize
-from interp.generation import completion_log_probs
+from interp.log_probs import completion_log_probs
 from interp.metrics import text_windows
 from interp.models import ChatModel
 from interp.prompts import ANSWER_COLUMNS, HELD_OUT_TEXT, PromptSet, read_answered, read_prompts

@@ -1,4 +1,4 @@
-"""Batched completions and token log-probabilities, with or without interventions.
+"""Batched completions, with or without interventions.
 
 Prompts are run behind their shared template prefix (see `interp.batching`), left-padded with explicit mask and
 position ids; decoding uses a KV cache, and a completion that has ended leaves the batch. Greedy unless a temperature is
@@ -18,18 +18,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
-from interp.activations import fast_path_agrees
 from interp.batching import SharedPrefix, pad_id, plan_batches, progress, run_batches, shared_length
 from interp.chat import ChatTokens, as_tokens, pad_left
 from interp.display import Card, Shown, Table, shortened
 from interp.interventions import Applied, Intervention, apply, last_step
-from interp.lean import PackedWeights
 from interp.models import ChatModel
-from interp.trees import packed_passes
 
 DECODE_ROWS = 64
 """Completions decoded together: reading the weights then costs less than the arithmetic."""
-_SCORE_BUDGET = 512
 _SHOWN_ROWS = 8
 
 
@@ -88,7 +84,7 @@ def generate(
     tokens = as_tokens(model.tokenizer, prompts)
     done: list[list[int]] = [[] for _ in range(len(tokens))]
     with torch.no_grad(), apply(model, interventions) as applied:
-        passes = _prompt_passes(model, tokens, applied, fast, beyond=max_new_tokens, max_rows=DECODE_ROWS)
+        passes = prompt_passes(model, tokens, applied, fast, beyond=max_new_tokens, max_rows=DECODE_ROWS)
         for rows, (logits, state) in progress(
             passes, total=len(tokens), label="generating", show=show_progress, size=lambda b: len(b[0])
         ):
@@ -130,7 +126,7 @@ def stream(
 
     def decode() -> Iterator[Step]:
         with apply(model, interventions) as applied:
-            passes = _prompt_passes(model, tokens, applied, fast, beyond=max_new_tokens, max_rows=DECODE_ROWS)
+            passes = prompt_passes(model, tokens, applied, fast, beyond=max_new_tokens, max_rows=DECODE_ROWS)
             for rows, (logits, state) in passes:
                 for step in _steps(model, logits, state, pick, max_new_tokens=max_new_tokens, shrink=fast):
                     yield step._replace(rows=tuple(rows[row] for row in step.rows))
@@ -170,11 +166,11 @@ def generate_each(
             )
     tokens = as_tokens(model.tokenizer, prompts)
     done: list[list[list[int]]] = [[[] for _ in range(len(tokens))] for _ in arms]
-    waiting: list[tuple[int, list[int], Tensor, _Decoding]] = []
+    waiting: list[tuple[int, list[int], Tensor, Decoding]] = []
 
     def flush() -> None:
         logits = torch.cat([logits for _, _, logits, _ in waiting])
-        state = _Decoding.joined([state for *_, state in waiting])
+        state = Decoding.joined([state for *_, state in waiting])
         places = [(arm, row) for arm, rows, _, _ in waiting for row in rows]
         waiting.clear()
         replies = _decode(model, logits, state, _likeliest, max_new_tokens=max_new_tokens, shrink=True)
@@ -186,7 +182,7 @@ def generate_each(
             part = tokens.take(chunk)
             for arm, interventions in enumerate(arms):
                 with apply(model, interventions) as applied:
-                    passes = _prompt_passes(
+                    passes = prompt_passes(
                         model, part, applied, True, beyond=max_new_tokens, max_rows=DECODE_ROWS
                     )
                     for rows, (logits, state) in passes:
@@ -226,7 +222,7 @@ def _likeliest(logits: Float[Tensor, "batch d_vocab"]) -> Int[Tensor, " batch"]:
 def _decode(
     model: ChatModel,
     logits: Float[Tensor, "batch d_vocab"],
-    state: "_Decoding",
+    state: "Decoding",
     pick: _Pick,
     *,
     max_new_tokens: int,
@@ -243,7 +239,7 @@ def _decode(
 def _steps(
     model: ChatModel,
     logits: Float[Tensor, "batch d_vocab"],
-    state: "_Decoding",
+    state: "Decoding",
     pick: _Pick,
     *,
     max_new_tokens: int,
@@ -291,153 +287,14 @@ def stop_ids(model: ChatModel) -> set[int]:
     return {int(i) for i in ids if i is not None}
 
 
-def next_token_log_probs(
-    model: ChatModel,
-    prompts: Sequence[str] | ChatTokens,
-    *,
-    interventions: Sequence[Intervention] = (),
-    fast: bool = True,
-) -> Float[Tensor, "prompt d_vocab"]:
-    """Log-probabilities of the first completion token, float32, on the CPU.
-
-    Holds the whole table; `map_next_token` reduces batch by batch instead.
-    """
-    return map_next_token(model, prompts, lambda logits: logits, interventions=interventions, fast=fast)
-
-
-def map_next_token(
-    model: ChatModel,
-    prompts: Sequence[str] | ChatTokens,
-    reduce: Callable[[Float[Tensor, "batch d_vocab"]], Float[Tensor, "batch *rest"]],
-    *,
-    interventions: Sequence[Intervention] = (),
-    fast: bool = True,
-    show_progress: bool = False,
-) -> Float[Tensor, "prompt *rest"]:
-    """`reduce` of the first completion token's log-probabilities (float32), for every prompt in order."""
-    tokens = as_tokens(model.tokenizer, prompts)
-    out: list[Tensor] = [torch.empty(0)] * len(tokens)
-    packs = fast and fast_path_agrees(model, tokens)  # tested before anything is in force
-    with torch.no_grad(), apply(model, interventions) as applied:
-        passes = (
-            packed_next_tokens(model, tokens, applied)
-            if packs
-            else ((rows, logits) for rows, (logits, _) in _prompt_passes(model, tokens, applied, fast))
-        )
-        for rows, logits in progress(
-            passes, total=len(tokens), label="next tokens", show=show_progress, size=lambda b: len(b[0])
-        ):
-            reduced = reduce(logits.float().log_softmax(-1)).cpu()
-            for row, value in zip(rows, reduced, strict=True):
-                out[row] = value
-    return torch.stack(out)
-
-
-def packed_next_tokens(
-    model: ChatModel,
-    tokens: ChatTokens,
-    applied: Applied,
-    *,
-    most_shared: int | None = None,
-    budget: int | None = None,
-    weights: PackedWeights | None = None,
-) -> Iterator[tuple[list[int], Float[Tensor, "batch d_vocab"]]]:
-    """Rows and logits of their first completion token, pass by pass, on packed prompts under what is in force.
-
-    Args:
-        most_shared: longest prefix that gets a pass of its own.
-        budget: nodes of one pass.
-        weights: the model's, packed, where it will run many times.
-    """
-    with packed_passes(
-        model, tokens, applied, most_shared=most_shared, budget=budget, weights=weights
-    ) as passes:
-        yield from run_batches(passes.batches, lambda rows: passes.next_token_logits(passes.place(rows)))
-
-
-def completion_log_probs(
-    model: ChatModel,
-    prompts: Sequence[str] | ChatTokens,
-    completions: Sequence[Sequence[int]],
-    *,
-    interventions: Sequence[Intervention] = (),
-) -> list[Float[Tensor, " token"]]:
-    """Log-probability of every token of given completions, teacher-forced; float32, on the CPU.
-
-    Arguments and errors as `map_completions`.
-    """
-
-    def chosen(log_probs: Float[Tensor, "token d_vocab"], row: int) -> Float[Tensor, " token"]:
-        ids = torch.tensor(list(completions[row]), device=log_probs.device)
-        return log_probs.gather(1, ids[:, None])[:, 0]
-
-    return map_completions(model, prompts, completions, chosen, interventions=interventions)
-
-
-def map_completions(
-    model: ChatModel,
-    prompts: Sequence[str] | ChatTokens,
-    completions: Sequence[Sequence[int]],
-    reduce: Callable[[Float[Tensor, "token d_vocab"], int], Float[Tensor, "token *rest"]],
-    *,
-    interventions: Sequence[Intervention] = (),
-) -> list[Float[Tensor, "token *rest"]]:
-    """`reduce` of the teacher-forced log-probabilities (float32) at each token of given completions.
-
-    Interventions treat the completion as generated tokens.
-
-    Args:
-        completions: token ids, one list per prompt; an empty one gives an empty tensor.
-        reduce: sees the log-probabilities of one completion and the row of its prompt.
-
-    Raises:
-        ValueError: not one completion per prompt.
-    """
-    tokens = as_tokens(model.tokenizer, prompts)
-    if len(completions) != len(tokens):
-        raise ValueError(f"got {len(completions)} completions for {len(tokens)} prompts; give one each")
-    out: list[Tensor] = [torch.empty(0)] * len(tokens)
-    present = [row for row in range(len(tokens)) if len(completions[row])]
-    lengths = [len(tokens.ids[row]) + len(completions[row]) for row in present]
-
-    def run(group: list[int]) -> None:
-        rows = [present[i] for i in group]
-        batch = tokens.take(rows)
-        prompt = pad_left(batch.ids, pad_id=pad_id(model))
-        longest = max(len(completions[row]) for row in rows)
-        tail = torch.full((len(rows), longest), pad_id(model), dtype=torch.long)
-        for i, row in enumerate(rows):
-            tail[i, : len(completions[row])] = torch.tensor(list(completions[row]))
-        ids = torch.cat([prompt.ids, tail], dim=1).to(model.device)
-        mask = torch.cat([prompt.mask, torch.ones_like(tail)], dim=1).to(model.device)
-        applied.place(batch)
-        logits = model.hf(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-            use_cache=False,
-            logits_to_keep=longest + 1,
-        ).logits
-        for i, row in enumerate(rows):
-            out[row] = reduce(logits[i, : len(completions[row])].float().log_softmax(-1), row).cpu()
-
-    with torch.no_grad(), apply(model, interventions) as applied:
-        if present:
-            for _ in run_batches(plan_batches(lengths, budget=_SCORE_BUDGET), run):
-                pass
-        else:
-            applied.stops_early = True
-    return out
-
-
-class _Decoding:
+class Decoding:
     """State of one batch between decoding steps."""
 
     def __init__(self, cache: DynamicCache, mask: Tensor, position: Tensor) -> None:
         self.cache, self.mask, self.position = cache, mask, position
 
     @classmethod
-    def joined(cls, states: Sequence["_Decoding"]) -> "_Decoding":
+    def joined(cls, states: Sequence["Decoding"]) -> "Decoding":
         """Rows of several batches of one width, one after the other."""
         cache = states[0].cache
         for number in range(len(cache.layers)):
@@ -464,7 +321,7 @@ class _Decoding:
         ).logits[:, -1]
 
 
-def _prompt_passes(
+def prompt_passes(
     model: ChatModel,
     tokens: ChatTokens,
     applied: Applied,
@@ -472,12 +329,12 @@ def _prompt_passes(
     *,
     beyond: int = 0,
     max_rows: int | None = None,
-) -> Iterator[tuple[list[int], tuple[Tensor, _Decoding]]]:
+) -> Iterator[tuple[list[int], tuple[Tensor, Decoding]]]:
     """Run every prompt once; yields rows, logits of the next token, and the state to go on decoding from."""
     shared = shared_length(model, tokens, applied, beyond=beyond) if fast else 0
     prefix = SharedPrefix(model, tokens, applied, shared)
 
-    def run(rows: list[int]) -> tuple[Tensor, _Decoding]:
+    def run(rows: list[int]) -> tuple[Tensor, Decoding]:
         batch = tokens.take(rows)
         padded = pad_left([ids[shared:] for ids in batch.ids], pad_id=pad_id(model), first_position=shared)
         applied.place(batch, shared=shared)
@@ -494,7 +351,7 @@ def _prompt_passes(
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
-        return logits, _Decoding(cache, mask, position_ids[:, -1])
+        return logits, Decoding(cache, mask, position_ids[:, -1])
 
     lengths = [len(ids) - shared for ids in tokens.ids]
     batches = plan_decoding(lengths, max_rows) if max_rows else plan_batches(lengths)

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from interp.models import ChatModel
-from interp.prompts import Prompts, read_rows
+from interp.prompt_files import read_rows
+from interp.prompts import Prompts
 
 SLOT = "{request}"
 TEMPLATES = {

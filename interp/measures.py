@@ -37,7 +37,8 @@ from interp.beliefs import belief, fit_centres, states
 from interp.chat import ChatTokens, tokenize
 from interp.corpora import CodeLengths, Corpus, bits
 from interp.directions import cosine, orthogonalised, project
-from interp.generation import generate, map_completions
+from interp.generation import generate
+from interp.log_probs import map_completions
 from interp.metrics import (
     Rate,
     auroc,

@@ -20,8 +20,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from interp.chat import ChatTokens
-from interp.generation import Completions, completion_log_probs, map_completions, map_next_token
+from interp.generation import Completions
 from interp.interventions import Intervention
+from interp.log_probs import completion_log_probs, map_completions, map_next_token
 from interp.models import ChatModel
 
 REFUSAL_SUBSTRINGS_12 = (

@@ -7,20 +7,19 @@ punctuation, not harm. Every set therefore takes `ending="as-is" | "strip" | "pe
     prompts["harmful", "train"].texts[:2]
 """
 
-import csv
 import hashlib
-import io
 import json
 import logging
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from interp.display import Card, Shown, Table
+from interp.prompt_files import SUFFIXES, source_rows, text_column
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +30,6 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 ANSWER_COLUMNS = ("output", "completion", "response", "answer")
-TEXT_COLUMNS = ("instruction", "prompt", "goal", "question", "query", "text")
-"""Column names that are taken for the prompt when none is named."""
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 
 _BUILTIN = Path(__file__).parent / "data" / "builtin"
 HELD_OUT_TEXT = _BUILTIN / "text.txt"
@@ -250,41 +246,6 @@ def read_prompts(path: str | Path, *, column: str | None = None) -> Prompts:
     return _read(str(path), column, label=str(path))
 
 
-def prompt_lines(lines: Iterable[str], source: str, *, column: str | None = None) -> Iterator[str]:
-    """Prompts of a stream, line by line: a JSON object's text column, or the line itself; empty lines are skipped.
-
-    Raises:
-        ValueError: an object without the column, or whose text is empty; the message names source and line.
-    """
-    for number, line in enumerate(lines, start=1):
-        text = line.rstrip("\r\n")
-        if not text.strip():
-            continue
-        if text.lstrip().startswith("{"):
-            row = _json_line(text, Path(source), number)
-            name = _text_column([row], column, f"{source}, line {number},")
-            text = row[name]
-            if not isinstance(text, str) or not text.strip():
-                raise ValueError(f"{source}, line {number}: column {name!r} is empty or not text")
-        yield text
-
-
-def read_rows(path: str | Path) -> list[dict[str, Any]]:
-    """Rows of one file or `hub:owner/name[:config][:split]`, every column kept; a line of text is `{"text": line}`.
-
-    Raises:
-        ValueError: no such file, not readable, empty, or rows that are no objects.
-    """
-    source = str(path)
-    rows = _hub_rows(source) if source.startswith("hub:") else _file_rows(Path(source))
-    if not rows:
-        raise ValueError(f"{source} has no rows; remove it or fill it")
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, Mapping):
-            raise ValueError(f"{source}, row {number}: expected an object or text, got {type(row).__name__}")
-    return [dict(row) for row in rows]
-
-
 def read_answered(path: str | Path, *, column: str | None = None) -> tuple[Prompts, tuple[str, ...]]:
     """Instructions with their answers (column output, completion, response or answer), from a file or the Hub.
 
@@ -294,7 +255,7 @@ def read_answered(path: str | Path, *, column: str | None = None) -> tuple[Promp
         ValueError: as `load_prompts`, or no column of answers.
     """
     source = str(path)
-    rows = _hub_rows(source) if source.startswith("hub:") else _file_rows(Path(source))
+    rows = source_rows(source)
     rows = [row for row in rows if not (isinstance(row, Mapping) and str(row.get("input") or "").strip())]
     have = list(rows[0]) if rows and isinstance(rows[0], Mapping) else []
     answer = next((name for name in ANSWER_COLUMNS if name in have), None)
@@ -376,14 +337,14 @@ def _folder_files(folder: Path) -> dict[str, str]:
 
 
 def _read(source: str, column: str | None, *, label: str) -> Prompts:
-    rows = _hub_rows(source) if source.startswith("hub:") else _file_rows(Path(source))
+    rows = source_rows(source)
     return _prompts(rows, column, source, label)
 
 
 def _prompts(rows: list[Any], column: str | None, source: str, label: str) -> Prompts:
     if not rows:
         raise ValueError(f"{source} has no rows; remove it or fill it")
-    column = _text_column(rows, column, source)
+    column = text_column(rows, column, source)
     stem = Path(source.removeprefix("hub:")).stem
     texts: list[str] = []
     for number, row in enumerate(rows, start=1):
@@ -406,82 +367,6 @@ def _category(row: Mapping[str, Any]) -> str | None:
         if isinstance(row.get(key), str):
             return row[key]
     return None
-
-
-def _text_column(rows: list[Any], column: str | None, source: str) -> str:
-    have = list(rows[0]) if isinstance(rows[0], Mapping) else []
-    chosen = column or next((name for name in TEXT_COLUMNS if name in have), None)
-    if chosen is None or chosen not in have:
-        wanted = f"column {column!r}" if column else f"any of the columns {', '.join(TEXT_COLUMNS)}"
-        raise ValueError(
-            f"{source} does not have {wanted}; it has {', '.join(map(str, have)) or 'none'}: name one with column="
-        )
-    return chosen
-
-
-def _file_rows(path: Path) -> list[Any]:
-    path = path.expanduser()
-    if not path.is_file():
-        raise ValueError(f"no such prompt file: {path}")
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"{path}: unknown kind of file; known: {', '.join(SUFFIXES)}")
-    try:
-        if path.suffix == ".parquet":
-            import pandas
-
-            return pandas.read_parquet(path).to_dict("records")
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix == ".txt":
-            return [{"text": line} for line in text.split("\n") if line.strip()]
-        if path.suffix == ".jsonl":
-            return [
-                _json_line(line, path, number)
-                # Not splitlines(): it also cuts at U+2028 and the like, which JSON strings may hold.
-                for number, line in enumerate(text.split("\n"), 1)
-                if line.strip()
-            ]
-        if path.suffix == ".json":
-            rows = json.loads(text)
-            if not isinstance(rows, list):
-                raise ValueError("expected a list of prompts or of objects")
-            return [{"text": row} if isinstance(row, str) else row for row in rows]
-        return list(csv.DictReader(io.StringIO(text)))
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it"
-        ) from error
-    except (ValueError, OSError, csv.Error) as error:
-        if str(path) in str(error):
-            raise
-        raise ValueError(f"cannot read {path}: {error}") from error
-
-
-def _json_line(line: str, path: Path, number: int) -> Any:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from error
-    return {"text": row} if isinstance(row, str) else row
-
-
-def _hub_rows(source: str) -> list[Any]:
-    owner_name, config, split = ([*source.removeprefix("hub:").split(":"), "", ""])[:3]
-    try:
-        import datasets
-    except ImportError as error:
-        raise ValueError(
-            f"{source} needs the `datasets` package: pip install 'interp-workbench[train]'"
-        ) from error
-    try:
-        if not split:
-            names = datasets.get_dataset_split_names(owner_name, config or None)
-            split = "train" if "train" in names else names[0]
-        return datasets.load_dataset(owner_name, config or None, split=split).to_list()  # pyright: ignore[reportAttributeAccessIssue]
-    except Exception as error:  # a different class for every way in which the Hub can fail
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"cannot load {source}: {reason}; check name, config and split, or save the prompts to a file"
-        ) from error
 
 
 def _complete(

@@ -24,8 +24,8 @@ from torch import Tensor
 from interp.beliefs import fit_centres
 from interp.corpora import bits
 from interp.directions import cosine, difference_in_means, orthogonalised, project
-from interp.generation import next_token_log_probs
 from interp.leaks import leak_check
+from interp.log_probs import next_token_log_probs
 from interp.measures import along, distributions, read_states, sample, shape
 from interp.metrics import Rate, auroc, find_refusal_tokens, refusal_metric
 from interp.models import ChatModel

@@ -23,7 +23,8 @@ import numpy as np
 from interp.batching import Stopwatch
 from interp.chat import tokenize
 from interp.finetune import Example, TrainConfig, fine_tune
-from interp.generation import completion_log_probs, generate
+from interp.generation import generate
+from interp.log_probs import completion_log_probs
 from interp.metrics import Rate, is_refusal, mean_with_interval, refusal_rate, text_windows
 from interp.models import ChatModel, load
 from interp.prompts import HELD_OUT_TEXT, Kind, Prompts, PromptSet, Split

@@ -29,9 +29,9 @@ from torch import Tensor
 
 from interp.activations import fast_path_agrees
 from interp.chat import ChatTokens
-from interp.generation import next_token_log_probs, packed_next_tokens
 from interp.interventions import Ablate, Add, Intervention, apply
 from interp.lean import PackedWeights
+from interp.log_probs import next_token_log_probs, packed_next_tokens
 from interp.metrics import KLFrom, refusal_metric
 from interp.models import ChatModel
 from interp.selection import Candidate, Rule, pick

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import torch
 
 from interp.chat import ChatTokens
-from interp.generation import completion_log_probs, generate
+from interp.generation import generate
+from interp.log_probs import completion_log_probs
 from interp.models import ChatModel, load
 
 _ANSWER_TOKENS = 12

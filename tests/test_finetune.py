@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from interp.finetune import Example, Preference, TrainConfig, fine_tune, preference_tune
-from interp.generation import completion_log_probs
+from interp.log_probs import completion_log_probs
 from interp.models import ChatModel, load, with_adapter
 from interp.training import steps_of
 from tests.conftest import PROMPTS

@@ -7,15 +7,9 @@ from transformers import PreTrainedTokenizerFast
 from interp.activations import collect
 from interp.chat import ChatTokens, tokenize
 from interp.directions import Direction
-from interp.generation import (
-    completion_log_probs,
-    generate,
-    generate_each,
-    next_token_log_probs,
-    stop_ids,
-    stream,
-)
+from interp.generation import generate, generate_each, stop_ids, stream
 from interp.interventions import Ablate, Add, apply
+from interp.log_probs import completion_log_probs, next_token_log_probs
 from interp.models import ChatModel
 from interp.prompts import load_prompts
 from interp.steering import find_directions, steer

@@ -15,6 +15,7 @@ ORDER = (
     "checkpoints",
     "models",
     "chat",
+    "prompt_files",
     "prompts",
     "directions",
     "interventions",
@@ -23,6 +24,7 @@ ORDER = (
     "trees",
     "activations",
     "generation",
+    "log_probs",
     "steering",
     "traces",
     "metrics",
@@ -180,7 +182,7 @@ def late():
 """
     assert imports_of(source) == {"models", "chat", "experiments.demo", "selection"}
     assert len(MODULES) >= len(ORDER)
-    assert imports_of((PACKAGE / "sweeps.py").read_text()) >= {"generation", "metrics", "selection"}
+    assert imports_of((PACKAGE / "sweeps.py").read_text()) >= {"log_probs", "metrics", "selection"}
     assert imports_of((PACKAGE / "cli.py").read_text()) >= {"models", "formats"}
     assert allowed("selection", "metrics")
     assert not allowed("metrics", "selection")

@@ -9,8 +9,9 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
 from interp.chat import ChatTokens, tokenize
-from interp.generation import Completions, map_completions
+from interp.generation import Completions
 from interp.interventions import Ablate
+from interp.log_probs import map_completions
 from interp.metrics import (
     REFUSAL_SUBSTRINGS_12,
     REFUSAL_SUBSTRINGS_24,

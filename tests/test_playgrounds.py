@@ -11,7 +11,8 @@ import torch
 
 from interp.directions import Direction
 from interp.formats import write_direction
-from interp.generation import generate, next_token_log_probs
+from interp.generation import generate
+from interp.log_probs import next_token_log_probs
 from interp.models import ChatModel, load
 from interp.playgrounds import (
     UNKNOWN,

@@ -13,7 +13,8 @@ from types import SimpleNamespace
 import pandas
 import pytest
 
-from interp.prompts import KINDS, SPLITS, TEXT_COLUMNS, Prompts, PromptSet, load_prompts, read_prompts
+from interp.prompt_files import TEXT_COLUMNS
+from interp.prompts import KINDS, SPLITS, Prompts, PromptSet, load_prompts, read_prompts
 
 TEXTS = ("Bake bread.", "Why is it dark?", "Name a colour")
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from interp.cli import app
 from interp.experiments import rebound
 from interp.experiments.rebound_report_analysis import lost_per_example, representation, slope_ratio_rows
-from interp.generation import completion_log_probs
+from interp.log_probs import completion_log_probs
 from interp.models import ChatModel, with_adapter
 from interp.prompts import load_prompts
 from interp.rebounds import summarise

@@ -15,8 +15,8 @@ from interp.directions import unit
 from interp.experiments import refusal_direction, refusal_direction_mechanism
 from interp.experiments.refusal_direction import Config
 from interp.formats import read_direction, write_control_vector, write_direction
-from interp.generation import next_token_log_probs
 from interp.interventions import Ablate, Add, edited_weights
+from interp.log_probs import next_token_log_probs
 from interp.models import ChatModel
 from interp.prompts import load_prompts
 from interp.results import load_result

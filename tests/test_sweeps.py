@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from interp.chat import ChatTokens, tokenize
-from interp.generation import next_token_log_probs
 from interp.interventions import Ablate, Add
+from interp.log_probs import next_token_log_probs
 from interp.metrics import KLFrom, kl_divergence, refusal_metric
 from interp.models import ChatModel
 from interp.selection import NothingSurvives, Rule, pick

@@ -9,8 +9,9 @@ import torch
 from interp.chat import tokenize
 from interp.directions import Direction, cosine, project
 from interp.formats import write_direction
-from interp.generation import generate, next_token_log_probs
+from interp.generation import generate
 from interp.interventions import Add, apply
+from interp.log_probs import next_token_log_probs
 from interp.models import ChatModel, load
 from interp.steering import steer
 from interp.traces import Answer, Setting, likely_tokens, trace

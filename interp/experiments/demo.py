@@ -34,9 +34,10 @@ from interp.directions import Direction, cosine, difference_in_means, mean_norm,
 from interp.display import ShownResult
 from interp.experiments.demo_report import ENDINGS, figures, rate_table, report, verdicts
 from interp.formats import direction_bytes
-from interp.generation import generate, next_token_log_probs
+from interp.generation import generate
 from interp.interventions import Ablate, Add, Intervention
 from interp.leaks import leak_check
+from interp.log_probs import next_token_log_probs
 from interp.metrics import auroc, find_refusal_tokens, is_refusal, refusal_metric, refusal_rate
 from interp.models import ChatModel
 from interp.prompts import Prompts, PromptSet, load_prompts

@@ -47,7 +47,8 @@ from interp.corpora import Corpus, bits
 from interp.display import ShownResult
 from interp.experiments.rebound_report import figures, rate_table, report, verdicts
 from interp.finetune import TrainConfig, Trained, fine_tune, preference_tune
-from interp.generation import generate, map_completions
+from interp.generation import generate
+from interp.log_probs import map_completions
 from interp.measures import along, read_states
 from interp.metrics import rate, token_kl
 from interp.models import ChatModel, load, with_adapter

@@ -37,8 +37,9 @@ from interp.display import ShownResult
 from interp.experiments.refusal_direction_mechanism import base_check, mechanism
 from interp.experiments.refusal_direction_report import figures, rate_table, report, verdicts
 from interp.formats import direction_bytes
-from interp.generation import Completions, generate, next_token_log_probs
+from interp.generation import Completions, generate
 from interp.interventions import Ablate, Add, Intervention, edited_weights
+from interp.log_probs import next_token_log_probs
 from interp.metrics import (
     cross_entropy,
     find_refusal_tokens,

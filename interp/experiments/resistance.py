@@ -38,7 +38,8 @@ from interp.batching import Stopwatch, progress
 from interp.display import ShownResult
 from interp.experiments.resistance_report import figures, rate_table, report, verdicts
 from interp.finetune import Example, fine_tune
-from interp.generation import completion_log_probs, generate, map_completions
+from interp.generation import generate
+from interp.log_probs import completion_log_probs, map_completions
 from interp.metrics import token_kl
 from interp.models import ChatModel, with_adapter
 from interp.prompts import PromptSet

@@ -1,0 +1,140 @@
+"""The rows of prompt files, of data sets on the Hub and of streams, before they are prompts.
+
+A row is an object with a column for the text; a line of plain text is `{"text": line}`.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
+TEXT_COLUMNS = ("instruction", "prompt", "goal", "question", "query", "text")
+"""Column names that are taken for the prompt when none is named."""
+
+
+def source_rows(source: str) -> list[Any]:
+    """Rows of one file or `hub:owner/name[:config][:split]`, as they are.
+
+    Raises:
+        ValueError: no such file or data set, or not readable; the message names file and line.
+    """
+    return _hub_rows(source) if source.startswith("hub:") else _file_rows(Path(source))
+
+
+def read_rows(path: str | Path) -> list[dict[str, Any]]:
+    """Rows of one file or `hub:owner/name[:config][:split]`, every column kept; a line of text is `{"text": line}`.
+
+    Raises:
+        ValueError: no such file, not readable, empty, or rows that are no objects.
+    """
+    source = str(path)
+    rows = source_rows(source)
+    if not rows:
+        raise ValueError(f"{source} has no rows; remove it or fill it")
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, Mapping):
+            raise ValueError(f"{source}, row {number}: expected an object or text, got {type(row).__name__}")
+    return [dict(row) for row in rows]
+
+
+def prompt_lines(lines: Iterable[str], source: str, *, column: str | None = None) -> Iterator[str]:
+    """Prompts of a stream, line by line: a JSON object's text column, or the line itself; empty lines are skipped.
+
+    Raises:
+        ValueError: an object without the column, or whose text is empty; the message names source and line.
+    """
+    for number, line in enumerate(lines, start=1):
+        text = line.rstrip("\r\n")
+        if not text.strip():
+            continue
+        if text.lstrip().startswith("{"):
+            row = _json_line(text, Path(source), number)
+            name = text_column([row], column, f"{source}, line {number},")
+            text = row[name]
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"{source}, line {number}: column {name!r} is empty or not text")
+        yield text
+
+
+def text_column(rows: list[Any], column: str | None, source: str) -> str:
+    """The column that holds the prompts: the one named, else the first of `TEXT_COLUMNS` that the first row has.
+
+    Raises:
+        ValueError: no such column; the message names the source and the columns that it has.
+    """
+    have = list(rows[0]) if isinstance(rows[0], Mapping) else []
+    chosen = column or next((name for name in TEXT_COLUMNS if name in have), None)
+    if chosen is None or chosen not in have:
+        wanted = f"column {column!r}" if column else f"any of the columns {', '.join(TEXT_COLUMNS)}"
+        raise ValueError(
+            f"{source} does not have {wanted}; it has {', '.join(map(str, have)) or 'none'}: name one with column="
+        )
+    return chosen
+
+
+def _file_rows(path: Path) -> list[Any]:
+    path = path.expanduser()
+    if not path.is_file():
+        raise ValueError(f"no such prompt file: {path}")
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path}: unknown kind of file; known: {', '.join(SUFFIXES)}")
+    try:
+        if path.suffix == ".parquet":
+            import pandas
+
+            return pandas.read_parquet(path).to_dict("records")
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix == ".txt":
+            return [{"text": line} for line in text.split("\n") if line.strip()]
+        if path.suffix == ".jsonl":
+            return [
+                _json_line(line, path, number)
+                # Not splitlines(): it also cuts at U+2028 and the like, which JSON strings may hold.
+                for number, line in enumerate(text.split("\n"), 1)
+                if line.strip()
+            ]
+        if path.suffix == ".json":
+            rows = json.loads(text)
+            if not isinstance(rows, list):
+                raise ValueError("expected a list of prompts or of objects")
+            return [{"text": row} if isinstance(row, str) else row for row in rows]
+        return list(csv.DictReader(io.StringIO(text)))
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it"
+        ) from error
+    except (ValueError, OSError, csv.Error) as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"cannot read {path}: {error}") from error
+
+
+def _json_line(line: str, path: Path, number: int) -> Any:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from error
+    return {"text": row} if isinstance(row, str) else row
+
+
+def _hub_rows(source: str) -> list[Any]:
+    owner_name, config, split = ([*source.removeprefix("hub:").split(":"), "", ""])[:3]
+    try:
+        import datasets
+    except ImportError as error:
+        raise ValueError(
+            f"{source} needs the `datasets` package: pip install 'interp-workbench[train]'"
+        ) from error
+    try:
+        if not split:
+            names = datasets.get_dataset_split_names(owner_name, config or None)
+            split = "train" if "train" in names else names[0]
+        return datasets.load_dataset(owner_name, config or None, split=split).to_list()  # pyright: ignore[reportAttributeAccessIssue]
+    except Exception as error:  # a different class for every way in which the Hub can fail
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"cannot load {source}: {reason}; check name, config and split, or save the prompts to a file"
+        ) from error
