@@ -23,7 +23,14 @@ THEME = go.layout.Template(
         paper_bgcolor="white",
         plot_bgcolor="white",
         xaxis={"showgrid": False, "linecolor": "#444", "ticks": "outside", "zeroline": False},
-        yaxis={"gridcolor": "#E6E6E6", "linecolor": "#444", "ticks": "outside", "zeroline": False},
+        yaxis={
+            "gridcolor": "#E6E6E6",
+            "linecolor": "#444",
+            "ticks": "outside",
+            "zeroline": False,
+            "automargin": True,  # the title stands clear of the widest number
+            "title": {"standoff": 12},
+        },
         legend={"bgcolor": "rgba(255,255,255,0.85)", "orientation": "h", "y": -0.27, "x": 0},
         margin={"l": 70, "r": 20, "t": 60, "b": 120},
         width=860,
