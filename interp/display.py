@@ -104,18 +104,6 @@ class Shown:
         return self._card().text()
 
 
-class ShownResult(Shown):
-    """Base of an experiment's `Result`: its main numbers, what they say, and the names of its figures.
-
-    Takes all of it from the functions of the experiment's module, which draw from stored numbers alone.
-    """
-
-    numbers: dict[str, Any]
-
-    def _card(self) -> Card:
-        return result_card(self.numbers, sys.modules[type(self).__module__])
-
-
 def result_card(numbers: Mapping[str, Any], experiment: Any) -> Card:
     """Card of a run's numbers; what its provenance does not have, such as prompts, is left out.
 

@@ -16,6 +16,7 @@ import math
 import os
 import platform
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,12 +24,17 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from interp.display import Card, Shown, result_card
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +60,41 @@ class StoredResult:
     """Contents of `tensors.safetensors`."""
     folder: Path | None = None
     """Where it was read from."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class ExperimentResult(Shown):
+    """Base of an experiment's `Result`: what a run found, drawn by its module's functions from the numbers alone."""
+
+    numbers: dict[str, Any]
+    """As in `result.json`."""
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    """As in `tensors.safetensors`."""
+
+    def figures(self) -> "dict[str, go.Figure]":
+        """All figures by name."""
+        return self._experiment.figures(self.numbers)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the run folder: result, tensors, figures, report, and what else the experiment keeps."""
+        return save_result(
+            folder,
+            self.numbers,
+            tensors=self.tensors,
+            figures=self.figures(),
+            report=self._experiment.report(self.numbers),
+            files=self._files(),
+        )
+
+    def _files(self) -> dict[str, bytes]:
+        return {}
+
+    @property
+    def _experiment(self) -> Any:
+        return sys.modules[type(self).__module__]
+
+    def _card(self) -> Card:
+        return result_card(self.numbers, self._experiment)
 
 
 def save_result(

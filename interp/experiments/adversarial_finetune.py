@@ -26,13 +26,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import plotly.graph_objects as go
 from torch import Tensor
 
 from interp.batching import Stopwatch, progress
 from interp.behaviours import Behaved, observe
 from interp.beliefs import Centres, belief, fit_centres, states
-from interp.display import ShownResult
 from interp.experiments.adversarial_finetune_report import (
     BELIEFS,
     ENDINGS,
@@ -45,7 +43,7 @@ from interp.finetune import Example, TrainConfig, fine_tune
 from interp.metrics import auroc, mean_with_interval, rate
 from interp.models import ChatModel, with_adapter
 from interp.prompts import Kind, Prompts, PromptSet, Split
-from interp.results import Parts, provenance, save_result
+from interp.results import ExperimentResult, Parts, provenance
 
 __all__ = ["NAME", "SUMMARY", "Config", "Result", "figures", "rate_table", "report", "run", "verdicts"]
 
@@ -99,23 +97,11 @@ class Config:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class Result(ShownResult):
+class Result(ExperimentResult):
     """What a run found."""
 
-    numbers: dict[str, Any]
-    """As in `result.json`."""
     tensors: dict[str, Tensor]
     """Centres before fine-tuning [layer, d_model]: `{harm, refusal}/{ending}/{positive, negative}`."""
-
-    def figures(self) -> dict[str, go.Figure]:
-        """All figures by name."""
-        return figures(self.numbers)
-
-    def save(self, folder: str | Path) -> Path:
-        """Write the run folder: result, centres, figures, report."""
-        return save_result(
-            folder, self.numbers, tensors=self.tensors, figures=self.figures(), report=report(self.numbers)
-        )
 
 
 class _Held(NamedTuple):

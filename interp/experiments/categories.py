@@ -27,7 +27,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import plotly.graph_objects as go
 import torch
 from einops import einsum
 from jaxtyping import Float
@@ -37,13 +36,12 @@ from interp.batching import Stopwatch
 from interp.behaviours import observe
 from interp.beliefs import states
 from interp.directions import cosine_matrix, unit
-from interp.display import ShownResult
 from interp.experiments.categories_report import DIRECTIONS, ENDINGS, figures, rate_table, report, verdicts
 from interp.leaks import leak_check
 from interp.metrics import Rate
 from interp.models import ChatModel
 from interp.prompts import Kind, Prompts, PromptSet, with_ending
-from interp.results import Parts, provenance, save_result
+from interp.results import ExperimentResult, Parts, provenance
 
 __all__ = ["NAME", "SUMMARY", "Config", "Result", "figures", "rate_table", "report", "run", "verdicts"]
 
@@ -81,23 +79,11 @@ class Config:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class Result(ShownResult):
+class Result(ExperimentResult):
     """What a run found."""
 
-    numbers: dict[str, Any]
-    """As in `result.json`."""
     tensors: dict[str, Tensor]
     """`harmfulness/{ending}` and `refusal/{ending}` [category, layer, d_model], categories as in `numbers`."""
-
-    def figures(self) -> dict[str, go.Figure]:
-        """All figures by name."""
-        return figures(self.numbers)
-
-    def save(self, folder: str | Path) -> Path:
-        """Write the run folder: result, directions, figures, report."""
-        return save_result(
-            folder, self.numbers, tensors=self.tensors, figures=self.figures(), report=report(self.numbers)
-        )
 
 
 def run(

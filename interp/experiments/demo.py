@@ -23,7 +23,6 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-import plotly.graph_objects as go
 import torch
 from torch import Tensor
 
@@ -31,7 +30,6 @@ from interp.activations import Activations, collect
 from interp.batching import Stopwatch, progress
 from interp.chat import ChatTokens, tokenize
 from interp.directions import Direction, cosine, difference_in_means, mean_norm, project, random_direction
-from interp.display import ShownResult
 from interp.experiments.demo_report import ENDINGS, figures, rate_table, report, verdicts
 from interp.formats import direction_bytes
 from interp.generation import generate
@@ -41,7 +39,7 @@ from interp.log_probs import next_token_log_probs
 from interp.metrics import auroc, find_refusal_tokens, is_refusal, refusal_metric, refusal_rate
 from interp.models import ChatModel
 from interp.prompts import Prompts, PromptSet, load_prompts
-from interp.results import Parts, provenance, save_result
+from interp.results import ExperimentResult, Parts, provenance
 from interp.selection import Candidate, Rule
 from interp.sweeps import Sweep, choose
 
@@ -77,33 +75,19 @@ class Config:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class Result(ShownResult):
+class Result(ExperimentResult):
     """What a run found."""
 
-    numbers: dict[str, Any]
-    """As in `result.json`."""
     tensors: dict[str, Tensor]
     """Directions per layer: `harmfulness/{ending}` [layer, d_model], `refusal/{ending}` [layer, role, d_model]."""
     harmfulness: Direction
     refusal: Direction
 
-    def figures(self) -> dict[str, go.Figure]:
-        """All figures by name."""
-        return figures(self.numbers)
-
-    def save(self, folder: str | Path) -> Path:
-        """Write the run folder: result, tensors, both directions, figures, report."""
-        return save_result(
-            folder,
-            self.numbers,
-            tensors=self.tensors,
-            figures=self.figures(),
-            report=report(self.numbers),
-            files={
-                "harmfulness.safetensors": direction_bytes(self.harmfulness),
-                "refusal.safetensors": direction_bytes(self.refusal),
-            },
-        )
+    def _files(self) -> dict[str, bytes]:
+        return {
+            "harmfulness.safetensors": direction_bytes(self.harmfulness),
+            "refusal.safetensors": direction_bytes(self.refusal),
+        }
 
 
 def run(

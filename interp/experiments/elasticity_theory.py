@@ -25,11 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 
 from interp.batching import Stopwatch, progress
 from interp.decline import exponents, over_seeds
-from interp.display import ShownResult
 from interp.experiments import elasticity_theory_models as theory
 from interp.experiments.elasticity_theory_report import (
     figures,
@@ -39,7 +37,7 @@ from interp.experiments.elasticity_theory_report import (
     verdicts,
 )
 from interp.experiments.elasticity_theory_transformer import Stages, life_cycle
-from interp.results import Parts, provenance, save_result
+from interp.results import ExperimentResult, Parts, provenance
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -117,19 +115,8 @@ class Config:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class Result(ShownResult):
+class Result(ExperimentResult):
     """What a run found."""
-
-    numbers: dict[str, Any]
-    """As in `result.json`."""
-
-    def figures(self) -> dict[str, go.Figure]:
-        """All figures by name."""
-        return figures(self.numbers)
-
-    def save(self, folder: str | Path) -> Path:
-        """Write the run folder: result, figures, report."""
-        return save_result(folder, self.numbers, figures=self.figures(), report=report(self.numbers))
 
 
 def run(

@@ -29,14 +29,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import plotly.graph_objects as go
 import torch
 from torch import Tensor
 
 from interp.batching import Stopwatch
 from interp.behaviours import Behaved, observe
 from interp.beliefs import states
-from interp.display import ShownResult
 from interp.experiments.guard_comparison_detectors import CONTROL, KINDS, Detector, fit_detectors
 from interp.experiments.guard_comparison_report import ENDINGS, figures, rate_table, report, verdicts
 from interp.guard import check_calibration
@@ -45,7 +43,7 @@ from interp.leaks import leak_check
 from interp.metrics import auroc, rate
 from interp.models import ChatModel
 from interp.prompts import Ending, Prompts, PromptSet, load_prompts, read_prompts
-from interp.results import Parts, provenance, save_result
+from interp.results import ExperimentResult, Parts, provenance
 from interp.text_guards import TextGuard, load_text_guard
 
 __all__ = ["NAME", "SUMMARY", "Config", "Result", "figures", "rate_table", "report", "run", "verdicts"]
@@ -93,19 +91,8 @@ class Config:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class Result(ShownResult):
+class Result(ExperimentResult):
     """What a run found."""
-
-    numbers: dict[str, Any]
-    """As in `result.json`."""
-
-    def figures(self) -> dict[str, go.Figure]:
-        """All figures by name."""
-        return figures(self.numbers)
-
-    def save(self, folder: str | Path) -> Path:
-        """Write the run folder: result, figures, report."""
-        return save_result(folder, self.numbers, figures=self.figures(), report=report(self.numbers))
 
 
 def run(

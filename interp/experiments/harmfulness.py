@@ -24,7 +24,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -34,7 +33,6 @@ from interp.batching import Stopwatch, progress
 from interp.behaviours import GROUPS, observe
 from interp.beliefs import belief, fit_centres, states
 from interp.chat import tokenize
-from interp.display import ShownResult
 from interp.experiments.harmfulness_analysis import (
     LEAST,
     Anchors,
@@ -57,7 +55,7 @@ from interp.leaks import leak_check
 from interp.metrics import auroc, rate
 from interp.models import ChatModel
 from interp.prompts import Ending, Kind, Prompts, PromptSet, Split, load_prompts
-from interp.results import Parts, provenance, save_result
+from interp.results import ExperimentResult, Parts, provenance
 
 logger = logging.getLogger(__name__)
 
@@ -111,27 +109,11 @@ class Config:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class Result(ShownResult):
+class Result(ExperimentResult):
     """What a run found."""
 
-    numbers: dict[str, Any]
-    """As in `result.json`."""
     tensors: dict[str, Tensor]
     """`directions/{ending}` [role, layer, d_model], layers 0..L: harmfulness at `t_inst`, refusal at `t_post_inst`."""
-
-    def figures(self) -> dict[str, go.Figure]:
-        """All figures by name."""
-        return figures(self.numbers)
-
-    def save(self, folder: str | Path) -> Path:
-        """Write the run folder: result, tensors, figures, report."""
-        return save_result(
-            folder,
-            self.numbers,
-            tensors=self.tensors,
-            figures=self.figures(),
-            report=report(self.numbers),
-        )
 
 
 class _Context(NamedTuple):

@@ -23,7 +23,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -31,7 +30,6 @@ from torch import Tensor
 from interp.batching import Stopwatch
 from interp.behaviours import Behaved, observe
 from interp.beliefs import Centres, belief, fit_centres, states
-from interp.display import ShownResult
 from interp.experiments.jailbreaks_report import ENDINGS, figures, rate_table, report, verdicts
 from interp.experiments.jailbreaks_shifts import BELIEFS, shifts, success
 from interp.jailbreaks import (
@@ -45,7 +43,7 @@ from interp.jailbreaks import (
 )
 from interp.models import ChatModel
 from interp.prompts import Ending, Kind, Prompts, PromptSet, with_ending
-from interp.results import Parts, provenance, save_result
+from interp.results import ExperimentResult, Parts, provenance
 
 __all__ = ["NAME", "SUMMARY", "Config", "Result", "figures", "rate_table", "report", "run", "verdicts"]
 
@@ -91,23 +89,11 @@ class Config:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class Result(ShownResult):
+class Result(ExperimentResult):
     """What a run found."""
 
-    numbers: dict[str, Any]
-    """As in `result.json`."""
     tensors: dict[str, Tensor]
     """Centres [layer, d_model]: `{harm, refusal}/{ending}/{positive, negative}`."""
-
-    def figures(self) -> dict[str, go.Figure]:
-        """All figures by name."""
-        return figures(self.numbers)
-
-    def save(self, folder: str | Path) -> Path:
-        """Write the run folder: result, centres, figures, report."""
-        return save_result(
-            folder, self.numbers, tensors=self.tensors, figures=self.figures(), report=report(self.numbers)
-        )
 
 
 def run(

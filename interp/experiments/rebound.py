@@ -37,14 +37,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.batching import Stopwatch, progress
 from interp.corpora import Corpus, bits
-from interp.display import ShownResult
 from interp.experiments.rebound_report import figures, rate_table, report, verdicts
 from interp.finetune import TrainConfig, Trained, fine_tune, preference_tune
 from interp.generation import generate
@@ -56,7 +54,7 @@ from interp.probes import Probe, Reference
 from interp.prompts import HELD_OUT_TEXT, PromptSet
 from interp.rebounds import summarise
 from interp.references import fit_reference
-from interp.results import Parts, provenance, save_result
+from interp.results import ExperimentResult, Parts, provenance
 from interp.tasks import Scorer, Task, load_task, scorer
 from interp.training import one_pass
 
@@ -141,19 +139,8 @@ def check_counts(positives: Sequence[int], negatives: Sequence[int], batch: int)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class Result(ShownResult):
+class Result(ExperimentResult):
     """What a run found."""
-
-    numbers: dict[str, Any]
-    """As in `result.json`."""
-
-    def figures(self) -> dict[str, go.Figure]:
-        """All figures by name."""
-        return figures(self.numbers)
-
-    def save(self, folder: str | Path) -> Path:
-        """Write the run folder: result, figures, report."""
-        return save_result(folder, self.numbers, figures=self.figures(), report=report(self.numbers))
 
 
 def run(

@@ -24,7 +24,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import plotly.graph_objects as go
 import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
@@ -33,7 +32,6 @@ from interp.activations import collect, collect_means
 from interp.batching import Stopwatch, progress
 from interp.chat import ChatTokens, tokenize
 from interp.directions import Direction, random_direction
-from interp.display import ShownResult
 from interp.experiments.refusal_direction_mechanism import base_check, mechanism
 from interp.experiments.refusal_direction_report import figures, rate_table, report, verdicts
 from interp.formats import direction_bytes
@@ -50,7 +48,7 @@ from interp.metrics import (
 )
 from interp.models import ChatModel, load
 from interp.prompts import HELD_OUT_TEXT, Kind, Prompts, PromptSet, Split, read_answered
-from interp.results import Parts, provenance, save_result
+from interp.results import ExperimentResult, Parts, provenance
 from interp.selection import Rule
 from interp.sweeps import Place, Sweep, choose, pick_stability
 
@@ -123,31 +121,17 @@ class Config:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class Result(ShownResult):
+class Result(ExperimentResult):
     """What a run found."""
 
-    numbers: dict[str, Any]
-    """As in `result.json`."""
     tensors: dict[str, Tensor]
     """`mean_diffs` [position, layer, d_model]; per-prompt scores `bypass`, `induce`, `kl` [candidate, prompt], NaN
     where not measured."""
     direction: Direction
     """The picked direction at its natural length."""
 
-    def figures(self) -> dict[str, go.Figure]:
-        """All figures by name."""
-        return figures(self.numbers)
-
-    def save(self, folder: str | Path) -> Path:
-        """Write the run folder: result, tensors, direction, figures, report."""
-        return save_result(
-            folder,
-            self.numbers,
-            tensors=self.tensors,
-            figures=self.figures(),
-            report=report(self.numbers),
-            files={"refusal.safetensors": direction_bytes(self.direction)},
-        )
+    def _files(self) -> dict[str, bytes]:
+        return {"refusal.safetensors": direction_bytes(self.direction)}
 
 
 class _Context(NamedTuple):

@@ -31,11 +31,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 import torch
 
 from interp.batching import Stopwatch, progress
-from interp.display import ShownResult
 from interp.experiments.resistance_report import figures, rate_table, report, verdicts
 from interp.finetune import Example, fine_tune
 from interp.generation import generate
@@ -43,7 +41,7 @@ from interp.log_probs import completion_log_probs, map_completions
 from interp.metrics import token_kl
 from interp.models import ChatModel, with_adapter
 from interp.prompts import PromptSet
-from interp.results import Parts, provenance, save_result
+from interp.results import ExperimentResult, Parts, provenance
 from interp.tasks import Task, load_task
 from interp.training import one_pass
 
@@ -102,19 +100,8 @@ class Config:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class Result(ShownResult):
+class Result(ExperimentResult):
     """What a run found."""
-
-    numbers: dict[str, Any]
-    """As in `result.json`."""
-
-    def figures(self) -> dict[str, go.Figure]:
-        """All figures by name."""
-        return figures(self.numbers)
-
-    def save(self, folder: str | Path) -> Path:
-        """Write the run folder: result, figures, report."""
-        return save_result(folder, self.numbers, figures=self.figures(), report=report(self.numbers))
 
 
 def run(
