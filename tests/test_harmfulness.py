@@ -282,13 +282,13 @@ def test_changed_endings_are_refused(tiny: ChatModel) -> None:
 @pytest.mark.checkpoint
 def test_run_on_the_bundled_model(bundled: Callable[[str], ChatModel], tmp_path: Path) -> None:
     config = harmfulness.Config(
-        n_train=12,
-        n_test=6,
+        n_train=8,
+        n_test=5,
         n_steer=5,
         steer_every=16,
         n_invert=1,
         invert_every=15,
-        max_new_tokens=6,
+        max_new_tokens=4,
         verdict_tokens=2,
         draws=20,
     )

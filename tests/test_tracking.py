@@ -473,10 +473,10 @@ def test_taking_the_safety_adapter_off_shows_in_behaviour_and_representation() -
     probe = Probe(
         prompts=PromptSet("builtin", builtin.parts),
         measures=("refusal", "shift", "compression"),
-        n=16,
-        n_fit=12,
+        n=12,
+        n_fit=10,
         n_documents=1,
-        max_new_tokens=8,
+        max_new_tokens=5,
     )
     series = [str(ADAPTER_FOLDER), "smollm2"]
     trajectory = track(series, probe, base="smollm2")
