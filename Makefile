@@ -38,7 +38,7 @@ figures: $(addprefix figures-,demo refusal-direction harmfulness jailbreaks cate
 SETTINGS_refusal-direction := --set sweep=exhaustive
 SETTINGS_harmfulness := --set steer_every=3
 SETTINGS_jailbreaks := --set n_test=40
-SETTINGS_adversarial-finetune := --set 'sizes=[20,50,100]' --set n_centres=60 --set n_test=30
+SETTINGS_adversarial-finetune := --set 'sizes=[50,100,200]' --set n_centres=60 --set n_test=30
 figures-%: $(READY)
 	$(BIN)/interp run $* $(SETTINGS_$*) --out runs/$*
 	mkdir -p figures/$* && cp runs/$*/result.json figures/$*/
