@@ -35,8 +35,8 @@ for verdict in run.verdicts():
 # %% [markdown]
 # **Figure 2.** The paper: at `t_inst` a prompt lies with its kind, whatever the model does with it; at
 # `t_post_inst` it lies with what the model does. Here: the margins towards refused harmful prompts, for harmful
-# prompts that are accepted and harmless ones that are refused; where the two groups part on this model, they part
-# by answer, at both tokens.
+# prompts that are accepted and harmless ones that are refused. The model accepts four harmful prompts, too few to
+# test; at `t_post_inst` they lie with what it does, at `t_inst` both groups lie on the harmful side.
 
 # %%
 figures["fig02_clusters"]
@@ -92,7 +92,7 @@ figures.get("fig10_instruction_tokens_only")
 # %% [markdown]
 # **Figure 14.** The paper: of all tokens from `t_inst` on, only `t_inst` itself puts accepted harmful prompts on
 # the harmful side and refused harmless ones on the other. Here: the groups' margins at each token; no token has
-# both signs on this model.
+# both signs on this model, with four accepted harmful prompts.
 
 # %%
 figures["fig14_positions"]

@@ -45,7 +45,7 @@ drawn["fig06_beliefs"]
 
 # %% [markdown]
 # How far each belief moves, request by request, in shares of the gap between plain harmful and harmless ones. On
-# this model templates move both beliefs; persuasion, where it works, lowers the refusal belief alone.
+# this model templates move both beliefs; persuasion frees too few requests to say.
 
 # %%
 drawn["shifts"]
