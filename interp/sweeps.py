@@ -114,7 +114,7 @@ class Sweep:
             where = torch.tensor(part)
             harmless = chosen[where] - self.n_harmful
             bad = harmless < 0
-            out[where[bad]] = refusal_metric(log_probs[bad], self._refusal_ids)
+            out[where[bad]] = refusal_metric(log_probs, self._refusal_ids)[bad]
             out[where[~bad]] = self._kl(log_probs[~bad], harmless[~bad])
         return out
 

@@ -49,8 +49,8 @@ def test_what_has_the_parts_is_swapped_and_what_computes_otherwise_is_not(
         assert len(swapped(tiny)) == 3 * 3 + 1
         assert modeling_llama.apply_rotary_pos_emb is lean.rotary
     assert modeling_llama.apply_rotary_pos_emb is own
-    with lean_forwards(tiny, PackedWeights(tiny, keep=True)):  # and seven linear layers
-        assert len(swapped(tiny)) == 3 * 10 + 1
+    with lean_forwards(tiny, PackedWeights(tiny, keep=True)):  # and seven linear layers, and the unembedding
+        assert len(swapped(tiny)) == 3 * 10 + 2
     gemma = ChatModel(build(*COVERED["gemma2"]), tokenizer, name="gemma2")
     with lean_forwards(gemma):  # its norms multiply by 1 + weight
         assert {type(module).__name__ for module in swapped(gemma)} == {"Gemma2MLP"}
@@ -152,7 +152,7 @@ def test_an_adapter_in_the_place_of_a_layer_counts(tiny: ChatModel) -> None:
 def test_weights_that_leave_too_little_memory_are_not_kept(
     tiny: ChatModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    size = 4 * sum(m.weight.numel() for m in tiny.decoder.modules() if type(m) is nn.Linear)
+    size = 4 * sum(m.weight.numel() for m in tiny.hf.modules() if type(m) is nn.Linear)
     layer = tiny.blocks[0].mlp.down_proj
     few, many = torch.randn(1, 3, layer.in_features), torch.randn(1, 1000, layer.in_features)
     for free, kept in ((2 * size - 1, False), (2 * size + 1, True)):
@@ -161,6 +161,18 @@ def test_weights_that_leave_too_little_memory_are_not_kept(
         assert (weights.of(layer, few) is not None) is kept
         assert weights.of(layer, many) is not None  # worth packing for this product alone
         assert bool(weights._kept) is kept
+
+
+def test_a_pass_is_as_large_as_activations_and_waiting_allow(
+    tiny: ChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert PackedWeights(tiny, keep=False).pass_nodes == lean._MOST_NODES
+    count = sum(m.weight.numel() for m in tiny.decoder.modules() if type(m) is nn.Linear)
+    for work, nodes in ((2 * count * 2000, 2000), (2 * count * 100, 2 * lean._PACKED_ROWS)):
+        monkeypatch.setattr(lean, "_MOST_WORK", work)
+        assert PackedWeights(tiny, keep=False).pass_nodes == nodes
+    monkeypatch.setattr(lean, "_WIDEST", 50 * tiny.blocks[0].mlp.up_proj.out_features)
+    assert PackedWeights(tiny, keep=False).pass_nodes == 50
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])

@@ -1,9 +1,12 @@
 """Packed prompts: every distinct beginning once, and attention that cannot tell the difference."""
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from interp import trees
 from interp.activations import collect
 from interp.chat import tokenize
 from interp.interventions import Add, apply
@@ -175,14 +178,14 @@ def test_what_all_prompts_begin_with_attends_once(tiny: ChatModel, monkeypatch: 
     assert pack([(5, 6), (5, 6)]).n_common == 1
     assert pack([(5, 6)]).n_common == pack([(5, 6), (7, 6)]).n_common == 0
     asked: list[int] = []
-    own = torch.nn.functional.scaled_dot_product_attention
+    own = trees._attention
 
-    def counted(query: torch.Tensor, *args: torch.Tensor, **options: object) -> torch.Tensor:
-        asked.append(query.shape[2])
-        return own(query, *args, **options)  # pyright: ignore[reportArgumentType]
+    def counted(query: torch.Tensor, *args: Any) -> torch.Tensor:
+        asked.append(query.shape[1])
+        return own(query, *args)
 
     collect(tiny, ALIKE)  # the self-test comes first
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
+    monkeypatch.setattr(trees, "_attention", counted)
     with (
         torch.no_grad(),
         apply(tiny, []) as applied,
@@ -197,3 +200,20 @@ def test_what_all_prompts_begin_with_attends_once(tiny: ChatModel, monkeypatch: 
     monkeypatch.undo()
     plain = torch.stack([tiny.hf(torch.tensor([tokens.ids[row]])).logits[0, -1] for row in rows])
     torch.testing.assert_close(logits, plain, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("scaling", [None, 0.3])
+@pytest.mark.parametrize("masks", [1, 5])
+def test_attention_over_few_scores_is_what_the_kernel_gives(
+    masks: int, scaling: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(5, n, 8, generator=generator) for n in (6, 9, 9))
+    mask = torch.where(
+        torch.rand(masks, 1, 6, 9, generator=generator) < 0.4, torch.finfo(torch.float32).min, 0.0
+    )
+    mask[..., 0] = 0
+    few = trees._attention(query, key, value, mask, scaling)
+    monkeypatch.setattr(trees, "_FEW_SCORES", 5 * 6 * 9 - 1)
+    monkeypatch.setattr(torch, "baddbmm", None)  # the kernel's path does not call it
+    torch.testing.assert_close(few, trees._attention(query, key, value, mask, scaling), rtol=1e-5, atol=1e-6)
