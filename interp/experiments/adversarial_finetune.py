@@ -22,7 +22,7 @@ many and as long; harmless held-out prompts in every panel; everything with both
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,7 +100,7 @@ class Config:
 class Result(ExperimentResult):
     """What a run found."""
 
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Tensor] = field(default_factory=dict)
     """Centres before fine-tuning [layer, d_model]: `{harm, refusal}/{ending}/{positive, negative}`."""
 
 

@@ -23,7 +23,7 @@ with all of them ended by a full stop.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ class Config:
 class Result(ExperimentResult):
     """What a run found."""
 
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Tensor] = field(default_factory=dict)
     """`harmfulness/{ending}` and `refusal/{ending}` [category, layer, d_model], categories as in `numbers`."""
 
 

@@ -18,7 +18,7 @@ What it is not: the full sweep over all candidates with its controls, which is t
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ class Config:
 class Result(ExperimentResult):
     """What a run found."""
 
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Tensor] = field(default_factory=dict)
     """Directions per layer: `harmfulness/{ending}` [layer, d_model], `refusal/{ending}` [layer, role, d_model]."""
     harmfulness: Direction
     refusal: Direction

@@ -20,7 +20,7 @@ Jailbreaks, categories, fine-tuning and the guard of the same paper are experime
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,7 +112,7 @@ class Config:
 class Result(ExperimentResult):
     """What a run found."""
 
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Tensor] = field(default_factory=dict)
     """`directions/{ending}` [role, layer, d_model], layers 0..L: harmfulness at `t_inst`, refusal at `t_post_inst`."""
 
 

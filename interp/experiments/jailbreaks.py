@@ -19,7 +19,7 @@ is a token of the wrapper: everything read there is shown with all messages ende
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ class Config:
 class Result(ExperimentResult):
     """What a run found."""
 
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Tensor] = field(default_factory=dict)
     """Centres [layer, d_model]: `{harm, refusal}/{ending}/{positive, negative}`."""
 
 

@@ -20,7 +20,7 @@ refusal, not whether it is harmful.
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,7 +124,7 @@ class Config:
 class Result(ExperimentResult):
     """What a run found."""
 
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Tensor] = field(default_factory=dict)
     """`mean_diffs` [position, layer, d_model]; per-prompt scores `bypass`, `induce`, `kl` [candidate, prompt], NaN
     where not measured."""
     direction: Direction
