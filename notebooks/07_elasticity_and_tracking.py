@@ -124,11 +124,11 @@ path.figures()["trajectory"]
 # and saved on the way. Nothing is taught but to agree.
 
 # %%
-N_PROMPTS = 32  # examples
+N_PROMPTS = 80  # examples; the safe model stands 32 of them
 model = interp.load("smollm2-safe")
 prompts = interp.load_prompts("builtin")
 examples = [Example(text, AFFIRMATION) for text in prompts["harmful", "train"].first(N_PROMPTS).texts]
-config = TrainConfig(epochs=1, batch_size=4, warmup_steps=2)
+config = TrainConfig(epochs=1, batch_size=4, warmup_steps=0, schedule="constant")
 trained = fine_tune(model, examples, out="../runs/agreeing", config=config, checkpoints=(0, 8, N_PROMPTS))
 trained.checkpoints
 
