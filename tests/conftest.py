@@ -12,8 +12,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTr
 from interp.chat import ChatTokens, tokenize
 from interp.models import ChatModel
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # for kernels, servers and commands that tests start
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+ALONE = "PYTEST_XDIST_WORKER" not in os.environ
+if not ALONE:  # two processes with two threads each lose a factor of five to each other
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for kernels, servers and commands that tests start
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -56,13 +58,10 @@ def make_tokenizer(
 
 @pytest.fixture(autouse=True)
 def threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Tiny models gain nothing from threads, and two processes with two each lose a factor of five to each other."""
-    alone = "PYTEST_XDIST_WORKER" not in os.environ
-    if alone and request.node.get_closest_marker("checkpoint"):
-        yield
-        return
+    """Tiny models gain nothing from threads; a process alone gives the bundled model all."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    if not (ALONE and request.node.get_closest_marker("checkpoint")):
+        torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 
