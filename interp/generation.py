@@ -1,31 +1,37 @@
 """Batched completions, with or without interventions.
 
-Prompts are run behind their shared template prefix (see `interp.batching`), left-padded with explicit mask and
-position ids; decoding uses a KV cache, and a completion that has ended leaves the batch. Greedy unless a temperature is
-given. `fast=False` runs whole prompts without a shared prefix and never shrinks the batch.
+Greedy unless a temperature is given. `fast=False` runs whole prompts without a shared prefix by the model's own
+arithmetic and never shrinks the batch; how the fast path runs is told in `interp.decoding`.
 
     plain = generate(model, prompts, max_new_tokens=32)
     steered = generate(model, prompts, interventions=[Add.along(direction, coefficient=1.0)])
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import DynamicCache
 
-from interp.batching import SharedPrefix, pad_id, plan_batches, progress, run_batches, shared_length
-from interp.chat import ChatTokens, as_tokens, pad_left
+from interp.batching import progress
+from interp.chat import ChatTokens, as_tokens
+from interp.decoding import (
+    DECODE_ROWS,
+    Decoding,
+    Pick,
+    Step,
+    decode_steps,
+    decoding_passes,
+    packed_weights,
+    plan_decoding,
+    stop_ids,
+)
 from interp.display import Card, Shown, Table, shortened
-from interp.interventions import Applied, Intervention, apply, last_step
+from interp.interventions import Intervention, apply, last_step
 from interp.models import ChatModel
 
-DECODE_ROWS = 64
-"""Completions decoded together: reading the weights then costs less than the arithmetic."""
 _SHOWN_ROWS = 8
 
 
@@ -83,8 +89,9 @@ def generate(
     pick = _picker(max_new_tokens, temperature, seed)
     tokens = as_tokens(model.tokenizer, prompts)
     done: list[list[int]] = [[] for _ in range(len(tokens))]
+    weights = packed_weights(model, len(tokens), max_new_tokens) if fast else None
     with torch.no_grad(), apply(model, interventions) as applied:
-        passes = prompt_passes(model, tokens, applied, fast, beyond=max_new_tokens, max_rows=DECODE_ROWS)
+        passes = decoding_passes(model, tokens, applied, weights, max_new_tokens)
         for rows, (logits, state) in progress(
             passes, total=len(tokens), label="generating", show=show_progress, size=lambda b: len(b[0])
         ):
@@ -92,17 +99,6 @@ def generate(
             for row, reply in zip(rows, replies, strict=True):
                 done[row] = reply
     return _completions(model, done)
-
-
-class Step(NamedTuple):
-    """One decoding step of `stream`."""
-
-    rows: tuple[int, ...]
-    """Prompts that get a token."""
-    ids: tuple[int, ...]
-    """The token of each."""
-    logits: Float[Tensor, "row d_vocab"]
-    """What each was chosen from, under the interventions."""
 
 
 def stream(
@@ -123,12 +119,15 @@ def stream(
     """
     pick = _picker(max_new_tokens, temperature, seed)
     tokens = as_tokens(model.tokenizer, prompts)
+    weights = packed_weights(model, len(tokens), max_new_tokens) if fast else None
 
     def decode() -> Iterator[Step]:
         with apply(model, interventions) as applied:
-            passes = prompt_passes(model, tokens, applied, fast, beyond=max_new_tokens, max_rows=DECODE_ROWS)
+            passes = decoding_passes(model, tokens, applied, weights, max_new_tokens)
             for rows, (logits, state) in passes:
-                for step in _steps(model, logits, state, pick, max_new_tokens=max_new_tokens, shrink=fast):
+                for step in decode_steps(
+                    model, logits, state, pick, max_new_tokens=max_new_tokens, shrink=fast
+                ):
                     yield step._replace(rows=tuple(rows[row] for row in step.rows))
 
     with closing(decode()) as steps:  # pyright: ignore[reportArgumentType]
@@ -165,6 +164,7 @@ def generate_each(
                 "or call generate for each"
             )
     tokens = as_tokens(model.tokenizer, prompts)
+    weights = packed_weights(model, len(tokens) * len(arms), max_new_tokens)
     done: list[list[list[int]]] = [[[] for _ in range(len(tokens))] for _ in arms]
     waiting: list[tuple[int, list[int], Tensor, Decoding]] = []
 
@@ -182,9 +182,7 @@ def generate_each(
             part = tokens.take(chunk)
             for arm, interventions in enumerate(arms):
                 with apply(model, interventions) as applied:
-                    passes = prompt_passes(
-                        model, part, applied, True, beyond=max_new_tokens, max_rows=DECODE_ROWS
-                    )
+                    passes = decoding_passes(model, part, applied, weights, max_new_tokens)
                     for rows, (logits, state) in passes:
                         # Rows that were padded to another width, after running out of memory, decode apart.
                         odd = waiting and waiting[0][3].mask.shape[1] != state.mask.shape[1]
@@ -195,10 +193,7 @@ def generate_each(
     return [_completions(model, replies) for replies in done]
 
 
-_Pick = Callable[[Float[Tensor, "batch d_vocab"]], Int[Tensor, " batch"]]
-
-
-def _picker(max_new_tokens: int, temperature: float, seed: int) -> _Pick:
+def _picker(max_new_tokens: int, temperature: float, seed: int) -> Pick:
     """What chooses the next token of every row."""
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be 1 or more, got {max_new_tokens}")
@@ -222,50 +217,18 @@ def _likeliest(logits: Float[Tensor, "batch d_vocab"]) -> Int[Tensor, " batch"]:
 def _decode(
     model: ChatModel,
     logits: Float[Tensor, "batch d_vocab"],
-    state: "Decoding",
-    pick: _Pick,
+    state: Decoding,
+    pick: Pick,
     *,
     max_new_tokens: int,
     shrink: bool,
 ) -> list[list[int]]:
     """Token ids of every row's completion, its end-of-turn token included."""
     done: list[list[int]] = [[] for _ in range(len(logits))]
-    for step in _steps(model, logits, state, pick, max_new_tokens=max_new_tokens, shrink=shrink):
+    for step in decode_steps(model, logits, state, pick, max_new_tokens=max_new_tokens, shrink=shrink):
         for row, token in zip(step.rows, step.ids, strict=True):
             done[row].append(token)
     return done
-
-
-def _steps(
-    model: ChatModel,
-    logits: Float[Tensor, "batch d_vocab"],
-    state: "Decoding",
-    pick: _Pick,
-    *,
-    max_new_tokens: int,
-    shrink: bool,
-) -> Iterator[Step]:
-    """The decoding steps of one batch; rows are the batch's."""
-    stops = stop_ids(model)
-    alive, ended = list(range(len(logits))), set[int]()
-    for number in range(max_new_tokens):
-        chosen = pick(logits)
-        fresh = [i for i, row in enumerate(alive) if row not in ended]
-        step = Step(
-            rows=tuple(alive[i] for i in fresh),
-            ids=tuple(chosen[fresh].tolist()),
-            logits=logits if len(fresh) == len(alive) else logits[fresh],
-        )
-        yield step
-        ended |= {row for row, token in zip(step.rows, step.ids, strict=True) if token in stops}
-        keep = [i for i, row in enumerate(alive) if row not in ended]
-        if number == max_new_tokens - 1 or not keep:
-            return
-        # Dropping rows copies the cache; worth it once a quarter has ended.
-        if shrink and len(keep) <= 0.75 * len(alive):
-            state.take(keep)
-            chosen, alive = chosen[keep], [alive[i] for i in keep]
-        logits = state.step(model, chosen)
 
 
 def _completions(model: ChatModel, done: Sequence[Sequence[int]]) -> Completions:
@@ -276,91 +239,3 @@ def _completions(model: ChatModel, done: Sequence[Sequence[int]]) -> Completions
         ids=ids,
         finished=tuple(row[-1] in stops for row in ids),
     )
-
-
-def stop_ids(model: ChatModel) -> set[int]:
-    """Tokens that end a turn: the generation config's and the tokenizer's end-of-sequence tokens."""
-    config: Any = model.hf.generation_config
-    found = config.eos_token_id if config is not None else None
-    ids = set(found if isinstance(found, list) else [found])
-    ids.add(model.tokenizer.eos_token_id)  # pyright: ignore[reportArgumentType]
-    return {int(i) for i in ids if i is not None}
-
-
-class Decoding:
-    """State of one batch between decoding steps."""
-
-    def __init__(self, cache: DynamicCache, mask: Tensor, position: Tensor) -> None:
-        self.cache, self.mask, self.position = cache, mask, position
-
-    @classmethod
-    def joined(cls, states: Sequence["Decoding"]) -> "Decoding":
-        """Rows of several batches of one width, one after the other."""
-        cache = states[0].cache
-        for number in range(len(cache.layers)):
-            layers: list[Any] = [state.cache.layers[number] for state in states]
-            layers[0].keys = torch.cat([layer.keys for layer in layers])
-            layers[0].values = torch.cat([layer.values for layer in layers])
-        return cls(cache, torch.cat([s.mask for s in states]), torch.cat([s.position for s in states]))
-
-    def take(self, rows: list[int]) -> None:
-        index = torch.tensor(rows, device=self.mask.device)
-        self.cache.batch_select_indices(index)
-        self.mask, self.position = self.mask[index], self.position[index]
-
-    def step(self, model: ChatModel, chosen: Int[Tensor, " batch"]) -> Float[Tensor, "batch d_vocab"]:
-        self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
-        self.position = self.position + 1
-        return model.hf(
-            input_ids=chosen[:, None],
-            attention_mask=self.mask,
-            position_ids=self.position[:, None],
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-
-
-def prompt_passes(
-    model: ChatModel,
-    tokens: ChatTokens,
-    applied: Applied,
-    fast: bool,
-    *,
-    beyond: int = 0,
-    max_rows: int | None = None,
-) -> Iterator[tuple[list[int], tuple[Tensor, Decoding]]]:
-    """Run every prompt once; yields rows, logits of the next token, and the state to go on decoding from."""
-    shared = shared_length(model, tokens, applied, beyond=beyond) if fast else 0
-    prefix = SharedPrefix(model, tokens, applied, shared)
-
-    def run(rows: list[int]) -> tuple[Tensor, Decoding]:
-        batch = tokens.take(rows)
-        padded = pad_left([ids[shared:] for ids in batch.ids], pad_id=pad_id(model), first_position=shared)
-        applied.place(batch, shared=shared)
-        ids, position_ids = padded.ids.to(model.device), padded.position_ids.to(model.device)
-        mask = torch.cat([torch.ones(len(rows), shared, dtype=torch.long), padded.mask], dim=1).to(
-            model.device
-        )
-        cache = prefix.cache(len(rows))
-        logits = model.hf(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=position_ids,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        return logits, Decoding(cache, mask, position_ids[:, -1])
-
-    lengths = [len(ids) - shared for ids in tokens.ids]
-    batches = plan_decoding(lengths, max_rows) if max_rows else plan_batches(lengths)
-    yield from run_batches(batches, run)
-
-
-def plan_decoding(lengths: Sequence[int], max_rows: int) -> list[list[int]]:
-    """Rows of each decoding batch: sorted by prompt length, as many rows as allowed, evenly filled."""
-    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
-    count = -(-len(order) // max_rows)
-    size = -(-len(order) // count)
-    return [order[i : i + size] for i in range(0, len(order), size)]

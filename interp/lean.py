@@ -101,8 +101,9 @@ _known: WeakKeyDictionary[ChatModel, _Swaps] = WeakKeyDictionary()
 def lean_forwards(model: ChatModel, weights: PackedWeights | None = None) -> Iterator[None]:
     """Inside the context, float32 passes of `model.hf` without gradients use the faster versions.
 
-    Hold `model.lock`: the model as a whole computes differently. The rotary embedding is a function of the family's
-    code, so that passes of its other models use the in-place version too, to the same values.
+    Hold `model.lock`: the model as a whole computes differently. Passes of other threads that need gradients do not,
+    and others get the same values. The rotary embedding is a function of the family's code, so that passes of its other
+    models use the in-place version too.
 
     Args:
         weights: multiply by these.
@@ -113,7 +114,7 @@ def lean_forwards(model: ChatModel, weights: PackedWeights | None = None) -> Ite
     try:
         for module, lean in swaps.modules:
             if lean is not linear or weights is not None:
-                module.forward = partial(lean, module, weights=weights)
+                module.__dict__["forward"] = _unless_gradients(module, partial(lean, module, weights=weights))
         for code, _ in swaps.rotary:
             setattr(code, _ROTARY, rotary)
         yield
@@ -122,6 +123,15 @@ def lean_forwards(model: ChatModel, weights: PackedWeights | None = None) -> Ite
             module.__dict__.pop("forward", None)
         for code, own in swaps.rotary:
             setattr(code, _ROTARY, own)
+
+
+def _unless_gradients(module: nn.Module, lean: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """What is written over in place has no gradient; whether one is wanted differs between threads."""
+
+    def forward(x: Tensor) -> Tensor:
+        return type(module).forward(module, x) if torch.is_grad_enabled() else lean(x)
+
+    return forward
 
 
 def linear(
@@ -139,14 +149,18 @@ def gated_mlp(
 ) -> Float[Tensor, "*batch d_model"]:
     """down(act(gate(x)) * up(x)); oneDNN applies SiLU and the factor as it writes a product."""
     gate, up = module.gate_proj, module.up_proj
-    # An adapter may stand in the place of a layer, and only its forward knows what it adds.
-    plain = type(gate) is type(up) is nn.Linear and isinstance(module.act_fn, type(ACT2FN["silu"]))
+    # An adapter may stand in the place of a layer, or a hook look at it: only its own call knows what they add.
+    plain = _bare(gate) and _bare(up) and isinstance(module.act_fn, type(ACT2FN["silu"]))
     packed = None if weights is None or not plain else (weights.of(gate, x), weights.of(up, x))
     if packed is None or packed[0] is None or packed[1] is None:
         return module.down_proj(module.act_fn(gate(x)).mul_(up(x)))
     product = torch.ops.mkldnn._linear_pointwise
     opened = product(x, packed[0], gate.bias, "swish", [], "")
     return module.down_proj(product.binary(x, opened, packed[1], up.bias, "mul"))
+
+
+def _bare(layer: nn.Module) -> bool:
+    return type(layer) is nn.Linear and not (layer._forward_hooks or layer._forward_pre_hooks)
 
 
 def rms_norm(

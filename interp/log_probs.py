@@ -15,7 +15,7 @@ from torch import Tensor
 from interp.activations import fast_path_agrees
 from interp.batching import pad_id, plan_batches, progress, run_batches
 from interp.chat import ChatTokens, as_tokens, pad_left
-from interp.generation import prompt_passes
+from interp.decoding import prompt_passes
 from interp.interventions import Applied, Intervention, apply
 from interp.lean import PackedWeights
 from interp.models import ChatModel

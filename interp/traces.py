@@ -17,8 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.chat import Positions, tokenize
+from interp.decoding import stop_ids
 from interp.directions import Direction, cosine, project
-from interp.generation import stop_ids, stream
+from interp.generation import stream
 from interp.interventions import Add, Intervention, Steps
 from interp.models import ChatModel, Site
 

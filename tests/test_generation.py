@@ -4,10 +4,12 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from interp import lean
 from interp.activations import collect
 from interp.chat import ChatTokens, tokenize
+from interp.decoding import stop_ids
 from interp.directions import Direction
-from interp.generation import generate, generate_each, stop_ids, stream
+from interp.generation import generate, generate_each, stream
 from interp.interventions import Ablate, Add, apply
 from interp.log_probs import completion_log_probs, next_token_log_probs
 from interp.models import ChatModel
@@ -16,6 +18,8 @@ from interp.steering import find_directions, steer
 from tests.conftest import PROMPTS
 from tests.families import COVERED, build
 
+TOKENS = 9
+"""Enough for weights to be packed."""
 VECTOR = torch.randn(32, generator=torch.Generator().manual_seed(3))
 
 
@@ -38,8 +42,8 @@ def uncached(model: ChatModel, ids: tuple[int, ...], n: int) -> list[int]:
 def test_batched_and_cached_equals_single_and_uncached(family: ChatModel) -> None:
     tokens = tokenize(family.tokenizer, PROMPTS)
     for fast in (True, False):
-        found = generate(family, tokens, max_new_tokens=6, fast=fast)
-        assert [list(ids) for ids in found.ids] == [uncached(family, ids, 6) for ids in tokens.ids]
+        found = generate(family, tokens, max_new_tokens=TOKENS, fast=fast)
+        assert [list(ids) for ids in found.ids] == [uncached(family, ids, TOKENS) for ids in tokens.ids]
 
 
 @pytest.mark.parametrize(
@@ -51,11 +55,11 @@ def test_batched_and_cached_equals_single_and_uncached(family: ChatModel) -> Non
     ],
 )
 def test_the_same_under_interventions(tiny: ChatModel, tokens: ChatTokens, change) -> None:
-    found = generate(tiny, tokens, interventions=[change], max_new_tokens=6)
+    found = generate(tiny, tokens, interventions=[change], max_new_tokens=TOKENS)
     with apply(tiny, [change]):
-        expected = [uncached(tiny, ids, 6) for ids in tokens.ids]
+        expected = [uncached(tiny, ids, TOKENS) for ids in tokens.ids]
     assert [list(ids) for ids in found.ids] == expected
-    assert expected != [uncached(tiny, ids, 6) for ids in tokens.ids]  # control: it changes something
+    assert expected != [uncached(tiny, ids, TOKENS) for ids in tokens.ids]  # control: it changes something
 
 
 def test_finished_completions_leave_the_batch_and_keep_their_end(tiny: ChatModel, tokens: ChatTokens) -> None:
@@ -73,6 +77,22 @@ def test_finished_completions_leave_the_batch_and_keep_their_end(tiny: ChatModel
     assert [list(ids) for ids in found.ids] == expected
     assert list(found.finished) == [ids[-1] in stops for ids in expected]
     assert found.finished[0]
+
+
+@pytest.mark.parametrize(("new", "pays"), [(TOKENS, True), (3, False)])
+def test_weights_are_packed_once_a_call_where_that_pays(
+    tiny: ChatModel, tokens: ChatTokens, monkeypatch: pytest.MonkeyPatch, new: int, pays: bool
+) -> None:
+    packed: list[int] = []
+    own = lean._pack
+    monkeypatch.setattr(lean, "_pack", lambda layer, rows: (packed.append(id(layer)), own(layer, rows))[1])
+    generate(tiny, tokens, max_new_tokens=1)  # what the first pass of a model compares is no part of this
+    packed.clear()
+    generate(tiny, tokens, max_new_tokens=new)
+    assert len(packed) == len(set(packed)) == (3 * 7 + 1 if pays else 0)  # three blocks, and the unembedding
+    packed.clear()
+    generate(tiny, tokens, max_new_tokens=new, fast=False)
+    assert not packed  # the plain path
 
 
 def test_sampling_is_seeded(tiny: ChatModel, tokens: ChatTokens) -> None:
@@ -141,7 +161,8 @@ def test_bundled_greedy_equals_hugging_face_generate(bundled) -> None:
 def test_sets_of_interventions_decode_together_as_they_do_apart(
     family: ChatModel, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
-    monkeypatch.setattr("interp.generation.DECODE_ROWS", rows)
+    for module in ("decoding", "generation"):
+        monkeypatch.setattr(f"interp.{module}.DECODE_ROWS", rows)
     generator = torch.Generator().manual_seed(0)
     vectors = 4 * torch.randn(3, 32, generator=generator)
     arms = [

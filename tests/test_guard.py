@@ -202,9 +202,9 @@ def test_the_command_fits_and_scores_files_and_standard_input(saved_tiny: Path, 
 @pytest.mark.checkpoint
 def test_on_the_bundled_model_the_guard_tells_unseen_harmful_from_harmless(bundled) -> None:
     model, prompts = bundled("smollm2-safe"), load_prompts("builtin", ending="period")
-    fitted = LatentGuard.fit(model, prompts, n=60, max_new_tokens=8)
+    fitted = LatentGuard.fit(model, prompts, n=40, max_new_tokens=6)
     flagged = {
-        kind: sum(s.verdict == "harmful" for s in fitted.score(model, prompts[kind, "test"].first(40).texts))
+        kind: sum(s.verdict == "harmful" for s in fitted.score(model, prompts[kind, "test"].first(30).texts))
         for kind in ("harmful", "harmless")
     }
-    assert flagged["harmful"] > flagged["harmless"] + 15
+    assert flagged["harmful"] > flagged["harmless"] + 12

@@ -280,7 +280,10 @@ def test_changed_endings_are_refused(tiny: ChatModel) -> None:
 
 
 @pytest.mark.checkpoint
-def test_run_on_the_bundled_model(bundled: Callable[[str], ChatModel], tmp_path: Path) -> None:
+def test_run_on_the_bundled_model(
+    bundled: Callable[[str], ChatModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(harmfulness, "ENDINGS", ("as-is", "period"))  # the tiny model's run has all
     config = harmfulness.Config(
         n_train=8,
         n_test=5,
@@ -296,7 +299,7 @@ def test_run_on_the_bundled_model(bundled: Callable[[str], ChatModel], tmp_path:
     result = harmfulness.run(bundled("smollm2-safe"), load_prompts("builtin"), config, out=out)
     stored = load_result(out).numbers
     assert set(harmfulness.figures(stored)) == set(result.figures())
-    for ending in ("as-is", "strip", "period"):
+    for ending in harmfulness.ENDINGS:
         sweep = stored["steering"][ending]
         top = max(r["value"] for r in sweep["rates"]["refusal"])
         random = max(r["value"] for name in RANDOM for r in sweep["rates"][name])

@@ -23,6 +23,7 @@ ORDER = (
     "lean",
     "trees",
     "activations",
+    "decoding",
     "generation",
     "log_probs",
     "steering",

@@ -1,6 +1,7 @@
 """In-place versions of what lies between matrix products: the same numbers, and only while they are asked for."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from weakref import WeakKeyDictionary
 
@@ -146,6 +147,32 @@ def test_an_adapter_in_the_place_of_a_layer_counts(tiny: ChatModel) -> None:
     torch.testing.assert_close(
         lean.gated_mlp(mlp, x, PackedWeights(tiny, keep=True)), mlp(x), rtol=1e-5, atol=1e-6
     )
+
+
+@torch.no_grad()
+def test_a_hook_inside_a_gated_mlp_is_called(tiny: ChatModel) -> None:
+    mlp, x = tiny.blocks[0].mlp, torch.randn(1, 30, 32)
+    with_hook = mlp.gate_proj.register_forward_hook(lambda _module, _args, output: output + 1)
+    try:
+        expected = mlp(x)
+        torch.testing.assert_close(lean.gated_mlp(mlp, x, PackedWeights(tiny, keep=True)), expected)
+    finally:
+        with_hook.remove()
+    assert not torch.allclose(mlp(x), expected)  # control
+
+
+def test_a_thread_that_wants_gradients_gets_them(tiny: ChatModel) -> None:
+    def gradients() -> list[torch.Tensor]:
+        with torch.enable_grad():
+            loss = tiny.hf(IDS).logits.square().mean()
+            return list(torch.autograd.grad(loss, [block.mlp.gate_proj.weight for block in tiny.blocks]))
+
+    expected = gradients()
+    with ThreadPoolExecutor(1) as other, torch.no_grad(), lean_forwards(tiny, PackedWeights(tiny, keep=True)):
+        found = other.submit(gradients).result()
+    for ours, plain in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, plain)
+    assert all(gradient.abs().max() > 0 for gradient in expected)
 
 
 @torch.no_grad()

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from interp.behaviours import observe_each
 from interp.chat import ChatTokens, Positions
+from interp.decoding import DECODE_ROWS
 from interp.directions import random_direction
 from interp.experiments.harmfulness_steering_inversion import INVERSIONS, ask, baselines, verdicts_each
-from interp.generation import DECODE_ROWS
 from interp.interventions import Add
 from interp.models import ChatModel
 from interp.prompts import Prompts
