@@ -137,7 +137,10 @@ trained.checkpoints
 # With a Trainer of your own, `interp.tracking.ElasticityCallback` does it while you train.
 
 # %%
-probe = replace(Probe(), n=10, n_fit=16, max_new_tokens=12, measures=("refusal", "directions"))
+N_PROBED = 10  # prompts of each kind that every checkpoint is asked
+probe = replace(
+    Probe(), n=N_PROBED, n_fit=2 * N_PROBED, max_new_tokens=12, measures=("refusal", "directions")
+)
 trajectory = track(
     list(trained.checkpoints.values()), probe, base="smollm2-safe", out="../runs/tracked", show_progress=True
 )

@@ -25,9 +25,10 @@ from interp.interventions import bridge_hooks
 from interp.plots import THEME
 
 # %%
+N_PROMPTS = 64  # of each kind
 model = interp.load("smollm2-safe")
 prompts = interp.load_prompts("builtin")
-refusal = interp.find_directions(model, prompts, layer=17)["refusal"]
+refusal = interp.find_directions(model, prompts, layer=17, n=N_PROMPTS)["refusal"]
 bridge = model.bridge
 
 # %% [markdown]

@@ -19,7 +19,7 @@ import pytest
 import interp
 from interp.experiments import EXPERIMENTS, REPORTS
 from interp.runs import open_run
-from tests.test_notebooks import N_SMALL, SMALL, code_cells
+from tests.test_notebooks import SMALL, shrink
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install '.[dev]')")
 
@@ -50,8 +50,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     (desk / "figures").symlink_to(ROOT / "figures")
     (desk / "notebooks").mkdir()
     notebook = jupytext.read(ROOT / "notebooks" / "01_quick_start.py")
-    for cell in code_cells(notebook):
-        cell.source = SMALL.sub(f"N_PROMPTS = {N_SMALL}", cell.source)
+    shrink(notebook)
     jupytext.write(notebook, desk / "notebooks" / "01_quick_start.ipynb")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -116,7 +115,7 @@ def test_a_new_user_runs_01_and_plays(
     figure = page.locator(".jp-OutputArea .js-plotly-plot .main-svg").first
     figure.wait_for(timeout=240_000)  # a cold kernel loads torch and the model first
     points = page.locator(".js-plotly-plot .violinlayer .points path").count()
-    assert points >= 2 * N_SMALL  # every prompt of both kinds is one
+    assert points >= 2 * SMALL["N_PROMPTS"]  # every prompt of both kinds is one
     cards = page.locator(".interp-card").all_inner_texts()
     assert any("ChatModel smollm2-safe" in card for card in cards)
 

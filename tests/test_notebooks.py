@@ -17,10 +17,8 @@ import interp
 
 ROOT = Path(interp.__file__).parent.parent
 SCRIPTS = sorted((ROOT / "notebooks").glob("*.py"))
-SMALL = re.compile(r"^N_PROMPTS = \d+", re.MULTILINE)
-"""The switch of every notebook that computes: how many prompts."""
-N_SMALL = 8
-"""What it is set to here."""
+SMALL = {"N_PROMPTS": 8, "N_PROBED": 4}
+"""What the switches of notebooks that compute, how many prompts, are set to here."""
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -31,6 +29,13 @@ def name_of(path: Path) -> str:
 
 def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def shrink(notebook: NotebookNode) -> None:
+    """Set the switches to few prompts."""
+    for cell in code_cells(notebook):
+        for name, n in SMALL.items():
+            cell.source = re.sub(rf"^{name} = \d+", f"{name} = {n}", cell.source, flags=re.MULTILINE)
 
 
 def outputs(notebook: NotebookNode, mime: str) -> int:
@@ -105,8 +110,7 @@ def test_every_cell_runs(path: Path, client: NotebookClient) -> None:
                 f"figures/ has no run of {experiment}, which takes too long to compute here: make figures"
             )
     notebook = jupytext.read(path)
-    for cell in code_cells(notebook):
-        cell.source = SMALL.sub(f"N_PROMPTS = {N_SMALL}", cell.source)
+    shrink(notebook)
     notebook.cells.insert(0, new_code_cell("%reset -f"))
     client.nb = notebook
     for index, cell in enumerate(notebook.cells):
