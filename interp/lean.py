@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from threading import get_ident
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -101,9 +102,8 @@ _known: WeakKeyDictionary[ChatModel, _Swaps] = WeakKeyDictionary()
 def lean_forwards(model: ChatModel, weights: PackedWeights | None = None) -> Iterator[None]:
     """Inside the context, float32 passes of `model.hf` without gradients use the faster versions.
 
-    Hold `model.lock`: the model as a whole computes differently. Passes of other threads that need gradients do not,
-    and others get the same values. The rotary embedding is a function of the family's code, so that passes of its other
-    models use the in-place version too.
+    Hold `model.lock`: one thread at a time. Passes of other threads are left alone, to the bit. The rotary embedding
+    is a function of the family's code, so that this thread's passes of its other models use the in-place version too.
 
     Args:
         weights: multiply by these.
@@ -114,9 +114,10 @@ def lean_forwards(model: ChatModel, weights: PackedWeights | None = None) -> Ite
     try:
         for module, lean in swaps.modules:
             if lean is not linear or weights is not None:
-                module.__dict__["forward"] = _unless_gradients(module, partial(lean, module, weights=weights))
-        for code, _ in swaps.rotary:
-            setattr(code, _ROTARY, rotary)
+                own = partial(type(module).forward, module)
+                module.__dict__["forward"] = _in_this_thread(partial(lean, module, weights=weights), own)
+        for code, own in swaps.rotary:
+            setattr(code, _ROTARY, _in_this_thread(rotary, own))
         yield
     finally:
         for module, _ in swaps.modules:
@@ -125,11 +126,12 @@ def lean_forwards(model: ChatModel, weights: PackedWeights | None = None) -> Ite
             setattr(code, _ROTARY, own)
 
 
-def _unless_gradients(module: nn.Module, lean: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """What is written over in place has no gradient; whether one is wanted differs between threads."""
+def _in_this_thread(lean: Callable[..., Any], own: Callable[..., Any]) -> Callable[..., Any]:
+    """Other threads may want gradients, which what is written over in place has not."""
+    owner = get_ident()
 
-    def forward(x: Tensor) -> Tensor:
-        return type(module).forward(module, x) if torch.is_grad_enabled() else lean(x)
+    def forward(*args: Any, **options: Any) -> Any:
+        return (lean if get_ident() == owner else own)(*args, **options)
 
     return forward
 

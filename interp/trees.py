@@ -446,10 +446,10 @@ def packed_passes(
     shared = shared_length(model, tokens, applied)
     if most_shared is not None:
         shared = min(shared, most_shared)
-    prefix = SharedPrefix(model, tokens, applied, shared, stop_before=stop_before)
     nodes = max(TOKEN_BUDGET, weights.pass_nodes if weights.usable else 0)
-    passes = PackedPasses(model, tokens, applied, prefix, budget or nodes)
     with model.lock, lean_forwards(model, weights):
+        prefix = SharedPrefix(model, tokens, applied, shared, stop_before=stop_before)
+        passes = PackedPasses(model, tokens, applied, prefix, budget or nodes)
         before = str(model.hf.config._attn_implementation)
         assert before != _NAME, "packed passes do not nest"
         ALL_ATTENTION_FUNCTIONS[_NAME] = passes.attend

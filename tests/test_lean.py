@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from transformers import LlamaConfig, PreTrainedTokenizerFast
+from transformers.models.gpt_neox import modeling_gpt_neox
 from transformers.models.llama import modeling_llama
 
 from interp import lean
@@ -48,18 +49,17 @@ def test_what_has_the_parts_is_swapped_and_what_computes_otherwise_is_not(
     with lean_forwards(tiny):
         # Three blocks with one MLP and two norms each, and the final norm.
         assert len(swapped(tiny)) == 3 * 3 + 1
-        assert modeling_llama.apply_rotary_pos_emb is lean.rotary
+        assert modeling_llama.apply_rotary_pos_emb is not own
     assert modeling_llama.apply_rotary_pos_emb is own
     with lean_forwards(tiny, PackedWeights(tiny, keep=True)):  # and seven linear layers, and the unembedding
         assert len(swapped(tiny)) == 3 * 10 + 2
     gemma = ChatModel(build(*COVERED["gemma2"]), tokenizer, name="gemma2")
     with lean_forwards(gemma):  # its norms multiply by 1 + weight
         assert {type(module).__name__ for module in swapped(gemma)} == {"Gemma2MLP"}
+    turn = modeling_gpt_neox.apply_rotary_pos_emb
     neox = ChatModel(build(*COVERED["gpt_neox"]), tokenizer, name="gpt_neox")
     with lean_forwards(neox):  # it turns a part of each head
-        from transformers.models.gpt_neox import modeling_gpt_neox
-
-        assert modeling_gpt_neox.apply_rotary_pos_emb is not lean.rotary
+        assert modeling_gpt_neox.apply_rotary_pos_emb is turn
         assert not swapped(neox)
 
 
@@ -161,7 +161,7 @@ def test_a_hook_inside_a_gated_mlp_is_called(tiny: ChatModel) -> None:
     assert not torch.allclose(mlp(x), expected)  # control
 
 
-def test_a_thread_that_wants_gradients_gets_them(tiny: ChatModel) -> None:
+def test_passes_of_another_thread_are_left_alone_with_their_gradients(tiny: ChatModel) -> None:
     def gradients() -> list[torch.Tensor]:
         with torch.enable_grad():
             loss = tiny.hf(IDS).logits.square().mean()
@@ -170,8 +170,7 @@ def test_a_thread_that_wants_gradients_gets_them(tiny: ChatModel) -> None:
     expected = gradients()
     with ThreadPoolExecutor(1) as other, torch.no_grad(), lean_forwards(tiny, PackedWeights(tiny, keep=True)):
         found = other.submit(gradients).result()
-    for ours, plain in zip(found, expected, strict=True):
-        torch.testing.assert_close(ours, plain)
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
     assert all(gradient.abs().max() > 0 for gradient in expected)
 
 
