@@ -21,6 +21,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -332,20 +333,18 @@ class _Reads:
             where: places in the pass, its rows put end to end.
         """
 
-        def reader(slab: Float[Tensor, "prompt role d_model"]) -> Edit:
-            places, kept = where.flatten().to(slab.device), slab.flatten(0, 1)
-
-            def keep(value: Tensor) -> None:
-                kept[:] = value.flatten(0, 1).index_select(0, places)
-
-            return keep
-
+        places = where.flatten()
         return [
-            (site, layer, reader(slab[slot]))
+            (site, layer, partial(_keep, slab[slot].flatten(0, 1), places.to(slab.device)))
             for slot, layer in enumerate(self._layers)
             for site, slab in self._slabs.items()
             if of(site, layer)
         ]
+
+
+def _keep(kept: Float[Tensor, "place d_model"], places: Int[Tensor, " place"], value: Tensor) -> None:
+    """Write what a pass has at these places, its rows put end to end."""
+    kept[:] = value.flatten(0, 1).index_select(0, places)
 
 
 def _check_finite(batch: dict[Site, Tensor], request: _Request, rows: list[int]) -> None:

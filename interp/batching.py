@@ -140,34 +140,34 @@ class Enough(Exception):
 @contextmanager
 def stopping_before(model: ChatModel, layer: int | None) -> Iterator[None]:
     """Forward passes inside the context end when they reach this block; None lets them run through."""
-
-    def stop(_value: object) -> None:
-        raise Enough
-
     if layer is None or layer >= model.n_layers:
         yield
         return
-    with model.hooks([("resid_pre", layer, stop)]), suppress(Enough):
+    with model.hooks([("resid_pre", layer, _stop)]), suppress(Enough):
         yield
+
+
+def _stop(_value: object) -> None:
+    raise Enough
 
 
 @contextmanager
 def resuming_at(model: ChatModel, layer: int, resid: Float[Tensor, "batch pos d_model"]) -> Iterator[None]:
     """Forward passes inside the context skip the blocks below this one, which gets `resid` as its input."""
-
-    def skip(hidden_states: Tensor, *_args: object, **_options: object) -> Tensor:
-        return hidden_states
-
     skipped = [block.module for block in model.blocks[:layer]]
     with model.lock:
         try:
             for module in skipped:
-                module.forward = skip
+                module.forward = _skip
             with model.hooks([("resid_pre", layer, lambda _: resid)]):
                 yield
         finally:
             for module in skipped:
                 module.__dict__.pop("forward", None)
+
+
+def _skip(hidden_states: Tensor, *_args: object, **_options: object) -> Tensor:
+    return hidden_states
 
 
 class SharedPrefix:

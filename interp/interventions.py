@@ -18,6 +18,7 @@ Zhao et al. 2025, arXiv:2507.11878 (their `max_decode_step_while_intervene` = 1 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from threading import get_ident
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -311,16 +312,7 @@ def apply(
         for site in intervention.sites
     ]
 
-    owner = get_ident()
-
-    def note(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if get_ident() != owner:
-            return
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        chunk = ids if ids is not None else kwargs["inputs_embeds"]
-        past = kwargs.get("past_key_values")
-        applied.at(0 if past is None else past.get_seq_length(), chunk.shape[1])
-
+    note = partial(_note, applied, get_ident())
     watch = model.decoder.register_forward_pre_hook(note, with_kwargs=True) if applied.tracks else None
     try:
         with model.hooks(edits):
@@ -333,6 +325,18 @@ def apply(
         raise ValueError(
             f"{silent[0]} never acted: no forward pass of {model.name} in this thread reached its sites"
         )
+
+
+def _note(
+    applied: Applied, owner: int, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """Before a forward pass: where it begins."""
+    if get_ident() != owner:
+        return
+    ids = kwargs.get("input_ids", args[0] if args else None)
+    chunk = ids if ids is not None else kwargs["inputs_embeds"]
+    past = kwargs.get("past_key_values")
+    applied.at(0 if past is None else past.get_seq_length(), chunk.shape[1])
 
 
 def bridge_hooks(

@@ -129,11 +129,7 @@ def lean_forwards(model: ChatModel, weights: PackedWeights | None = None) -> Ite
 def _in_this_thread(lean: Callable[..., Any], own: Callable[..., Any]) -> Callable[..., Any]:
     """Other threads may want gradients, which what is written over in place has not."""
     owner = get_ident()
-
-    def forward(*args: Any, **options: Any) -> Any:
-        return (lean if get_ident() == owner else own)(*args, **options)
-
-    return forward
+    return lambda *args, **options: (lean if get_ident() == owner else own)(*args, **options)
 
 
 def linear(
@@ -185,15 +181,15 @@ def rotary(
 ) -> tuple[Float[Tensor, "batch head pos d_head"], Float[Tensor, "batch key_head pos d_head"]]:
     """x cos + (-second half of x, first half of x) sin, for queries and keys."""
     cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
+    return _turned(q, cos, sin), _turned(k, cos, sin)
 
-    def turned(x: Tensor) -> Tensor:
-        half = x.shape[-1] // 2
-        out = x * cos
-        out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
-        out[..., half:].addcmul_(x[..., :half], sin[..., half:])
-        return out
 
-    return turned(q), turned(k)
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    half = x.shape[-1] // 2
+    out = x * cos
+    out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
+    out[..., half:].addcmul_(x[..., :half], sin[..., half:])
+    return out
 
 
 @torch.no_grad()

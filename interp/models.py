@@ -21,7 +21,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from threading import RLock, get_ident
 from typing import Any, Literal, NamedTuple, get_args
@@ -228,22 +228,9 @@ class ChatModel(Shown):
             yield
 
     def _register(self, site: Site, block: Block, edit: Edit) -> list[Any]:
-        def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if args:
-                new = edit(args[0])
-                return None if new is None else ((new, *args[1:]), kwargs)
-            new = edit(kwargs["hidden_states"])
-            return None if new is None else (args, {**kwargs, "hidden_states": new})
-
-        def after(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
-            value = output[0] if isinstance(output, tuple) else output
-            new = edit(value)
-            if new is None:
-                return None
-            return (new, *output[1:]) if isinstance(output, tuple) else new
-
+        after = partial(_edit_output, edit)
         if site == "resid_pre":
-            return [block.module.register_forward_pre_hook(before, with_kwargs=True)]
+            return [block.module.register_forward_pre_hook(partial(_edit_input, edit), with_kwargs=True)]
         if site == "resid_post":
             return [block.module.register_forward_hook(after)]
         if site == "attn_out":
@@ -257,15 +244,12 @@ class ChatModel(Shown):
         def keep(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             entering[:] = [args[0] if args else kwargs["hidden_states"]]
 
-        def through_attention(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+        def through_attention(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
             def on_mid(attn_out: Tensor) -> Tensor | None:
                 new = edit(entering[0] + attn_out)
                 return None if new is None else new - entering[0]
 
-            value = on_mid(output[0] if isinstance(output, tuple) else output)
-            if value is None:
-                return None
-            return (value, *output[1:]) if isinstance(output, tuple) else value
+            return _edit_output(on_mid, module, args, output)
 
         return [
             block.module.register_forward_pre_hook(keep, with_kwargs=True),
@@ -279,11 +263,11 @@ class ChatModel(Shown):
         seen: dict[tuple[str, int], Tensor] = {}
         kind = f"{type(self.hf).__name__} ({self.name})"
 
-        def read(site: Site, layer: int) -> tuple[Site, int, Edit]:
-            def keep(value: Tensor) -> None:
-                seen[site, layer] = value.detach().float()
+        def keep(place: tuple[Site, int], value: Tensor) -> None:
+            seen[place] = value.detach().float()
 
-            return site, layer, keep
+        def read(site: Site, layer: int) -> tuple[Site, int, Edit]:
+            return site, layer, partial(keep, (site, layer))
 
         vocabulary = self.hf.get_input_embeddings().weight.shape[0]  # pyright: ignore[reportAttributeAccessIssue, reportIndexIssue, reportCallIssue]
         ids = torch.arange(1, _PROBE_TOKENS + 1, device=self.device)[None] * 97 % vocabulary  # pyright: ignore[reportOperatorIssue]
@@ -436,6 +420,22 @@ def with_adapter(model: ChatModel, adapter: str) -> Iterator[ChatModel]:
             adapter=str(adapter),
             source=model.source,
         )
+
+
+def _edit_input(edit: Edit, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if args:
+        new = edit(args[0])
+        return None if new is None else ((new, *args[1:]), kwargs)
+    new = edit(kwargs["hidden_states"])
+    return None if new is None else (args, {**kwargs, "hidden_states": new})
+
+
+def _edit_output(edit: Edit, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+    value = output[0] if isinstance(output, tuple) else output
+    new = edit(value)
+    if new is None:
+        return None
+    return (new, *output[1:]) if isinstance(output, tuple) else new
 
 
 def _in_this_thread(edit: Edit) -> Edit:

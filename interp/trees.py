@@ -391,17 +391,18 @@ class _ByHead(NamedTuple):
 
 def _by_key_head(unfolding: _Unfolding, heads: int, sharing: int) -> _ByHead:
     """Unfold further, to so many key heads, each shared by so many query heads."""
-
-    def each(index: Int[Tensor, "prompt pos"]) -> Int[Tensor, "row pos"]:
-        return (index[:, None] * heads + torch.arange(heads, device=index.device)[:, None]).flatten(0, 1)
-
     groups = []
     for group in unfolding.groups:
         mask = group.mask.repeat_interleave(sharing, dim=2)
         if len(mask) > 1:
             mask = mask.repeat_interleave(heads, dim=0)
-        groups.append((each(group.queries).flatten(), each(group.keys), mask))
+        groups.append((_rows(group.queries, heads).flatten(), _rows(group.keys, heads), mask))
     return _ByHead(groups, unfolding.home(heads))
+
+
+def _rows(index: Int[Tensor, "prompt pos"], heads: int) -> Int[Tensor, "row pos"]:
+    """Of every head, where all heads of a node stand one after the other."""
+    return (index[:, None] * heads + torch.arange(heads, device=index.device)[:, None]).flatten(0, 1)
 
 
 def _put_together(found: list[Tensor], home: Int[Tensor, " row"]) -> Tensor:
