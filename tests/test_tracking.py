@@ -473,7 +473,7 @@ def test_taking_the_safety_adapter_off_shows_in_behaviour_and_representation() -
     probe = Probe(
         prompts=PromptSet("builtin", builtin.parts),
         measures=("refusal", "shift", "compression"),
-        n=10,
+        n=8,
         n_fit=10,
         n_documents=1,
         max_new_tokens=5,
