@@ -9,7 +9,33 @@ Names below are loaded at first use, so that `import interp` stays fast; every o
 
 import sys
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the same names for editors and type checkers
+    from interp.activations import collect as collect
+    from interp.activations import collect_means as collect_means
+    from interp.chat import tokenize as tokenize
+    from interp.directions import Direction as Direction
+    from interp.formats import read_direction as read_direction
+    from interp.formats import write_direction as write_direction
+    from interp.generation import generate as generate
+    from interp.generation import stream as stream
+    from interp.guard import LatentGuard as LatentGuard
+    from interp.interventions import Ablate as Ablate
+    from interp.interventions import Add as Add
+    from interp.interventions import apply as apply
+    from interp.models import ChatModel as ChatModel
+    from interp.models import load as load
+    from interp.playgrounds import playground as playground
+    from interp.probes import Probe as Probe
+    from interp.prompts import load_prompts as load_prompts
+    from interp.results import load_result as load_result
+    from interp.runs import open_run as open_run
+    from interp.runs import run as run
+    from interp.steering import find_directions as find_directions
+    from interp.steering import steer as steer
+    from interp.tracking import track as track
+    from interp.trajectories import Trajectory as Trajectory
 
 _NAMES = {
     "load": "interp.models",
@@ -37,7 +63,7 @@ _NAMES = {
     "Trajectory": "interp.trajectories",
     "track": "interp.tracking",
 }
-__all__ = sorted(_NAMES)
+__all__ = sorted(_NAMES)  # pyright: ignore[reportUnsupportedDunderAll] (it reads the imports above)
 
 
 def __getattr__(name: str) -> Any:

@@ -122,6 +122,18 @@ def test_public_names_resolve_and_others_are_listed() -> None:
         interp.lod  # noqa: B018 (the access is what is tested)
 
 
+def test_editors_see_the_public_names() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    seen = {
+        alias.asname: node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("interp.")
+        for alias in node.names
+    }
+    assert seen == interp._NAMES
+    assert (PACKAGE / "py.typed").is_file()
+
+
 # Layering
 
 
