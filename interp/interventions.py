@@ -19,7 +19,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from threading import get_ident
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -29,7 +28,7 @@ from torch import Tensor, nn
 
 from interp.chat import ChatTokens, Positions
 from interp.directions import Direction, unit
-from interp.models import ChatModel, Edit, Site, Writer
+from interp.models import ChatModel, Edit, Site, Writer, in_this_thread
 
 Steps = Literal["prompt", "all"] | int | None
 """Generated tokens acted on: `prompt` (none), the first n, `all`; None is `all` if positions="all", else `prompt`."""
@@ -312,7 +311,7 @@ def apply(
         for site in intervention.sites
     ]
 
-    note = partial(_note, applied, get_ident())
+    note = in_this_thread(partial(_note, applied), lambda *_: None)
     watch = model.decoder.register_forward_pre_hook(note, with_kwargs=True) if applied.tracks else None
     try:
         with model.hooks(edits):
@@ -327,12 +326,8 @@ def apply(
         )
 
 
-def _note(
-    applied: Applied, owner: int, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> None:
+def _note(applied: Applied, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Before a forward pass: where it begins."""
-    if get_ident() != owner:
-        return
     ids = kwargs.get("input_ids", args[0] if args else None)
     chunk = ids if ids is not None else kwargs["inputs_embeds"]
     past = kwargs.get("past_key_values")

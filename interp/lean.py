@@ -16,7 +16,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from threading import get_ident
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -26,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from interp.models import ChatModel
+from interp.models import ChatModel, in_this_thread
 
 _ROTARY = "apply_rotary_pos_emb"
 _MEMORY_SHARE = 0.5
@@ -102,8 +101,9 @@ _known: WeakKeyDictionary[ChatModel, _Swaps] = WeakKeyDictionary()
 def lean_forwards(model: ChatModel, weights: PackedWeights | None = None) -> Iterator[None]:
     """Inside the context, float32 passes of `model.hf` without gradients use the faster versions.
 
-    Hold `model.lock`: one thread at a time. Passes of other threads are left alone, to the bit. The rotary embedding
-    is a function of the family's code, so that this thread's passes of its other models use the in-place version too.
+    Hold `model.lock`: one thread at a time. Passes of other threads, which may want gradients that what is written over
+    in place has not, are left alone, to the bit. The rotary embedding is a function of the family's code, so that this
+    thread's passes of its other models use the in-place version too.
 
     Args:
         weights: multiply by these.
@@ -115,21 +115,15 @@ def lean_forwards(model: ChatModel, weights: PackedWeights | None = None) -> Ite
         for module, lean in swaps.modules:
             if lean is not linear or weights is not None:
                 own = partial(type(module).forward, module)
-                module.__dict__["forward"] = _in_this_thread(partial(lean, module, weights=weights), own)
+                module.__dict__["forward"] = in_this_thread(partial(lean, module, weights=weights), own)
         for code, own in swaps.rotary:
-            setattr(code, _ROTARY, _in_this_thread(rotary, own))
+            setattr(code, _ROTARY, in_this_thread(rotary, own))
         yield
     finally:
         for module, _ in swaps.modules:
             module.__dict__.pop("forward", None)
         for code, own in swaps.rotary:
             setattr(code, _ROTARY, own)
-
-
-def _in_this_thread(lean: Callable[..., Any], own: Callable[..., Any]) -> Callable[..., Any]:
-    """Other threads may want gradients, which what is written over in place has not."""
-    owner = get_ident()
-    return lambda *args, **options: (lean if get_ident() == owner else own)(*args, **options)
 
 
 def linear(

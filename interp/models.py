@@ -223,7 +223,8 @@ class ChatModel(Shown):
         with ExitStack() as stack:
             for site, layer, edit in edits:
                 self.site(site, layer)
-                for handle in self._register(site, self.blocks[self.layer(layer)], _in_this_thread(edit)):
+                here = in_this_thread(edit, lambda _: None)
+                for handle in self._register(site, self.blocks[self.layer(layer)], here):
                     stack.callback(handle.remove)
             yield
 
@@ -438,9 +439,10 @@ def _edit_output(edit: Edit, _module: nn.Module, _args: tuple[Any, ...], output:
     return (new, *output[1:]) if isinstance(output, tuple) else new
 
 
-def _in_this_thread(edit: Edit) -> Edit:
+def in_this_thread(here: Callable[..., Any], elsewhere: Callable[..., Any]) -> Callable[..., Any]:
+    """What calls `here` in the thread that made it and `elsewhere` in every other."""
     owner = get_ident()
-    return lambda value: edit(value) if get_ident() == owner else None
+    return lambda *args, **options: (here if get_ident() == owner else elsewhere)(*args, **options)
 
 
 def _find_blocks(hf: PreTrainedModel, name: str) -> list[Block]:
