@@ -95,9 +95,8 @@ def generate(
         for rows, (logits, state) in progress(
             passes, total=len(tokens), label="generating", show=show_progress, size=lambda b: len(b[0])
         ):
-            replies = _decode(model, logits, state, pick, max_new_tokens=max_new_tokens, shrink=fast)
-            for row, reply in zip(rows, replies, strict=True):
-                done[row] = reply
+            steps = decode_steps(model, logits, state, pick, max_new_tokens=max_new_tokens, shrink=fast)
+            _gather(steps, [done[row] for row in rows])
     return _completions(model, done)
 
 
@@ -171,11 +170,10 @@ def generate_each(
     def flush() -> None:
         logits = torch.cat([logits for _, _, logits, _ in waiting])
         state = Decoding.joined([state for *_, state in waiting])
-        places = [(arm, row) for arm, rows, _, _ in waiting for row in rows]
+        places = [done[arm][row] for arm, rows, _, _ in waiting for row in rows]
         waiting.clear()
-        replies = _decode(model, logits, state, _likeliest, max_new_tokens=max_new_tokens, shrink=True)
-        for (arm, row), reply in zip(places, replies, strict=True):
-            done[arm][row] = reply
+        steps = decode_steps(model, logits, state, _likeliest, max_new_tokens=max_new_tokens, shrink=True)
+        _gather(steps, places)
 
     with torch.no_grad():
         for chunk in plan_decoding([len(ids) for ids in tokens.ids], DECODE_ROWS):
@@ -214,21 +212,11 @@ def _likeliest(logits: Float[Tensor, "batch d_vocab"]) -> Int[Tensor, " batch"]:
     return logits.argmax(-1)
 
 
-def _decode(
-    model: ChatModel,
-    logits: Float[Tensor, "batch d_vocab"],
-    state: Decoding,
-    pick: Pick,
-    *,
-    max_new_tokens: int,
-    shrink: bool,
-) -> list[list[int]]:
-    """Token ids of every row's completion, its end-of-turn token included."""
-    done: list[list[int]] = [[] for _ in range(len(logits))]
-    for step in decode_steps(model, logits, state, pick, max_new_tokens=max_new_tokens, shrink=shrink):
+def _gather(steps: Iterator[Step], places: Sequence[list[int]]) -> None:
+    """Append every row's tokens to its place, its end-of-turn token included."""
+    for step in steps:
         for row, token in zip(step.rows, step.ids, strict=True):
-            done[row].append(token)
-    return done
+            places[row].append(token)
 
 
 def _completions(model: ChatModel, done: Sequence[Sequence[int]]) -> Completions:
