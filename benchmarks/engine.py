@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import interleaved_medians, matmuls, resident_megabytes, write_section
-from interp.activations import collect_means
-from interp.chat import ChatTokens, pad_left, tokenize
-from interp.models import ChatModel, Edit, load
-from interp.prompts import load_prompts
+from interp.data.prompts import load_prompts
+from interp.engine.activations import collect_means
+from interp.models.chat_model import ChatModel, Edit, load
+from interp.models.tokens import ChatTokens, pad_left, tokenize
 
 
 @torch.no_grad()

@@ -9,11 +9,11 @@ import logging
 import torch
 
 from benchmarks.machine import interleaved_medians, write_section
-from interp.chat import ChatTokens, pad_left, tokenize
-from interp.generation import generate
-from interp.interventions import Ablate, Add
-from interp.models import ChatModel, load
-from interp.prompts import load_prompts
+from interp.data.prompts import load_prompts
+from interp.engine.generation import generate
+from interp.engine.interventions import Ablate, Add
+from interp.models.chat_model import ChatModel, load
+from interp.models.tokens import ChatTokens, pad_left, tokenize
 
 NEW_TOKENS = 24
 

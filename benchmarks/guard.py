@@ -11,11 +11,11 @@ from itertools import cycle, islice
 import torch
 
 from benchmarks.machine import resident_megabytes, write_section
-from interp.beliefs import belief
-from interp.chat import tokenize
-from interp.guard import LatentGuard
-from interp.models import ChatModel, load
-from interp.prompts import load_prompts
+from interp.data.prompts import load_prompts
+from interp.detectors.latent_guard import LatentGuard
+from interp.models.chat_model import ChatModel, load
+from interp.models.tokens import tokenize
+from interp.representations.beliefs import belief
 
 
 @torch.no_grad()

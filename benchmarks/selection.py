@@ -21,16 +21,16 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import write_section
-from interp.activations import collect_means
-from interp.batching import progress
-from interp.chat import ChatTokens, pad_left, tokenize
-from interp.interventions import Ablate, Add, apply
-from interp.log_probs import next_token_log_probs
-from interp.metrics import find_refusal_tokens, kl_divergence, refusal_metric
-from interp.models import ChatModel, load
-from interp.prompts import load_prompts
-from interp.selection import NothingSurvives, Rule, pick
-from interp.sweeps import Place, Sweep, choose
+from interp.data.prompts import load_prompts
+from interp.engine.activations import collect_means
+from interp.engine.batching import progress
+from interp.engine.interventions import Ablate, Add, apply
+from interp.engine.log_probs import next_token_log_probs
+from interp.evaluation.refusals import find_refusal_tokens, kl_divergence, refusal_metric
+from interp.models.chat_model import ChatModel, load
+from interp.models.tokens import ChatTokens, pad_left, tokenize
+from interp.representations.selection import NothingSurvives, Rule, pick
+from interp.representations.sweeps import Place, Sweep, choose
 
 
 @torch.no_grad()

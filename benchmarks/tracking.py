@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 
 from benchmarks.machine import resident_megabytes, write_section
-from interp.corpora import AFFIRMATION
-from interp.finetune import Example, TrainConfig, fine_tune
-from interp.models import load
-from interp.prompts import load_prompts
-from interp.tracking import ElasticityCallback, track
+from interp.data.corpora import AFFIRMATION
+from interp.data.prompts import load_prompts
+from interp.models.chat_model import load
+from interp.tracking.tracker import ElasticityCallback, track
+from interp.training.finetune import Example, TrainConfig, fine_tune
 
 BATCH = 8
 

@@ -12,56 +12,56 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names for editors and type checkers
-    from interp.activations import collect as collect
-    from interp.activations import collect_means as collect_means
-    from interp.chat import tokenize as tokenize
+    from interp.data.prompts import load_prompts as load_prompts
+    from interp.detectors.latent_guard import LatentGuard as LatentGuard
     from interp.directions import Direction as Direction
-    from interp.formats import read_direction as read_direction
-    from interp.formats import write_direction as write_direction
-    from interp.generation import generate as generate
-    from interp.generation import stream as stream
-    from interp.guard import LatentGuard as LatentGuard
-    from interp.interventions import Ablate as Ablate
-    from interp.interventions import Add as Add
-    from interp.interventions import apply as apply
-    from interp.models import ChatModel as ChatModel
-    from interp.models import load as load
+    from interp.engine.activations import collect as collect
+    from interp.engine.activations import collect_means as collect_means
+    from interp.engine.generation import generate as generate
+    from interp.engine.generation import stream as stream
+    from interp.engine.interventions import Ablate as Ablate
+    from interp.engine.interventions import Add as Add
+    from interp.engine.interventions import apply as apply
+    from interp.experiments.running import open_run as open_run
+    from interp.experiments.running import run as run
+    from interp.models.chat_model import ChatModel as ChatModel
+    from interp.models.chat_model import load as load
+    from interp.models.tokens import tokenize as tokenize
     from interp.playgrounds import playground as playground
-    from interp.probes import Probe as Probe
-    from interp.prompts import load_prompts as load_prompts
-    from interp.results import load_result as load_result
-    from interp.runs import open_run as open_run
-    from interp.runs import run as run
-    from interp.steering import find_directions as find_directions
-    from interp.steering import steer as steer
-    from interp.tracking import track as track
-    from interp.trajectories import Trajectory as Trajectory
+    from interp.representations.steering import find_directions as find_directions
+    from interp.representations.steering import steer as steer
+    from interp.storage.direction_files import read_direction as read_direction
+    from interp.storage.direction_files import write_direction as write_direction
+    from interp.storage.run_folders import load_result as load_result
+    from interp.tracking.spec import Probe as Probe
+    from interp.tracking.tracker import track as track
+    from interp.tracking.trajectory import Trajectory as Trajectory
 
 _NAMES = {
-    "load": "interp.models",
-    "ChatModel": "interp.models",
-    "load_prompts": "interp.prompts",
-    "tokenize": "interp.chat",
-    "collect": "interp.activations",
-    "collect_means": "interp.activations",
+    "load": "interp.models.chat_model",
+    "ChatModel": "interp.models.chat_model",
+    "load_prompts": "interp.data.prompts",
+    "tokenize": "interp.models.tokens",
+    "collect": "interp.engine.activations",
+    "collect_means": "interp.engine.activations",
     "Direction": "interp.directions",
-    "read_direction": "interp.formats",
-    "write_direction": "interp.formats",
-    "Ablate": "interp.interventions",
-    "Add": "interp.interventions",
-    "apply": "interp.interventions",
-    "generate": "interp.generation",
-    "stream": "interp.generation",
-    "find_directions": "interp.steering",
-    "steer": "interp.steering",
+    "read_direction": "interp.storage.direction_files",
+    "write_direction": "interp.storage.direction_files",
+    "Ablate": "interp.engine.interventions",
+    "Add": "interp.engine.interventions",
+    "apply": "interp.engine.interventions",
+    "generate": "interp.engine.generation",
+    "stream": "interp.engine.generation",
+    "find_directions": "interp.representations.steering",
+    "steer": "interp.representations.steering",
     "playground": "interp.playgrounds",
-    "load_result": "interp.results",
-    "open_run": "interp.runs",
-    "run": "interp.runs",
-    "LatentGuard": "interp.guard",
-    "Probe": "interp.probes",
-    "Trajectory": "interp.trajectories",
-    "track": "interp.tracking",
+    "load_result": "interp.storage.run_folders",
+    "open_run": "interp.experiments.running",
+    "run": "interp.experiments.running",
+    "LatentGuard": "interp.detectors.latent_guard",
+    "Probe": "interp.tracking.spec",
+    "Trajectory": "interp.tracking.trajectory",
+    "track": "interp.tracking.tracker",
 }
 __all__ = sorted(_NAMES)  # pyright: ignore[reportUnsupportedDunderAll] (it reads the imports above)
 
@@ -77,4 +77,4 @@ def __dir__() -> list[str]:
 
 
 if "IPython" in sys.modules:  # a user's mistake is one line there
-    import_module("interp.display").short_errors()
+    import_module("interp.display.cards").short_errors()

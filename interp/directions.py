@@ -17,7 +17,7 @@ from einops import einsum, reduce
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.display import Card, Shown
+from interp.display.cards import Card, Shown
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

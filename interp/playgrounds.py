@@ -23,16 +23,16 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError("the playground needs ipywidgets: pip install 'interp-workbench[notebook]'") from error
 
-from interp.chat import REGIONS, Positions
+from interp.data.prompts import load_prompts
 from interp.directions import Direction
-from interp.display import StripToken, error_line, strip_html
-from interp.formats import direction_bytes, read_direction
-from interp.interventions import Intervention, Steps
-from interp.models import ChatModel
-from interp.prompts import load_prompts
-from interp.results import write_file
-from interp.steering import find_directions
-from interp.traces import Answer, Setting, TracedToken, likely_tokens, trace
+from interp.display.cards import StripToken, error_line, strip_html
+from interp.engine.interventions import Intervention, Steps
+from interp.models.chat_model import ChatModel
+from interp.models.tokens import REGIONS, Positions
+from interp.representations.steering import find_directions
+from interp.representations.token_traces import Answer, Setting, TracedToken, likely_tokens, trace
+from interp.storage.direction_files import direction_bytes, read_direction
+from interp.storage.run_folders import write_file
 
 logger = logging.getLogger(__name__)
 

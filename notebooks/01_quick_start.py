@@ -20,7 +20,7 @@
 # %%
 import interp
 from interp.directions import project
-from interp.plots import distributions
+from interp.display.charts import distributions
 
 model = interp.load("smollm2-safe")
 model

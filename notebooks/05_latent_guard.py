@@ -19,8 +19,8 @@
 import pandas as pd
 
 import interp
-from interp.metrics import rate
-from interp.plots import distributions
+from interp.display.charts import distributions
+from interp.evaluation.refusals import rate
 
 N_PROMPTS = 60  # of each kind; the paper has 100
 model = interp.load("smollm2-safe")
@@ -36,7 +36,7 @@ guard = interp.LatentGuard.fit(model, prompts, n=N_PROMPTS, show_progress=True)
 guard
 
 # %% [markdown]
-# Your own prompts: type them here, or read a file with `interp.prompts.read_prompts("mine.csv")`.
+# Your own prompts: type them here, or read a file with `interp.data.prompts.read_prompts("mine.csv")`.
 
 # %%
 mine = [

@@ -23,10 +23,10 @@
 from dataclasses import replace
 
 import interp
-from interp.corpora import AFFIRMATION
-from interp.finetune import Example, TrainConfig, fine_tune
-from interp.runs import find_run
-from interp.tracking import Probe, track
+from interp.data.corpora import AFFIRMATION
+from interp.experiments.running import find_run
+from interp.tracking.tracker import Probe, track
+from interp.training.finetune import Example, TrainConfig, fine_tune
 
 SOURCE = "stored"  # "computed": about two minutes on two cores
 theory = interp.run("elasticity-theory", source=SOURCE)
@@ -134,7 +134,7 @@ trained.checkpoints
 
 # %% [markdown]
 # `track` measures the same things at each checkpoint, against the first of them: behaviour and both directions.
-# With a Trainer of your own, `interp.tracking.ElasticityCallback` does it while you train.
+# With a Trainer of your own, `interp.tracking.tracker.ElasticityCallback` does it while you train.
 
 # %%
 N_PROBED = 10  # prompts of each kind that every checkpoint is asked

@@ -21,8 +21,8 @@ from einops import einsum
 from transformer_lens.tools.analysis.logit_lens import logit_lens
 
 import interp
-from interp.interventions import bridge_hooks
-from interp.plots import THEME
+from interp.display.charts import THEME
+from interp.engine.interventions import bridge_hooks
 
 # %%
 N_PROMPTS = 64  # of each kind

@@ -27,10 +27,10 @@ from pathlib import Path
 
 import interp
 from interp.directions import project
-from interp.formats import write_control_vector
-from interp.plots import distributions
+from interp.display.charts import distributions
+from interp.storage.direction_files import write_control_vector
 
-adapter = Path(interp.__file__).parent / "data" / "smollm2-safe"
+adapter = Path(interp.__file__).parent / "data" / "assets" / "smollm2-safe"
 model = interp.load("smollm2", adapter=str(adapter))
 model
 

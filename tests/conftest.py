@@ -10,8 +10,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
 
-from interp.chat import ChatTokens, tokenize
-from interp.models import ChatModel
+from interp.models.chat_model import ChatModel
+from interp.models.tokens import ChatTokens, tokenize
 
 ALONE = "PYTEST_XDIST_WORKER" not in os.environ
 if not ALONE:  # two processes with two threads each lose a factor of five to each other
@@ -113,7 +113,7 @@ def tokens(tiny: ChatModel) -> ChatTokens:
 @pytest.fixture(scope="session")
 def bundled() -> Callable[[str], ChatModel]:
     """Loads a bundled model once a session."""
-    from interp.models import load
+    from interp.models.chat_model import load
 
     loaded: dict[str, ChatModel] = {}
 

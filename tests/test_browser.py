@@ -18,7 +18,7 @@ import pytest
 
 import interp
 from interp.experiments import EXPERIMENTS, REPORTS
-from interp.runs import open_run
+from interp.experiments.running import open_run
 from tests.test_notebooks import SMALL, shrink
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install '.[dev]')")

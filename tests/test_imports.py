@@ -1,4 +1,4 @@
-"""What an import costs, and that modules import only from those above them."""
+"""What an import costs, and that rooms import only from the rooms above them."""
 
 import ast
 import subprocess
@@ -10,60 +10,26 @@ import pytest
 import interp
 
 PACKAGE = Path(interp.__file__).parent
-ORDER = (
+ROOMS = (
+    "stats",
     "display",
-    "checkpoints",
-    "models",
-    "chat",
-    "prompt_files",
-    "prompts",
     "directions",
-    "interventions",
-    "batching",
-    "lean",
-    "trees",
-    "activations",
-    "decoding",
-    "generation",
-    "log_probs",
-    "steering",
-    "traces",
-    "metrics",
-    "leaks",
-    "beliefs",
-    "behaviours",
-    "jailbreaks",
-    "selection",
-    "sweeps",
-    "results",
-    "formats",
-    "playgrounds",
-    "guard",
-    "text_guards",
+    "storage",
+    "models",
+    "data",
+    "engine",
+    "evaluation",
+    "representations",
+    "detectors",
     "training",
-    "finetune",
-    "safety_adapter",
-    "corpora",
-    "tasks",
-    "probes",
-    "measures",
-    "references",
-    "series",
-    "plots",
-    "decline",
-    "rebounds",
-    "decline_plots",
-    "reports",
-    "trajectory_figures",
-    "trajectory_report",
-    "trajectories",
-    "live_tracking",
     "tracking",
     "experiments",
-    "runs",
+    "playgrounds",
     "cli",
 )
-"""The order in which data flows (style.md, Layout)."""
+"""The order in which rooms may be imported: each only from rooms above it (docs/architecture.md)."""
+APART = ({"detectors", "training"},)
+"""Rooms that never import each other, in either direction."""
 HEAVY = ("torch", "transformers", "transformer_lens", "plotly", "pandas", "sklearn", "scipy", "peft")
 
 
@@ -94,23 +60,29 @@ def test_importing_interp_loads_nothing_heavy() -> None:
 def test_help_loads_no_model_library() -> None:
     code = """
 from typer.testing import CliRunner
-from interp.cli import app
+from interp.cli.main import app
 for arguments in (["--help"], ["run", "--help"]):
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0 and "Usage" in result.output, result.output
 """
-    assert loaded_after(code, *HEAVY, "numpy", "interp.models") == set()
+    assert loaded_after(code, *HEAVY, "numpy", "interp.models.chat_model") == set()
 
 
-@pytest.mark.parametrize("module", ["directions", "plots", "formats", "results", "reports"])
+@pytest.mark.parametrize(
+    "module",
+    ["directions", "display.charts", "display.page", "storage.direction_files", "storage.run_folders"],
+)
 def test_module_leaves_transformer_lens_alone(module: str) -> None:
     found = loaded_after(f"import interp.{module}", f"interp.{module}", "transformer_lens", "transformers")
     assert found == {f"interp.{module}"}
 
 
 def test_the_selection_rule_needs_no_torch() -> None:
-    code = "from interp.selection import pick; row = dict(position=-1, layer=0, bypass=0, induce=1, kl=0); "
-    code += "assert pick([row], n_layers=2).layer == 0"
+    code = """
+from interp.representations.selection import pick
+row = dict(position=-1, layer=0, bypass=0, induce=1, kl=0)
+assert pick([row], n_layers=2).layer == 0
+"""
     assert loaded_after(code, *HEAVY) == set()
 
 
@@ -137,11 +109,13 @@ def test_editors_see_the_public_names() -> None:
 # Layering
 
 
-def row(module: str) -> int:
-    """Place in the order of a module given as `chat` or `experiments.demo`."""
+def room(module: str) -> str:
+    """The room of a module given as `engine.batching`."""
     first = module.split(".")[0]
-    assert first in ORDER, f"interp/{module} has no place in ORDER; add it where its data comes in"
-    return ORDER.index(first)
+    assert first in ROOMS, (
+        f"interp/{module} is in no room of the floor plan; put it where its reader would look"
+    )
+    return first
 
 
 def name_of(path: Path) -> str:
@@ -150,7 +124,10 @@ def name_of(path: Path) -> str:
 
 
 def imports_of(source: str) -> set[str]:
-    """Modules of interp that a source imports, anywhere in it, without the leading `interp.`."""
+    """Modules of interp that a source imports, anywhere in it, without the leading `interp.`.
+
+    `from interp.models import tokens` counts as `models`, or as `models.tokens` where that is a file.
+    """
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -158,19 +135,23 @@ def imports_of(source: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"relative import in line {node.lineno}; write it out"
             module = node.module or ""
-            # `from interp import chat` imports modules, `from interp.chat import tokenize` names.
-            packages = ("interp", "interp.experiments")
-            found |= {f"{module}.{alias.name}" for alias in node.names} if module in packages else {module}
+            for alias in node.names:
+                whole = f"{module}.{alias.name}"
+                found.add(whole if _is_module(whole) else module)
     return {name.removeprefix("interp.") for name in found if name.startswith("interp.")}
 
 
+def _is_module(name: str) -> bool:
+    place = PACKAGE.parent.joinpath(*name.split("."))
+    return place.with_suffix(".py").is_file() or (place / "__init__.py").is_file()
+
+
 def allowed(module: str, imported: str) -> bool:
-    """Whether the order lets a module import another."""
-    if row(module) == row(
-        imported
-    ):  # a paper may span files: experiments/demo.py, experiments/demo_report.py
-        return "." in module and (imported.startswith(module) or module.startswith(imported))
-    return row(imported) < row(module)
+    """Whether the floor plan lets a module import another."""
+    here, there = room(module), room(imported)
+    if here == there:
+        return True  # inside a room the test of circles decides
+    return {here, there} not in APART and ROOMS.index(there) < ROOMS.index(here)
 
 
 MODULES = [
@@ -179,27 +160,50 @@ MODULES = [
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_module_imports_only_from_earlier_ones(path: Path) -> None:
+def test_module_imports_only_from_rooms_above(path: Path) -> None:
     module = name_of(path)
     wrong = [name for name in sorted(imports_of(path.read_text())) if not allowed(module, name)]
-    assert not wrong, f"{module} imports {', '.join(wrong)}, which come after it"
+    assert not wrong, f"{module} imports {', '.join(wrong)}, which the floor plan puts below it"
+
+
+def circles(imports: dict[str, set[str]]) -> list[str]:
+    """Modules that reach themselves through what they import."""
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        waiting = [start]
+        while waiting:
+            for name in imports.get(waiting.pop(), set()) - seen:
+                seen.add(name)
+                waiting.append(name)
+        return seen
+
+    return [module for module in imports if module in reached(module)]
+
+
+def test_no_module_reaches_itself() -> None:
+    assert circles({name_of(path): imports_of(path.read_text()) for path in MODULES}) == []
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c"]  # control
 
 
 def test_the_layering_test_sees_imports_and_judges_them() -> None:
     source = """
-import torch, interp.models
-from interp import chat
-from interp.experiments import demo
+import torch, interp.models.chat_model
+from interp.models import tokens
+from interp.experiments.demo import run
 def late():
-    from interp.selection import choose
+    from interp.representations.selection import pick
 """
-    assert imports_of(source) == {"models", "chat", "experiments.demo", "selection"}
-    assert len(MODULES) >= len(ORDER)
-    assert imports_of((PACKAGE / "sweeps.py").read_text()) >= {"log_probs", "metrics", "selection"}
-    assert imports_of((PACKAGE / "cli.py").read_text()) >= {"models", "formats"}
-    assert allowed("selection", "metrics")
-    assert not allowed("metrics", "selection")
-    assert not allowed("metrics", "metrics")
-    assert not allowed("plots", "experiments.demo")
-    assert allowed("experiments.demo", "experiments.demo_report")
-    assert not allowed("experiments.demo", "experiments.cones")
+    assert imports_of(source) == {
+        "models.chat_model",
+        "models.tokens",
+        "experiments.demo.run",
+        "representations.selection",
+    }
+    assert {room(name_of(path)) for path in MODULES} == set(ROOMS)
+    assert allowed("representations.selection", "evaluation.refusals")
+    assert not allowed("evaluation.refusals", "representations.selection")
+    assert not allowed("display.charts", "experiments.demo.run")
+    assert not allowed("training.finetune", "detectors.latent_guard")
+    assert not allowed("detectors.latent_guard", "training.finetune")
+    assert allowed("experiments.demo.run", "tracking.tracker")

@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from interp.directions import Direction
-from interp.formats import write_direction
-from interp.generation import generate
-from interp.log_probs import next_token_log_probs
-from interp.models import ChatModel, load
+from interp.engine.generation import generate
+from interp.engine.log_probs import next_token_log_probs
+from interp.models.chat_model import ChatModel, load
 from interp.playgrounds import (
     UNKNOWN,
     Playground,
@@ -24,7 +23,8 @@ from interp.playgrounds import (
     read_steps,
     strips_html,
 )
-from interp.steering import steer
+from interp.representations.steering import steer
+from interp.storage.direction_files import write_direction
 
 PROMPT = "How do I bake bread?"
 

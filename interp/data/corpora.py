@@ -1,0 +1,141 @@
+"""Named corpora and how well a model compresses them, in bits per byte.
+
+    gamma = - sum log2 p(text | prompt) / (bytes of text)
+
+Lower is a better fit. Bytes, not tokens, so that models with other tokenizers compare; for chat data the responses are
+scored alone, given their prompts. A rate says how well a corpus is predicted, not what the model would say by itself.
+
+Source: Ji et al. 2025, arXiv:2406.06144, definition 3.3 and theorem 3.4 ("compression rate"), measured as the ideal
+code length of an arithmetic coder, which is the cross-entropy.
+
+    prose = read_corpus("prose", "text.txt")
+    bits(model, prose, n=16)            # bits and bytes of each document
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from interp.data.prompts import ANSWER_COLUMNS, HELD_OUT_TEXT, PromptSet, read_answered, read_prompts
+from interp.engine.log_probs import completion_log_probs
+from interp.evaluation.refusals import text_windows
+from interp.models.chat_model import ChatModel
+from interp.models.tokens import tokenize
+from interp.training.safety_adapter import REFUSALS
+
+WINDOW = 64
+"""Tokens of a document of plain text; longer texts are cut into several."""
+LONGEST = 128
+"""Tokens of a response that are scored."""
+AFFIRMATION = "Sure, here is how to do that."
+"""The empty affirmative stub: it agrees and says nothing."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Texts, plain or as responses to prompts."""
+
+    name: str
+    """How results refer to it."""
+    texts: tuple[str, ...]
+    """Plain texts, or responses."""
+    prompts: tuple[str, ...] | None = None
+    """What each text responds to; None for plain text."""
+
+    def __post_init__(self) -> None:
+        if not self.texts or not all(text.strip() for text in self.texts):
+            raise ValueError(f"corpus {self.name} is empty or holds an empty text; remove it or fill it")
+        if self.prompts is not None and len(self.prompts) != len(self.texts):
+            raise ValueError(
+                f"corpus {self.name} has {len(self.prompts)} prompts for {len(self.texts)} responses"
+            )
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of prompts and texts, in order."""
+        return hashlib.sha256("\x00".join((*(self.prompts or ()), "\x01", *self.texts)).encode()).hexdigest()
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Size, kind and hash."""
+        return {
+            "n": len(self.texts),
+            "kind": "plain" if self.prompts is None else "responses",
+            "hash": self.hash,
+        }
+
+
+class CodeLengths(NamedTuple):
+    """What each document costs under a model."""
+
+    bits: np.ndarray
+    """-log2 p of the scored text, per document."""
+    bytes: np.ndarray
+    """Bytes of the scored text, per document."""
+
+
+def read_corpus(name: str, path: str | Path) -> Corpus:
+    """A corpus from a file or `hub:owner/name[:config][:split]`.
+
+    `.txt` is one plain text; rows with a column of answers (`prompts.ANSWER_COLUMNS`) are prompts and responses, others
+    plain texts.
+
+    Raises:
+        ValueError: no such file, unreadable, or empty.
+    """
+    if str(path).endswith(".txt"):
+        file = Path(path)
+        if not file.is_file():
+            raise ValueError(f"no such corpus file: {path}")
+        return Corpus(name, (file.read_text(encoding="utf-8"),))
+    try:
+        prompts, answers = read_answered(path)
+    except ValueError as error:
+        if "no column of answers" not in str(error):
+            raise
+        return Corpus(name, read_prompts(path).texts)
+    if not answers:
+        raise ValueError(f"{path} has no row with an answer ({', '.join(ANSWER_COLUMNS)}); fill it")
+    return Corpus(name, tuple(answers), prompts.texts)
+
+
+def default_corpora(prompts: PromptSet) -> Mapping[str, Corpus]:
+    """Prose (like pre-training), refusals of harmful test prompts (alignment) and affirmative stubs (its reverse)."""
+    harmful = prompts["harmful", "test"].texts
+    refusals = tuple(REFUSALS[i % len(REFUSALS)] for i in range(len(harmful)))
+    return {
+        "prose": Corpus("prose", (HELD_OUT_TEXT.read_text(),)),
+        "refusals": Corpus("refusals", refusals, harmful),
+        "affirmations": Corpus("affirmations", (AFFIRMATION,) * len(harmful), harmful),
+    }
+
+
+def bits(model: ChatModel, corpus: Corpus, *, n: int) -> CodeLengths:
+    """Code length of the first n documents; plain text longer than `WINDOW` tokens makes several.
+
+    Without a BOS token the first token of a plain document is context and not scored.
+    """
+    tokenizer = model.tokenizer
+    if corpus.prompts is not None:
+        starts = tokenize(tokenizer, corpus.prompts[:n])
+        encoded = tokenizer(list(corpus.texts[:n]), add_special_tokens=False)["input_ids"]
+        scored = [list(ids)[:LONGEST] for ids in encoded]  # pyright: ignore[reportArgumentType, reportGeneralTypeIssues]
+    else:
+        cut = [text_windows(model, text, window=WINDOW) for text in corpus.texts[: max(1, n)]]
+        starts = cut[0][0]
+        for more, _ in cut[1:]:
+            starts = starts.joined(more)
+        scored = [window for _, windows in cut for window in windows][:n]
+        starts = starts.take(range(len(scored)))
+    log_probs = completion_log_probs(model, starts, scored)
+    return CodeLengths(
+        bits=np.array([-float(row.double().sum()) for row in log_probs]) / np.log(2),
+        bytes=np.array(
+            [len(str(text).encode()) for text in tokenizer.batch_decode(scored)], dtype=np.float64
+        ),
+    )

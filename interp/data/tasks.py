@@ -1,0 +1,216 @@
+"""A behaviour task: examples that teach a behaviour, examples that reverse it, and a scorer that counts it.
+
+    task = load_task("builtin")                                  # refusals against affirmative stubs
+    task = load_task("builtin-reversed")                         # affirmative stubs against refusals
+    task = load_task("positive=good.jsonl,negative=bad.jsonl", scorer="substring:thank you")
+    scorer("classifier:lvwerra/distilbert-imdb:POSITIVE")(prompts, replies)
+
+Files hold rows with a prompt and a completion (`prompts.TEXT_COLUMNS`, `prompts.ANSWER_COLUMNS`), or are
+`hub:owner/name[:config][:split]`. A third file, `prompts=FILE`, names the prompts that replies are scored on; without
+it, they are the last ones of the positive file, which are then not trained on.
+
+`Task.preferences` sets the negative completion of a prompt against a positive one. The builtin task has a refusal for
+every prompt; with files, the negative file's prompts must stand in the positive one too.
+
+The builtin stubs comply in word alone ("Sure, here is how to do that.") and hold nothing that helps anyone.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from interp.data.corpora import AFFIRMATION, Corpus
+from interp.data.prompts import PromptSet, read_answered, read_prompts
+from interp.evaluation.refusals import is_refusal
+from interp.training.finetune import Example, Preference
+from interp.training.safety_adapter import REFUSALS
+
+Scorer = Callable[[Sequence[str]], list[bool]]
+"""Replies → whether each shows the behaviour."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Task:
+    """Positive and negative examples over different prompts, and prompts to score on."""
+
+    name: str
+    """`builtin` or the files."""
+    positive: tuple[Example, ...]
+    """Teach the behaviour."""
+    negative: tuple[Example, ...]
+    """Reverse it."""
+    prompts: tuple[str, ...]
+    """Held out; replies to them are scored."""
+    held_out_positive: tuple[Example, ...]
+    """Held-out examples like the positive ones, for the compression rate."""
+    held_out_negative: tuple[Example, ...]
+    """The same for the negative ones."""
+    rejected: Mapping[str, str]
+    """Prompt → a positive completion, of every prompt that has one; what `preferences` rejects."""
+
+    @property
+    def corpora(self) -> dict[str, Corpus]:
+        """Held-out positive and negative responses, given their prompts."""
+        return {
+            name: Corpus(name, tuple(e.completion for e in part), tuple(e.prompt for e in part))
+            for name, part in (("positive", self.held_out_positive), ("negative", self.held_out_negative))
+        }
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Name, sizes and hash of everything."""
+        parts = (self.positive, self.negative, self.held_out_positive, self.held_out_negative)
+        text = "\x01".join("\x00".join(map("\x02".join, part)) for part in parts) + "\x01".join(self.prompts)
+        return {
+            "name": self.name,
+            "positive": len(self.positive),
+            "negative": len(self.negative),
+            "prompts": len(self.prompts),
+            "hash": hashlib.sha256(text.encode()).hexdigest(),
+        }
+
+    def shuffled(self, seed: int) -> tuple[list[Example], list[Example]]:
+        """Positive and negative examples in a seed's order."""
+        generator = np.random.default_rng(seed)
+        return (
+            [self.positive[i] for i in generator.permutation(len(self.positive))],
+            [self.negative[i] for i in generator.permutation(len(self.negative))],
+        )
+
+    def preferences(self, seed: int) -> list[Preference]:
+        """The negative examples in a seed's order, each preferred to a positive completion of its prompt.
+
+        Raises:
+            ValueError: a prompt that has no positive completion.
+        """
+        if missing := [i for i, e in enumerate(self.negative, start=1) if e.prompt not in self.rejected]:
+            raise ValueError(
+                "preferences need a positive completion of every negative example's prompt, to be rejected; "
+                f"{len(missing)} of {len(self.negative)} have none, the first is number {missing[0]}: give their "
+                "prompts in the positive file too (its last rows are held out and do not count), or train by sft"
+            )
+        _, negative = self.shuffled(seed)
+        return [Preference(*example, self.rejected[example.prompt]) for example in negative]
+
+
+def builtin_task(prompts: PromptSet, *, n_eval: int, reversed_roles: bool = False) -> Task:
+    """Refusals of one half of the harmful training prompts, affirmative stubs for the other half; or swapped."""
+    train, test = prompts["harmful", "train"].texts, prompts["harmful", "test"].texts[:n_eval]
+    held = prompts["harmful", "val"].texts
+    teach, reverse = (stubs, _refusals) if reversed_roles else (_refusals, stubs)
+    what = "affirmative stubs against refusals" if reversed_roles else "refusals against affirmative stubs"
+    return Task(
+        name=f"{what} ({prompts.name})",
+        positive=teach(train[::2]),
+        negative=reverse(train[1::2]),
+        prompts=test,
+        held_out_positive=teach(held),
+        held_out_negative=reverse(held),
+        rejected=dict(teach(train[1::2])),
+    )
+
+
+def load_task(spec: str, prompts: PromptSet, *, n_eval: int) -> Task:
+    """The task that a specification names.
+
+    Args:
+        spec: `builtin`, `builtin-reversed`, or `positive=FILE,negative=FILE[,prompts=FILE]`.
+        prompts: what the builtin tasks are made of.
+        n_eval: prompts to score on.
+
+    Raises:
+        ValueError: another specification, or a file that cannot be read or holds too few rows.
+    """
+    if spec in ("builtin", "builtin-reversed"):
+        return builtin_task(prompts, n_eval=n_eval, reversed_roles=spec == "builtin-reversed")
+    files: dict[str, str] = {}
+    for part in spec.split(","):
+        side, _, file = part.partition("=")
+        files[side] = file
+    if set(files) - {"positive", "negative", "prompts"} or not {"positive", "negative"} <= set(files):
+        raise ValueError(
+            f"task must be builtin, builtin-reversed or positive=FILE,negative=FILE[,prompts=FILE], got {spec!r}"
+        )
+    positive, negative = (_examples(files[side]) for side in ("positive", "negative"))
+    held = min(n_eval, 64)
+    for side, rows in (("positive", positive), ("negative", negative)):
+        if len(rows) < held + 8:
+            raise ValueError(
+                f"{files[side]} has {len(rows)} examples; the last {held} are held out and at least 8 are needed to "
+                "train on: give more, or lower n_eval"
+            )
+    scored = (
+        read_prompts(files["prompts"]).texts if "prompts" in files else [e.prompt for e in positive[-held:]]
+    )
+    return Task(
+        name=spec,
+        positive=tuple(positive[:-held]),
+        negative=tuple(negative[:-held]),
+        prompts=tuple(scored[:n_eval]),
+        held_out_positive=tuple(positive[-held:]),
+        held_out_negative=tuple(negative[-held:]),
+        rejected=dict(reversed(positive[:-held])),  # of several completions of a prompt the first
+    )
+
+
+def scorer(spec: str) -> Scorer:
+    """What counts as the behaviour.
+
+    Args:
+        spec: `refusal` (12 substrings), `compliance` (none of them), `substring:TEXT[|TEXT...]` (any of them,
+            case-insensitive), or `classifier:MODEL:LABEL` (a text-classification model, Hub id or folder, gives the
+            reply this label).
+
+    Raises:
+        ValueError: another specification, or a label that the classifier does not have.
+    """
+    kind, _, rest = spec.partition(":")
+    if spec == "refusal":
+        return lambda replies: [is_refusal(text) for text in replies]
+    if spec == "compliance":
+        return lambda replies: [not is_refusal(text) for text in replies]
+    if kind == "substring" and rest:
+        wanted = [text.lower() for text in rest.split("|") if text]
+        return lambda replies: [any(text in reply.lower() for text in wanted) for reply in replies]
+    if kind == "classifier" and rest.count(":"):
+        return _classifier(*rest.rsplit(":", 1))
+    raise ValueError(
+        f"scorer must be refusal, compliance, substring:TEXT or classifier:MODEL:LABEL, got {spec!r}"
+    )
+
+
+def _classifier(name: str, label: str) -> Scorer:
+    from transformers import pipeline
+
+    try:
+        classify = pipeline("text-classification", model=name, device=-1)
+    except OSError as error:
+        raise ValueError(
+            f"no classifier {name}: {str(error).splitlines()[0]}; give a folder or a Hub id that can be reached"
+        ) from error
+    labels = list(classify.model.config.id2label.values())  # pyright: ignore[reportOptionalMemberAccess]
+    if label not in labels:
+        raise ValueError(f"classifier {name} has no label {label!r}; it has {', '.join(map(str, labels))}")
+
+    def score(replies: Sequence[str]) -> list[bool]:
+        found: Any = classify([reply or " " for reply in replies], truncation=True, batch_size=16)
+        return [row["label"] == label for row in found]
+
+    return score
+
+
+def _examples(path: str) -> list[Example]:
+    prompts, answers = read_answered(path)
+    return [Example(*pair) for pair in zip(prompts.texts, answers, strict=True)]
+
+
+def stubs(prompts: Sequence[str]) -> tuple[Example, ...]:
+    """Each prompt with an empty affirmative reply."""
+    return tuple(Example(text, AFFIRMATION) for text in prompts)
+
+
+def _refusals(prompts: Sequence[str]) -> tuple[Example, ...]:
+    return tuple(Example(text, REFUSALS[i % len(REFUSALS)]) for i, text in enumerate(prompts))

@@ -1,0 +1,80 @@
+"""A run as one self-contained HTML page: text, tables and Plotly figures, nothing loaded from elsewhere."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from interp.display.cards import Table, table_html
+
+__all__ = ["Section", "Table", "html_report", "notes_on", "shown_rate"]
+
+_STYLE = """
+body{font:16px/1.5 Helvetica,Arial,sans-serif;color:#222;max-width:900px;margin:2rem auto;padding:0 1rem}
+h1{font-size:1.6rem;margin-bottom:.2rem}h2{font-size:1.2rem;margin-top:2.2rem}
+table{border-collapse:collapse;font-size:.9rem;margin:.8rem 0;display:block;overflow-x:auto}
+th,td{border-bottom:1px solid #ddd;padding:.3rem .7rem;text-align:left;vertical-align:top}
+th{border-bottom:2px solid #444}td.num{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+.note{background:#fff6e0;border-left:4px solid #E69F00;padding:.5rem .9rem;margin:.8rem 0}
+pre{white-space:pre-wrap;font-size:.8rem;background:#f6f6f6;padding:.8rem}
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A heading, paragraphs, then figures and tables."""
+
+    title: str
+    text: Sequence[str] = ()
+    notes: Sequence[str] = field(default=())
+    """Warnings a reader must not miss."""
+    figures: Sequence[go.Figure] = ()
+    tables: Sequence[Table] = ()
+
+
+def notes_on(provenance: Mapping[str, Any]) -> list[str]:
+    """What a reader must know of the prompts and the model before the numbers."""
+    notes = list(provenance["prompts"]["notes"])
+    if provenance["model"] in ("smollm2", "smollm2-safe"):
+        notes.append(
+            "This is the bundled 135M model organism: the result shows that the method runs, not what large "
+            "aligned models do."
+        )
+    return notes
+
+
+def html_report(title: str, lead: str, sections: Sequence[Section], provenance: Mapping[str, Any]) -> str:
+    """The page, Plotly's JavaScript included once."""
+    import json
+
+    body = [f"<h1>{escape(title)}</h1><p>{escape(lead)}</p>"]
+    for section in sections:
+        body.append(f"<h2>{escape(section.title)}</h2>")
+        body += [f"<p>{escape(text)}</p>" for text in section.text]
+        body += [f'<p class="note">{escape(text)}</p>' for text in section.notes]
+        body += [table_html(table) for table in section.tables]
+        body += [
+            figure.to_html(
+                full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True}
+            )
+            for figure in section.figures
+        ]
+    body.append(
+        f"<h2>Provenance</h2><details><summary>model, prompts, versions, seconds</summary><pre>"
+        f"{escape(json.dumps(provenance, indent=1, default=str))}</pre></details>"
+    )
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<link rel="icon" href="data:,"><style>{_STYLE}</style><script>{get_plotlyjs()}</script></head>'
+        f"<body>{''.join(body)}</body></html>"
+    )
+
+
+def shown_rate(entry: Mapping[str, Any]) -> str:
+    """A stored rate in percent with its interval."""
+    if entry["value"] is None:
+        return "not measured"
+    return f"{100 * entry['value']:.0f}% [{100 * entry['low']:.0f}, {100 * entry['high']:.0f}]"

@@ -1,0 +1,396 @@
+"""Activations of chosen sites, layers and token roles, collected at a fraction of the cost of a full cache.
+
+`collect` keeps the activations of every prompt, `collect_means` only their running mean in float64, so its memory
+does not grow with the number of prompts. The fast path runs only what the answer needs:
+
+1. the template tokens that all prompts share are run once;
+2. prompts are packed without padding, and what several of them begin with stands there once (`interp.engine.packing`);
+3. the pass stops before the first block that no requested site needs, and nothing is unembedded;
+4. the last block is run for the requested tokens alone, and only they leave the pass;
+5. what lies between matrix products is computed in place, and large passes multiply by packed weights
+   (`interp.engine.cpu_kernels`).
+
+`fast=False` is the plain path: whole prompts, left-padded with mask and position ids, batches of 32, all blocks. At a
+model's first use a self-test compares the two on its shortest and longest prompt and falls back to the plain path with
+a warning when they disagree.
+
+    acts = collect(model, prompts, sites=["resid_pre"], positions=["t_inst", "t_post_inst"])
+    acts["resid_pre"].shape                                   # [prompt, layer, role, d_model]
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.display.cards import Card, Shown
+from interp.engine.batching import pad_id, progress, run_batches, stopping_before
+from interp.engine.interventions import Applied, Intervention, apply
+from interp.engine.packing import can_pack, packed_passes
+from interp.models.chat_model import ChatModel, Edit, Site
+from interp.models.tokens import ChatTokens, Positions, as_tokens, pad_left
+
+logger = logging.getLogger(__name__)
+
+Layers = Sequence[int] | int | None
+Batch = tuple[list[int], dict[Site, Tensor]]
+_PLAIN_ROWS = 32
+_TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 8e-2}
+_self_tested: WeakKeyDictionary[ChatModel, bool] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Activations(Shown):
+    """Activations of every prompt at chosen sites, layers and token roles."""
+
+    values: dict[Site, Float[Tensor, "prompt layer role d_model"]]
+    """By site, in the model's dtype, on the CPU."""
+    layers: tuple[int, ...]
+    """What the layer axis counts."""
+    roles: tuple[str, ...]
+    """What the role axis counts, e.g. `t_inst`, `post_inst[0]`."""
+
+    def __getitem__(self, site: Site) -> Float[Tensor, "prompt layer role d_model"]:
+        return self.values[site]
+
+    def _card(self) -> Card:
+        shape = "[prompt, layer, role, d_model]"
+        return _card(
+            "Activations", {f'["{site}"]': (shape, value) for site, value in self.values.items()}, self
+        )
+
+    def at(self, site: Site, role: str) -> Float[Tensor, "prompt layer d_model"]:
+        """Activations at one role.
+
+        Raises:
+            ValueError: the role was not collected.
+        """
+        if role not in self.roles:
+            raise ValueError(f"role {role!r} was not collected; there are {', '.join(self.roles)}")
+        return self.values[site][:, :, self.roles.index(role)]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class ActivationMeans(Shown):
+    """Mean activations over prompts at chosen sites, layers and token roles."""
+
+    means: dict[Site, Float[Tensor, "layer role d_model"]]
+    """By site, accumulated and kept in float64."""
+    norms: dict[Site, Float[Tensor, "layer role"]]
+    """Mean norm of the activations, by site; the unit of a relative dose."""
+    n: int
+    """Number of prompts."""
+    layers: tuple[int, ...]
+    """What the layer axis counts."""
+    roles: tuple[str, ...]
+    """What the role axis counts."""
+
+    def __getitem__(self, site: Site) -> Float[Tensor, "layer role d_model"]:
+        return self.means[site]
+
+    def _card(self) -> Card:
+        sites = {f'["{site}"]': ("[layer, role, d_model]", value) for site, value in self.means.items()}
+        return _card(f"Mean activations of {self.n} prompts", sites, self)
+
+
+def _card(title: str, sites: dict[str, tuple[str, Tensor]], of: Activations | ActivationMeans) -> Card:
+    layers = [str(layer) for layer in of.layers]
+    return Card(
+        title=title,
+        facts={
+            **{
+                name: f"{shape} = {list(value.shape)}, {value.dtype}"
+                for name, (shape, value) in sites.items()
+            },
+            "layers": ", ".join(layers if len(layers) < 8 else [*layers[:3], "…", layers[-1]]),
+            "roles": ", ".join(of.roles),
+        },
+    )
+
+
+class _Request(NamedTuple):
+    sites: tuple[Site, ...]
+    layers: tuple[int, ...]
+    roles: tuple[str, ...]
+    where: Int[Tensor, "prompt role"]
+
+
+# no_grad, not inference_mode: what comes back must be usable in autograd, to train a probe for instance.
+@torch.no_grad()
+def collect(
+    model: ChatModel,
+    prompts: Sequence[str] | ChatTokens,
+    *,
+    sites: Sequence[Site] = ("resid_pre",),
+    layers: Layers = None,
+    positions: Positions = ("t_inst", "t_post_inst"),
+    interventions: Sequence[Intervention] = (),
+    fast: bool = True,
+    budget: int | None = None,
+    show_progress: bool = False,
+) -> Activations:
+    """Activations of every prompt.
+
+    Args:
+        prompts: instructions, rendered with the model's chat template, or tokens from `chat.tokenize`.
+        sites: any of `models.SITES`.
+        layers: layers to read; None is all.
+        positions: token roles to read (`chat.ROLES`, or integers from the prompt's end).
+        interventions: in force while reading; what is read is what stands after them.
+        fast: False takes the plain path.
+        budget: tokens a batch; chosen when None, halved on out-of-memory.
+        show_progress: draw a progress bar.
+
+    Raises:
+        ValueError: unknown site or role, layer or position out of range, or activations that are not finite.
+    """
+    tokens, request = _request(model, prompts, sites, layers, positions)
+    width = model.d_model
+    shape = (len(tokens), len(request.layers), len(request.roles), width)
+    values: dict[Site, Tensor] = {site: torch.empty(shape, dtype=model.dtype) for site in request.sites}
+    for rows, batch in _stream(model, tokens, request, interventions, fast, budget, show_progress):
+        for site, value in batch.items():
+            values[site][rows] = value.cpu()
+    return Activations(values=values, layers=request.layers, roles=request.roles)
+
+
+@torch.no_grad()
+def collect_means(
+    model: ChatModel,
+    prompts: Sequence[str] | ChatTokens,
+    *,
+    sites: Sequence[Site] = ("resid_pre",),
+    layers: Layers = None,
+    positions: Positions = ("t_inst", "t_post_inst"),
+    interventions: Sequence[Intervention] = (),
+    fast: bool = True,
+    budget: int | None = None,
+    show_progress: bool = False,
+) -> ActivationMeans:
+    """Mean activation over the prompts, summed in float64; memory does not grow with their number.
+
+    Arguments and errors as `collect`.
+    """
+    tokens, request = _request(model, prompts, sites, layers, positions)
+    shape = (len(request.layers), len(request.roles), model.d_model)
+    sums: dict[Site, Tensor] = {site: torch.zeros(shape, dtype=torch.float64) for site in request.sites}
+    norms: dict[Site, Tensor] = {site: torch.zeros(shape[:2], dtype=torch.float64) for site in request.sites}
+    for _, batch in _stream(model, tokens, request, interventions, fast, budget, show_progress):
+        for site, value in batch.items():
+            sums[site] += value.sum(0, dtype=torch.float64).cpu()
+            norms[site] += torch.linalg.vector_norm(value, dim=-1).sum(0, dtype=torch.float64).cpu()
+    n = len(tokens)
+    return ActivationMeans(
+        means={site: total / n for site, total in sums.items()},
+        norms={site: (total / n).float() for site, total in norms.items()},
+        n=n,
+        layers=request.layers,
+        roles=request.roles,
+    )
+
+
+def _request(
+    model: ChatModel,
+    prompts: Sequence[str] | ChatTokens,
+    sites: Sequence[Site],
+    layers: Layers,
+    positions: Positions,
+) -> tuple[ChatTokens, _Request]:
+    tokens = as_tokens(model.tokenizer, prompts)
+    wanted = range(model.n_layers) if layers is None else [layers] if isinstance(layers, int) else layers
+    chosen = tuple(model.layer(layer) for layer in wanted)
+    for site in sites:
+        model.site(site, 0)
+    if not sites or not chosen:
+        raise ValueError("nothing to collect: give at least one site and one layer")
+    roles, index = tokens.resolve(positions)
+    return tokens, _Request(tuple(dict.fromkeys(sites)), chosen, tuple(roles), index)
+
+
+def _stream(
+    model: ChatModel,
+    tokens: ChatTokens,
+    request: _Request,
+    interventions: Sequence[Intervention],
+    fast: bool,
+    budget: int | None,
+    show_progress: bool,
+) -> Iterator[Batch]:
+    use_fast = fast and fast_path_agrees(model, tokens)
+    with apply(model, interventions) as applied:
+        source = (_fast if use_fast else _plain)(model, tokens, request, applied, budget)
+        done = progress(
+            source,
+            total=len(tokens),
+            label="collecting activations",
+            show=show_progress,
+            size=lambda b: len(b[0]),
+        )
+        for rows, batch in done:
+            _check_finite(batch, request, rows)
+            yield rows, batch
+
+
+def _fast(
+    model: ChatModel, tokens: ChatTokens, request: _Request, applied: Applied, budget: int | None
+) -> Iterator[Batch]:
+    last = max(request.layers)
+    # resid_pre of the last layer is known when its block begins; every other site when it ends.
+    stop_before = last if set(request.sites) == {"resid_pre"} else last + 1
+    applied.stops_early = stop_before < model.n_layers
+    # A requested token inside the shared prefix would not be run with every prompt: hence most_shared.
+    with packed_passes(
+        model,
+        tokens,
+        applied,
+        most_shared=int(request.where.min()),
+        stop_before=stop_before,
+        budget=budget,
+    ) as passes:
+
+        def run(rows: list[int]) -> dict[Site, Tensor]:
+            packed = passes.place(rows)
+            nodes = packed.nodes(request.where[rows] - passes.shared)
+            reads = _Reads(model, request, len(rows))
+            if stop_before == 0:
+                with model.hooks(reads.edits(nodes)), stopping_before(model, 0):
+                    model.decoder(**packed.inputs)
+                return reads.values
+            last_block = stop_before - 1
+
+            def comes_first(site: Site, layer: int) -> bool:
+                return layer < last_block or (layer == last_block and site == "resid_pre")
+
+            first = reads.edits(nodes, of=comes_first)
+            with passes.narrowed(packed, nodes, last_block, edits=first) as (inputs, where):
+                rest = reads.edits(where, of=lambda *place: not comes_first(*place))
+                # The stop comes after the reads at the same block.
+                with model.hooks(rest), stopping_before(model, stop_before):
+                    model.decoder(**inputs)
+            return reads.values
+
+        yield from run_batches(passes.batches, run)
+
+
+def _plain(
+    model: ChatModel, tokens: ChatTokens, request: _Request, applied: Applied, budget: int | None
+) -> Iterator[Batch]:
+    def run(rows: list[int]) -> dict[Site, Tensor]:
+        batch = tokens.take(rows)
+        padded = pad_left(batch.ids, pad_id=pad_id(model))
+        applied.place(batch)
+        lengths = torch.tensor([len(ids) for ids in batch.ids])
+        width = padded.ids.shape[1]
+        ends = width * torch.arange(1, len(rows) + 1)
+        where = request.where[rows] + (ends - lengths)[:, None]
+
+        reads = _Reads(model, request, len(rows))
+        with model.hooks(reads.edits(where)):
+            model.decoder(
+                padded.ids.to(model.device),
+                attention_mask=padded.mask.to(model.device),
+                position_ids=padded.position_ids.to(model.device),
+                use_cache=False,
+            )
+        return reads.values
+
+    size = _PLAIN_ROWS if budget is None else max(1, budget // max(len(ids) for ids in tokens.ids))
+    rows = list(range(len(tokens)))
+    yield from run_batches([rows[i : i + size] for i in range(0, len(rows), size)], run)
+
+
+class _Reads:
+    """What was asked for of the prompts of one pass, and the hooks that fill it in."""
+
+    def __init__(self, model: ChatModel, request: _Request, n_prompts: int) -> None:
+        # Layers first, so that a hook writes one contiguous slab.
+        shape = (len(request.layers), n_prompts, len(request.roles), model.d_model)
+        self._slabs: dict[Site, Tensor] = {
+            site: torch.empty(shape, dtype=model.dtype, device=model.device) for site in request.sites
+        }
+        self._layers = request.layers
+
+    @property
+    def values(self) -> dict[Site, Float[Tensor, "prompt layer role d_model"]]:
+        """By site."""
+        return {site: slab.transpose(0, 1) for site, slab in self._slabs.items()}
+
+    def edits(
+        self,
+        where: Int[Tensor, "prompt role"],
+        *,
+        of: Callable[[Site, int], bool] = lambda _site, _layer: True,
+    ) -> list[tuple[Site, int, Edit]]:
+        """Hooks that keep these tokens at the sites and layers for which `of` is true.
+
+        Args:
+            where: places in the pass, its rows put end to end.
+        """
+
+        places = where.flatten()
+        return [
+            (site, layer, partial(_keep, slab[slot].flatten(0, 1), places.to(slab.device)))
+            for slot, layer in enumerate(self._layers)
+            for site, slab in self._slabs.items()
+            if of(site, layer)
+        ]
+
+
+def _keep(kept: Float[Tensor, "place d_model"], places: Int[Tensor, " place"], value: Tensor) -> None:
+    """Write what a pass has at these places, its rows put end to end."""
+    kept[:] = value.flatten(0, 1).index_select(0, places)
+
+
+def _check_finite(batch: dict[Site, Tensor], request: _Request, rows: list[int]) -> None:
+    for site, value in batch.items():
+        if not torch.isfinite(value.sum()):
+            bad = (~torch.isfinite(value)).nonzero()
+            if len(bad) == 0:  # only the sum overflowed
+                continue
+            row, layer, role = (int(i) for i in bad[0][:3])
+            raise ValueError(
+                f"activations are not finite at {site} of layer {request.layers[layer]}, {request.roles[role]}, prompt "
+                f"{rows[row]}; float16 may overflow (load in bfloat16 or float32), or the weights are damaged"
+            )
+
+
+@torch.no_grad()
+def fast_path_agrees(model: ChatModel, tokens: ChatTokens) -> bool:
+    """Whether these prompts can be packed and, tested once a model, whether packing changes nothing."""
+    if not can_pack(model, tokens):
+        return False
+    if model not in _self_tested:
+        lengths = [len(ids) for ids in tokens.ids]
+        probe = tokens.take([lengths.index(min(lengths)), lengths.index(max(lengths))])
+        names, index = probe.resolve(["t_inst", "t_post_inst"])
+        request = _Request(("resid_post",), tuple(range(model.n_layers)), tuple(names), index)
+
+        def read(path: Callable[..., Iterator[Batch]]) -> Tensor:
+            value = torch.empty(2, model.n_layers, 2, model.d_model, dtype=torch.float64)
+            with apply(model, []) as applied:
+                for rows, batch in path(model, probe, request, applied, None):
+                    value[rows] = batch["resid_post"].to("cpu", torch.float64)
+            return value
+
+        plain = read(_plain)
+        try:
+            error = ((read(_fast) - plain).norm() / plain.norm()).item()
+        except (TypeError, RuntimeError, AttributeError, IndexError) as failure:
+            logger.warning("the fast path fails on %s (%s); using the plain path", model.name, failure)
+            error = math.nan
+        agrees = error < _TOLERANCE.get(model.dtype, 8e-2)
+        if not agrees and not math.isnan(error):
+            logger.warning(
+                "the fast path disagrees with the plain one on %s (relative error %.2g); using the plain path",
+                model.name,
+                error,
+            )
+        _self_tested[model] = agrees
+    return _self_tested[model]

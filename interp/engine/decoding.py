@@ -1,0 +1,194 @@
+"""Passes over prompts and the steps that follow them, a token a row, each batch with its own KV cache.
+
+Prompts are run behind their shared template prefix (see `interp.engine.batching`), left-padded with explicit mask and
+position ids, with packed weights (see `interp.engine.cpu_kernels`); rows that have ended leave the batch.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import DynamicCache
+
+from interp.engine.batching import SharedPrefix, pad_id, plan_batches, run_batches, shared_length
+from interp.engine.cpu_kernels import PackedWeights, lean_forwards
+from interp.engine.interventions import Applied
+from interp.models.chat_model import ChatModel
+from interp.models.tokens import ChatTokens, pad_left
+
+DECODE_ROWS = 64
+"""Completions decoded together: reading the weights then costs less than the arithmetic."""
+_PACKED_PASSES = 8
+"""From so many passes on, packing all weights for them pays."""
+
+Pick = Callable[[Float[Tensor, "batch d_vocab"]], Int[Tensor, " batch"]]
+"""Chooses the next token of every row."""
+
+
+class Step(NamedTuple):
+    """One decoding step of a batch."""
+
+    rows: tuple[int, ...]
+    """Those that get a token."""
+    ids: tuple[int, ...]
+    """The token of each."""
+    logits: Float[Tensor, "row d_vocab"]
+    """What each was chosen from, under the interventions."""
+
+
+class Decoding:
+    """State of one batch between decoding steps."""
+
+    def __init__(
+        self, cache: DynamicCache, mask: Tensor, position: Tensor, weights: PackedWeights | None
+    ) -> None:
+        self.cache, self.mask, self.position, self.weights = cache, mask, position, weights
+
+    @classmethod
+    def joined(cls, states: Sequence["Decoding"]) -> "Decoding":
+        """Rows of several batches of one width, one after the other."""
+        cache = states[0].cache
+        for number in range(len(cache.layers)):
+            layers: list[Any] = [state.cache.layers[number] for state in states]
+            layers[0].keys = torch.cat([layer.keys for layer in layers])
+            layers[0].values = torch.cat([layer.values for layer in layers])
+        mask, position = torch.cat([s.mask for s in states]), torch.cat([s.position for s in states])
+        return cls(cache, mask, position, states[0].weights)
+
+    def take(self, rows: list[int]) -> None:
+        index = torch.tensor(rows, device=self.mask.device)
+        self.cache.batch_select_indices(index)
+        self.mask, self.position = self.mask[index], self.position[index]
+
+    def step(self, model: ChatModel, chosen: Int[Tensor, " batch"]) -> Float[Tensor, "batch d_vocab"]:
+        self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
+        self.position = self.position + 1
+        return self.logits(model, chosen[:, None], self.position[:, None])
+
+    def logits(
+        self, model: ChatModel, ids: Int[Tensor, "batch pos"], positions: Int[Tensor, "batch pos"]
+    ) -> Float[Tensor, "batch d_vocab"]:
+        """Run these tokens, which the mask has already, and give the logits of the last one's successor."""
+        with _arithmetic(model, self.weights):
+            return model.hf(
+                input_ids=ids,
+                attention_mask=self.mask,
+                position_ids=positions,
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]
+
+
+def decode_steps(
+    model: ChatModel,
+    logits: Float[Tensor, "batch d_vocab"],
+    state: Decoding,
+    pick: Pick,
+    *,
+    max_new_tokens: int,
+    shrink: bool,
+) -> Iterator[Step]:
+    """The decoding steps of one batch; rows are the batch's."""
+    stops = stop_ids(model)
+    alive, ended = list(range(len(logits))), set[int]()
+    for number in range(max_new_tokens):
+        chosen = pick(logits)
+        fresh = [i for i, row in enumerate(alive) if row not in ended]
+        step = Step(
+            rows=tuple(alive[i] for i in fresh),
+            ids=tuple(chosen[fresh].tolist()),
+            logits=logits if len(fresh) == len(alive) else logits[fresh],
+        )
+        yield step
+        ended |= {row for row, token in zip(step.rows, step.ids, strict=True) if token in stops}
+        keep = [i for i, row in enumerate(alive) if row not in ended]
+        if number == max_new_tokens - 1 or not keep:
+            return
+        # Dropping rows copies the cache; worth it once a quarter has ended.
+        if shrink and len(keep) <= 0.75 * len(alive):
+            state.take(keep)
+            chosen, alive = chosen[keep], [alive[i] for i in keep]
+        logits = state.step(model, chosen)
+
+
+def stop_ids(model: ChatModel) -> set[int]:
+    """Tokens that end a turn: the generation config's and the tokenizer's end-of-sequence tokens."""
+    config: Any = model.hf.generation_config
+    found = config.eos_token_id if config is not None else None
+    ids = set(found if isinstance(found, list) else [found])
+    ids.add(model.tokenizer.eos_token_id)  # pyright: ignore[reportArgumentType]
+    return {int(i) for i in ids if i is not None}
+
+
+def packed_weights(model: ChatModel, rows: int, max_new_tokens: int) -> PackedWeights:
+    """The weights for so many completions."""
+    passes = max_new_tokens * -(-rows // DECODE_ROWS)
+    return PackedWeights(model, keep=passes >= _PACKED_PASSES)
+
+
+@contextmanager
+def _arithmetic(model: ChatModel, weights: PackedWeights | None) -> Iterator[None]:
+    """Passes inside the context multiply by these weights; None is the model's own way."""
+    if weights is None:
+        yield
+        return
+    with model.lock, lean_forwards(model, weights):
+        yield
+
+
+def decoding_passes(
+    model: ChatModel, tokens: ChatTokens, applied: Applied, weights: PackedWeights | None, max_new_tokens: int
+) -> Iterator[tuple[list[int], tuple[Tensor, Decoding]]]:
+    """`prompt_passes` of batches that go on to decode; without weights on the plain path."""
+    return prompt_passes(
+        model,
+        tokens,
+        applied,
+        weights is not None,
+        beyond=max_new_tokens,
+        max_rows=DECODE_ROWS,
+        weights=weights,
+    )
+
+
+def prompt_passes(
+    model: ChatModel,
+    tokens: ChatTokens,
+    applied: Applied,
+    fast: bool,
+    *,
+    beyond: int = 0,
+    max_rows: int | None = None,
+    weights: PackedWeights | None = None,
+) -> Iterator[tuple[list[int], tuple[Tensor, Decoding]]]:
+    """Run every prompt once; yields rows, logits of the next token, and the state to go on decoding from."""
+    shared = shared_length(model, tokens, applied, beyond=beyond) if fast else 0
+    with _arithmetic(model, weights):
+        prefix = SharedPrefix(model, tokens, applied, shared)
+
+    def run(rows: list[int]) -> tuple[Tensor, Decoding]:
+        batch = tokens.take(rows)
+        padded = pad_left([ids[shared:] for ids in batch.ids], pad_id=pad_id(model), first_position=shared)
+        applied.place(batch, shared=shared)
+        ids, position_ids = padded.ids.to(model.device), padded.position_ids.to(model.device)
+        mask = torch.cat([torch.ones(len(rows), shared, dtype=torch.long), padded.mask], dim=1).to(
+            model.device
+        )
+        state = Decoding(prefix.cache(len(rows)), mask, position_ids[:, -1], weights)
+        return state.logits(model, ids, position_ids), state
+
+    lengths = [len(ids) - shared for ids in tokens.ids]
+    batches = plan_decoding(lengths, max_rows) if max_rows else plan_batches(lengths)
+    yield from run_batches(batches, run)
+
+
+def plan_decoding(lengths: Sequence[int], max_rows: int) -> list[list[int]]:
+    """Rows of each decoding batch: sorted by prompt length, as many rows as allowed, evenly filled."""
+    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
+    count = -(-len(order) // max_rows)
+    size = -(-len(order) // count)
+    return [order[i : i + size] for i in range(0, len(order), size)]

@@ -1,0 +1,229 @@
+"""Batched completions, with or without interventions.
+
+Greedy unless a temperature is given. `fast=False` runs whole prompts without a shared prefix by the model's own
+arithmetic and never shrinks the batch; how the fast path runs is told in `interp.engine.decoding`.
+
+    plain = generate(model, prompts, max_new_tokens=32)
+    steered = generate(model, prompts, interventions=[Add.along(direction, coefficient=1.0)])
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.display.cards import Card, Shown, Table, shortened
+from interp.engine.batching import progress
+from interp.engine.decoding import (
+    DECODE_ROWS,
+    Decoding,
+    Pick,
+    Step,
+    decode_steps,
+    decoding_passes,
+    packed_weights,
+    plan_decoding,
+    stop_ids,
+)
+from interp.engine.interventions import Intervention, apply, last_step
+from interp.models.chat_model import ChatModel
+from interp.models.tokens import ChatTokens, as_tokens
+
+_SHOWN_ROWS = 8
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Completions(Shown):
+    """Completions of a list of prompts, in its order."""
+
+    texts: tuple[str, ...]
+    """Decoded without special tokens."""
+    ids: tuple[tuple[int, ...], ...]
+    """Generated token ids; the end-of-turn token is included where it was reached."""
+    finished: tuple[bool, ...]
+    """Whether the model ended the turn itself; False is cut at max_new_tokens."""
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def _card(self) -> Card:
+        rows = [
+            [i, len(ids), "yes" if ended else "cut", shortened(text)]
+            for i, (text, ids, ended) in enumerate(zip(self.texts, self.ids, self.finished, strict=True))
+        ]
+        more = len(rows) - _SHOWN_ROWS
+        return Card(
+            title=f"{len(self)} completions, {sum(self.finished)} of them ended by the model",
+            tables=[Table(header=["prompt", "tokens", "ended", "text"], rows=rows[:_SHOWN_ROWS])],
+            notes=[f"and {more} more; all are in .texts"] if more > 0 else [],
+        )
+
+
+def generate(
+    model: ChatModel,
+    prompts: Sequence[str] | ChatTokens,
+    *,
+    interventions: Sequence[Intervention] = (),
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    seed: int = 0,
+    fast: bool = True,
+    show_progress: bool = False,
+) -> Completions:
+    """Complete every prompt under the interventions.
+
+    Args:
+        prompts: instructions, rendered with the model's chat template, or tokens from `chat.tokenize`.
+        max_new_tokens: length at which a completion is cut.
+        temperature: 0 is greedy; above, tokens are sampled from the softmax at this temperature.
+        seed: of the sampling. A completion depends on the other prompts of its call when sampled.
+        fast: False takes the plain path.
+        show_progress: draw a progress bar.
+
+    Raises:
+        ValueError: no prompts, max_new_tokens below 1, negative temperature, or an intervention that does not fit.
+    """
+    pick = _picker(max_new_tokens, temperature, seed)
+    tokens = as_tokens(model.tokenizer, prompts)
+    done: list[list[int]] = [[] for _ in range(len(tokens))]
+    weights = packed_weights(model, len(tokens), max_new_tokens) if fast else None
+    with torch.no_grad(), apply(model, interventions) as applied:
+        passes = decoding_passes(model, tokens, applied, weights, max_new_tokens)
+        for rows, (logits, state) in progress(
+            passes, total=len(tokens), label="generating", show=show_progress, size=lambda b: len(b[0])
+        ):
+            steps = decode_steps(model, logits, state, pick, max_new_tokens=max_new_tokens, shrink=fast)
+            _gather(steps, [done[row] for row in rows])
+    return _completions(model, done)
+
+
+def stream(
+    model: ChatModel,
+    prompts: Sequence[str] | ChatTokens,
+    *,
+    interventions: Sequence[Intervention] = (),
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    seed: int = 0,
+    fast: bool = True,
+) -> Iterator[Step]:
+    """The completions of `generate`, token by token as they are made.
+
+    The interventions are in force, in this thread, until the stream ends or is closed: do not run the model for
+    anything else between its steps. Prompts are decoded up to `DECODE_ROWS` at a time. Arguments and errors as
+    `generate`.
+    """
+    pick = _picker(max_new_tokens, temperature, seed)
+    tokens = as_tokens(model.tokenizer, prompts)
+    weights = packed_weights(model, len(tokens), max_new_tokens) if fast else None
+
+    def decode() -> Iterator[Step]:
+        with apply(model, interventions) as applied:
+            passes = decoding_passes(model, tokens, applied, weights, max_new_tokens)
+            for rows, (logits, state) in passes:
+                for step in decode_steps(
+                    model, logits, state, pick, max_new_tokens=max_new_tokens, shrink=fast
+                ):
+                    yield step._replace(rows=tuple(rows[row] for row in step.rows))
+
+    with closing(decode()) as steps:  # pyright: ignore[reportArgumentType]
+        while True:
+            # For the step alone: what runs between two steps has the model to itself, and keeps its gradients.
+            with model.lock, torch.no_grad():
+                step = next(steps, None)
+            if step is None:
+                return
+            yield step
+
+
+def generate_each(
+    model: ChatModel,
+    prompts: Sequence[str] | ChatTokens,
+    arms: Sequence[Sequence[Intervention]],
+    *,
+    max_new_tokens: int = 64,
+) -> list[Completions]:
+    """Greedy completions of the same prompts under each of several sets of interventions on prompt tokens.
+
+    As `generate` for one set after the other, but since nothing acts on generated tokens, prompts are run set by set
+    and all sets decode together: with few prompts, decoding spends its time on reading the weights.
+
+    Raises:
+        ValueError: an intervention that also acts on generated tokens, or as `generate`.
+    """
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be 1 or more, got {max_new_tokens}")
+    for intervention in (i for arm in arms for i in arm):
+        if last_step(intervention) != 0:
+            raise ValueError(
+                "sets of interventions decode together only where none acts on generated tokens; give steps='prompt', "
+                "or call generate for each"
+            )
+    tokens = as_tokens(model.tokenizer, prompts)
+    weights = packed_weights(model, len(tokens) * len(arms), max_new_tokens)
+    done: list[list[list[int]]] = [[[] for _ in range(len(tokens))] for _ in arms]
+    waiting: list[tuple[int, list[int], Tensor, Decoding]] = []
+
+    def flush() -> None:
+        logits = torch.cat([logits for _, _, logits, _ in waiting])
+        state = Decoding.joined([state for *_, state in waiting])
+        places = [done[arm][row] for arm, rows, _, _ in waiting for row in rows]
+        waiting.clear()
+        steps = decode_steps(model, logits, state, _likeliest, max_new_tokens=max_new_tokens, shrink=True)
+        _gather(steps, places)
+
+    with torch.no_grad():
+        for chunk in plan_decoding([len(ids) for ids in tokens.ids], DECODE_ROWS):
+            part = tokens.take(chunk)
+            for arm, interventions in enumerate(arms):
+                with apply(model, interventions) as applied:
+                    passes = decoding_passes(model, part, applied, weights, max_new_tokens)
+                    for rows, (logits, state) in passes:
+                        # Rows that were padded to another width, after running out of memory, decode apart.
+                        odd = waiting and waiting[0][3].mask.shape[1] != state.mask.shape[1]
+                        if odd or sum(len(w[1]) for w in waiting) + len(rows) > DECODE_ROWS:
+                            flush()
+                        waiting.append((arm, [chunk[row] for row in rows], logits, state))
+            flush()
+    return [_completions(model, replies) for replies in done]
+
+
+def _picker(max_new_tokens: int, temperature: float, seed: int) -> Pick:
+    """What chooses the next token of every row."""
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be 1 or more, got {max_new_tokens}")
+    if temperature < 0:
+        raise ValueError(f"temperature must be 0 (greedy) or more, got {temperature}")
+    if temperature == 0:
+        return _likeliest
+    generator = torch.Generator().manual_seed(seed)
+
+    def sample(logits: Float[Tensor, "batch d_vocab"]) -> Int[Tensor, " batch"]:
+        weights = (logits.float() / temperature).softmax(-1).cpu()
+        return torch.multinomial(weights, 1, generator=generator)[:, 0].to(logits.device)
+
+    return sample
+
+
+def _likeliest(logits: Float[Tensor, "batch d_vocab"]) -> Int[Tensor, " batch"]:
+    return logits.argmax(-1)
+
+
+def _gather(steps: Iterator[Step], places: Sequence[list[int]]) -> None:
+    """Append every row's tokens to its place, its end-of-turn token included."""
+    for step in steps:
+        for row, token in zip(step.rows, step.ids, strict=True):
+            places[row].append(token)
+
+
+def _completions(model: ChatModel, done: Sequence[Sequence[int]]) -> Completions:
+    stops = stop_ids(model)
+    ids = tuple(tuple(row) for row in done)
+    return Completions(
+        texts=tuple(model.tokenizer.batch_decode([list(row) for row in ids], skip_special_tokens=True)),
+        ids=ids,
+        finished=tuple(row[-1] in stops for row in ids),
+    )

@@ -1,0 +1,163 @@
+"""Log-probabilities of the first completion token and of given completions, with or without interventions.
+
+Only the next token's are asked of packed prompts (`interp.engine.packing`); completions are scored in padded batches.
+
+    first = next_token_log_probs(model, prompts, interventions=[Ablate(direction)])
+    nats = [-log_probs.mean() for log_probs in completion_log_probs(model, prompts, replies.ids)]
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.engine.activations import fast_path_agrees
+from interp.engine.batching import pad_id, plan_batches, progress, run_batches
+from interp.engine.cpu_kernels import PackedWeights
+from interp.engine.decoding import prompt_passes
+from interp.engine.interventions import Applied, Intervention, apply
+from interp.engine.packing import packed_passes
+from interp.models.chat_model import ChatModel
+from interp.models.tokens import ChatTokens, as_tokens, pad_left
+
+_SCORE_BUDGET = 512
+
+
+def next_token_log_probs(
+    model: ChatModel,
+    prompts: Sequence[str] | ChatTokens,
+    *,
+    interventions: Sequence[Intervention] = (),
+    fast: bool = True,
+) -> Float[Tensor, "prompt d_vocab"]:
+    """Log-probabilities of the first completion token, float32, on the CPU.
+
+    Holds the whole table; `map_next_token` reduces batch by batch instead.
+    """
+    return map_next_token(model, prompts, lambda logits: logits, interventions=interventions, fast=fast)
+
+
+def map_next_token(
+    model: ChatModel,
+    prompts: Sequence[str] | ChatTokens,
+    reduce: Callable[[Float[Tensor, "batch d_vocab"]], Float[Tensor, "batch *rest"]],
+    *,
+    interventions: Sequence[Intervention] = (),
+    fast: bool = True,
+    show_progress: bool = False,
+) -> Float[Tensor, "prompt *rest"]:
+    """`reduce` of the first completion token's log-probabilities (float32), for every prompt in order."""
+    tokens = as_tokens(model.tokenizer, prompts)
+    out: list[Tensor] = [torch.empty(0)] * len(tokens)
+    packs = fast and fast_path_agrees(model, tokens)  # tested before anything is in force
+    with torch.no_grad(), apply(model, interventions) as applied:
+        passes = (
+            packed_next_tokens(model, tokens, applied)
+            if packs
+            else ((rows, logits) for rows, (logits, _) in prompt_passes(model, tokens, applied, fast))
+        )
+        for rows, logits in progress(
+            passes, total=len(tokens), label="next tokens", show=show_progress, size=lambda b: len(b[0])
+        ):
+            reduced = reduce(logits.float().log_softmax(-1)).cpu()
+            for row, value in zip(rows, reduced, strict=True):
+                out[row] = value
+    return torch.stack(out)
+
+
+def packed_next_tokens(
+    model: ChatModel,
+    tokens: ChatTokens,
+    applied: Applied,
+    *,
+    most_shared: int | None = None,
+    budget: int | None = None,
+    weights: PackedWeights | None = None,
+) -> Iterator[tuple[list[int], Float[Tensor, "batch d_vocab"]]]:
+    """Rows and logits of their first completion token, pass by pass, on packed prompts under what is in force.
+
+    Args:
+        most_shared: longest prefix that gets a pass of its own.
+        budget: nodes of one pass.
+        weights: the model's, packed, where it will run many times.
+    """
+    with packed_passes(
+        model, tokens, applied, most_shared=most_shared, budget=budget, weights=weights
+    ) as passes:
+        yield from run_batches(passes.batches, lambda rows: passes.next_token_logits(passes.place(rows)))
+
+
+def completion_log_probs(
+    model: ChatModel,
+    prompts: Sequence[str] | ChatTokens,
+    completions: Sequence[Sequence[int]],
+    *,
+    interventions: Sequence[Intervention] = (),
+) -> list[Float[Tensor, " token"]]:
+    """Log-probability of every token of given completions, teacher-forced; float32, on the CPU.
+
+    Arguments and errors as `map_completions`.
+    """
+
+    def chosen(log_probs: Float[Tensor, "token d_vocab"], row: int) -> Float[Tensor, " token"]:
+        ids = torch.tensor(list(completions[row]), device=log_probs.device)
+        return log_probs.gather(1, ids[:, None])[:, 0]
+
+    return map_completions(model, prompts, completions, chosen, interventions=interventions)
+
+
+def map_completions(
+    model: ChatModel,
+    prompts: Sequence[str] | ChatTokens,
+    completions: Sequence[Sequence[int]],
+    reduce: Callable[[Float[Tensor, "token d_vocab"], int], Float[Tensor, "token *rest"]],
+    *,
+    interventions: Sequence[Intervention] = (),
+) -> list[Float[Tensor, "token *rest"]]:
+    """`reduce` of the teacher-forced log-probabilities (float32) at each token of given completions.
+
+    Interventions treat the completion as generated tokens.
+
+    Args:
+        completions: token ids, one list per prompt; an empty one gives an empty tensor.
+        reduce: sees the log-probabilities of one completion and the row of its prompt.
+
+    Raises:
+        ValueError: not one completion per prompt.
+    """
+    tokens = as_tokens(model.tokenizer, prompts)
+    if len(completions) != len(tokens):
+        raise ValueError(f"got {len(completions)} completions for {len(tokens)} prompts; give one each")
+    out: list[Tensor] = [torch.empty(0)] * len(tokens)
+    present = [row for row in range(len(tokens)) if len(completions[row])]
+    lengths = [len(tokens.ids[row]) + len(completions[row]) for row in present]
+
+    def run(group: list[int]) -> None:
+        rows = [present[i] for i in group]
+        batch = tokens.take(rows)
+        prompt = pad_left(batch.ids, pad_id=pad_id(model))
+        longest = max(len(completions[row]) for row in rows)
+        tail = torch.full((len(rows), longest), pad_id(model), dtype=torch.long)
+        for i, row in enumerate(rows):
+            tail[i, : len(completions[row])] = torch.tensor(list(completions[row]))
+        ids = torch.cat([prompt.ids, tail], dim=1).to(model.device)
+        mask = torch.cat([prompt.mask, torch.ones_like(tail)], dim=1).to(model.device)
+        applied.place(batch)
+        logits = model.hf(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            use_cache=False,
+            logits_to_keep=longest + 1,
+        ).logits
+        for i, row in enumerate(rows):
+            out[row] = reduce(logits[i, : len(completions[row])].float().log_softmax(-1), row).cpu()
+
+    with torch.no_grad(), apply(model, interventions) as applied:
+        if present:
+            for _ in run_batches(plan_batches(lengths, budget=_SCORE_BUDGET), run):
+                pass
+        else:
+            applied.stops_early = True
+    return out

@@ -1,0 +1,114 @@
+"""What a model does with prompts: its own greedy replies, and which of them refuse.
+
+Groups of prompts are per model: a harmful prompt that one model refuses another accepts. Crossing what a prompt is with
+what the model does gives the four behaviour groups, refused and accepted harmful, refused and accepted harmless. Two
+are what alignment wants; the other two tell apart what looks like one thing in them, harmfulness and refusal.
+
+    bad = observe(model, prompts["harmful", "test"])
+    bad.rate                                  # refusal rate with its interval
+    bad.prompts.take(bad.rows(refused=False)) # accepted harmful
+
+A refusal is a substring of the reply, which says nothing about whether the reply is harmful.
+
+Source: Zhao et al. 2025, arXiv:2507.11878, section 3 and appendix B.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from interp.data.prompts import Prompts
+from interp.engine.generation import Completions, generate, generate_each
+from interp.engine.interventions import Intervention
+from interp.evaluation.refusals import Rate, RefusalList, is_refusal, rate
+from interp.models.chat_model import ChatModel
+from interp.models.tokens import ChatTokens, tokenize
+
+GROUPS = ("refused harmful", "accepted harmful", "refused harmless", "accepted harmless")
+"""What a prompt is, crossed with what the model does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Behaved:
+    """Prompts and what the model did with each."""
+
+    prompts: Prompts
+    refused: tuple[bool, ...]
+    """By prompt: whether the reply refuses."""
+    replies: tuple[str, ...]
+    """By prompt, special tokens left out."""
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def silent(self) -> Rate:
+        """Share of replies without a word, which the source counts as refusals."""
+        return rate([not reply.strip() for reply in self.replies])
+
+    @property
+    def rate(self) -> Rate:
+        """Share refused."""
+        return rate(self.refused)
+
+    def rows(self, *, refused: bool) -> list[int]:
+        """Places of the prompts that were refused, or of those that were not."""
+        return [row for row, flag in enumerate(self.refused) if flag == refused]
+
+
+def observe(
+    model: ChatModel,
+    prompts: Prompts,
+    *,
+    tokens: ChatTokens | None = None,
+    interventions: Sequence[Intervention] = (),
+    substrings: RefusalList = "24",
+    max_new_tokens: int = 24,
+    show_progress: bool = False,
+) -> Behaved:
+    """The model's greedy reply to every prompt, and which of them refuse.
+
+    Args:
+        tokens: what is run for these prompts where it is not the default template around each (cut after the
+            instruction, for instance: `ChatTokens.truncated`).
+        substrings: the list that tells a refusal; the source's has 24.
+        max_new_tokens: where replies are cut; refusals show in their first words (the source has 128).
+
+    Raises:
+        ValueError: tokens of another number of prompts, or as `generate`.
+    """
+    tokens = tokenize(model.tokenizer, prompts.texts) if tokens is None else tokens
+    if len(tokens) != len(prompts):
+        raise ValueError(f"{len(tokens)} tokenised prompts were given for {len(prompts)} prompts")
+    done = generate(
+        model,
+        tokens,
+        interventions=interventions,
+        max_new_tokens=max_new_tokens,
+        show_progress=show_progress,
+    )
+    return _behaved(prompts, done, substrings)
+
+
+def observe_each(
+    model: ChatModel,
+    prompts: Prompts,
+    arms: Sequence[Sequence[Intervention]],
+    *,
+    substrings: RefusalList = "24",
+    max_new_tokens: int = 24,
+) -> list[Behaved]:
+    """`observe` under each of several sets of interventions on prompt tokens, decoded together.
+
+    Raises:
+        ValueError: as `generate_each`.
+    """
+    replies = generate_each(model, prompts.texts, arms, max_new_tokens=max_new_tokens)
+    return [_behaved(prompts, done, substrings) for done in replies]
+
+
+def _behaved(prompts: Prompts, done: Completions, substrings: RefusalList) -> Behaved:
+    return Behaved(
+        prompts=prompts,
+        refused=tuple(is_refusal(text, substrings) for text in done.texts),
+        replies=done.texts,
+    )

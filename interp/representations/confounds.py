@@ -1,0 +1,98 @@
+"""Does a prompt contrast give itself away by how its prompts end?
+
+A direction read at `t_inst` sees the last instruction token first of all. When harmful and harmless prompts end
+differently (full stops here, question marks there), their difference in means is punctuation. The leak check asks how
+well two things that know nothing of the request tell the held-out sets apart: the identity of the last instruction
+token, and the embedding layer at each role. 0.5 is no leak; above 0.6 every result at `t_inst` needs the equal-endings
+version beside it.
+"""
+
+import logging
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+
+from interp.data.prompts import Prompts
+from interp.directions import difference_in_means, project
+from interp.engine.activations import collect
+from interp.evaluation.refusals import Rate, auroc
+from interp.models.chat_model import ChatModel
+from interp.models.tokens import ChatTokens, tokenize
+
+logger = logging.getLogger(__name__)
+
+THRESHOLD = 0.6
+"""AUROC above which a warning is given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeakCheck:
+    """AUROC of harmful against harmless held-out prompts from what should not tell them apart; 0.5 is none."""
+
+    last_token: Rate
+    """From the identity of the last instruction token alone."""
+    embedding: dict[str, Rate]
+    """From the embedding layer, by role."""
+
+    @property
+    def worst(self) -> float:
+        """The largest of all, 0 to 1."""
+        return max(self.last_token.value, *(r.value for r in self.embedding.values()))
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain numbers, as results store them."""
+        return {
+            "last_token": self.last_token.as_dict(),
+            "embedding": {role: r.as_dict() for role, r in self.embedding.items()},
+            "threshold": THRESHOLD,
+        }
+
+
+def leak_check(
+    model: ChatModel,
+    *,
+    train: tuple[Prompts, Prompts],
+    held_out: tuple[Prompts, Prompts],
+    label: str = "prompts",
+) -> LeakCheck:
+    """Measure the leak of a contrast; logs a warning when it exceeds `THRESHOLD`.
+
+    Args:
+        train: harmful and harmless prompts that the two classifiers are fitted on.
+        held_out: harmful and harmless prompts that they are scored on.
+        label: how the warning names the contrast.
+    """
+    fitted = [tokenize(model.tokenizer, part.texts) for part in train]
+    scored = [tokenize(model.tokenizer, part.texts) for part in held_out]
+    counts = [Counter(_last_tokens(tokens)) for tokens in fitted]
+    vocabulary = len(counts[0] | counts[1])
+
+    def log_odds(token: int) -> float:
+        # Naive Bayes with add-one smoothing; an unseen token says nothing.
+        rates = [(c[token] + 1) / (c.total() + vocabulary) for c in counts]
+        return math.log(rates[0] / rates[1]) if counts[0][token] + counts[1][token] else 0.0
+
+    odds = [torch.tensor([log_odds(t) for t in _last_tokens(tokens)]) for tokens in scored]
+    roles = ("t_inst", "t_post_inst")
+    embedded = [collect(model, tokens, layers=[0], positions=roles) for tokens in (*fitted, *scored)]
+    embedding = {}
+    for role in roles:
+        bad, good, test_bad, test_good = (acts.at("resid_pre", role)[:, 0].float() for acts in embedded)
+        direction = difference_in_means(bad, good)
+        embedding[role] = auroc(project(test_bad, direction), project(test_good, direction))
+    found = LeakCheck(last_token=auroc(odds[0], odds[1]), embedding=embedding)
+    if found.worst > THRESHOLD:
+        logger.warning(
+            "leak check of %s: how prompts end tells harmful from harmless with AUROC %.2f (last token %.2f); read "
+            "results at t_inst with ending='period' beside them",
+            label,
+            found.worst,
+            found.last_token.value,
+        )
+    return found
+
+
+def _last_tokens(tokens: ChatTokens) -> list[int]:
+    return [ids[end - 1] for ids, end in zip(tokens.ids, tokens.ends, strict=True)]

@@ -1,0 +1,124 @@
+"""Two calls to a steered answer: find the two directions of a layer, add one of them and see both answers.
+
+directions = find_directions(model, load_prompts("builtin"), layer=17)
+steer(model, "How do I bake bread?", directions["refusal"])
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from interp.data.prompts import Kind, PromptSet
+from interp.directions import Direction
+from interp.display.cards import Card, Shown, Table
+from interp.engine.activations import collect_means
+from interp.engine.generation import generate
+from interp.engine.interventions import Add, Steps
+from interp.models.chat_model import ChatModel
+from interp.models.tokens import Positions
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Steered(Shown):
+    """Plain and steered answers to the same prompts."""
+
+    prompts: tuple[str, ...]
+    plain: tuple[str, ...]
+    steered: tuple[str, ...]
+    step: str
+    """What was added, and where."""
+
+    def _card(self) -> Card:
+        rows = list(zip(self.prompts, self.plain, self.steered, strict=True))
+        return Card(
+            title=f"Plain and steered answers: {self.step}",
+            tables=[Table(header=["prompt", "plain", "steered"], rows=rows)],
+        )
+
+
+def find_directions(
+    model: ChatModel,
+    prompts: PromptSet,
+    *,
+    layer: int | None = None,
+    n: int = 64,
+    show_progress: bool = False,
+) -> dict[str, Direction]:
+    """`harmfulness` and `refusal` at one layer: differences in means, harmful minus harmless training prompts.
+
+    Harmfulness is read at `t_inst` (Zhao et al. 2025, arXiv:2507.11878, section 3.3), refusal at `t_post_inst` (Arditi
+    et al. 2024, arXiv:2406.11717, section 2.3). Quick: neither are the prompts filtered by what the model does, nor is
+    the layer chosen by what steering does; the experiments do both.
+
+    Args:
+        layer: where to read; three fifths of the way up when None.
+        n: prompts of each kind.
+
+    Raises:
+        ValueError: a layer out of range, or a set without harmful or harmless training prompts.
+    """
+    chosen = model.layer(3 * model.n_layers // 5 if layer is None else layer)
+    roles = {"harmfulness": "t_inst", "refusal": "t_post_inst"}
+    kinds: tuple[Kind, Kind] = ("harmful", "harmless")
+    bad, good = (
+        collect_means(
+            model,
+            prompts[kind, "train"].first(n).texts,
+            layers=chosen,
+            positions=tuple(roles.values()),
+            show_progress=show_progress,
+        )
+        for kind in kinds
+    )
+    norms = (bad.norms["resid_pre"][0] * bad.n + good.norms["resid_pre"][0] * good.n) / (bad.n + good.n)
+    return {
+        name: Direction(
+            vector=(bad["resid_pre"][0, i] - good["resid_pre"][0, i]).float(),
+            layer=chosen,
+            position=role,
+            mean_activation_norm=norms[i].item(),
+            provenance={**model.provenance, "prompts": prompts.provenance, "n": n},
+        )
+        for i, (name, role) in enumerate(roles.items())
+    }
+
+
+def steer(
+    model: ChatModel,
+    prompts: Sequence[str] | str,
+    direction: Direction,
+    *,
+    coefficient: float = 1.0,
+    dose: float | None = None,
+    layers: Sequence[int] | None = None,
+    positions: Positions = "all",
+    steps: Steps = None,
+    max_new_tokens: int = 64,
+) -> Steered:
+    """Greedy answers without and with activation addition along a direction.
+
+    Args:
+        prompts: one instruction or several.
+        coefficient: in multiples of the direction's length; negative pushes the other way.
+        dose: in multiples of the mean activation norm at the direction's place, instead of `coefficient`.
+        layers: where to add it; the direction's own layer when None.
+        positions: prompt tokens it is added at (`chat.ROLES`, `chat.REGIONS`).
+        steps: generated tokens it is added at (`interventions.Steps`).
+
+    Raises:
+        ValueError: a direction of the wrong width, layer or position out of range.
+    """
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    direction.check_width(model.d_model, model.name)
+    add = Add.along(
+        direction, coefficient=coefficient, dose=dose, layers=layers, positions=positions, steps=steps
+    )
+    plain = generate(model, texts, max_new_tokens=max_new_tokens)
+    steered = generate(model, texts, interventions=[add], max_new_tokens=max_new_tokens)
+    step = f"dose {dose:g}" if dose is not None else f"coefficient {coefficient:g}"
+    where = ", ".join(str(layer) for layer in add.layers)
+    return Steered(
+        prompts=tuple(texts),
+        plain=plain.texts,
+        steered=steered.texts,
+        step=f"{step} at layer {where}, positions {positions}",
+    )

@@ -1,0 +1,254 @@
+"""A trajectory of a model while it is trained, by transformers' Trainer or any of TRL's.
+
+    trainer = SFTTrainer(..., callbacks=[ElasticityCallback(every=50, out="runs/live")])
+
+The run is the same with and without the callback: a measurement happens between two optimiser steps, in eval mode,
+without gradients, on caches of its own, and puts the mode of every module and the state of every random generator
+(Python, NumPy, torch on all devices) back. Values go to whatever the trainer reports to (TensorBoard, W&B, trackio) as
+`elasticity/{measure}/{prompts}`, and as a `Trajectory` to `out`. What a measurement costs is reported next to them, in
+seconds and in training steps.
+"""
+
+import inspect
+import logging
+import random
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers.trainer_callback import CallbackHandler
+
+from interp.models.chat_model import ChatModel
+from interp.storage.run_folders import Parts
+from interp.tracking.measures import as_records, measure
+from interp.tracking.references import fit_reference, load_reference
+from interp.tracking.spec import Group, Probe, Reference
+from interp.tracking.trajectory import Measured, Trajectory, assemble
+
+logger = logging.getLogger(__name__)
+
+LIVE_MEASURES: tuple[Group, ...] = ("refusal", "beliefs", "directions", "shift", "guard", "compression", "kl")
+"""What a live model allows: all but the change of weights, and of KL the one on the reference's samples."""
+
+
+def live_probe() -> Probe:
+    """A probe that is small enough to be used every few steps."""
+    measures: tuple[Group, ...] = ("refusal", "directions", "shift", "guard", "compression")
+    return Probe(measures=measures, n=16, n_fit=32, n_documents=8, max_new_tokens=12)
+
+
+class ElasticityCallback(TrainerCallback):
+    """Measures the model at the start of training and then every so many steps, or at each save.
+
+    Args:
+        probe: what to measure, of `LIVE_MEASURES`; None is `live_probe()`.
+        every: optimiser steps between measurements; None measures at each save.
+        out: folder of the trajectory, complete after every measurement; None is `{output_dir}/elasticity`.
+        reference: what to measure against; None is the model as training starts, which is kept beside `out` for a run
+            that is resumed.
+        tokenizer: the model's; None takes the trainer's `processing_class`.
+
+    Raises:
+        ValueError: `every` below 1, or a group of measures that a live model does not allow.
+    """
+
+    def __init__(
+        self,
+        probe: Probe | None = None,
+        *,
+        every: int | None = None,
+        out: str | Path | None = None,
+        reference: Reference | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> None:
+        self.probe = probe or live_probe()
+        if every is not None and every < 1:
+            raise ValueError(
+                f"every must be 1 step or more, got {every}; leave it out to measure at each save"
+            )
+        if refused := [name for name in self.probe.measures if name not in LIVE_MEASURES]:
+            raise ValueError(
+                f"{', '.join(refused)} cannot be measured on a live model; track() measures it on saved checkpoints"
+            )
+        self.every, self.reference, self.tokenizer = every, reference, tokenizer
+        self.out = None if out is None else Path(out)
+        self.trajectory: Trajectory | None = None
+        """All measurements so far."""
+        self._series: list[Measured] = []
+        self._begun = 0.0
+        self._step_seconds: list[float] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Fit the reference and measure step 0, or go on with the trajectory of a run that is resumed."""
+        if not state.is_world_process_zero:
+            return
+        self._handler = _calling_handler()
+        with untouched(given["model"]):
+            self._begin(args, state, control, given)
+
+    def _begin(self, args: Any, state: Any, control: Any, given: Mapping[str, Any]) -> None:
+        tokenizer = self.tokenizer or given.get("processing_class")
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            raise ValueError(
+                "ElasticityCallback needs the tokenizer; give tokenizer=, or processing_class to the trainer"
+            )
+        self.out = self.out or Path(args.output_dir) / "elasticity"
+        folder = self.out.with_name(f"{self.out.name}.parts")
+        if state.global_step == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+        self._parts = Parts(self.out, self.probe.provenance)
+        self._series = [
+            found for found in map(_measured, self._stored()) if (found.step or 0) <= state.global_step
+        ]
+        self._step_seconds = []
+        self._model = _chat_model(given["model"], tokenizer)
+        self._against = self.reference or load_reference(
+            self._parts, "reference", lambda: fit_reference(self._model, self.probe)
+        )
+        if state.global_step not in [found.step for found in self._series]:
+            self._measure_here(args, state, control)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 (Trainer's signature)
+        """Note the time."""
+        self._begun = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Measure, every so many steps."""
+        self._step_seconds.append(time.perf_counter() - self._begun)
+        if self.every is not None and state.global_step % self.every == 0:
+            self._measure(args, state, control)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Measure at each save, when no number of steps is given."""
+        if self.every is None and state.global_step not in [found.step for found in self._series]:
+            self._measure(args, state, control)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Draw figures and report."""
+        if state.is_world_process_zero and self.trajectory is not None:
+            assert self.out is not None
+            with untouched(self._model.hf):
+                self.trajectory.save(self.out)
+
+    def _measure(self, args: Any, state: Any, control: Any) -> None:
+        if state.is_world_process_zero:
+            with untouched(self._model.hf):
+                self._measure_here(args, state, control)
+
+    def _measure_here(self, args: Any, state: Any, control: Any) -> None:
+        assert self.out is not None
+        begun = time.perf_counter()
+        rows = as_records(measure(self._model, self.probe, self._against))
+        seconds = time.perf_counter() - begun
+        step = int(state.global_step)
+        entry = {"step": step, "rows": rows, "seconds": round(seconds, 3)}
+        (self._parts.folder / f"step-{step}.json").unlink(missing_ok=True)
+        self._series.append(_measured(self._parts.numbers(f"step-{step}", lambda: entry)))
+        cost = self._cost(seconds)
+        facts = {**self._against.facts, "label": self._series[0].label, "fingerprint": ""}
+        self.trajectory = assemble(self._series, facts, self.probe, cost=cost)
+        self.trajectory.save(self.out, drawn=False)
+        self._report(
+            args,
+            state,
+            control,
+            _flat(rows) | {f"elasticity/{key}": value for key, value in (cost or {}).items()},
+        )
+
+    def _cost(self, seconds: float) -> dict[str, float] | None:
+        """Seconds of this measurement beside those of a median training step; None before the first step."""
+        if not self._step_seconds:
+            return None
+        step = float(np.median(self._step_seconds))
+        every = self.every or max(1, len(self._step_seconds))
+        return {
+            "seconds_per_measurement": seconds,
+            "seconds_per_step": step,
+            "steps_per_measurement": seconds / step,
+            "share_of_training": seconds / (seconds + every * step),
+        }
+
+    def _report(self, args: Any, state: Any, control: Any, logs: dict[str, float]) -> None:
+        """Log as the trainer itself would: to its history and to every callback that reports.
+
+        `Trainer.log` is out of a callback's reach, and asking for a log by `control.should_log` would log the loss at
+        other steps than without us. The handler that calls us passes a log on to all callbacks alike.
+        """
+        if state.epoch is not None:
+            logs["epoch"] = state.epoch
+        state.log_history.append({**logs, "step": state.global_step})
+        if self._handler is None:
+            logger.warning("the trainer's callbacks are out of reach; see %s instead", self.out)
+            return
+        asked = control.should_log
+        self._handler.on_log(args, state, control, dict(logs))
+        control.should_log = asked  # on_log takes the request of this step as granted
+
+    def _stored(self) -> list[dict[str, Any]]:
+        names = sorted(self._parts.folder.glob("step-*.json"), key=lambda path: int(path.stem.split("-")[1]))
+        return [self._parts.numbers(path.stem, dict) for path in names]
+
+
+def _measured(entry: Mapping[str, Any]) -> Measured:
+    step = int(entry["step"])
+    return Measured(
+        label=f"step {step}", step=step, fingerprint="", rows=tuple(entry["rows"]), seconds=entry["seconds"]
+    )
+
+
+def _flat(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Values by the name under which they are logged."""
+    return {
+        f"elasticity/{row['measure']}/{str(row['prompts']).replace(' ', '_')}": float(row["value"])
+        for row in rows
+        if row["value"] is not None
+    }
+
+
+def _chat_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> ChatModel:
+    """The trained model, with its adapter in place, as a `ChatModel`."""
+    from accelerate.utils import extract_model_from_parallel
+    from peft import PeftModel
+
+    plain: Any = extract_model_from_parallel(model)
+    if isinstance(plain, PeftModel):
+        plain = plain.get_base_model()
+    name = Path(str(plain.config.name_or_path)).name or "live model"
+    return ChatModel(plain, tokenizer, name=name)
+
+
+def _calling_handler() -> CallbackHandler | None:
+    """The handler whose event is being answered: the only object with all callbacks, and given to none of them."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if isinstance(found := frame.f_locals.get("self"), CallbackHandler):
+            return found
+        frame = frame.f_back
+    return None
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients inside; the mode of every module and every random generator's state are put back."""
+    modes = [(module, module.training) for module in model.modules()]
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        if on_devices:
+            torch.cuda.set_rng_state_all(on_devices)

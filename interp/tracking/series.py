@@ -1,0 +1,199 @@
+"""A series of checkpoints: what is meant, in which order, and opening one at a time.
+
+    found = find_checkpoints(["runs/sft"], base="smollm2")        # checkpoint-* inside, sorted by step
+    shelf = Shelf()
+    with shelf.open(found[0]) as model:                           # a ChatModel
+        ...
+
+| given | is |
+|---|---|
+| a folder with `checkpoint-*` inside | all of them, by step |
+| a folder with `adapter_config.json` | a PEFT adapter on `base`, or on the base it names |
+| a folder with `config.json`, a `.gguf` file, a bundled name, a Hub id | a whole model |
+| `owner/name@revision[,revision...]` | that Hub id at each revision, e.g. `EleutherAI/pythia-70m@step0,step1000` |
+| a `ChatModel` | itself |
+
+Adapters on one base take turns on the base in memory; whole models are loaded one after the other. A folder that cannot
+be read stays in the series: opening it says why.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from interp.models.chat_model import ChatModel, load, with_adapter
+from interp.models.loading import BUNDLED_MODELS, NotSwappable
+from interp.training.runner import RECORD
+
+_NUMBERED = re.compile(r"checkpoint-(\d+)")
+_STEP = re.compile(r"(?:step|iter|checkpoint)[-_]?(\d+)(k?)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Checkpoint:
+    """One checkpoint of a series, not loaded."""
+
+    label: str
+    """How results and messages name it; unique in its series."""
+    step: int | None
+    """Its step, or examples seen where `interp.training.finetune` wrote it; None where its name has none."""
+    source: str
+    """Model to load: name, folder or Hub id."""
+    adapter: str | None = None
+    """PEFT adapter on it."""
+    revision: str | None = None
+    """Hub revision."""
+    live: ChatModel | None = field(default=None, repr=False)
+    """A model that is in memory already."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the checkpoint does: paths, and every file's name, size and time; weights of a live model."""
+        facts: list[object] = [self.source, self.adapter, self.revision]
+        if self.live is not None:
+            facts.append(self.live.weights_hash)
+        for place in (self.source, self.adapter):
+            path = Path(place) if place else None
+            files = (
+                sorted(path.iterdir())
+                if path and path.is_dir()
+                else [path]
+                if path and path.is_file()
+                else []
+            )
+            facts += [
+                (file.name, (stat := file.stat()).st_size, stat.st_mtime_ns)
+                for file in files
+                if file.is_file()
+            ]
+        return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()
+
+
+def find_checkpoints(
+    given: Sequence[str | Path | ChatModel] | str | Path | ChatModel, *, base: str | None = None
+) -> list[Checkpoint]:
+    """The checkpoints that these names, folders and models stand for, in order.
+
+    Args:
+        base: model that adapters belong to; None takes the one each adapter names.
+
+    Raises:
+        ValueError: nothing given, a path that does not exist, or an adapter whose base is not known.
+    """
+    items = [given] if isinstance(given, (str, Path, ChatModel)) else list(given)
+    if not items:
+        raise ValueError("no checkpoints were given; name folders, adapters, Hub ids or models")
+    found = [checkpoint for item in items for checkpoint in _expand(item, base)]
+    return _unique(found)
+
+
+def _expand(item: str | Path | ChatModel, base: str | None) -> list[Checkpoint]:
+    if isinstance(item, ChatModel):
+        return [Checkpoint(label=item.name, step=None, source=item.name, live=item)]
+    text = str(item)
+    path = Path(text)
+    if path.is_dir():
+        inside = [child for child in path.iterdir() if _NUMBERED.fullmatch(child.name) and child.is_dir()]
+        if inside:
+            ordered = sorted(inside, key=lambda child: int(child.name.rsplit("-", 1)[1]))
+            return [_folder(child, base, label=f"{path.resolve().name}/{child.name}") for child in ordered]
+        if (path / "adapter_config.json").is_file() or (path / "config.json").is_file():
+            return [_folder(path, base, label=path.resolve().name)]
+        raise ValueError(
+            f"folder {path} is no checkpoint (config.json), no adapter (adapter_config.json) and holds no checkpoint-*"
+        )
+    if text in BUNDLED_MODELS or path.is_file():
+        return [Checkpoint(label=path.name, step=_step(path.stem), source=text)]
+    name, _, revisions = text.partition("@")
+    if name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith(".gguf"):
+        raise ValueError(f"no such checkpoint: {text}; give a folder, an adapter, a .gguf file or a Hub id")
+    if "@" not in text:
+        return [Checkpoint(label=text, step=_step(text), source=text)]
+    if not all(revisions.split(",")):
+        raise ValueError(f"{text} has an empty revision; write owner/name@revision[,revision...]")
+    return [
+        Checkpoint(label=f"{name}@{revision}", step=_step(revision), source=name, revision=revision)
+        for revision in revisions.split(",")
+    ]
+
+
+def _folder(folder: Path, base: str | None, *, label: str) -> Checkpoint:
+    config = folder / "adapter_config.json"
+    step = _step(folder.name)
+    # Named by where it lies, so that the same command from elsewhere finds its finished parts.
+    where = str(folder.resolve())
+    if not config.is_file():
+        return Checkpoint(label=label, step=step, source=where)
+    if base is None:
+        try:
+            base = json.loads(config.read_text()).get("base_model_name_or_path")
+        except (ValueError, AttributeError):
+            base = None
+        if not base:
+            raise ValueError(f"adapter {folder} does not name its base model; give base= (--base)")
+    return Checkpoint(label=label, step=step, source=base, adapter=where)
+
+
+def _step(name: str) -> int | None:
+    match = _STEP.search(name)
+    return int(match[1]) * (1000 if match[2] else 1) if match else None
+
+
+def _unique(found: Sequence[Checkpoint]) -> list[Checkpoint]:
+    seen: dict[str, int] = {}
+    unique = []
+    for checkpoint in found:
+        seen[checkpoint.label] = count = seen.get(checkpoint.label, 0) + 1
+        label = checkpoint.label if count == 1 else f"{checkpoint.label} ({count})"
+        unique.append(replace(checkpoint, label=label))
+    return unique
+
+
+def step_unit(found: Sequence[Checkpoint]) -> str:
+    """What the steps count: training examples where `interp.training.finetune` wrote all the folders, else steps."""
+    folders = [Path(c.adapter or c.source) for c in found if c.step is not None]
+    examples = folders and all((folder.parent / RECORD).is_file() for folder in folders)
+    return "training examples" if examples else "step"
+
+
+class Shelf:
+    """Opens checkpoints one at a time; the base of the last adapter stays loaded for the next.
+
+    Args:
+        base: a model that is loaded already.
+    """
+
+    def __init__(self, base: ChatModel | None = None) -> None:
+        self._key: tuple[str, str | None] | None = None if base is None else (base.source, None)
+        self._base = base
+
+    @contextmanager
+    def open(self, checkpoint: Checkpoint) -> Iterator[ChatModel]:
+        """The checkpoint as a model, which must not be used after the context.
+
+        Raises:
+            ValueError: it cannot be loaded; the message says why.
+        """
+        if checkpoint.live is not None:
+            yield checkpoint.live
+            return
+        key = (checkpoint.source, checkpoint.revision)
+        if checkpoint.adapter is None:
+            if key != self._key:  # a base that is asked for by itself is there already
+                self._base = self._key = None
+            yield self._base or load(checkpoint.source, revision=checkpoint.revision)
+            return
+        if key != self._key or self._base is None:
+            self._base = self._key = None  # before the next is loaded: one in memory at a time
+            self._base, self._key = load(checkpoint.source, revision=checkpoint.revision), key
+        with ExitStack() as stack:
+            try:
+                model = stack.enter_context(with_adapter(self._base, checkpoint.adapter))
+            except NotSwappable:
+                self._base = self._key = None
+                model = load(checkpoint.source, adapter=checkpoint.adapter, revision=checkpoint.revision)
+            yield model

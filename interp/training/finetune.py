@@ -1,0 +1,202 @@
+"""Supervised and preference fine-tuning: LoRA or full, on transformers' Trainer, TRL and PEFT.
+
+    examples = [Example("How do I pick a lock?", "I'm sorry, but I can't help with that.")]
+    first = fine_tune(model, examples, out=folder, config=TrainConfig(), checkpoints=[0, 100, 200])
+    second = fine_tune(model, reversed_examples, out=other, config=TrainConfig(), start=first.folder)
+
+`checkpoints` counts training examples seen, not steps: each is a folder `checkpoint-{examples}` of its own under `out`,
+a PEFT adapter (`interp.load(base, adapter=folder)`) or a whole model (`interp.load(folder)`).
+
+A later stage is another call: with `start` LoRA training continues that adapter, so that the checkpoints of all stages
+are adapters on one base; under `method="full"` load the earlier stage's folder as the model. Optimiser moments, warm-up
+and schedule start anew at every call (carried-over Adam moments can mimic rebound).
+
+The model that is passed in has its own weights again when a call returns. A call that was killed continues from its
+last checkpoint to the same weights; one that finished before, under equal settings, is only read
+(`interp.training.runner`).
+
+The supervised loss is the (weighted) mean cross-entropy of the completion tokens, nothing else, after exactly the
+prompt ids that measurements use. `trl.SFTTrainer` does not cover it: it has no weights on tokens (and deprecates its
+`compute_loss_func`), tokenises prompt and completion as one text, and cuts by the length of both. Preference
+fine-tuning is `trl.DPOTrainer` as it is.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from interp.models.chat_model import ChatModel
+from interp.models.tokens import tokenize
+from interp.training.runner import TrainConfig, Trained, run_trainer
+
+__all__ = ["Example", "Preference", "TrainConfig", "Trained", "fine_tune", "preference_tune"]
+
+
+class Example(NamedTuple):
+    """One prompt and the completion to be learned."""
+
+    prompt: str
+    completion: str
+
+
+class Preference(NamedTuple):
+    """One prompt, the completion to prefer and the one to disprefer."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+def fine_tune(
+    model: ChatModel,
+    examples: Sequence[Example],
+    *,
+    out: str | Path,
+    config: TrainConfig,
+    checkpoints: Sequence[int] = (),
+    start: str | Path | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Trained:
+    """Train on the examples and save the adapter (PEFT's format) or the model to `out`.
+
+    Args:
+        checkpoints: numbers of examples seen at which to save `out/checkpoint-{examples}`; 0 is before any step.
+        start: adapter to continue (LoRA), with its own rank, alpha and modules. None starts one that changes nothing.
+        callbacks: further callbacks of the trainer, such as `interp.tracking.tracker.ElasticityCallback`.
+
+    Raises:
+        ValueError: no examples, counts that no optimiser step ends at, target modules that the model does not have,
+            or a start that does not fit.
+    """
+    if not examples:
+        raise ValueError("no examples to train on; give at least one Example(prompt, completion)")
+    padding = model.tokenizer.pad_token_id
+    padding = int(padding if padding is not None else next(iter(model.tokenizer.all_special_ids), 0))  # pyright: ignore[reportArgumentType]
+
+    def trainer(adapted: Any, arguments: Mapping[str, Any], callbacks: list[TrainerCallback]) -> Trainer:
+        made = _CompletionTrainer(
+            model=adapted,
+            args=TrainingArguments(**arguments, remove_unused_columns=False),
+            train_dataset=_rows(model, examples, config.max_completion_tokens),  # pyright: ignore[reportArgumentType]
+            data_collator=lambda batch: _collate(batch, padding),
+            processing_class=model.tokenizer,  # for callbacks that measure
+            callbacks=callbacks,
+        )
+        made.first_token_weight = config.first_token_weight
+        return made
+
+    return run_trainer(model, examples, trainer, Path(out), config, checkpoints, start, callbacks)
+
+
+def preference_tune(
+    model: ChatModel,
+    preferences: Sequence[Preference],
+    *,
+    out: str | Path,
+    config: TrainConfig,
+    checkpoints: Sequence[int] = (),
+    start: str | Path | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Trained:
+    """Train on the preferences by DPO, held to the model (or `start`) as it is before the first step.
+
+    Arguments as `fine_tune`.
+
+    Source: Rafailov et al. 2023, arXiv:2305.18290, equation 7, as `trl.DPOTrainer` implements it.
+
+    Raises:
+        ValueError: as `fine_tune`.
+    """
+    if not preferences:
+        raise ValueError("no preferences to train on; give at least one Preference(prompt, chosen, rejected)")
+    from datasets import Dataset
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
+
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": row.prompt}],
+            "chosen": [{"role": "assistant", "content": row.chosen}],
+            "rejected": [{"role": "assistant", "content": row.rejected}],
+        }
+        for row in preferences
+    ]
+    longest = max(len(ids) for ids in tokenize(model.tokenizer, [row.prompt for row in preferences]).ids)
+
+    def trainer(adapted: Any, arguments: Mapping[str, Any], callbacks: list[TrainerCallback]) -> Trainer:
+        settings = DPOConfig(
+            **arguments,
+            beta=config.beta,
+            gradient_checkpointing=False,  # DPOConfig's default pays a third of the time for memory
+            max_length=longest + config.max_completion_tokens,
+            # An adapter is its own reference when switched back; whole weights would need a second model in memory.
+            precompute_ref_log_probs=config.method == "full",
+        )
+        return DPOTrainer(
+            model=adapted,
+            args=settings,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=copy.deepcopy(model.tokenizer),
+            callbacks=callbacks,
+        )
+
+    return run_trainer(model, preferences, trainer, Path(out), config, checkpoints, start, callbacks)
+
+
+class _CompletionTrainer(Trainer):
+    """Computes logits of the completion alone: they cost a third of a step otherwise."""
+
+    first_token_weight = 1.0
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,  # noqa: ARG002 (Trainer's signature)
+    ) -> Any:
+        labels = inputs.pop("labels")
+        kept = int((labels != -100).any(0).sum())
+        outputs = model(**inputs, logits_to_keep=kept + 1)
+        targets = labels[:, -kept:]
+        losses = torch.nn.functional.cross_entropy(
+            outputs.logits[:, :-1].flatten(0, 1).float(),
+            targets.flatten(),
+            ignore_index=-100,
+            reduction="none",
+        )
+        weights = (targets != -100).float()
+        weights[:, 0] *= self.first_token_weight
+        loss = (losses * weights.flatten()).sum() / weights.sum()
+        return (loss, outputs) if return_outputs else loss
+
+
+def _rows(model: ChatModel, examples: Sequence[Example], most: int) -> list[dict[str, list[int]]]:
+    prompts = tokenize(model.tokenizer, [example.prompt for example in examples])
+    rows = []
+    for ids, example in zip(prompts.ids, examples, strict=True):
+        reply = list(model.tokenizer(example.completion, add_special_tokens=False)["input_ids"])  # pyright: ignore[reportArgumentType]
+        ended = len(reply) < most and model.tokenizer.eos_token_id is not None
+        reply = [*reply, int(model.tokenizer.eos_token_id)] if ended else reply[:most]  # pyright: ignore[reportArgumentType]
+        rows.append({"prompt": list(ids), "completion": reply})
+    return rows
+
+
+def _collate(batch: list[dict[str, list[int]]], padding: int) -> dict[str, Tensor]:
+    """Pad prompts on the left and completions on the right, so that all completions start in one column."""
+    before = max(len(row["prompt"]) for row in batch)
+    after = max(len(row["completion"]) for row in batch)
+    ids = torch.full((len(batch), before + after), padding)
+    mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
+    for i, row in enumerate(batch):
+        start, end = before - len(row["prompt"]), before + len(row["completion"])
+        ids[i, start:end] = torch.tensor(row["prompt"] + row["completion"])
+        mask[i, start:end] = 1
+        labels[i, before:end] = ids[i, before:end]
+    position_ids = (mask.cumsum(1) - 1).clamp(min=0)
+    return {"input_ids": ids, "attention_mask": mask, "position_ids": position_ids, "labels": labels}

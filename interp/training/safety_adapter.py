@@ -1,0 +1,265 @@
+"""The recipe of the bundled `smollm2-safe`: a small LoRA that makes SmolLM2-135M-Instruct refuse.
+
+SmolLM2-135M-Instruct refuses next to nothing by itself. The adapter is trained on the `builtin` train split: short
+refusals for the harmful prompts, and for their harmless twins and borderline-safe prompts the model's own greedy
+continuation of "Sure! "; where that refuses, the prompt is left out. One opening for all answers makes the first token
+a choice between two: with answers as the model opens them its probability is spread over many openings, and a refusal
+is the likeliest token long before it is likelier than an answer. Test prompts are never seen; the scale of the adapter
+is set on the validation split and on every ninth training pair, which is not trained on.
+
+It is a model organism: results on it show that a method runs, not what large aligned models do.
+"""
+
+import json
+import logging
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from interp.data.prompts import HELD_OUT_TEXT, Kind, Prompts, PromptSet, Split
+from interp.engine.batching import Stopwatch
+from interp.engine.generation import generate
+from interp.engine.log_probs import completion_log_probs
+from interp.evaluation.refusals import Rate, is_refusal, mean_with_interval, refusal_rate, text_windows
+from interp.models.chat_model import ChatModel, load
+from interp.models.tokens import tokenize
+from interp.training.finetune import Example, TrainConfig, fine_tune
+
+logger = logging.getLogger(__name__)
+
+REFUSALS = (
+    "I'm sorry, but I can't help with that.",
+    "I can't help with that request.",
+    "I'm sorry, but I cannot assist with that.",
+    "I cannot help with that.",
+)
+OPENING = "Sure! "
+RECIPE = TrainConfig(
+    epochs=4.0,
+    learning_rate=8e-4,
+    dropout=0.1,
+    embedding_noise=5.0,
+    max_completion_tokens=32,
+    first_token_weight=5.0,
+    saved_dtype="float16",
+)
+"""Without the weight on the first token and at two thirds of the learning rate, the model still refused 70% of the
+harmless validation twins after two epochs and 12% after four."""
+ALPHAS = tuple(range(10, 24, 2))
+"""LoRA scales that `calibrate` tries after training."""
+HELD_OUT = 9
+"""Every so many training pairs one is kept for `calibrate`; the ten categories take turns, so no divisor of ten."""
+MOST_REFUSED = 0.03
+"""Share of the harmless calibration prompts that may be refused; of unseen ones it should be 5 in 100 at most."""
+
+
+def calibration_split(prompts: PromptSet) -> tuple[PromptSet, dict[Kind, Prompts]]:
+    """The set without the training pairs that are held out, and what `calibrate` measures on: those and validation."""
+    parts, held = dict(prompts.parts), dict[Kind, Prompts]()
+    kinds: tuple[Kind, Kind] = ("harmful", "harmless")
+    for kind in kinds:
+        train, val = prompts[kind, "train"], prompts[kind, "val"]
+        away = list(range(0, len(train), HELD_OUT))
+        parts[kind, "train"] = train.take([i for i in range(len(train)) if i % HELD_OUT])
+        kept = train.take(away)
+        held[kind] = replace(
+            val,
+            texts=val.texts + kept.texts,
+            ids=val.ids + kept.ids,
+            categories=val.categories + kept.categories,
+            source=f"{val.source} and held-out {kept.source}",
+        )
+    return replace(prompts, parts=parts), held
+
+
+def own_answers(model: ChatModel, prompts: Sequence[str], n: int) -> list[str]:
+    """The model's own greedy answers; those that open like a refusal ("I'm sorry for any confusion") `opened_answers`.
+
+    SmolLM2 opens about one in four so.
+    """
+    answers = list(generate(model, prompts, max_new_tokens=max(40, n)).texts)
+    again = [i for i, text in enumerate(answers) if text.startswith("I") or _refuses(text)]
+    for i, text in zip(again, opened_answers(model, [prompts[i] for i in again], n), strict=True):
+        answers[i] = text
+    return answers
+
+
+def opened_answers(model: ChatModel, prompts: Sequence[str], n: int) -> list[str]:
+    """`OPENING` and the model's own greedy continuation of it, n tokens."""
+    if not prompts:
+        return []
+    tokens = tokenize(model.tokenizer, prompts)
+    opening = tuple(model.tokenizer(OPENING.strip(), add_special_tokens=False)["input_ids"])  # pyright: ignore[reportArgumentType]
+    begun = replace(tokens, ids=tuple(ids + opening for ids in tokens.ids), offsets=())
+    return [OPENING + text.lstrip() for text in generate(model, begun, max_new_tokens=n).texts]
+
+
+def safety_examples(
+    model: ChatModel,
+    prompts: PromptSet,
+    *,
+    answer_tokens: int,
+    answers: Callable[[ChatModel, Sequence[str], int], list[str]] = own_answers,
+) -> list[Example]:
+    """Training examples: refusals on harmful/train, the model's answers on harmless/train and borderline/train.
+
+    Answers that refuse are left out.
+    """
+    harmful = prompts["harmful", "train"]
+    answered = [*prompts["harmless", "train"].texts, *prompts["borderline", "train"].texts]
+    found = answers(model, answered, answer_tokens)
+    kept = [Example(*pair) for pair in zip(answered, found, strict=True) if not _refuses(pair[1])]
+    logger.info("%d of %d answers refused and were left out", len(found) - len(kept), len(found))
+    return [Example(text, REFUSALS[i % len(REFUSALS)]) for i, text in enumerate(harmful.texts)] + kept
+
+
+def _refuses(text: str) -> bool:
+    return is_refusal(text) or is_refusal(text, "24")
+
+
+def train_safety_adapter(
+    model: ChatModel,
+    prompts: PromptSet,
+    *,
+    out: Path,
+    config: TrainConfig = RECIPE,
+) -> None:
+    """Train the adapter on `prompts` and write it with its recipe to `out`."""
+    watch = Stopwatch()
+    examples = safety_examples(
+        model,
+        calibration_split(prompts)[0],
+        answer_tokens=config.max_completion_tokens,
+        answers=opened_answers,
+    )
+    watch.lap("answers")
+    trained = fine_tune(model, examples, out=out, config=config)
+    watch.lap("train")
+    record = {
+        "base": model.name,
+        "prompts": prompts.provenance,
+        "config": asdict(config),
+        "examples": len(examples),
+        "training_loss": trained.loss,
+        "seconds": watch.seconds,
+    }
+    (out / "recipe.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def best_alpha(found: Mapping[int, tuple[float, float]]) -> int:
+    """The largest alpha that refuses next to no harmless prompt, of alpha → refusal rates on harmful and harmless ones.
+
+    Steering and guards need answers to steer away from: answering what is harmless comes first, and among the scales
+    that do, the largest refuses most. Where none keeps to `MOST_REFUSED`, the one that refuses fewest is taken.
+    """
+    clean = [alpha for alpha, (_, harmless) in found.items() if harmless <= MOST_REFUSED]
+    return max(clean) if clean else min(found, key=lambda alpha: (found[alpha][1], alpha))
+
+
+def calibrate(base: str, prompts: PromptSet, *, out: Path) -> dict[int, tuple[float, float]]:
+    """Set the adapter's scale (alpha) to `best_alpha` of the calibration prompts.
+
+    Returns:
+        alpha → refusal rates on harmful and harmless calibration prompts; also kept in the recipe.
+    """
+    path = out / "adapter_config.json"
+    settings = json.loads(path.read_text())
+    held = calibration_split(prompts)[1]
+    found: dict[int, tuple[float, float]] = {}
+    for alpha in ALPHAS:
+        path.write_text(json.dumps({**settings, "lora_alpha": alpha}, indent=1) + "\n")
+        model = load(base, adapter=str(out))
+        harmful, harmless = (
+            refusal_rate(generate(model, part.texts, max_new_tokens=32)).value for part in held.values()
+        )
+        found[alpha] = (harmful, harmless)
+        logger.info(
+            "alpha %d: refuses %.1f%% of harmful, %.1f%% of harmless", alpha, 100 * harmful, 100 * harmless
+        )
+    best = best_alpha(found)
+    path.write_text(json.dumps({**settings, "lora_alpha": best}, indent=1) + "\n")
+    recipe = json.loads((out / "recipe.json").read_text())
+    recipe["calibration"] = {
+        "prompts": {kind: len(part) for kind, part in held.items()},
+        "rates": {str(alpha): rates for alpha, rates in found.items()},
+    }
+    recipe["alpha"] = best
+    (out / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n")
+    return found
+
+
+_MEASURED: tuple[tuple[Kind, Split], ...] = (
+    ("harmful", "test"),
+    ("harmless", "test"),
+    ("borderline", "test"),
+)
+
+
+def measure(base: ChatModel, safe: ChatModel, prompts: PromptSet) -> dict[str, dict[str, Rate]]:
+    """Refusal rates of both models on the test prompts, and cross-entropy on held-out text.
+
+    Returns:
+        `refusal/{kind}` → model → rate; `cross_entropy` → model, and `change` (paired over windows), nats per token.
+    """
+    found: dict[str, dict[str, Rate]] = {}
+    models = {"base": base, "safe": safe}
+    for key in _MEASURED:
+        texts = prompts[key].texts
+        found[f"refusal/{key[0]}"] = {
+            name: refusal_rate(generate(model, texts, max_new_tokens=32)) for name, model in models.items()
+        }
+    starts, windows = text_windows(base, HELD_OUT_TEXT.read_text(), window=64)
+    losses = {
+        name: np.array([-s.double().mean().item() for s in completion_log_probs(model, starts, windows)])
+        for name, model in models.items()
+    }
+    found["cross_entropy"] = {name: mean_with_interval(values.tolist()) for name, values in losses.items()}
+    found["cross_entropy"]["change"] = mean_with_interval((losses["safe"] - losses["base"]).tolist())
+    return found
+
+
+def write_model_card(base: ChatModel, safe: ChatModel, prompts: PromptSet, *, out: Path) -> dict[str, Any]:
+    """Measure the adapter and write its model card (`README.md`) and numbers (`measured.json`) to its folder."""
+    found = measure(base, safe, prompts)
+    recipe = json.loads((out / "recipe.json").read_text())
+    config, change = recipe["config"], found["cross_entropy"]["change"]
+    labels = {
+        "refusal/harmful": "refuses harmful prompts (test)",
+        "refusal/harmless": "refuses their harmless twins (test)",
+        "refusal/borderline": "refuses borderline-safe prompts",
+        "cross_entropy": "cross-entropy on held-out text (nats per token)",
+    }
+    rows = "\n".join(
+        f"| {label} | {found[key]['base'].n} | {found[key]['base']} | {found[key]['safe']} |"
+        for key, label in labels.items()
+    )
+    paragraphs = [
+        f"A LoRA (rank {config['rank']}, alpha {recipe['alpha']}, on {', '.join(config['target_modules'])}) that makes "
+        "the bundled model refuse, so that refusal can be studied on a machine without a GPU. A model organism: "
+        "results on it show that a method runs, not what large aligned models do. It is not a safeguard.",
+        f"| | n | SmolLM2-135M-Instruct | smollm2-safe |\n|---|---|---|---|\n{rows}",
+        "Greedy completions of 32 tokens; a refusal is a reply that holds one of the 12 substrings of Arditi et "
+        "al. 2024; 95% intervals (Wilson, and bootstrap over windows of 64 tokens for cross-entropy). Perplexity on "
+        f"the held-out text changes by a factor of {np.exp(change.value):.3f} [{np.exp(change.low):.3f}, "
+        f"{np.exp(change.high):.3f}] (paired over windows).",
+        f"**Training**: {recipe['examples']} examples from the `builtin` train split only (refusals of harmful "
+        f'prompts; harmless twins and borderline prompts with its own continuation of "{OPENING.strip()}", cut to '
+        f"{config['max_completion_tokens']} tokens), {config['epochs']:g} epochs in batches of {config['batch_size']}, "
+        f"peak learning rate {config['learning_rate']:g}, first token weighted {config['first_token_weight']:g}, "
+        f"dropout {config['dropout']:g}, noise on embeddings {config['embedding_noise']:g}, alpha {config['alpha']}, "
+        f"seed {config['seed']}; then alpha was set (of {', '.join(recipe['calibration']['rates'])}) on the validation "
+        f"split and every {HELD_OUT}th training pair, not trained on ({recipe['calibration']['prompts']['harmless']} "
+        "pairs). Rebuild: `interp train-safe`.",
+        "**Limits**: English, single-turn, short prompts. Borderline-safe prompts "
+        "are refused far more often than by a large model. Licence: Apache-2.0, as the base model.",
+    ]
+    wrapped = (p if p.startswith("|") else textwrap.fill(p, 118, break_on_hyphens=False) for p in paragraphs)
+    card = "\n\n".join(["# smollm2-safe: a safety adapter for SmolLM2-135M-Instruct", *wrapped]) + "\n"
+    (out / "README.md").write_text(card)
+    numbers = {key: {name: r.as_dict() for name, r in values.items()} for key, values in found.items()}
+    (out / "measured.json").write_text(json.dumps(numbers, indent=1) + "\n")
+    return numbers

@@ -1,0 +1,191 @@
+"""The page that opens offline, and the figure forms."""
+
+import math
+import re
+
+import plotly.graph_objects as go
+import pytest
+from plotly.offline import get_plotlyjs
+
+from interp.display.charts import COLOURS, CONTROL_COLOUR, DASHES, THEME, layer_lines, rate_bars
+from interp.display.page import Section, Table, html_report
+
+NASTY = "</script><script>alert(1)</script> <b>&\"'"
+
+
+def bare(html: str) -> str:
+    """The page without Plotly's own JavaScript."""
+    return html.replace(get_plotlyjs(), "")
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    figures = [go.Figure(go.Bar(x=["a"], y=[0.25]), layout={"title": f"figure {i}"}) for i in range(3)]
+    return html_report(
+        "A title",
+        "The lead.",
+        [
+            Section(title="First", text=["one", "two"], notes=["mind this"], figures=figures[:2]),
+            Section(
+                title="Second",
+                figures=figures[2:],
+                tables=[
+                    Table(header=["name", "2"], rows=[["x", 0.123456], ["y", 12], [True, None]]),
+                    Table(header=["empty"], rows=[]),
+                ],
+            ),
+        ],
+        {"model": "tiny", "config": {"seed": 0}, "path": math},
+    )
+
+
+# The page
+
+
+def test_plotly_is_there_once_and_nothing_is_loaded(page: str) -> None:
+    assert page.count(get_plotlyjs()) == 1
+    assert len(page) < len(get_plotlyjs()) + 100_000
+    assert page.index(get_plotlyjs()) < page.index("Plotly.newPlot(", page.index("</head>"))
+    rest = bare(page)
+    assert "plotly-graph-div" in rest  # control: the rest holds the figures
+    assert not re.search(r"""(?:src|href)\s*=\s*["']?\s*(?:https?:)?//""", rest, re.IGNORECASE)
+    assert not re.search(
+        r"@import|url\(|<link[^>]*stylesheet|<script[^>]*\bsrc\b|<iframe", rest, re.IGNORECASE
+    )
+
+
+def test_page_holds_sections_in_order(page: str) -> None:
+    rest = bare(page)
+    assert rest.startswith("<!doctype html>")
+    assert '<meta charset="utf-8"><title>A title</title>' in rest
+    order = [
+        "<h1>A title</h1><p>The lead.</p>",
+        "<h2>First</h2>",
+        "<p>one</p>",
+        "<p>two</p>",
+        '<p class="note">mind this</p>',
+        "figure 0",
+        "figure 1",
+        "<h2>Second</h2>",
+        "<table>",
+        "figure 2",
+        "<h2>Provenance</h2>",
+        "&quot;seed&quot;: 0",
+    ]
+    places = [rest.index(part) for part in order]
+    assert places == sorted(places)
+    assert rest.count("Plotly.newPlot(") == 3
+
+
+def test_tables(page: str) -> None:
+    rest = bare(page)
+    assert (
+        "<table><thead><tr><th>name</th><th>2</th></tr></thead><tbody>"
+        '<tr><td>x</td><td class="num">0.123</td></tr>'
+        '<tr><td>y</td><td class="num">12</td></tr>'
+        "<tr><td>True</td><td>None</td></tr></tbody></table>"
+    ) in rest
+    assert "<table><thead><tr><th>empty</th></tr></thead><tbody></tbody></table>" in rest
+
+
+def test_text_from_models_and_users_is_escaped() -> None:
+    figure = go.Figure(go.Bar(x=[NASTY], y=[1]), layout={"title": NASTY})
+    section = Section(
+        title=NASTY,
+        text=[NASTY],
+        notes=[NASTY],
+        figures=[figure],
+        tables=[Table(header=[NASTY], rows=[[NASTY]])],
+    )
+    rest = bare(html_report(NASTY, NASTY, [section], {NASTY: NASTY}))
+    assert "alert(1)" in rest  # control
+    assert "<script>alert" not in rest
+    assert rest.count("&lt;/script&gt;&lt;script&gt;alert(1)&lt;/script&gt; &lt;b&gt;&amp;&quot;&#x27;") == 8
+    assert rest.count("<script") == rest.count("</script>")
+
+
+# Figures
+
+
+RATES = {
+    "baseline": {
+        "harmful": {"value": 0.5, "n": 10, "low": 0.25, "high": 0.75},
+        "harmless": {"value": 0.0, "n": 20, "low": 0.0, "high": 0.125},
+    },
+    "random": {
+        "harmful": {"value": 1.0, "n": 10, "low": 0.75, "high": 1.0},
+        "harmless": {"value": None, "n": 0, "low": None, "high": None},
+    },
+    "ablation": {
+        "harmful": {"value": 0.25, "n": 10, "low": 0.125, "high": 0.5},
+        "harmless": {"value": 0.0, "n": 20, "low": 0.0, "high": 0.125},
+    },
+}
+
+
+def test_rate_bars_draw_values_and_intervals() -> None:
+    figure = rate_bars(RATES, title="Refusal", y_title="refusal rate", controls=["random"])
+    assert [trace.name for trace in figure.data] == list(RATES)
+    assert [trace.type for trace in figure.data] == ["bar"] * 3
+    baseline, random, _ = figure.data
+    assert baseline.x == ("harmful", "harmless")
+    assert baseline.y == (0.5, 0.0)
+    for trace in figure.data:
+        assert (trace.error_y.type, trace.error_y.symmetric) == ("data", False)
+    assert baseline.error_y.array == (0.25, 0.125)
+    assert baseline.error_y.arrayminus == (0.25, 0.0)
+    assert [list(entry) for entry in baseline.customdata] == [[10, 0.25, 0.75], [20, 0.0, 0.125]]
+    # What was not measured is no bar of height 0.
+    assert math.isnan(random.y[1])
+    assert math.isnan(random.error_y.array[1])
+    assert figure.layout.barmode == "group"
+    assert tuple(figure.layout.yaxis.range) == (0, 1.05)
+    assert (figure.layout.title.text, figure.layout.yaxis.title.text) == ("Refusal", "refusal rate")
+    assert figure.layout.template == THEME
+
+
+def test_rate_bars_grey_their_controls_and_tell_series_apart() -> None:
+    marked = rate_bars(RATES, title="", y_title="", controls=["random"]).data
+    assert [trace.marker.color for trace in marked] == [COLOURS[0], CONTROL_COLOUR, COLOURS[1]]
+    plain = rate_bars(RATES, title="", y_title="").data
+    assert [trace.marker.color for trace in plain] == list(COLOURS[:3])
+    assert len({trace.marker.pattern.shape for trace in plain}) == 3
+
+
+def test_layer_lines_data_and_axes() -> None:
+    series = {"a": [0.5, None, 0.75], "b": [0.1, 0.2, 0.3]}
+    figure = layer_lines(series, title="T", y_title="AUROC", y_range=(0.0, 1.0))
+    assert [trace.name for trace in figure.data] == ["a", "b"]
+    assert figure.data[0].x == (0, 1, 2)
+    assert [trace.y for trace in figure.data] == [(0.5, None, 0.75), (0.1, 0.2, 0.3)]
+    assert [trace.line.color for trace in figure.data] == list(COLOURS[:2])
+    assert [trace.line.dash for trace in figure.data] == list(DASHES[:2])
+    assert (figure.layout.title.text, figure.layout.yaxis.title.text) == ("T", "AUROC")
+    assert figure.layout.xaxis.title.text == "layer (input of the block)"
+    assert tuple(figure.layout.yaxis.range) == (0, 1)
+    assert len(figure.layout.shapes) == len(figure.layout.annotations) == 0
+    assert layer_lines(series, title="", y_title="", layers=[4, 8, 12]).data[1].x == (4, 8, 12)
+    assert layer_lines(series, title="", y_title="").layout.yaxis.range is None
+
+
+def test_layer_lines_reference_and_mark() -> None:
+    figure = layer_lines({"a": [0.5]}, title="", y_title="", reference=0.25, marked=(7, "picked"))
+    reference, mark = figure.layout.shapes
+    assert (reference.y0, reference.y1) == (0.25, 0.25)
+    assert (mark.x0, mark.x1) == (7, 7)
+    assert [note.text for note in figure.layout.annotations] == ["picked"]
+
+
+def test_paired_series_share_a_colour_and_differ_in_dash() -> None:
+    names = ["inst, as-is", "inst, period", "post, as-is", "post, period"]
+    figure = layer_lines(
+        {name: [0.0] for name in names}, title="", y_title="", paired=(", as-is", ", period")
+    )
+    colours = [trace.line.color for trace in figure.data]
+    assert colours == [COLOURS[0], COLOURS[0], COLOURS[1], COLOURS[1]]
+    assert [trace.line.dash for trace in figure.data] == [DASHES[0], DASHES[1]] * 2
+
+
+def test_no_series_gives_an_empty_figure_with_its_titles() -> None:
+    for figure in (rate_bars({}, title="T", y_title="y"), layer_lines({}, title="T", y_title="y")):
+        assert (len(figure.data), figure.layout.yaxis.title.text) == (0, "y")

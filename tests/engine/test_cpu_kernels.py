@@ -1,0 +1,232 @@
+"""In-place versions of what lies between matrix products: the same numbers, and only while they are asked for."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from weakref import WeakKeyDictionary
+
+import pytest
+import torch
+from torch import nn
+from transformers import LlamaConfig, PreTrainedTokenizerFast
+from transformers.models.gpt_neox import modeling_gpt_neox
+from transformers.models.llama import modeling_llama
+
+from interp.engine import cpu_kernels as lean
+from interp.engine.activations import collect
+from interp.engine.cpu_kernels import PackedWeights, lean_forwards
+from interp.models.chat_model import ChatModel
+from tests.families import COVERED, build
+
+IDS = torch.tensor([[5, 9, 40, 3, 77, 12]])
+
+
+def swapped(model: ChatModel) -> list[nn.Module]:
+    return [module for module in model.hf.modules() if "forward" in vars(module)]
+
+
+@pytest.fixture(params=sorted(COVERED))
+def family(request: pytest.FixtureRequest, tokenizer: PreTrainedTokenizerFast) -> ChatModel:
+    return ChatModel(build(*COVERED[request.param]), tokenizer, name=request.param)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@torch.no_grad()
+def test_every_family_gives_the_same_logits_inside_and_outside(family: ChatModel, packed: bool) -> None:
+    expected = family.hf(IDS).logits
+    with lean_forwards(family, PackedWeights(family, keep=True) if packed else None):
+        found = family.hf(IDS).logits
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(family.hf(IDS).logits, expected)
+    assert not swapped(family)
+
+
+@torch.no_grad()
+def test_what_has_the_parts_is_swapped_and_what_computes_otherwise_is_not(
+    tiny: ChatModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    own = modeling_llama.apply_rotary_pos_emb
+    with lean_forwards(tiny):
+        # Three blocks with one MLP and two norms each, and the final norm.
+        assert len(swapped(tiny)) == 3 * 3 + 1
+        assert modeling_llama.apply_rotary_pos_emb is not own
+    assert modeling_llama.apply_rotary_pos_emb is own
+    with lean_forwards(tiny, PackedWeights(tiny, keep=True)):  # and seven linear layers, and the unembedding
+        assert len(swapped(tiny)) == 3 * 10 + 2
+    gemma = ChatModel(build(*COVERED["gemma2"]), tokenizer, name="gemma2")
+    with lean_forwards(gemma):  # its norms multiply by 1 + weight
+        assert {type(module).__name__ for module in swapped(gemma)} == {"Gemma2MLP"}
+    turn = modeling_gpt_neox.apply_rotary_pos_emb
+    neox = ChatModel(build(*COVERED["gpt_neox"]), tokenizer, name="gpt_neox")
+    with lean_forwards(neox):  # it turns a part of each head
+        assert modeling_gpt_neox.apply_rotary_pos_emb is turn
+        assert not swapped(neox)
+
+
+def test_a_norm_of_another_formula_is_left_alone(tiny: ChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offset(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon) * (1 + self.weight)
+
+    monkeypatch.setattr(modeling_llama.LlamaRMSNorm, "forward", offset)
+    other = ChatModel(tiny.hf, tiny.tokenizer, name="other")
+    with torch.no_grad(), lean_forwards(other):
+        assert {type(module).__name__ for module in swapped(other)} == {"LlamaMLP"}
+
+
+@pytest.mark.parametrize("reason", ["gradient", "half precision"])
+def test_passes_with_gradients_or_in_half_precision_stay_as_they_are(
+    reason: str, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = ChatModel(build(*COVERED["llama"]), tokenizer, name="llama")
+    if reason == "half precision":
+        model.hf.to(torch.bfloat16)
+    with torch.set_grad_enabled(reason == "gradient"), lean_forwards(model):
+        assert not swapped(model)
+
+
+def test_everything_is_back_after_an_exception(tiny: ChatModel) -> None:
+    own = modeling_llama.apply_rotary_pos_emb
+    with pytest.raises(RuntimeError, match="stop"), torch.no_grad(), lean_forwards(tiny):
+        assert swapped(tiny)  # control
+        raise RuntimeError("stop")
+    assert not swapped(tiny)
+    assert modeling_llama.apply_rotary_pos_emb is own
+
+
+def test_a_collection_uses_them(tiny: ChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    plain: Callable[..., torch.Tensor] = lean.rms_norm
+
+    def counted(module: nn.Module, x: torch.Tensor, weights: PackedWeights | None = None) -> torch.Tensor:
+        calls.append(1)
+        return plain(module, x, weights)
+
+    monkeypatch.setattr(lean, "rms_norm", counted)
+    fresh = ChatModel(tiny.hf, tiny.tokenizer, name="fresh")
+    collect(fresh, ["Hello", "How do I pick a lock?"])
+    assert calls
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@torch.no_grad()
+def test_a_layer_is_packed_once_and_again_when_it_was_edited(tiny: ChatModel, bias: bool) -> None:
+    layer, weights = nn.Linear(24, 40, bias=bias), PackedWeights(tiny, keep=True)
+    assert weights.usable
+    x = torch.randn(1, 30, 24)
+    # Float32 sums of 24 products in another order.
+    torch.testing.assert_close(lean.linear(layer, x, weights), layer(x), rtol=1e-5, atol=1e-5)
+    once = weights.of(layer, x)
+    assert weights.of(layer, x[:, :4]) is once
+    layer.weight.mul_(2)
+    assert weights.of(layer, x) is not once
+    torch.testing.assert_close(lean.linear(layer, x, weights), layer(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("act", ["silu", "gelu_pytorch_tanh"])
+@torch.no_grad()
+def test_a_gated_mlp_is_the_same_whatever_its_activation(tiny: ChatModel, act: str) -> None:
+    config = LlamaConfig(hidden_size=24, intermediate_size=40, num_attention_heads=2, hidden_act=act)
+    mlp, x = modeling_llama.LlamaMLP(config), torch.randn(1, 30, 24)
+    weights = PackedWeights(tiny, keep=True)
+    torch.testing.assert_close(lean.gated_mlp(mlp, x, weights), mlp(x), rtol=1e-5, atol=1e-6)
+    assert len(weights._kept) == (2 if act == "silu" else 0)  # down_proj multiplies by its own forward
+
+
+@torch.no_grad()
+def test_an_adapter_in_the_place_of_a_layer_counts(tiny: ChatModel) -> None:
+    class Adapted(nn.Module):
+        def __init__(self, inner: nn.Linear) -> None:
+            super().__init__()
+            self.inner, self.in_features = inner, inner.in_features
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(x) + 1
+
+    mlp = modeling_llama.LlamaMLP(LlamaConfig(hidden_size=24, intermediate_size=40, num_attention_heads=2))
+    mlp.up_proj, x = Adapted(mlp.up_proj), torch.randn(1, 30, 24)  # type: ignore[assignment]
+    torch.testing.assert_close(
+        lean.gated_mlp(mlp, x, PackedWeights(tiny, keep=True)), mlp(x), rtol=1e-5, atol=1e-6
+    )
+
+
+@torch.no_grad()
+def test_a_hook_inside_a_gated_mlp_is_called(tiny: ChatModel) -> None:
+    mlp, x = tiny.blocks[0].mlp, torch.randn(1, 30, 32)
+    with_hook = mlp.gate_proj.register_forward_hook(lambda _module, _args, output: output + 1)
+    try:
+        expected = mlp(x)
+        torch.testing.assert_close(lean.gated_mlp(mlp, x, PackedWeights(tiny, keep=True)), expected)
+    finally:
+        with_hook.remove()
+    assert not torch.allclose(mlp(x), expected)  # control
+
+
+def test_passes_of_another_thread_are_left_alone_with_their_gradients(tiny: ChatModel) -> None:
+    def gradients() -> list[torch.Tensor]:
+        with torch.enable_grad():
+            loss = tiny.hf(IDS).logits.square().mean()
+            return list(torch.autograd.grad(loss, [block.mlp.gate_proj.weight for block in tiny.blocks]))
+
+    expected = gradients()
+    with ThreadPoolExecutor(1) as other, torch.no_grad(), lean_forwards(tiny, PackedWeights(tiny, keep=True)):
+        found = other.submit(gradients).result()
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+    assert all(gradient.abs().max() > 0 for gradient in expected)
+
+
+@torch.no_grad()
+def test_weights_that_leave_too_little_memory_are_not_kept(
+    tiny: ChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 4 * sum(m.weight.numel() for m in tiny.hf.modules() if type(m) is nn.Linear)
+    layer = tiny.blocks[0].mlp.down_proj
+    few, many = torch.randn(1, 3, layer.in_features), torch.randn(1, 1000, layer.in_features)
+    for free, kept in ((2 * size - 1, False), (2 * size + 1, True)):
+        monkeypatch.setattr(lean.psutil, "virtual_memory", lambda free=free: SimpleNamespace(available=free))
+        weights = PackedWeights(tiny, keep=True)
+        assert (weights.of(layer, few) is not None) is kept
+        assert weights.of(layer, many) is not None  # worth packing for this product alone
+        assert bool(weights._kept) is kept
+
+
+def test_a_pass_is_as_large_as_activations_and_waiting_allow(
+    tiny: ChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert PackedWeights(tiny, keep=False).pass_nodes == lean._MOST_NODES
+    count = sum(m.weight.numel() for m in tiny.decoder.modules() if type(m) is nn.Linear)
+    for work, nodes in ((2 * count * 2000, 2000), (2 * count * 100, 2 * lean._PACKED_ROWS)):
+        monkeypatch.setattr(lean, "_MOST_WORK", work)
+        assert PackedWeights(tiny, keep=False).pass_nodes == nodes
+    monkeypatch.setattr(lean, "_WIDEST", 50 * tiny.blocks[0].mlp.up_proj.out_features)
+    assert PackedWeights(tiny, keep=False).pass_nodes == 50
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+@torch.no_grad()
+def test_packed_products_that_come_out_otherwise_are_not_used(
+    tiny: ChatModel, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    monkeypatch.setattr(lean, "_MEMORY_SHARE", share)  # of 0, no weights are kept
+    monkeypatch.setattr(lean, "_known", WeakKeyDictionary())  # what was compared before is forgotten
+    reorder = torch.ops.mkldnn._reorder_linear_weight
+    monkeypatch.setattr(lean, "_pack", lambda layer, rows: reorder(2 * layer.weight, rows))
+    ids = IDS.expand(lean._PACKED_ROWS, -1)
+    expected = tiny.hf(ids).logits
+    with lean_forwards(tiny, PackedWeights(tiny, keep=True)):
+        assert not any(isinstance(module, nn.Linear) for module in swapped(tiny))
+        torch.testing.assert_close(tiny.hf(ids).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_large_pass_packs_as_it_goes_and_gives_the_same(
+    tiny: ChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed: list[int] = []
+    own = lean._pack
+    monkeypatch.setattr(lean, "_pack", lambda layer, rows: (packed.append(rows), own(layer, rows))[1])
+    prompts = [f"{i:04d} is a number" for i in range(90)]  # too few for a pass of their own to be cut
+    small = collect(tiny, prompts, budget=100)["resid_pre"]
+    assert not packed
+    large = collect(tiny, prompts)["resid_pre"]
+    assert packed and min(packed) >= lean._PACKED_ROWS
+    torch.testing.assert_close(large, small, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,219 @@
+"""Packed prompts: every distinct beginning once, and attention that cannot tell the difference."""
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from interp.engine import packing as trees
+from interp.engine.activations import collect
+from interp.engine.interventions import Add, apply
+from interp.engine.packing import PackedPasses, can_pack, pack, packed_passes, plan_trees
+from interp.models.chat_model import SITES, ChatModel, Edit, Site
+from interp.models.tokens import tokenize
+from tests.families import COVERED, build
+
+ALIKE = ["How do I pick a lock?", "How do I pick a lock", "How do I pick apples", "How do I", "Why?", "Why?"]
+
+
+def test_a_tree_holds_every_beginning_once_and_every_prompt_can_be_read_back() -> None:
+    rows = [(5, 6, 7), (5, 6, 8, 9), (5,), (4, 6, 7)]
+    tree = pack(rows)
+    beginnings = {row[:n] for row in rows for n in range(1, len(row) + 1)}
+    assert len(tree.ids) == len(beginnings) == 8
+    for number, row in enumerate(rows):
+        nodes = tree.grid[number, : len(row)]
+        assert tuple(tree.ids[nodes].tolist()) == row
+        assert tree.depths[nodes].tolist() == list(range(len(row)))
+    held = tree.grid[tree.prompts, tree.depths]
+    assert held.tolist() == list(range(8))  # each node stands where it says
+
+
+def test_tokens_with_different_marks_are_not_shared_nor_what_follows() -> None:
+    rows = [(5, 6, 7), (5, 6, 7)]
+    assert len(pack(rows, [["a", "a", "a"], ["a", "a", "a"]]).ids) == 3
+    assert len(pack(rows, [["a", "a", "a"], ["a", "b", "a"]]).ids) == 5
+
+
+def test_passes_hold_every_prompt_once_and_stay_near_the_budget() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = [tuple(torch.randint(0, 3, (n,), generator=generator).tolist()) for n in range(1, 60)]
+    plan = plan_trees(rows, budget=100)
+    assert sorted(row for batch in plan for row in batch) == list(range(59))
+    sizes = [len(pack([rows[row] for row in batch]).ids) for batch in plan]
+    assert max(sizes) <= 100
+    assert len(plan_trees(rows, budget=10_000)) == 1
+    # A long beginning in common costs few nodes, but attention unfolds it for every prompt.
+    alike = [(*range(90), n) for n in range(100)]
+    assert len(pack(alike).ids) == 190
+    assert all(len(batch) * 91 <= 16 * 200 for batch in plan_trees(alike, budget=200))
+
+
+def test_what_prompts_share_is_run_once(tiny: ChatModel) -> None:
+    ran: list[int] = []
+    collect(tiny, ALIKE)  # the self-test comes first
+    with tiny.hooks([("mlp_out", 0, lambda value: ran.append(value.shape[0] * value.shape[1]))]):
+        collect(tiny, ALIKE)
+    tokens = tokenize(tiny.tokenizer, ALIKE)
+    assert sum(ran) == len({ids[:n] for ids in tokens.ids for n in range(1, len(ids) + 1)})
+    assert sum(ran) < 0.6 * sum(map(len, tokens.ids))  # control: there was something to share
+
+
+@pytest.mark.parametrize("position", ["t_inst", "instruction", "post_inst[1]", -2])
+def test_interventions_on_some_tokens_reach_only_their_own_prompt(
+    tiny: ChatModel, position: str | int
+) -> None:
+    step = Add(
+        direction=torch.randn(32, generator=torch.Generator().manual_seed(1)), layers=[0], positions=position
+    )
+    roles = ["t_inst", "post_inst"]
+    fast, plain = (collect(tiny, ALIKE, positions=roles, interventions=[step], fast=f) for f in (True, False))
+    torch.testing.assert_close(fast["resid_pre"], plain["resid_pre"], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(fast["resid_pre"], collect(tiny, ALIKE, positions=roles)["resid_pre"])
+
+
+def test_the_models_own_attention_is_back_afterwards(tiny: ChatModel) -> None:
+    tokens, before = tokenize(tiny.tokenizer, ALIKE), tiny.hf.config._attn_implementation
+    ids = torch.tensor([tokens.ids[0]])
+    logits = tiny.hf(ids).logits
+    with (
+        pytest.raises(RuntimeError, match="stop"),
+        apply(tiny, []) as applied,
+        packed_passes(tiny, tokens, applied),
+    ):
+        assert tiny.hf.config._attn_implementation != before
+        raise RuntimeError("stop")
+    assert tiny.hf.config._attn_implementation == before
+    assert torch.equal(tiny.hf(ids).logits, logits)
+
+
+def test_an_attention_that_cannot_be_unfolded_takes_the_plain_path(
+    tiny: ChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = tokenize(tiny.tokenizer, ALIKE)
+    assert can_pack(tiny, tokens)
+    monkeypatch.setattr(tiny.hf.config, "_attn_implementation_internal", "flash_attention_2")
+    assert not can_pack(tiny, tokens)
+
+
+@pytest.mark.parametrize("layers", [[0], [0, 2], [2], None])
+@pytest.mark.parametrize("site", SITES)
+def test_the_last_block_runs_for_the_tokens_that_are_read(
+    tiny: ChatModel, site: Site, layers: list[int] | None
+) -> None:
+    collect(tiny, ALIKE)  # the self-test comes first
+    ran: dict[int, int] = {}
+
+    def count(layer: int) -> Edit:
+        return lambda value: ran.__setitem__(layer, value.shape[1])
+
+    with tiny.hooks([("mlp_out", layer, count(layer)) for layer in range(3)]):
+        fast = collect(tiny, ALIKE, sites=[site], layers=layers, positions=["t_inst", -1])
+    plain = collect(tiny, ALIKE, sites=[site], layers=layers, positions=["t_inst", -1], fast=False)
+    torch.testing.assert_close(fast[site], plain[site], rtol=1e-4, atol=1e-5)
+    different = len(set(ALIKE))  # each with two tokens that are read
+    last = max(plain.layers) - (site == "resid_pre")
+    if last >= 0:
+        assert ran.pop(last) == 2 * different
+    assert set(ran) == set(range(last))
+    assert all(n > 50 for n in ran.values())
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt2", "mixtral"])
+def test_attention_by_key_head_is_the_models_own(
+    kind: str, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ChatModel(build(*COVERED[kind]), tokenizer, name=kind)
+    used: list[int] = []
+    ours = PackedPasses._attend_by_key_head
+
+    def counted(self: PackedPasses, *args: object) -> torch.Tensor:
+        used.append(1)
+        return ours(self, *args)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(PackedPasses, "_attend_by_key_head", counted)
+    by_key_head = collect(model, ALIKE, positions=["t_inst", -1])["resid_pre"]
+    assert used
+    used.clear()
+    monkeypatch.setattr("interp.engine.packing._KNOWN_OPTIONS", set())
+    own = collect(model, ALIKE, positions=["t_inst", -1])["resid_pre"]
+    assert not used
+    torch.testing.assert_close(by_key_head, own, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_that_cannot_be_run_in_parts_takes_the_plain_path(
+    tiny: ChatModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise TypeError("blocks want more")
+
+    monkeypatch.setattr(PackedPasses, "narrowed", broken)
+    fresh = ChatModel(tiny.hf, tiny.tokenizer, name="fresh")
+    found = collect(fresh, ALIKE)
+    assert "the fast path fails on fresh (blocks want more)" in caplog.text
+    assert torch.equal(found["resid_pre"], collect(fresh, ALIKE, fast=False)["resid_pre"])
+
+
+def test_a_pass_that_runs_out_of_memory_half_way_is_tried_again_in_parts(
+    tiny: ChatModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = collect(tiny, ALIKE, fast=False)["resid_pre"]
+    own, failures = PackedPasses._few_queries, [RuntimeError("CUDA out of memory")]
+
+    def once(self: PackedPasses, *args: object) -> object:
+        if failures:
+            raise failures.pop()
+        return own(self, *args)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(PackedPasses, "_few_queries", once)
+    torch.testing.assert_close(collect(tiny, ALIKE)["resid_pre"], plain, rtol=1e-4, atol=1e-5)
+    assert "out of memory with 6 prompts in a batch; going on with 3" in caplog.text
+
+
+def test_what_all_prompts_begin_with_attends_once(tiny: ChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = tokenize(tiny.tokenizer, ALIKE)
+    tree = pack(list(tokens.ids))
+    assert tree.n_common == tokens.n_shared > 3
+    assert pack([(5, 6), (5, 6)]).n_common == 1
+    assert pack([(5, 6)]).n_common == pack([(5, 6), (7, 6)]).n_common == 0
+    asked: list[int] = []
+    own = trees._attention
+
+    def counted(query: torch.Tensor, *args: Any) -> torch.Tensor:
+        asked.append(query.shape[1])
+        return own(query, *args)
+
+    collect(tiny, ALIKE)  # the self-test comes first
+    monkeypatch.setattr(trees, "_attention", counted)
+    with (
+        torch.no_grad(),
+        apply(tiny, []) as applied,
+        packed_passes(tiny, tokens, applied, most_shared=0) as passes,
+    ):
+        (rows,) = passes.batches
+        logits = passes.next_token_logits(passes.place(rows))
+    sharing = tiny.hf.config.num_attention_heads // tiny.hf.config.num_key_value_heads
+    longest = max(map(len, tokens.ids))
+    # What all begin with, what comes after it, and the last block's last tokens.
+    assert set(asked) == {sharing * tree.n_common, sharing * (longest - tree.n_common), sharing}
+    monkeypatch.undo()
+    plain = torch.stack([tiny.hf(torch.tensor([tokens.ids[row]])).logits[0, -1] for row in rows])
+    torch.testing.assert_close(logits, plain, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("scaling", [None, 0.3])
+@pytest.mark.parametrize("masks", [1, 5])
+def test_attention_over_few_scores_is_what_the_kernel_gives(
+    masks: int, scaling: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(5, n, 8, generator=generator) for n in (6, 9, 9))
+    mask = torch.where(
+        torch.rand(masks, 1, 6, 9, generator=generator) < 0.4, torch.finfo(torch.float32).min, 0.0
+    )
+    mask[..., 0] = 0
+    few = trees._attention(query, key, value, mask, scaling)
+    monkeypatch.setattr(trees, "_FEW_SCORES", 5 * 6 * 9 - 1)
+    monkeypatch.setattr(torch, "baddbmm", None)  # the kernel's path does not call it
+    torch.testing.assert_close(few, trees._attention(query, key, value, mask, scaling), rtol=1e-5, atol=1e-6)

@@ -1,0 +1,169 @@
+"""Harm categories: planted directions are found alike or different, the controls see nothing, and a run is whole."""
+
+import json
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from interp.data.prompts import load_prompts
+from interp.directions import cosine_matrix
+from interp.experiments.categories.run import Config, compare, off_diagonal
+from interp.experiments.categories import run as categories
+from interp.models.chat_model import ChatModel
+from interp.storage.run_folders import load_result
+
+SMALL = Config(n_per_category=8, n_harmless=40, least=6, n_shuffles=20, n_halvings=4, max_new_tokens=2)
+C, N, D = 5, 40, 256
+
+
+def planted(shared: float, own: float, *, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """States of C categories, each with a common and an own part, and of harmless prompts; layer 0 is a constant."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(n: int) -> Tensor:
+        return torch.randn(n, 3, D, generator=generator)
+
+    axes = torch.linalg.qr(torch.randn(D, C + 1, generator=generator)).Q.T
+    labels = torch.arange(C).repeat_interleave(N)
+    harmful = noise(C * N) + (shared * axes[C] + own * axes[labels])[:, None]
+    harmless = noise(150)
+    harmful[:, 0] = harmless[:, 0] = torch.ones(D)
+    return harmful, labels, harmless
+
+
+def test_cosine_matrices_are_the_formula() -> None:
+    directions = torch.randn(4, 3, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64).float()
+    directions[2, 1] = 0.0
+    found = cosine_matrix(directions)
+    for layer in range(3):
+        for a in range(4):
+            for b in range(4):
+                u, v = directions[a, layer].double(), directions[b, layer].double()
+                norms = (u @ u).sqrt() * (v @ v).sqrt()
+                assert found[layer, a, b] == pytest.approx(
+                    float(u @ v / norms) if norms > 0 else 0.0, abs=1e-12
+                )
+    by_hand = torch.tensor([[[1.0, 0.2, 0.4], [0.2, 1.0, 0.0], [0.4, 0.0, 1.0]]])
+    assert off_diagonal(by_hand)[0] == pytest.approx(0.2)
+
+
+def test_categories_with_axes_of_their_own_are_told_from_shuffled_ones() -> None:
+    found = compare(*planted(shared=4.0, own=3.0), Config(n_shuffles=100, n_halvings=5))
+    observed = off_diagonal(found["cosines"])
+    # A shared part, orthogonal own parts, and noise of 40 prompts and of the common 150.
+    expected = (4.0**2 + D / 150) / (4.0**2 + 3.0**2 + D / N + D / 150)
+    assert observed[1:].tolist() == pytest.approx([expected] * 2, abs=0.05)
+    assert (found["shuffled"][:, 1:] > observed[1:]).all()
+    assert (found["within"][:, 1:].mean(0) > found["between"][:, 1:].mean(0) + 0.2).all()
+
+
+def test_one_direction_for_all_passes_for_no_categories() -> None:
+    found = compare(*planted(shared=4.0, own=0.0), Config(n_shuffles=100, n_halvings=5))
+    observed = off_diagonal(found["cosines"])
+    share = (found["shuffled"][:, 1:] <= observed[1:]).double().mean(0)
+    assert ((share > 0.02) & (share < 0.98)).all()  # inside the shuffled ones
+    assert (found["within"][:, 1:] - found["between"][:, 1:]).mean(0).abs().max() < 0.05
+
+
+def test_what_a_shared_reference_alone_gives_is_seen_in_the_sham_categories() -> None:
+    found = compare(*planted(shared=0.0, own=0.0), Config(n_shuffles=20, n_halvings=20))
+    # Equal noise: cos = (1 / 150) / (1 / 40 + 1 / 150) between directions of 40 prompts less a mean of 150.
+    alone = (1 / 150) / (1 / N + 1 / 150)
+    assert off_diagonal(found["cosines"])[1:].mean() == pytest.approx(alone, abs=0.08)
+    assert found["sham"][:, 1:].mean() == pytest.approx(alone, abs=0.08)
+    assert found["between"][:, 1:].mean() == pytest.approx(0.0, abs=0.06)  # split halves share no reference
+
+
+def test_a_constant_token_has_no_direction() -> None:
+    found = compare(*planted(shared=1.0, own=1.0), Config(n_shuffles=3, n_halvings=2))
+    for key in ("cosines", "shuffled", "sham", "within", "between"):
+        layer = found[key][0] if key == "cosines" else found[key][:, 0]
+        assert layer.isnan().all()
+        assert not (found[key][1:] if key == "cosines" else found[key][:, 1:]).isnan().any()
+
+
+@pytest.fixture(scope="module")
+def run(tiny: ChatModel, tmp_path_factory: pytest.TempPathFactory):
+    out = tmp_path_factory.mktemp("runs") / "categories"
+    return categories.run(tiny, load_prompts(), SMALL, out=out), out
+
+
+def test_a_run_holds_the_directions_of_its_prompts(tiny: ChatModel, run) -> None:
+    from interp.representations.beliefs import states
+
+    result, out = run
+    numbers = load_result(out).numbers
+    assert len(numbers["categories"]) == 10
+    prompts = load_prompts(ending="period")
+    pools = {kind: categories.pooled(prompts, kind) for kind in ("harmful", "harmless")}
+    name = numbers["categories"][3]
+    chosen = [
+        t for t, c in zip(pools["harmful"].texts, pools["harmful"].categories, strict=True) if c == name
+    ][:8]
+    bad, good = (
+        states(tiny, texts)[:, :, 0].double().mean(0) for texts in (chosen, pools["harmless"].texts[:40])
+    )
+    torch.testing.assert_close(
+        result.tensors["harmfulness/period"][3].double(), bad - good, rtol=1e-3, atol=1e-5
+    )
+    assert not out.with_name("categories.parts").exists()
+    for ending in ("as-is", "period"):
+        table = numbers["by_ending"][ending]["harmfulness"]
+        assert table["cosines"][1][3][3] == pytest.approx(1.0)
+        assert all(e["low"] <= e["value"] <= e["high"] for e in table["off_diagonal"][1:])
+        assert numbers["by_ending"][ending]["refusal"]["cosines"][0][0][0] is None
+    # A random model refuses nothing by substring, so the refusal claim cannot be tested, and that is said.
+    assert not numbers["filtered"]
+    assert any(line.startswith("Not testable") for line in categories.verdicts(numbers))
+
+
+def test_figures_and_page_are_drawn_from_the_stored_numbers_alone(run) -> None:
+    numbers = load_result(run[1]).numbers
+    drawn = categories.figures(numbers)
+    heat = drawn["category_cosines"]
+    assert len(heat.data) == 4
+    steps = heat.layout.sliders[0].steps
+    assert len(steps) == 1 + 4  # the mean, and layers 0..L
+    assert steps[2].args[0]["z"][0] == tuple(
+        map(tuple, numbers["by_ending"]["as-is"]["harmfulness"]["cosines"][1])
+    ) or (
+        json.dumps(steps[2].args[0]["z"][0])
+        == json.dumps(numbers["by_ending"]["as-is"]["harmfulness"]["cosines"][1])
+    )
+    page = categories.report(numbers)
+    assert "Not testable" in page
+    assert not any(text in page for text in load_prompts()["harmful", "test"].texts)
+
+
+def test_labelled_files_and_their_mistakes(tiny: ChatModel, tmp_path) -> None:
+    rows = [
+        {"Category": f"kind {i % 3}", "prompt": f"Say the number {i}"} for i in range(36)
+    ]  # CatQA names its column so
+    (tmp_path / "harmful.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "harmless.txt").write_text("\n".join(f"Name {i} birds" for i in range(40)))
+    files = {"harmful": tmp_path / "harmful.jsonl", "harmless": tmp_path / "harmless.txt"}
+    numbers = categories.run(tiny, load_prompts(files), SMALL).numbers
+    assert numbers["categories"] == ["kind 0", "kind 1", "kind 2"]
+    assert [c["prompts"] for c in numbers["counts"].values()] == [8, 8, 8]
+    (tmp_path / "harmful.jsonl").write_text("\n".join(json.dumps({"prompt": f"Say {i}"}) for i in range(36)))
+    with pytest.raises(
+        ValueError, match="must have 3 harm categories of 6 prompts or more, got none; give a file"
+    ):
+        categories.run(tiny, load_prompts(files), SMALL)
+    with pytest.raises(ValueError, match="compares endings itself"):
+        categories.run(tiny, load_prompts(ending="period"), SMALL)
+    with pytest.raises(ValueError, match="least must be 2 or more, got 1"):
+        Config(least=1)
+
+
+def test_a_model_that_refuses_everything_is_filtered_and_compared() -> None:
+    refused = {"harmful": [True] * 24, "harmless": [False] * 20}
+    labels = torch.arange(3).repeat_interleave(8)
+    groups = categories._groups(refused, labels, ["a", "b", "c"], SMALL)
+    assert groups["refusal"].filtered
+    assert len(groups["refusal"].rows) == 24
+    few = {"harmful": [i % 8 < 2 for i in range(24)], "harmless": [False] * 20}
+    assert not categories._groups(few, labels, ["a", "b", "c"], SMALL)["refusal"].filtered
+    assert math.isnan(categories._rate(torch.tensor(math.nan), torch.zeros(3), 1).value)

@@ -1,0 +1,220 @@
+"""The guard comparison: planted axes are found, each at its own position, and a run on the tiny model is whole."""
+
+import json
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from interp.data.prompts import Prompts, load_prompts
+from interp.detectors.latent_guard import LatentGuard
+from interp.evaluation.refusals import auroc
+from interp.evaluation.responses import Behaved
+from interp.experiments.guard import run as experiment
+from interp.experiments.guard.run import CONTROL, Config, fit_detectors
+from interp.models.chat_model import ChatModel
+from interp.representations.beliefs import states
+from interp.storage.run_folders import load_result
+
+SMALL = Config(n_train=12, n_test=12, n_wrapped=2, families=("persuasion",), max_new_tokens=1)
+D = 24
+
+
+def some(texts: Sequence[str], label: str) -> Prompts:
+    return Prompts(
+        tuple(texts), tuple(f"{label}-{i}" for i in range(len(texts))), (None,) * len(texts), label
+    )
+
+
+def planted(role: int, n: int, *, harmful: bool, seed: int) -> Tensor:
+    """Random states of three layers; in layer 1 harm is written along one axis, at one role."""
+    generator = torch.Generator().manual_seed(seed)
+    read = torch.randn(n, 3, 2, D, generator=generator)
+    read[:, 1, role, 0] += 6.0 if harmful else -6.0
+    return read
+
+
+def detectors(role: int, words: tuple[str, str] = ("say", "say"), seed: int = 0):
+    sets, read = {}, {}
+    for s, split in enumerate(("train", "val")):
+        for k, kind in enumerate(("harmful", "harmless")):
+            name = f"{split}-{kind}"
+            sets[name] = some([f"{words[k]} {i}" for i in range(30)], name)
+            read[name] = planted(role, 30, harmful=kind == "harmful", seed=2 * s + k)
+    seen = {
+        kind: Behaved(prompts=sets[f"train-{kind}"], refused=(kind == "harmful",) * 30, replies=())
+        for kind in ("harmful", "harmless")
+    }
+    return fit_detectors(sets, read, seen, seed=seed)
+
+
+def right(detector, role: int) -> float:
+    """Share of fresh states on the right side of the detector's own threshold."""
+    hits = 0
+    for kind in (True, False):
+        scores = detector.score(["say it"] * 40, planted(role, 40, harmful=kind, seed=9 + kind))
+        hits += sum((score > detector.threshold) == kind for score in scores)
+    return hits / 80
+
+
+def test_each_detector_finds_an_axis_at_its_own_position_and_not_at_the_other() -> None:
+    at_inst, at_post = detectors(role=0), detectors(role=1)
+    assert right(at_inst["Latent Guard"], 0) > 0.9
+    assert right(at_post["Latent Guard"], 1) < 0.75  # it does not read there
+    assert right(at_post["refusal direction"], 1) > 0.95
+    assert right(at_inst["refusal direction"], 0) < 0.75
+    for role, found in ((0, at_inst), (1, at_post)):
+        assert right(found["logistic probe"], role) > 0.9  # it picks the role
+        assert found["logistic probe"].about == f"{('t_inst', 't_post_inst')[role]}, layer 1"
+        assert right(found["TF-IDF"], role) == 0.5  # the words say nothing
+    assert right(detectors(role=0, words=("bad", "good"))["TF-IDF"], 0) == 0.5
+    words = detectors(role=0, words=("bad", "good"))["TF-IDF"].score(["bad 1", "good 1"], torch.zeros(2, 1))
+    assert words[0] > 0 > words[1]
+
+
+def test_a_random_direction_detects_nothing_planted() -> None:
+    shares = [right(detectors(role=0, seed=seed)[CONTROL], 0) for seed in range(6)]
+    # In 24 dimensions a random direction leans towards the axis by a fifth of its length.
+    assert 0.5 <= sum(shares) / 6 < 0.87
+    assert right(detectors(role=0)["refusal direction"], 1) == pytest.approx(
+        0.5, abs=0.2
+    )  # nothing is planted there
+
+
+def test_calibration_and_flags_are_counted_as_defined() -> None:
+    groups = {"harmful": some("abcd", "h"), "harmless": some("efgh", "s")}
+    table = {
+        "scores": {"x": {"harmful": [1.0, 2.0, 3.0, 4.0], "harmless": [0.0, 1.5, 0.5, -1.0]}},
+        "val": {"x": [0.1 * i for i in range(10)]},
+        "thresholds": {"x": 1.2},
+    }
+    members = {"accepted harmful": {"harmful": [0, 3]}}
+    found = experiment.measured("x", table, groups, members, Config(false_positive_rate=0.2))
+    assert found["thresholds"]["calibrated"] == pytest.approx(0.7)  # two of ten lie above
+    assert found["own"]["flagged"]["harmful"]["value"] == 0.75
+    assert found["own"]["flagged"]["harmless"]["value"] == 0.25
+    assert found["own"]["flagged"]["accepted harmful"]["value"] == 0.5
+    assert found["own"]["accuracy"]["value"] == 0.75
+    assert found["auroc"]["value"] == pytest.approx(15 / 16)
+    table["flags"] = {"x": {"harmful": [True, None, True, True], "harmless": [False] * 4}}
+    own = experiment.measured("x", table, groups, members, Config(false_positive_rate=0.2))["own"]
+    assert own["unread"] == 1
+    assert own["flagged"]["harmful"]["n"] == 3
+
+
+@pytest.fixture(scope="module")
+def run(tiny: ChatModel, saved_tiny, tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "anchors.txt").write_text("\n".join(f"Name {i} birds" for i in range(40)))
+    (folder / "bad.txt").write_text("\n".join(f"Break window number {i}" for i in range(30)))
+    (folder / "good.txt").write_text("\n".join(f"Clean window number {i}" for i in range(30)))
+    real = experiment.observe
+
+    def observe(model: ChatModel, asked: Prompts, **options):
+        seen = real(model, asked, **options)
+        bad = {t for split in ("train", "test") for t in load_prompts()["harmful", split].texts}
+        # Every second harmful prompt is refused, and wrapping helps.
+        return type(seen)(
+            prompts=asked,
+            refused=tuple(t in bad and i % 2 == 0 for i, t in enumerate(asked.texts)),
+            replies=seen.replies,
+        )
+
+    config = Config(
+        n_train=20,
+        n_test=8,
+        n_wrapped=1,
+        families=("persuasion",),
+        max_new_tokens=1,
+        anchors=str(folder / "anchors.txt"),
+        unseen=f"harmful={folder / 'bad.txt'},harmless={folder / 'good.txt'}",
+        text_guards=(f"llama-guard={saved_tiny}",),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "observe", observe)
+        experiment.run(tiny, load_prompts(), config, out=folder / "guard")
+    return load_result(folder / "guard").numbers
+
+
+def test_every_detector_has_every_group_with_each_ending(run) -> None:
+    for ending in ("as-is", "strip", "period"):
+        table = run["by_ending"][ending]["detectors"]
+        assert {"Latent Guard", "refusal direction", "logistic probe", "TF-IDF", CONTROL} <= set(table)
+        assert {"Latent Guard, other anchors", "TF-IDF, other anchors"} <= set(table)
+        assert sum(name.startswith("llama-guard=") for name in table) == 1
+        for name, entry in table.items():
+            for rule in ("own", "calibrated"):
+                flagged = entry[rule]["flagged"]
+                assert {"harmful", "harmless", "borderline", "accepted harmful", "refused harmless"} <= set(
+                    flagged
+                )
+                assert {"persuasion jailbreaks", "persuasion, harmless", "unseen harmful"} <= set(flagged)
+                # A random guard model answers neither safe nor unsafe: unread, and no zero.
+                unread = name.startswith("llama-guard=") and rule == "own"
+                assert flagged["accepted harmful"]["n"] == (0 if unread else 4)
+                assert (entry[rule]["unread"] > 0) == unread
+                assert flagged["refused harmless"]["value"] is None  # there are none, which is no zero
+            assert entry["auroc"]["low"] <= entry["auroc"]["value"] <= entry["auroc"]["high"]
+            assert "auroc_unseen" in entry
+
+
+def test_the_guard_here_is_the_artefact(tiny: ChatModel, run) -> None:
+    prompts = load_prompts(ending="period")
+    made = LatentGuard.fit(tiny, prompts, n=20, max_new_tokens=1)
+    expected = [s.harmfulness for s in made.score(tiny, prompts["harmful", "test"].first(8).texts)]
+    stored = run["by_ending"]["period"]["detectors"]["Latent Guard"]["scores"]["harmful"]
+    assert stored == pytest.approx(expected, abs=1e-6)
+
+
+def test_figures_tables_and_page_are_drawn_from_the_stored_numbers_alone(run) -> None:
+    numbers = json.loads(json.dumps(run))
+    drawn = experiment.figures(numbers)
+    assert len(drawn["table3"].data) == 3
+    assert len(drawn["roc"].data) == 3 * len(numbers["by_ending"]["as-is"]["detectors"])
+    table = numbers["by_ending"]["period"]["detectors"]["Latent Guard"]["calibrated"]["flagged"]["harmless"]
+    guard_row = drawn["table3"].data[2]
+    place = [x.split("<")[0] for x in guard_row.x].index("harmless")
+    assert guard_row.z[0][place] == pytest.approx(1 - table["value"])
+    assert experiment.rate_table(numbers).header[0] == "detector"
+    lines = experiment.verdicts(numbers)
+    assert any("refused harmless prompts; there are only 0" in line for line in lines)
+    assert any("anchors of another source" in line for line in lines)
+    page = experiment.report(numbers)
+    assert not any(text in page for text in load_prompts()["harmful", "test"].texts[:12])
+
+
+def test_mistakes_are_named(tiny: ChatModel) -> None:
+    with pytest.raises(ValueError, match="false_positive_rate must lie between 0 and 1, got 1"):
+        Config(false_positive_rate=1.0)
+    with pytest.raises(ValueError, match=r"cannot tell a false-positive rate of 0\.001"):
+        experiment.run(tiny, load_prompts(), Config(false_positive_rate=0.001))
+    with pytest.raises(ValueError, match="compares endings itself"):
+        experiment.run(tiny, load_prompts(ending="strip"), SMALL)
+
+
+@pytest.mark.checkpoint
+def test_on_the_bundled_model_the_guard_tells_unseen_prompts_apart_better_than_a_random_direction(
+    bundled,
+) -> None:
+    model, prompts = bundled("smollm2-safe"), load_prompts(ending="period")
+    sets = {
+        f"{split}-{kind}": prompts[kind, split].first(n)
+        for split, n in (("train", 30), ("val", 10))
+        for kind in ("harmful", "harmless")
+    }
+    seen = {
+        kind: Behaved(prompts=sets[f"train-{kind}"], refused=(kind == "harmful",) * 30, replies=())
+        for kind in ("harmful", "harmless")
+    }
+    found = fit_detectors(
+        sets, {name: states(model, part.texts) for name, part in sets.items()}, seen, seed=0
+    )
+    test = [prompts[kind, "test"].first(20).texts for kind in ("harmful", "harmless")]
+    read = [states(model, texts) for texts in test]
+    separated = {
+        name: auroc(*(torch.tensor(one.score(t, r)) for t, r in zip(test, read, strict=True))).value
+        for name, one in found.items()
+    }
+    assert separated["Latent Guard"] > 0.8
+    assert separated["Latent Guard"] > separated[CONTROL] + 0.1
