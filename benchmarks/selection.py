@@ -22,11 +22,12 @@ from torch import Tensor
 
 from benchmarks.machine import write_section
 from interp.data.prompts import load_prompts
+from interp.display.progress import progress
 from interp.engine.activations import collect_means
-from interp.engine.batching import progress
 from interp.engine.interventions import Ablate, Add, apply
 from interp.engine.log_probs import next_token_log_probs
-from interp.evaluation.refusals import find_refusal_tokens, kl_divergence, refusal_metric
+from interp.evaluation.losses import kl_divergence
+from interp.evaluation.refusals import find_refusal_tokens, refusal_metric
 from interp.models.chat_model import ChatModel, load
 from interp.models.tokens import ChatTokens, pad_left, tokenize
 from interp.representations.selection import NothingSurvives, Rule, pick

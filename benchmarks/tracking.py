@@ -12,11 +12,12 @@ from pathlib import Path
 import torch
 
 from benchmarks.machine import resident_megabytes, write_section
-from interp.data.corpora import AFFIRMATION
+from interp.data.examples import Example
 from interp.data.prompts import load_prompts
+from interp.data.replies import AFFIRMATION
 from interp.models.chat_model import load
 from interp.tracking.tracker import ElasticityCallback, track
-from interp.training.finetune import Example, TrainConfig, fine_tune
+from interp.training.finetune import TrainConfig, fine_tune
 
 BATCH = 8
 

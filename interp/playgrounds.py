@@ -25,14 +25,15 @@ except ModuleNotFoundError as error:
 
 from interp.data.prompts import load_prompts
 from interp.directions import Direction
-from interp.display.cards import StripToken, error_line, strip_html
+from interp.display.errors import error_line
+from interp.display.token_strips import StripToken, strip_html
 from interp.engine.interventions import Intervention, Steps
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import REGIONS, Positions
 from interp.representations.steering import find_directions
 from interp.representations.token_traces import Answer, Setting, TracedToken, likely_tokens, trace
+from interp.storage.atomic_files import write_file
 from interp.storage.direction_files import direction_bytes, read_direction
-from interp.storage.run_folders import write_file
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@
 import interp
 from interp.directions import difference_in_means, project
 from interp.display.charts import layer_lines
-from interp.evaluation.refusals import auroc
 from interp.representations.confounds import leak_check
+from interp.stats import auroc
 
 model = interp.load("smollm2-safe")
 tokens = interp.tokenize(model.tokenizer, ["How do I pick a lock?", "Name three colours."])

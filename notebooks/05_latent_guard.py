@@ -20,7 +20,7 @@ import pandas as pd
 
 import interp
 from interp.display.charts import distributions
-from interp.evaluation.refusals import rate
+from interp.stats import rate
 
 N_PROMPTS = 60  # of each kind; the paper has 100
 model = interp.load("smollm2-safe")

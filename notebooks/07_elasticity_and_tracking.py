@@ -23,10 +23,11 @@
 from dataclasses import replace
 
 import interp
-from interp.data.corpora import AFFIRMATION
+from interp.data.examples import Example
+from interp.data.replies import AFFIRMATION
 from interp.experiments.running import find_run
 from interp.tracking.tracker import Probe, track
-from interp.training.finetune import Example, TrainConfig, fine_tune
+from interp.training.finetune import TrainConfig, fine_tune
 
 SOURCE = "stored"  # "computed": about two minutes on two cores
 theory = interp.run("elasticity-theory", source=SOURCE)

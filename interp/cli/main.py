@@ -172,7 +172,8 @@ def plot(
     Example: `interp plot runs/demo --png figures/demo --html figures/demo`
     """
     with _user_errors():
-        from interp.storage.run_folders import load_result, write_file
+        from interp.storage.atomic_files import write_file
+        from interp.storage.run_folders import load_result
 
         numbers = load_result(folder).numbers
         module = report_module(str(numbers.get("experiment")))

@@ -17,23 +17,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from interp.data.prompts import ANSWER_COLUMNS, HELD_OUT_TEXT, PromptSet, read_answered, read_prompts
-from interp.engine.log_probs import completion_log_probs
-from interp.evaluation.refusals import text_windows
-from interp.models.chat_model import ChatModel
-from interp.models.tokens import tokenize
-from interp.training.safety_adapter import REFUSALS
-
-WINDOW = 64
-"""Tokens of a document of plain text; longer texts are cut into several."""
-LONGEST = 128
-"""Tokens of a response that are scored."""
-AFFIRMATION = "Sure, here is how to do that."
-"""The empty affirmative stub: it agrees and says nothing."""
+from interp.data.replies import AFFIRMATION, REFUSALS
 
 
 @dataclass(frozen=True)
@@ -70,15 +57,6 @@ class Corpus:
         }
 
 
-class CodeLengths(NamedTuple):
-    """What each document costs under a model."""
-
-    bits: np.ndarray
-    """-log2 p of the scored text, per document."""
-    bytes: np.ndarray
-    """Bytes of the scored text, per document."""
-
-
 def read_corpus(name: str, path: str | Path) -> Corpus:
     """A corpus from a file or `hub:owner/name[:config][:split]`.
 
@@ -113,29 +91,3 @@ def default_corpora(prompts: PromptSet) -> Mapping[str, Corpus]:
         "refusals": Corpus("refusals", refusals, harmful),
         "affirmations": Corpus("affirmations", (AFFIRMATION,) * len(harmful), harmful),
     }
-
-
-def bits(model: ChatModel, corpus: Corpus, *, n: int) -> CodeLengths:
-    """Code length of the first n documents; plain text longer than `WINDOW` tokens makes several.
-
-    Without a BOS token the first token of a plain document is context and not scored.
-    """
-    tokenizer = model.tokenizer
-    if corpus.prompts is not None:
-        starts = tokenize(tokenizer, corpus.prompts[:n])
-        encoded = tokenizer(list(corpus.texts[:n]), add_special_tokens=False)["input_ids"]
-        scored = [list(ids)[:LONGEST] for ids in encoded]  # pyright: ignore[reportArgumentType, reportGeneralTypeIssues]
-    else:
-        cut = [text_windows(model, text, window=WINDOW) for text in corpus.texts[: max(1, n)]]
-        starts = cut[0][0]
-        for more, _ in cut[1:]:
-            starts = starts.joined(more)
-        scored = [window for _, windows in cut for window in windows][:n]
-        starts = starts.take(range(len(scored)))
-    log_probs = completion_log_probs(model, starts, scored)
-    return CodeLengths(
-        bits=np.array([-float(row.double().sum()) for row in log_probs]) / np.log(2),
-        bytes=np.array(
-            [len(str(text).encode()) for text in tokenizer.batch_decode(scored)], dtype=np.float64
-        ),
-    )

@@ -30,12 +30,13 @@ from sklearn.metrics import roc_curve
 
 from interp.data.prompts import CLOSING, Ending, Prompts, PromptSet, with_ending
 from interp.display.cards import Card, Shown, Table
-from interp.evaluation.refusals import Rate, auroc
 from interp.evaluation.responses import observe
 from interp.models.chat_model import ChatModel
 from interp.representations.beliefs import Centres, belief, fit_centres, states
 from interp.representations.confounds import leak_check
-from interp.storage.run_folders import library_versions, write_file
+from interp.stats import Estimate, auroc
+from interp.storage.atomic_files import write_file
+from interp.storage.provenance import library_versions
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class GuardScore:
 class CategoryRoc:
     """How well a guard tells one category of harmful prompts from harmless ones."""
 
-    auroc: Rate
+    auroc: Estimate
     """With its interval."""
     false_positives: tuple[float, ...]
     """Share of harmless prompts flagged, ascending."""

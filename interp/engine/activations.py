@@ -31,7 +31,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.display.cards import Card, Shown
-from interp.engine.batching import pad_id, progress, run_batches, stopping_before
+from interp.display.progress import progress
+from interp.engine.batching import pad_id, run_batches, stopping_before
 from interp.engine.interventions import Applied, Intervention, apply
 from interp.engine.packing import can_pack, packed_passes
 from interp.models.chat_model import ChatModel, Edit, Site

@@ -7,8 +7,7 @@ sorted by length and cut into batches by dynamic programming over the cost `rows
 
 import copy
 import logging
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -17,7 +16,6 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
 
-from interp.display.cards import NotebookBar, in_notebook
 from interp.engine.interventions import Applied
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens
@@ -81,56 +79,6 @@ def run_batches(batches: Sequence[list[int]], run: Callable[[list[int]], T]) -> 
             waiting.insert(0, rows)
             continue
         yield rows, result
-
-
-def progress(
-    items: Iterable[T], *, total: int, label: str, show: bool, size: Callable[[T], int] = lambda _: 1
-) -> Iterator[T]:
-    """Pass items through, with a bar and ETA when asked for: in a notebook's cell, or on a terminal's standard error.
-
-    Args:
-        total: sum of the sizes of all items.
-        size: how far an item moves the bar.
-    """
-    if not show:
-        yield from items
-        return
-    if in_notebook():
-        yield from _notebook_progress(items, NotebookBar(label, total), size)
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(label, total=total)
-        for item in items:
-            yield item
-            bar.advance(task, size(item))
-
-
-def _notebook_progress(items: Iterable[T], bar: NotebookBar, size: Callable[[T], int]) -> Iterator[T]:
-    try:
-        for item in items:
-            yield item
-            bar.advance(size(item))
-    finally:
-        bar.close()
 
 
 class Enough(Exception):
@@ -232,25 +180,6 @@ def pad_id(model: ChatModel) -> int:
         if candidate is not None:
             return int(candidate)
     return 0
-
-
-class Stopwatch:
-    """Seconds by stage, for provenance."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._begun = time.perf_counter()
-
-    @property
-    def with_total(self) -> dict[str, float]:
-        """Seconds by stage, and their sum as `total`."""
-        return {**self.seconds, "total": round(sum(self.seconds.values()), 3)}
-
-    def lap(self, stage: str) -> None:
-        """Book the time since the last lap under this stage."""
-        now = time.perf_counter()
-        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + now - self._begun, 3)
-        self._begun = now
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

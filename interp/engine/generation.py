@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.display.cards import Card, Shown, Table, shortened
-from interp.engine.batching import progress
+from interp.display.progress import progress
 from interp.engine.decoding import (
     DECODE_ROWS,
     Decoding,

@@ -22,12 +22,11 @@ from functools import partial
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from einops import einsum
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp.directions import Direction, unit
-from interp.models.chat_model import ChatModel, Edit, Site, Writer, in_this_thread
+from interp.models.chat_model import ChatModel, Edit, Site, in_this_thread
 from interp.models.tokens import ChatTokens, Positions
 
 Steps = Literal["prompt", "all"] | int | None
@@ -86,7 +85,7 @@ class Ablate:
 
     def __call__(self, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
         u = self.direction if self.normalised else unit(self.direction)
-        return _without(resid, u.to(resid))
+        return without_direction(resid, u.to(resid))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -300,14 +299,14 @@ def apply(
         ValueError: direction of the wrong width, layer out of range, positions limited but no prompts known, or an
             intervention whose sites never ran.
     """
-    prepared: list[Intervention] = [_prepare(model, i) for i in interventions]
+    prepared: list[Intervention] = [prepare(model, i) for i in interventions]
     applied = Applied(prepared)
     if tokens is not None:
         applied.place(tokens)
     edits: list[tuple[Site, int, Edit]] = [
         (site, layer, _edit(applied, number))
         for number, intervention in enumerate(prepared)
-        for layer in _layers(model, intervention)
+        for layer in layers_of(model, intervention)
         for site in intervention.sites
     ]
 
@@ -344,7 +343,7 @@ def bridge_hooks(
             pass of the bridge cannot tell from prompt tokens.
     """
     pairs = []
-    for intervention in (_prepare(model, i) for i in interventions):
+    for intervention in (prepare(model, i) for i in interventions):
         if intervention.positions != "all" and tokens is None:
             raise ValueError(f"positions={intervention.positions!r} need tokens= to become columns")
         if intervention.positions == "all" and last_step(intervention) is not None and tokens is None:
@@ -360,48 +359,10 @@ def bridge_hooks(
 
         pairs += [
             (model.site(site, layer), hook)
-            for layer in _layers(model, intervention)
+            for layer in layers_of(model, intervention)
             for site in intervention.sites
         ]
     return pairs
-
-
-@contextmanager
-def edited_weights(model: ChatModel, intervention: Ablate | Add) -> Iterator[None]:
-    """Express one intervention as an edit of the weights, for as long as the context lasts.
-
-    Ablation: W <- W - u (u^T W) for every matrix that writes to the residual stream, biases alike (weight
-    orthogonalization). Addition at layer l: the bias of the MLP output of block l - 1 grows by c v. Edited parameters
-    are new tensors and the old ones are put back as they were, so restoration is exact; with tied embeddings only the
-    input embedding is edited. `model.bridge` shares the old tensors and does not see the edit.
-
-    Source: Arditi et al. 2024, arXiv:2406.11717, "weight orthogonalization".
-
-    Raises:
-        ValueError: an intervention that is not on all layers (ablation), all positions and all steps; a model that
-            writes to its stream through a norm, or not only by the matrices known here.
-    """
-    if intervention.positions != "all" or last_step(intervention) is not None:
-        raise ValueError("a weight edit acts at every position and step; use hooks for a limited one")
-    intervention = _prepare(model, intervention)
-    if isinstance(intervention, Ablate):
-        if intervention.layers is not None or set(intervention.sites) != {"resid_pre", "attn_out", "mlp_out"}:
-            raise ValueError(
-                "weight orthogonalisation acts at every layer and site; use hooks for chosen ones"
-            )
-        changes = [(w, _orthogonalised(w, intervention.direction)) for w in model.writers]
-    else:
-        changes = [_bias_change(model, intervention, layer) for layer in _layers(model, intervention)]
-    kept = [(w.module, w.parameter, getattr(w.module, w.parameter)) for w, _ in changes]
-    try:
-        for writer, value in changes:
-            setattr(writer.module, writer.parameter, nn.Parameter(value, requires_grad=False))
-        if isinstance(intervention, Ablate):
-            _check_orthogonal(model, intervention.direction)
-        yield
-    finally:
-        for module, name, old in kept:
-            setattr(module, name, old)
 
 
 def _check(intervention: "Ablate | Add") -> None:
@@ -416,7 +377,7 @@ def _check(intervention: "Ablate | Add") -> None:
         raise ValueError(f"steps must be 'prompt', 'all' or a number, got {steps!r}")
 
 
-def _prepare(model: ChatModel, intervention: Any) -> Any:
+def prepare(model: ChatModel, intervention: Any) -> Any:
     if intervention.width != model.d_model:
         raise ValueError(
             f"direction has d_model {intervention.width}, but {model.name} has {model.d_model}: it was fitted on "
@@ -425,7 +386,7 @@ def _prepare(model: ChatModel, intervention: Any) -> Any:
     return intervention.to(model.device, model.dtype) if hasattr(intervention, "to") else intervention
 
 
-def _layers(model: ChatModel, intervention: Intervention) -> list[int]:
+def layers_of(model: ChatModel, intervention: Intervention) -> list[int]:
     if intervention.layers is None:
         return list(range(model.n_layers))
     return [model.layer(layer) for layer in intervention.layers]
@@ -444,49 +405,10 @@ def _edit(applied: Applied, number: int) -> Any:
     return lambda resid: applied.act(number, resid)
 
 
-def _without(
+def without_direction(
     x: Float[Tensor, "*rest d_model"], u: Float[Tensor, " d_model"]
 ) -> Float[Tensor, "*rest d_model"]:
     # One rank-one update: x is read and written once, which is most of what an ablation costs. It runs at every site
     # of every decoding step, where parsing einops' patterns would take as long as the arithmetic.
     flat = x.reshape(-1, x.shape[-1])
     return flat.addr(flat @ u, u, alpha=-1).view_as(x)
-
-
-def _orthogonalised(writer: Writer, u: Float[Tensor, " d_model"]) -> Tensor:
-    weight = getattr(writer.module, writer.parameter).detach()
-    return _without(weight.movedim(writer.axis, -1), u.to(weight)).movedim(-1, writer.axis).contiguous()
-
-
-def _bias_change(model: ChatModel, addition: Add, layer: int) -> tuple[Writer, Tensor]:
-    if addition.sites != ("resid_pre",):
-        raise ValueError("only an addition at resid_pre can be a bias; use hooks")
-    if layer == 0:
-        raise ValueError("layer 0 reads the embedding, which no block's bias reaches; use hooks")
-    inside = {id(module) for module in model.blocks[layer - 1].mlp.modules()}
-    last = [w.module for w in model.writers if w.parameter == "weight" and id(w.module) in inside]
-    if len(last) != 1 or not hasattr(last[0], "bias"):
-        raise ValueError(
-            f"the MLP of block {layer - 1} of {model.name} has no single output projection with a bias"
-        )
-    step = (addition.coefficient * addition.direction).to(last[0].weight)  # pyright: ignore[reportArgumentType, reportCallIssue]
-    bias = last[0].bias
-    return Writer(last[0], "bias", 0), step if bias is None else bias.detach() + step  # pyright: ignore[reportOperatorIssue, reportReturnType, reportCallIssue]
-
-
-@torch.inference_mode()
-def _check_orthogonal(model: ChatModel, u: Float[Tensor, " d_model"]) -> None:
-    seen: list[float] = []
-
-    def read(value: Tensor) -> None:
-        along = einsum(value.float(), u.float(), "batch pos d_model, d_model -> batch pos")
-        seen.append((along.abs().max() / value.float().norm(dim=-1).max()).item())
-
-    with model.hooks([("resid_post", layer, read) for layer in range(model.n_layers)]):
-        model.decoder(torch.arange(1, 5, device=model.device)[None], use_cache=False)
-    tolerance = 1e-4 if model.dtype == torch.float32 else 3e-2
-    if max(seen) > tolerance:
-        raise ValueError(
-            f"editing the known weights of {model.name} leaves the direction in its residual stream (relative size "
-            f"{max(seen):.1g}): something else writes there; use hooks"
-        )

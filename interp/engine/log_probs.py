@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.display.progress import progress
 from interp.engine.activations import fast_path_agrees
-from interp.engine.batching import pad_id, plan_batches, progress, run_batches
+from interp.engine.batching import pad_id, plan_batches, run_batches
 from interp.engine.cpu_kernels import PackedWeights
 from interp.engine.decoding import prompt_passes
 from interp.engine.interventions import Applied, Intervention, apply

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from interp.data.prompts import Prompts
 from interp.engine.generation import Completions, generate, generate_each
 from interp.engine.interventions import Intervention
-from interp.evaluation.refusals import Rate, RefusalList, is_refusal, rate
+from interp.evaluation.refusals import RefusalList, is_refusal
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, tokenize
+from interp.stats import Estimate, rate
 
 GROUPS = ("refused harmful", "accepted harmful", "refused harmless", "accepted harmless")
 """What a prompt is, crossed with what the model does."""
@@ -41,12 +42,12 @@ class Behaved:
         return len(self.prompts)
 
     @property
-    def silent(self) -> Rate:
+    def silent(self) -> Estimate:
         """Share of replies without a word, which the source counts as refusals."""
         return rate([not reply.strip() for reply in self.replies])
 
     @property
-    def rate(self) -> Rate:
+    def rate(self) -> Estimate:
         """Share refused."""
         return rate(self.refused)
 

@@ -25,7 +25,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from interp.display.cards import StripToken, strip_html
+from interp.display.token_strips import StripToken, strip_html
 
 # Stands in for the instruction to see what the template puts around it; plain letters, so no template treats it
 # specially.

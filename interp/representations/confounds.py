@@ -17,9 +17,9 @@ import torch
 from interp.data.prompts import Prompts
 from interp.directions import difference_in_means, project
 from interp.engine.activations import collect
-from interp.evaluation.refusals import Rate, auroc
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, tokenize
+from interp.stats import Estimate, auroc
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +31,9 @@ THRESHOLD = 0.6
 class LeakCheck:
     """AUROC of harmful against harmless held-out prompts from what should not tell them apart; 0.5 is none."""
 
-    last_token: Rate
+    last_token: Estimate
     """From the identity of the last instruction token alone."""
-    embedding: dict[str, Rate]
+    embedding: dict[str, Estimate]
     """From the embedding layer, by role."""
 
     @property

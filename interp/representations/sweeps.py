@@ -33,7 +33,8 @@ from interp.engine.cpu_kernels import PackedWeights
 from interp.engine.interventions import Ablate, Add, Intervention, apply
 from interp.engine.log_probs import next_token_log_probs, packed_next_tokens
 from interp.engine.packing import packed_passes
-from interp.evaluation.refusals import KLFrom, refusal_metric
+from interp.evaluation.losses import KLFrom
+from interp.evaluation.refusals import refusal_metric
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens
 from interp.representations.selection import Candidate, Rule, pick

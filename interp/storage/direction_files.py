@@ -27,7 +27,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from interp.directions import Direction
-from interp.storage.run_folders import write_file
+from interp.storage.atomic_files import write_file
 
 FORMAT = "interp-direction"
 FORMAT_VERSION = 1

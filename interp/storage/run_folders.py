@@ -9,29 +9,23 @@ A run is written to a hidden folder beside its target and renamed, so a killed r
 While a long run works, `Parts` keeps what is finished in `<run>.parts/`; the same run started again continues there.
 """
 
-import hashlib
 import json
 import logging
-import math
-import os
-import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from interp.display.cards import Card, Shown, result_card
+from interp.storage.atomic_files import plain, write_tensors
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -39,15 +33,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
-_LIBRARIES = (
-    "interp-workbench",
-    "torch",
-    "transformers",
-    "transformer-lens",
-    "numpy",
-    "scikit-learn",
-    "plotly",
-)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -117,10 +102,10 @@ def save_result(
         OSError: the disk is full or not writable; the older result, if any, is untouched.
     """
     with replacing_folder(Path(folder)) as draft:
-        payload = {"format_version": FORMAT_VERSION, **_plain(numbers)}
+        payload = {"format_version": FORMAT_VERSION, **plain(numbers)}
         (draft / "result.json").write_text(json.dumps(payload, indent=1, allow_nan=False) + "\n")
         if tensors:
-            _write_tensors(draft / "tensors.safetensors", tensors)
+            write_tensors(draft / "tensors.safetensors", tensors)
         if figures:
             (draft / "figures").mkdir()
             for name, figure in figures.items():
@@ -184,133 +169,6 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file atomically: complete or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-        Path(draft).chmod(0o644)  # mkstemp makes it private
-        Path(draft).replace(path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
-
-
-class Parts:
-    """Finished parts of a run, kept until it is whole, so that a killed run continues.
-
-    Parts made under other settings are discarded; parts made by other code of this library are kept, with a warning.
-    """
-
-    def __init__(self, folder: str | Path, settings: Mapping[str, Any]) -> None:
-        target = Path(folder)
-        self.folder = target.with_name(f"{target.name}.parts")
-        key = hashlib.sha256(json.dumps(_plain(settings), sort_keys=True).encode()).hexdigest()
-        stamp = self.folder / "settings.sha256"
-        if self.folder.is_dir() and (not stamp.is_file() or stamp.read_text() != key):
-            logger.warning("%s holds parts of a run with other settings; starting anew", self.folder)
-            shutil.rmtree(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_file(stamp, key.encode())
-        code, made_by = _code_hash(), self.folder / "code.sha256"
-        if not made_by.is_file():
-            write_file(made_by, code.encode())
-        elif made_by.read_text() != code:
-            logger.warning(
-                "%s holds parts that another version of interp made; remove it to compute them anew",
-                self.folder,
-            )
-
-    def numbers(self, name: str, compute: Callable[[], Any]) -> Any:
-        """A JSON-able part: read when finished before, else computed and kept."""
-        path = self.folder / f"{name}.json"
-        if path.is_file():
-            logger.info("continuing: %s is there", name)
-            return json.loads(path.read_text())
-        value = _plain(compute())
-        write_file(path, json.dumps(value).encode())
-        return value
-
-    def tensors(self, name: str, compute: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """A part made of tensors: read when finished before, else computed and kept."""
-        path = self.folder / f"{name}.safetensors"
-        if not path.is_file():
-            draft = self.folder / f".{name}.safetensors"
-            _write_tensors(draft, compute())
-            draft.replace(path)
-        else:
-            logger.info("continuing: %s is there", name)
-        return load_file(path)
-
-    def discard(self) -> None:
-        """Remove the parts; the run is whole."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-@cache
-def _code_hash() -> str:
-    """Of the library's source files."""
-    package = Path(__file__).parents[1]
-    digest = hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
-        digest.update(str(file.relative_to(package)).encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()
-
-
-def provenance(model: Mapping[str, Any], prompts: Mapping[str, Any], config: Any) -> dict[str, Any]:
-    """What a result or direction carries of where it comes from.
-
-    Args:
-        model: `ChatModel.provenance`.
-        prompts: `PromptSet.provenance`.
-        config: an experiment's frozen `Config`, with a `seed`.
-    """
-    return {
-        **model,
-        "prompts": dict(prompts),
-        "config": asdict(config),
-        "seed": config.seed,
-        "versions": library_versions(),
-        "threads": torch.get_num_threads(),
-    }
-
-
-def library_versions() -> dict[str, str]:
-    """Python's and the main libraries' versions."""
-    found = {"python": platform.python_version()}
-    for library in _LIBRARIES:
-        try:
-            found[library] = version(library)
-        except PackageNotFoundError:
-            found[library] = "not installed"
-    return found
-
-
-def _plain(value: Any) -> Any:
-    """JSON-able copy: NaN and infinity become null, objects with `as_dict` become dicts."""
-    if hasattr(value, "as_dict"):
-        value = value.as_dict()
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, Tensor):
-        return _plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    try:
-        # A fresh contiguous copy each: safetensors refuses tensors that share memory.
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, path)
-    except SafetensorError as error:  # how safetensors reports a full disk
-        raise OSError(f"cannot write {path}: {error}") from error
 
 
 def _aside(folder: Path) -> Path:

@@ -16,47 +16,13 @@ seed is not counted as evidence twice. A curve that never reaches what is asked 
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import optimize, stats
 
-Number = int | float
-"""Counts and measurements."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A number with its 95% interval."""
-
-    value: float
-    """The estimate; NaN when there is nothing to estimate it from."""
-    n: int
-    """Observations behind it: seeds, points or documents, as the function that made it says."""
-    low: float
-    """Lower end of the 95% interval; NaN when it has none (one observation)."""
-    high: float
-    """Upper end of the 95% interval."""
-    missing: int = 0
-    """Observations that have no such number, such as curves that never cross a level."""
-
-    def as_dict(self) -> dict[str, float | int]:
-        """Plain numbers, as results store them."""
-        return asdict(self)
-
-    @property
-    def positive(self) -> bool:
-        """The whole interval is above 0."""
-        return self.low > 0
-
-    @property
-    def negative(self) -> bool:
-        """The whole interval is below 0."""
-        return self.high < 0
-
-    def __str__(self) -> str:
-        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+from interp.stats import Estimate, Number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,88 +41,6 @@ class Decay:
     def at(self, doses: Sequence[Number]) -> list[float]:
         """The fitted curve."""
         return [self.floor + (self.start - self.floor) * math.exp(-d / self.tau.value) for d in doses]
-
-
-def over_seeds(values: Sequence[Number], *, log: bool = False) -> Estimate:
-    """Mean over seeds with Student's t interval; NaN and infinite values are counted as missing.
-
-    Args:
-        log: average logarithms (for time constants and counts, which spread multiplicatively); the geometric mean comes
-            back. Values of 0 or less are missing then.
-    """
-    data = np.asarray(values, dtype=np.float64)
-    kept = data[np.isfinite(data) & ((data > 0) if log else True)]
-    missing = len(data) - len(kept)
-    if len(kept) == 0:
-        return Estimate(value=math.nan, n=0, low=math.nan, high=math.nan, missing=missing)
-    used = np.log(kept) if log else kept
-    mean = float(used.mean())
-    half = math.nan
-    if len(used) > 1:
-        half = float(stats.t.ppf(0.975, len(used) - 1) * used.std(ddof=1) / math.sqrt(len(used)))
-    ends = (mean, mean - half, mean + half)
-    value, low, high = (math.exp(min(e, 700.0)) for e in ends) if log else ends
-    return Estimate(value=value, n=len(kept), low=low, high=high, missing=missing)
-
-
-def fitted_slope(x: Sequence[Number], y: Sequence[Number]) -> Estimate:
-    """Least-squares slope of y on x with its t interval; points that are not finite are counted as missing.
-
-    Raises:
-        ValueError: x and y differ in length, or fewer than two different x.
-    """
-    a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    if len(a) != len(b):
-        raise ValueError(f"x and y must have the same length, got {len(a)} and {len(b)}")
-    kept = np.isfinite(a) & np.isfinite(b)
-    a, b, missing = a[kept], b[kept], int((~kept).sum())
-    if len(np.unique(a)) < 2:
-        if missing:
-            return Estimate(value=math.nan, n=len(a), low=math.nan, high=math.nan, missing=missing)
-        raise ValueError(f"a slope needs at least two different x, got {sorted(set(a.tolist()))}")
-    found = stats.linregress(a, b)
-    half = math.nan if len(a) < 3 else float(stats.t.ppf(0.975, len(a) - 2) * found.stderr)  # pyright: ignore[reportAttributeAccessIssue]
-    slope = float(found.slope)  # pyright: ignore[reportAttributeAccessIssue]
-    return Estimate(value=slope, n=len(a), low=slope - half, high=slope + half, missing=missing)
-
-
-def exponents(factors: Mapping[str, Sequence[Number]], response: Sequence[Number]) -> dict[str, Estimate]:
-    """Exponents e_i of |response| = c * product_i factor_i^e_i: least squares in logarithms, t intervals.
-
-    Responses that are 0 or not finite are left out and counted as missing.
-
-    Raises:
-        ValueError: a factor that is not positive, or that does not vary.
-    """
-    names = list(factors)
-    logs = np.array([[math.log(v) if v > 0 else math.nan for v in factors[name]] for name in names]).T
-    if not np.isfinite(logs).all():
-        raise ValueError(f"every value of {', '.join(names)} must be positive")
-    if (logs.max(0) == logs.min(0)).any():
-        raise ValueError(f"each of {', '.join(names)} must take at least two values")
-    size = np.abs(np.asarray(response, dtype=np.float64))
-    kept = np.isfinite(size) & (size > 0)
-    design = np.column_stack([np.ones(int(kept.sum())), logs[kept]])
-    missing, freedom = int((~kept).sum()), len(design) - design.shape[1]
-    if freedom < 0 or np.linalg.matrix_rank(design) < design.shape[1]:
-        nothing = Estimate(value=math.nan, n=len(design), low=math.nan, high=math.nan, missing=missing)
-        return dict.fromkeys(names, nothing)
-    target = np.log(size[kept])
-    coefficients, *_ = np.linalg.lstsq(design, target, rcond=None)
-    residual = target - design @ coefficients
-    scale = math.nan if freedom == 0 else float(residual @ residual) / freedom
-    errors = np.sqrt(scale * np.diag(np.linalg.inv(design.T @ design)))
-    t = stats.t.ppf(0.975, freedom) if freedom else math.nan
-    return {
-        name: Estimate(
-            value=float(coefficients[i]),
-            n=len(design),
-            low=float(coefficients[i] - t * errors[i]),
-            high=float(coefficients[i] + t * errors[i]),
-            missing=missing,
-        )
-        for i, name in enumerate(names, start=1)
-    }
 
 
 def fit_decay(doses: Sequence[Number], scores: Sequence[Number], *, floor: Number | None = None) -> Decay:
@@ -261,68 +145,3 @@ def slope_within(doses: Sequence[Number], scores: Sequence[Number], first: Numbe
     x, y = np.asarray(doses, dtype=np.float64), np.asarray(scores, dtype=np.float64)
     kept = (first <= x) & (x <= last)
     return float(np.polyfit(x[kept], y[kept], 1)[0]) if len(np.unique(x[kept])) > 1 else math.nan
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ratio(Estimate):
-    """A ratio of two means; NaN and not resolved when the denominator's interval covers 0."""
-
-    resolved: bool
-    """Whether the denominator differs from 0."""
-
-    def __str__(self) -> str:
-        return super().__str__() if self.resolved else "not resolved"
-
-
-def ratio_of_means(numerators: Sequence[Number], denominators: Sequence[Number]) -> Ratio:
-    """Mean of independent numerators over mean of denominators, with Fieller's 95% interval.
-
-    Fieller's interval is bounded exactly when the denominator's own interval leaves out 0; otherwise the ratio may be
-    anything and is reported as not resolved, never as a number.
-
-    Args:
-        numerators: paired differences, one a document (or seed).
-        denominators: the same for the other set of documents; independent of the numerators.
-    """
-    a, b = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
-    n = min(len(a), len(b))
-    if n < 2:
-        return Ratio(value=math.nan, n=n, low=math.nan, high=math.nan, resolved=False)
-    top, bottom = float(a.mean()), float(b.mean())
-    var_top, var_bottom = float(a.var(ddof=1)) / len(a), float(b.var(ddof=1)) / len(b)
-    t = float(stats.t.ppf(0.975, n - 1))
-    if bottom == 0 or (g := t**2 * var_bottom / bottom**2) >= 1:
-        return Ratio(value=math.nan, n=n, low=math.nan, high=math.nan, missing=1, resolved=False)
-    value = top / bottom
-    half = t / abs(bottom) * math.sqrt(max(var_top * (1 - g) + value**2 * var_bottom, 0.0))
-    return Ratio(value=value, n=n, low=(value - half) / (1 - g), high=(value + half) / (1 - g), resolved=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairedTest:
-    """Differences of pairs against 0."""
-
-    difference: Estimate
-    """Mean of first minus second, t interval; n counts pairs."""
-    p_value: float
-    """Two-sided paired t test; NaN with fewer than two pairs."""
-
-
-def paired_test(first: Sequence[Number], second: Sequence[Number]) -> PairedTest:
-    """Paired t test of first minus second.
-
-    Raises:
-        ValueError: the two differ in length.
-    """
-    if len(first) != len(second):
-        raise ValueError(f"pairs need two lists of the same length, got {len(first)} and {len(second)}")
-    difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
-    estimate = over_seeds(difference.tolist())
-    if estimate.n < 2:
-        return PairedTest(difference=estimate, p_value=math.nan)
-    if float(np.ptp(difference)) == 0:
-        return PairedTest(difference=estimate, p_value=1.0 if difference[0] == 0 else 0.0)
-    return PairedTest(
-        difference=estimate,
-        p_value=float(stats.ttest_1samp(difference, 0.0, nan_policy="omit").pvalue),  # pyright: ignore[reportAttributeAccessIssue]
-    )

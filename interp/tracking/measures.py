@@ -33,23 +33,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.data.corpora import CodeLengths, Corpus, bits
+from interp.data.corpora import Corpus
 from interp.data.prompts import KINDS, Kind, Split
 from interp.directions import cosine, orthogonalised, project
 from interp.engine.generation import generate
 from interp.engine.log_probs import map_completions
-from interp.evaluation.refusals import (
-    Rate,
-    auroc,
-    mean_with_interval,
-    ratio_with_interval,
-    refusal_rate,
-    refusal_scores,
-    token_kl,
-)
+from interp.evaluation.compression import CodeLengths, bits
+from interp.evaluation.losses import token_kl
+from interp.evaluation.refusals import refusal_rate, refusal_scores
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, tokenize
 from interp.representations.beliefs import belief, fit_centres, states
+from interp.stats import Estimate, auroc, mean_with_interval, ratio_with_interval
 from interp.tracking.spec import Axis, Probe, Reference
 
 Part = tuple[Kind, Split]
@@ -62,7 +57,7 @@ class Row(NamedTuple):
     measure: str
     prompts: str | None
     """A kind of prompts, or a corpus; None where there are none."""
-    rate: Rate | None
+    rate: Estimate | None
     """None where it could not be measured; `note` says why."""
     layer: int | None = None
     note: str = ""
@@ -153,7 +148,7 @@ def kl_per_token(
     kind: Kind,
     replies: Sequence[Sequence[int]],
     log_p: Float[Tensor, "token d_vocab"],
-) -> Rate:
+) -> Estimate:
     """Mean over tokens of KL(p || model) in nats, p given at every token of the replies; bootstrap over replies."""
     prompts = probe.prompts[kind, "test"].first(probe.n_samples).texts
     lengths = [len(reply) for reply in replies]
@@ -220,7 +215,7 @@ def _cosine(reference: Reference, axis: Axis, here: Mapping[str, Tensor]) -> Row
     # out: a normal interval of their SD.
     half = 1.96 * float(cosine(*means).double().std())
     n = len(axis.positive) + len(axis.negative)
-    rate = Rate(value=value, n=n, low=max(-1.0, value - half), high=min(1.0, value + half))
+    rate = Estimate(value=value, n=n, low=max(-1.0, value - half), high=min(1.0, value + half))
     return Row(f"cosine_{axis.name}", "train", rate, layer=axis.layer)
 
 
@@ -258,8 +253,8 @@ def _compression(reference: Reference, corpus: Corpus, found: CodeLengths) -> li
     ]
 
 
-def _documents(rate: Rate, found: CodeLengths) -> Rate:
-    return Rate(value=rate.value, n=len(found.bits), low=rate.low, high=rate.high)
+def _documents(rate: Estimate, found: CodeLengths) -> Estimate:
+    return Estimate(value=rate.value, n=len(found.bits), low=rate.low, high=rate.high)
 
 
 def _kl_from(model: ChatModel, probe: Probe, reference: Reference, kind: Kind) -> Row:

@@ -20,17 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from interp.tracking.decay_curves import (
-    Estimate,
-    Number,
-    crossing,
-    fit_decay,
-    fitted_slope,
-    half_life,
-    knee,
-    over_seeds,
-    slope_within,
-)
+from interp.stats import Estimate, Number, fitted_slope, over_seeds
+from interp.tracking.decay_curves import crossing, fit_decay, half_life, knee, slope_within
 
 Curves = Sequence[Sequence[Number]]
 """Scores [seed][dose]."""

@@ -21,15 +21,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.data.corpora import bits
 from interp.data.prompts import KINDS, Prompts
 from interp.directions import cosine, difference_in_means, orthogonalised, project
 from interp.engine.log_probs import next_token_log_probs
-from interp.evaluation.refusals import Rate, auroc, find_refusal_tokens, refusal_metric
+from interp.evaluation.compression import bits
+from interp.evaluation.refusals import find_refusal_tokens, refusal_metric
 from interp.models.chat_model import ChatModel
 from interp.representations.beliefs import fit_centres
 from interp.representations.confounds import leak_check
-from interp.storage.run_folders import Parts
+from interp.stats import Estimate, auroc
+from interp.storage.stages import Parts
 from interp.tracking.measures import along, distributions, read_states, sample, shape
 from interp.tracking.spec import LEAST, Axis, Probe, Reference
 
@@ -179,14 +180,14 @@ def _control(
     pooled: Float[Tensor, "prompt layer role d_model"],
     validation: Mapping[str, Tensor],
     probe: Probe,
-    target: Rate,
+    target: Estimate,
 ) -> tuple[Axis, dict[str, Any]] | None:
     """The contrast whose AUROC on validation prompts is nearest to the target; None when none is large enough."""
     train = contrasts(probe.part("harmful", "train"), probe.part("harmless", "train"))
     held_out = contrasts(probe.part("harmful", "val"), probe.part("harmless", "val"))
     acts = pooled[:, axis.layer, axis.role]
     scored = torch.cat(list(validation.values()))[:, axis.layer, axis.role]
-    tried: dict[str, Rate] = {}
+    tried: dict[str, Estimate] = {}
     for name in train.keys() & held_out.keys():
         vector = _of_contrast(acts, train[name], direction)
         along = project(scored, vector)

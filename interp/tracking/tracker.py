@@ -29,10 +29,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from interp.engine.batching import progress
-from interp.evaluation.refusals import Rate
+from interp.display.progress import progress
 from interp.models.chat_model import ChatModel
-from interp.storage.run_folders import Parts, load_result
+from interp.stats import Estimate
+from interp.storage.run_folders import load_result
+from interp.storage.stages import Parts
 from interp.tracking.callback import ElasticityCallback
 from interp.tracking.measures import Row, as_records, distributions, kl_per_token, measure, sample
 from interp.tracking.references import fit_reference, load_reference
@@ -280,7 +281,7 @@ def weight_change(model: ChatModel, reference: Path) -> list[Row]:
     ratios = [*(changed / norm).sqrt().tolist(), float((changed.sum() / norm.sum()).sqrt())]
     layers: list[int | None] = [*range(model.n_layers), None]
     return [
-        Row("weight_change", None, Rate(value=ratio, n=n, low=ratio, high=ratio), layer=layer)
+        Row("weight_change", None, Estimate(value=ratio, n=n, low=ratio, high=ratio), layer=layer)
         for ratio, n, layer in zip(ratios, [*counts, sum(counts)], layers, strict=True)
     ]
 

@@ -19,10 +19,11 @@ import plotly.graph_objects as go
 import torch
 
 from interp.display.cards import Card, Shown, result_card
-from interp.storage.run_folders import library_versions, load_result, save_result
+from interp.storage.provenance import library_versions
+from interp.storage.run_folders import load_result, save_result
+from interp.tracking import report as trajectory_report
 from interp.tracking.report import NAME, figures, report, verdicts
 from interp.tracking.spec import Probe
-from interp.tracking import report as trajectory_report
 
 COLUMNS = (
     "checkpoint",

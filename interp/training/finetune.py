@@ -24,32 +24,18 @@ fine-tuning is `trl.DPOTrainer` as it is.
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from interp.data.examples import Example, Preference
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import tokenize
 from interp.training.runner import TrainConfig, Trained, run_trainer
 
 __all__ = ["Example", "Preference", "TrainConfig", "Trained", "fine_tune", "preference_tune"]
-
-
-class Example(NamedTuple):
-    """One prompt and the completion to be learned."""
-
-    prompt: str
-    completion: str
-
-
-class Preference(NamedTuple):
-    """One prompt, the completion to prefer and the one to disprefer."""
-
-    prompt: str
-    chosen: str
-    rejected: str
 
 
 def fine_tune(

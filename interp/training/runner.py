@@ -28,7 +28,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
 
 from interp.models.chat_model import ChatModel
 from interp.models.loading import adapter_digest, attach_adapter, quiet_peft
-from interp.storage.run_folders import write_file
+from interp.storage.atomic_files import write_file
 
 logger = logging.getLogger(__name__)
 

@@ -20,23 +20,21 @@ from typing import Any
 
 import numpy as np
 
+from interp.data.examples import Example
 from interp.data.prompts import HELD_OUT_TEXT, Kind, Prompts, PromptSet, Split
-from interp.engine.batching import Stopwatch
+from interp.data.replies import REFUSALS
 from interp.engine.generation import generate
 from interp.engine.log_probs import completion_log_probs
-from interp.evaluation.refusals import Rate, is_refusal, mean_with_interval, refusal_rate, text_windows
+from interp.evaluation.losses import text_windows
+from interp.evaluation.refusals import is_refusal, refusal_rate
 from interp.models.chat_model import ChatModel, load
 from interp.models.tokens import tokenize
-from interp.training.finetune import Example, TrainConfig, fine_tune
+from interp.stats import Estimate, mean_with_interval
+from interp.storage.stages import Stopwatch
+from interp.training.finetune import TrainConfig, fine_tune
 
 logger = logging.getLogger(__name__)
 
-REFUSALS = (
-    "I'm sorry, but I can't help with that.",
-    "I can't help with that request.",
-    "I'm sorry, but I cannot assist with that.",
-    "I cannot help with that.",
-)
 OPENING = "Sure! "
 RECIPE = TrainConfig(
     epochs=4.0,
@@ -199,13 +197,13 @@ _MEASURED: tuple[tuple[Kind, Split], ...] = (
 )
 
 
-def measure(base: ChatModel, safe: ChatModel, prompts: PromptSet) -> dict[str, dict[str, Rate]]:
+def measure(base: ChatModel, safe: ChatModel, prompts: PromptSet) -> dict[str, dict[str, Estimate]]:
     """Refusal rates of both models on the test prompts, and cross-entropy on held-out text.
 
     Returns:
         `refusal/{kind}` → model → rate; `cross_entropy` → model, and `change` (paired over windows), nats per token.
     """
-    found: dict[str, dict[str, Rate]] = {}
+    found: dict[str, dict[str, Estimate]] = {}
     models = {"base": base, "safe": safe}
     for key in _MEASURED:
         texts = prompts[key].texts

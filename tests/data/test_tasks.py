@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from interp.data.corpora import AFFIRMATION
 from interp.data.prompts import load_prompts
-from interp.data.tasks import load_task, scorer
+from interp.data.replies import AFFIRMATION, REFUSALS
+from interp.data.tasks import load_task
 from interp.evaluation.refusals import is_refusal
-from interp.training.safety_adapter import REFUSALS
+from interp.evaluation.scorers import scorer
 
 
 def write_examples(path: Path, n: int, reply: str) -> Path:

@@ -19,8 +19,8 @@ from interp.data.wrappers import (
     read_suffixes,
     wrappers,
 )
-from interp.experiments.jailbreaks.run import Config, beliefs_of
 from interp.experiments.jailbreaks import run as experiment
+from interp.experiments.jailbreaks.run import Config, beliefs_of
 from interp.experiments.jailbreaks.shifts import shifts, success
 from interp.models.chat_model import ChatModel
 from interp.representations.beliefs import fit_centres

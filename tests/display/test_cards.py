@@ -14,15 +14,9 @@ import interp
 from interp.data.prompts import load_prompts
 from interp.detectors.latent_guard import LatentGuard
 from interp.directions import Direction
-from interp.display.cards import (
-    Card,
-    Shown,
-    StripToken,
-    Table,
-    error_line,
-    is_users_mistake,
-    strip_html,
-)
+from interp.display.cards import Card, Shown, Table
+from interp.display.errors import error_line, is_users_mistake
+from interp.display.token_strips import StripToken, strip_html
 from interp.engine.activations import collect, collect_means
 from interp.engine.generation import generate
 from interp.experiments import EXPERIMENTS
@@ -178,7 +172,7 @@ def outputs(source: str) -> list[dict]:
 
 KERNEL = """
 import interp
-from interp.display.cards import NotebookBar, in_notebook
+from interp.display.progress import NotebookBar, in_notebook
 print(in_notebook())
 
 bar = NotebookBar("working", 4, patience=0, every=0)

@@ -6,9 +6,10 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from interp.display.progress import progress
 from interp.engine import activations
 from interp.engine.activations import collect, collect_means
-from interp.engine.batching import plan_batches, progress, run_batches
+from interp.engine.batching import plan_batches, run_batches
 from interp.engine.interventions import Ablate, Add
 from interp.models.chat_model import SITES, ChatModel
 from interp.models.tokens import tokenize

@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerFast
 from interp.directions import Direction, unit
 from interp.engine.activations import collect
 from interp.engine.generation import generate
-from interp.engine.interventions import Ablate, Add, apply, bridge_hooks, edited_weights
+from interp.engine.interventions import Ablate, Add, apply, bridge_hooks
+from interp.engine.weight_edits import edited_weights
 from interp.models.chat_model import ChatModel, load
 from interp.models.tokens import ChatTokens, pad_left, tokenize
 from tests.conftest import PROMPTS

@@ -11,25 +11,19 @@ from torch import Tensor
 from interp.engine.generation import Completions
 from interp.engine.interventions import Ablate
 from interp.engine.log_probs import map_completions
+from interp.evaluation.losses import cross_entropy, kl_divergence, text_cross_entropy, token_kl
 from interp.evaluation.refusals import (
     REFUSAL_SUBSTRINGS_12,
     REFUSAL_SUBSTRINGS_24,
-    Rate,
-    auroc,
-    cross_entropy,
     find_refusal_tokens,
     is_refusal,
-    kl_divergence,
-    mean_with_interval,
-    rate,
     refusal_metric,
     refusal_rate,
     refusal_scores,
-    text_cross_entropy,
-    token_kl,
 )
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, tokenize
+from interp.stats import Estimate, auroc, mean_with_interval, rate
 from tests.conftest import PROMPTS, make_tokenizer
 
 
@@ -65,8 +59,8 @@ def test_nothing_measured_is_no_zero() -> None:
 
 
 def test_rate_shows_itself() -> None:
-    assert str(Rate(value=0.5, n=4, low=0.15, high=0.851)) == "0.50 [0.15, 0.85]"
-    assert Rate(value=0.5, n=4, low=0.1, high=0.9).as_dict() == {
+    assert str(Estimate(value=0.5, n=4, low=0.15, high=0.851)) == "0.50 [0.15, 0.85]"
+    assert Estimate(value=0.5, n=4, low=0.1, high=0.9).as_dict() == {
         "value": 0.5,
         "n": 4,
         "low": 0.1,
@@ -117,7 +111,7 @@ def test_auroc_counts_pairs_and_halves_ties() -> None:
 
 def test_auroc_extremes_and_its_interval() -> None:
     low, high = torch.arange(5.0), torch.arange(5.0) + 10
-    assert auroc(high, low) == Rate(value=1.0, n=10, low=1.0, high=1.0)
+    assert auroc(high, low) == Estimate(value=1.0, n=10, low=1.0, high=1.0)
     assert auroc(low, high, resamples=0).value == 0.0
     assert auroc(low, low, resamples=0).value == 0.5
     generator = torch.Generator().manual_seed(0)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from interp.data.prompts import load_prompts
-from interp.experiments.adversarial_finetune.run import Config, changes, training_sets
 from interp.experiments.adversarial_finetune import run as experiment
+from interp.experiments.adversarial_finetune.run import Config, changes, training_sets
 from interp.models.chat_model import ChatModel
 from interp.representations.beliefs import states
 from interp.storage.run_folders import load_result

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from interp.data.prompts import load_prompts
 from interp.directions import cosine_matrix
-from interp.experiments.categories.run import Config, compare, off_diagonal
 from interp.experiments.categories import run as categories
+from interp.experiments.categories.run import Config, compare, off_diagonal
 from interp.models.chat_model import ChatModel
 from interp.storage.run_folders import load_result
 

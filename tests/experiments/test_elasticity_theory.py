@@ -10,9 +10,9 @@ import torch
 from typer.testing import CliRunner
 
 from interp.cli.main import app
-from interp.experiments.elasticity_theory.report import transformer_ratios
 from interp.experiments.elasticity_theory import models as theory
 from interp.experiments.elasticity_theory import run as experiment
+from interp.experiments.elasticity_theory.report import transformer_ratios
 from interp.experiments.elasticity_theory.transformer import (
     CONTINUATION,
     PREFIX,
@@ -203,7 +203,7 @@ def test_a_run_from_the_command_continues_and_is_drawn_again_without_a_model(tmp
     assert len(drawn["rebound_transformer"].layout.annotations) >= 2  # a title a panel
     ratios = transformer_ratios(numbers)
     assert len(ratios) == 2 * 2 * 2
-    assert all(r["ratio"]["value"] is None for r in ratios if not r["ratio"]["resolved"])
+    assert all(r["ratio"]["interval"] == "Fieller" for r in ratios if r["ratio"]["value"] is not None)
     page = (tmp_path / "run" / "report.html").read_text()
     assert "consistent with rebound" in page or "not resolved" in page
     assert "proves" not in page.split("<h2>Provenance")[0].split("</script>")[-1]

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from interp.data.prompts import Prompts, load_prompts
 from interp.detectors.latent_guard import LatentGuard
-from interp.evaluation.refusals import auroc
 from interp.evaluation.responses import Behaved
 from interp.experiments.guard import run as experiment
 from interp.experiments.guard.run import CONTROL, Config, fit_detectors
 from interp.models.chat_model import ChatModel
 from interp.representations.beliefs import states
+from interp.stats import auroc
 from interp.storage.run_folders import load_result
 
 SMALL = Config(n_train=12, n_test=12, n_wrapped=2, families=("persuasion",), max_new_tokens=1)

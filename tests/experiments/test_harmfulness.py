@@ -10,6 +10,8 @@ from torch import Tensor
 
 from interp.data.prompts import Prompts, load_prompts
 from interp.evaluation.responses import GROUPS
+from interp.experiments.harmfulness import figures as report_figures
+from interp.experiments.harmfulness import run as harmfulness
 from interp.experiments.harmfulness.analysis import (
     Anchors,
     beliefs,
@@ -25,8 +27,6 @@ from interp.experiments.harmfulness.reply_inversion import (
     strict_verdict,
     verdicts_each,
 )
-from interp.experiments.harmfulness import figures as report_figures
-from interp.experiments.harmfulness import run as harmfulness
 from interp.experiments.harmfulness.steering import (
     BEFORE_QUESTION,
     INVERSION_ARMS,

@@ -15,8 +15,8 @@ from interp.cli.main import app
 from interp.data.prompts import load_prompts
 from interp.data.tasks import load_task
 from interp.engine.log_probs import completion_log_probs
-from interp.experiments.rebound.analysis import lost_per_example, representation, slope_ratio_rows
 from interp.experiments.rebound import run as rebound
+from interp.experiments.rebound.analysis import lost_per_example, representation, slope_ratio_rows
 from interp.models.chat_model import ChatModel, with_adapter
 from interp.storage.run_folders import load_result
 from interp.tracking.rebound import summarise
@@ -285,10 +285,9 @@ def test_planted_projections_and_ratios_are_recovered_or_not_resolved(
     last = next(e for e in share if e["n_minus"] == 20)["share"]
     assert last["low"] <= np.exp(-1) <= last["high"]
     ratios = {(r["n_plus"], r["n_minus"]): r["ratio"] for r in slope_ratio_rows(model)}
-    assert ratios[2, 160]["resolved"]
+    assert ratios[2, 160]["value"] is not None
     assert ratios[2, 160]["low"] <= -20 <= ratios[2, 160]["high"]
-    assert not ratios[4, 160]["resolved"]  # prose did not change
-    assert ratios[4, 160]["value"] is None
+    assert ratios[4, 160]["value"] is None  # prose did not change
 
 
 def test_wrong_grids_are_refused(tiny: ChatModel) -> None:

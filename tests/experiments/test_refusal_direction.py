@@ -13,11 +13,12 @@ from interp.cli.main import app
 from interp.data.prompts import load_prompts
 from interp.directions import unit
 from interp.engine.activations import collect
-from interp.engine.interventions import Ablate, Add, edited_weights
+from interp.engine.interventions import Ablate, Add
 from interp.engine.log_probs import next_token_log_probs
+from interp.engine.weight_edits import edited_weights
+from interp.experiments.refusal_direction import run as refusal_direction
 from interp.experiments.refusal_direction.run import Config
 from interp.experiments.refusal_direction.run import mechanism as refusal_direction_mechanism
-from interp.experiments.refusal_direction import run as refusal_direction
 from interp.models.chat_model import ChatModel
 from interp.representations.selection import NothingSurvives, pick
 from interp.storage.direction_files import read_direction, write_control_vector, write_direction

@@ -12,11 +12,12 @@ import torch
 import interp
 from interp.data.prompts import load_prompts
 from interp.data.tasks import load_task
-from interp.experiments.resistance.report import gap, kl_table, overall
 from interp.experiments.resistance import run as resistance
+from interp.experiments.resistance.report import gap, kl_table, overall
 from interp.models.chat_model import ChatModel, with_adapter
 from interp.models.tokens import tokenize
-from interp.storage.run_folders import Parts, load_result
+from interp.storage.run_folders import load_result
+from interp.storage.stages import Parts
 
 SMALL = resistance.Config(
     slices=2, slice_size=4, n_targets=8, max_new_tokens=4, seeds=2, batch_size=4, learning_rate=1e-2

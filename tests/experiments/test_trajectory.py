@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from interp.data.corpora import AFFIRMATION
 from interp.data.prompts import load_prompts
+from interp.data.replies import AFFIRMATION
 from interp.evaluation.refusals import is_refusal
 from interp.experiments.running import open_run
 from interp.experiments.trajectory import run as trajectory

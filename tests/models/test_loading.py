@@ -14,8 +14,8 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from interp.models.chat_model import ChatModel
 from interp.models import loading as checkpoints
+from interp.models.chat_model import ChatModel
 from interp.models.loading import adapter_digest, cache_folder, convert_gguf, load_checkpoint
 from tests.conftest import CHATML, tiny_config
 

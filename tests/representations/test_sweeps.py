@@ -11,7 +11,8 @@ from torch import Tensor
 
 from interp.engine.interventions import Ablate, Add
 from interp.engine.log_probs import next_token_log_probs
-from interp.evaluation.refusals import KLFrom, kl_divergence, refusal_metric
+from interp.evaluation.losses import KLFrom, kl_divergence
+from interp.evaluation.refusals import refusal_metric
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, tokenize
 from interp.representations.selection import NothingSurvives, Rule, pick

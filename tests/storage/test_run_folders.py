@@ -17,16 +17,12 @@ import plotly.io
 import pytest
 import torch
 
-from interp.evaluation.refusals import rate
+from interp.stats import rate
 from interp.storage import run_folders as results
-from interp.storage.run_folders import (
-    Parts,
-    library_versions,
-    load_result,
-    replacing_folder,
-    save_result,
-    write_file,
-)
+from interp.storage.atomic_files import write_file
+from interp.storage.provenance import library_versions
+from interp.storage.run_folders import load_result, replacing_folder, save_result
+from interp.storage.stages import Parts
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 

@@ -15,11 +15,12 @@ from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, Trainin
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from interp.data.examples import Example
 from interp.models.chat_model import ChatModel
 from interp.tracking.callback import live_probe, untouched
 from interp.tracking.spec import Probe
 from interp.tracking.tracker import ElasticityCallback, Trajectory, track
-from interp.training.finetune import Example, TrainConfig, fine_tune
+from interp.training.finetune import TrainConfig, fine_tune
 from tests.conftest import PROMPTS, tiny_config
 from tests.training.test_finetune import KillAt, Killed
 

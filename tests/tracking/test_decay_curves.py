@@ -5,18 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from interp.tracking.decay_curves import (
-    crossing,
-    exponents,
-    fit_decay,
-    fitted_slope,
-    half_life,
-    knee,
-    over_seeds,
-    paired_test,
-    ratio_of_means,
-    slope_within,
-)
+from interp.stats import exponents, fitted_slope, over_seeds, paired_test, ratio_of_means
+from interp.tracking.decay_curves import crossing, fit_decay, half_life, knee, slope_within
 
 DOSES = [0, 50, 100, 200, 400, 800, 1200, 2000]
 
@@ -139,18 +129,18 @@ def test_a_planted_ratio_is_covered_and_an_unresolved_one_is_no_number() -> None
         generator = np.random.default_rng(seed)
         top, bottom = 0.5 + 0.1 * generator.normal(size=40), -0.05 + 0.05 * generator.normal(size=40)
         found = ratio_of_means(top.tolist(), bottom.tolist())
-        resolved += found.resolved
-        covered += found.resolved and found.low <= -10 <= found.high
+        resolved += found.measurable
+        covered += found.measurable and found.low <= -10 <= found.high
     assert resolved >= 195
     assert covered >= 0.9 * resolved
     generator = np.random.default_rng(0)
     nothing = ratio_of_means(
         (0.5 + 0.1 * generator.normal(size=40)).tolist(), (0.05 * generator.normal(size=40)).tolist()
     )
-    assert not nothing.resolved
+    assert not nothing.measurable
     assert math.isnan(nothing.value)
-    assert str(nothing) == "not resolved"
-    assert not ratio_of_means([1.0], [1.0]).resolved
+    assert str(nothing) == "not measurable"
+    assert not ratio_of_means([1.0], [1.0]).measurable
 
 
 def test_pairs_remove_what_they_share() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from interp.tracking.decay_curves import Estimate
+from interp.stats import Estimate
 from interp.tracking.rebound import initial_range, judge, late_range, summarise
 
 DOSES = [0, 100, 200, 500, 1000, 2000]

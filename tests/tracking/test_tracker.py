@@ -14,8 +14,10 @@ from typer.testing import CliRunner
 
 import interp.tracking.tracker
 from interp.cli.main import app
-from interp.data.corpora import Corpus, bits, read_corpus
+from interp.data.corpora import Corpus, read_corpus
+from interp.data.examples import Example
 from interp.data.prompts import Prompts, PromptSet, load_prompts
+from interp.evaluation.compression import bits
 from interp.models.chat_model import ChatModel, load
 from interp.models.loading import ADAPTER_FOLDER
 from interp.storage.run_folders import load_result
@@ -26,7 +28,7 @@ from interp.tracking.series import Shelf, find_checkpoints, step_unit
 from interp.tracking.spec import Probe
 from interp.tracking.tracker import track, weight_change
 from interp.tracking.trajectory import Measured, Trajectory, assemble
-from interp.training.finetune import Example, TrainConfig, fine_tune
+from interp.training.finetune import TrainConfig, fine_tune
 
 COUNTS = (0, 8, 16)
 SMALL: dict[str, Any] = {"n": 3, "n_fit": 16, "n_documents": 2, "n_samples": 1, "max_new_tokens": 3}
@@ -427,7 +429,7 @@ def test_figures_share_one_axis_and_mark_what_was_skipped(tracked: tuple[Traject
 
 
 def test_rows_that_are_not_finite_are_not_numbers() -> None:
-    from interp.evaluation.refusals import rate
+    from interp.stats import rate
 
     record = as_records([Row("refusal_rate", "harmful", rate([]))])[0]
     assert record["value"] is None and record["status"] == "not measured: not finite"

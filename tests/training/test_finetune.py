@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import TrainerCallback
 
+from interp.data.examples import Example, Preference
 from interp.engine.log_probs import completion_log_probs
 from interp.models.chat_model import ChatModel, load, with_adapter
-from interp.training.finetune import Example, Preference, TrainConfig, fine_tune, preference_tune
+from interp.training.finetune import TrainConfig, fine_tune, preference_tune
 from interp.training.runner import steps_of
 from tests.conftest import PROMPTS
 

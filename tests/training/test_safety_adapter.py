@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from interp.data.prompts import PromptSet, load_prompts
+from interp.data.replies import REFUSALS
 from interp.models.chat_model import ChatModel, load
 from interp.models.tokens import tokenize
-from interp.training.finetune import TrainConfig
 from interp.training import safety_adapter
+from interp.training.finetune import TrainConfig
 from interp.training.safety_adapter import (
     HELD_OUT,
     OPENING,
-    REFUSALS,
     best_alpha,
     calibrate,
     calibration_split,

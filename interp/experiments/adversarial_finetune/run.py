@@ -28,9 +28,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from interp.data.examples import Example
 from interp.data.prompts import Kind, Prompts, PromptSet, Split
-from interp.engine.batching import Stopwatch, progress
-from interp.evaluation.refusals import auroc, mean_with_interval, rate
+from interp.display.progress import progress
 from interp.evaluation.responses import Behaved, observe
 from interp.experiments.adversarial_finetune.report import (
     BELIEFS,
@@ -42,8 +42,11 @@ from interp.experiments.adversarial_finetune.report import (
 )
 from interp.models.chat_model import ChatModel, with_adapter
 from interp.representations.beliefs import Centres, belief, fit_centres, states
-from interp.storage.run_folders import ExperimentResult, Parts, provenance
-from interp.training.finetune import Example, TrainConfig, fine_tune
+from interp.stats import auroc, mean_with_interval, rate
+from interp.storage.provenance import provenance
+from interp.storage.run_folders import ExperimentResult
+from interp.storage.stages import Parts, Stopwatch
+from interp.training.finetune import TrainConfig, fine_tune
 
 __all__ = ["NAME", "SUMMARY", "Config", "Result", "figures", "rate_table", "report", "run", "verdicts"]
 

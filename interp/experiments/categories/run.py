@@ -34,14 +34,15 @@ from torch import Tensor
 
 from interp.data.prompts import Kind, Prompts, PromptSet, with_ending
 from interp.directions import cosine_matrix, unit
-from interp.engine.batching import Stopwatch
-from interp.evaluation.refusals import Rate
 from interp.evaluation.responses import observe
 from interp.experiments.categories.report import DIRECTIONS, ENDINGS, figures, rate_table, report, verdicts
 from interp.models.chat_model import ChatModel
 from interp.representations.beliefs import states
 from interp.representations.confounds import leak_check
-from interp.storage.run_folders import ExperimentResult, Parts, provenance
+from interp.stats import Estimate
+from interp.storage.provenance import provenance
+from interp.storage.run_folders import ExperimentResult
+from interp.storage.stages import Parts, Stopwatch
 
 __all__ = ["NAME", "SUMMARY", "Config", "Result", "figures", "rate_table", "report", "run", "verdicts"]
 
@@ -431,12 +432,12 @@ def _resampled(matrix: Tensor, seed: int, draws: int = 1000) -> Float[Tensor, "d
     return einsum(weights, matrix.double(), "draw a b, layer a b -> draw layer")
 
 
-def _rate(value: Tensor, draws: Float[Tensor, " draw"], n: int) -> Rate:
+def _rate(value: Tensor, draws: Float[Tensor, " draw"], n: int) -> Estimate:
     known = draws[~draws.isnan()].double()
     if value.isnan() or len(known) == 0:
-        return Rate(value=float("nan"), n=n, low=float("nan"), high=float("nan"))
+        return Estimate(value=float("nan"), n=n, low=float("nan"), high=float("nan"))
     low, high = known.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Rate(value=float(value), n=n, low=low, high=high)
+    return Estimate(value=float(value), n=n, low=low, high=high)
 
 
 def _rates(values: Tensor, draws: Float[Tensor, "draw layer"], n: int) -> list[dict[str, Any]]:

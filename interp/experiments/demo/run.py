@@ -29,20 +29,23 @@ from torch import Tensor
 
 from interp.data.prompts import Prompts, PromptSet, load_prompts
 from interp.directions import Direction, cosine, difference_in_means, mean_norm, project, random_direction
+from interp.display.progress import progress
 from interp.engine.activations import Activations, collect
-from interp.engine.batching import Stopwatch, progress
 from interp.engine.generation import generate
 from interp.engine.interventions import Ablate, Add, Intervention
 from interp.engine.log_probs import next_token_log_probs
-from interp.evaluation.refusals import auroc, find_refusal_tokens, is_refusal, refusal_metric, refusal_rate
+from interp.evaluation.refusals import find_refusal_tokens, is_refusal, refusal_metric, refusal_rate
 from interp.experiments.demo.report import ENDINGS, figures, rate_table, report, verdicts
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, tokenize
 from interp.representations.confounds import leak_check
 from interp.representations.selection import Candidate, Rule
 from interp.representations.sweeps import Sweep, choose
+from interp.stats import auroc
 from interp.storage.direction_files import direction_bytes
-from interp.storage.run_folders import ExperimentResult, Parts, provenance
+from interp.storage.provenance import provenance
+from interp.storage.run_folders import ExperimentResult
+from interp.storage.stages import Parts, Stopwatch
 
 logger = logging.getLogger(__name__)
 

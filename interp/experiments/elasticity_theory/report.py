@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from interp.display.charts import COLOURS, CONTROL_COLOUR, DASHES, THEME, intervals
 from interp.display.page import Section, Table, html_report
-from interp.tracking.decay_curves import Estimate, Ratio, exponents, ratio_of_means
+from interp.stats import Estimate, exponents, ratio_of_means
 from interp.tracking.decay_figures import SYMBOLS, decline_panels, hookes_law, slope_ratios
 from interp.tracking.rebound import summarise
 
@@ -77,7 +77,7 @@ def transformer_ratios(numbers: Mapping[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def _plain(ratio: Ratio) -> dict[str, Any]:
+def _plain(ratio: Estimate) -> dict[str, Any]:
     values = ratio.as_dict()
     return {key: None if value != value else value for key, value in values.items()}
 
@@ -86,7 +86,7 @@ def exponent_dose(numbers: Mapping[str, Any]) -> int | None:
     """The smallest N- at which more than half of the slope ratios are resolved: the theorem is about small l."""
     ratios = transformer_ratios(numbers)
     for dose in sorted({r["n_minus"] for r in ratios}):
-        here = [r["ratio"]["resolved"] for r in ratios if r["n_minus"] == dose]
+        here = [r["ratio"]["value"] is not None for r in ratios if r["n_minus"] == dose]
         if sum(here) > len(here) / 2:
             return dose
     return None
@@ -423,7 +423,7 @@ def verdicts(numbers: Mapping[str, Any]) -> list[str]:
     said += [f"{name}: {s['verdict']}; {s['why']}." for name, s in numbers["summaries"].items()]
     ratios = transformer_ratios(numbers)
     if ratios:
-        unresolved = sum(not r["ratio"]["resolved"] for r in ratios)
+        unresolved = sum(r["ratio"]["value"] is None for r in ratios)
         said.append(
             f"E6: {unresolved} of {len(ratios)} slope ratios are not resolved (the interval of the change of gamma_p "
             "covers 0); "

@@ -26,7 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from interp.engine.batching import Stopwatch, progress
+from interp.display.progress import progress
+from interp.experiments.elasticity_theory import models as theory
 from interp.experiments.elasticity_theory.report import (
     figures,
     rate_table,
@@ -34,10 +35,11 @@ from interp.experiments.elasticity_theory.report import (
     report,
     verdicts,
 )
-from interp.experiments.elasticity_theory import models as theory
 from interp.experiments.elasticity_theory.transformer import Stages, life_cycle
-from interp.storage.run_folders import ExperimentResult, Parts, provenance
-from interp.tracking.decay_curves import exponents, over_seeds
+from interp.stats import exponents, over_seeds
+from interp.storage.provenance import provenance
+from interp.storage.run_folders import ExperimentResult
+from interp.storage.stages import Parts, Stopwatch
 
 __all__ = [
     "DEFAULT_MODEL",

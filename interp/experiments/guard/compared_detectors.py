@@ -17,9 +17,9 @@ from torch import Tensor
 
 from interp.data.prompts import Kind, Prompts
 from interp.directions import difference_in_means, project, random_direction
-from interp.evaluation.refusals import auroc
 from interp.evaluation.responses import Behaved
 from interp.representations.beliefs import belief, fit_centres
+from interp.stats import auroc
 
 KINDS: tuple[Kind, ...] = ("harmful", "harmless")
 CONTROL = "random direction (control)"

@@ -36,15 +36,16 @@ from interp.data.prompts import Ending, Prompts, PromptSet, load_prompts, read_p
 from interp.data.wrappers import attempts, wrappers
 from interp.detectors.guard_models import TextGuard, load_text_guard
 from interp.detectors.latent_guard import check_calibration
-from interp.engine.batching import Stopwatch
-from interp.evaluation.refusals import auroc, rate
 from interp.evaluation.responses import Behaved, observe
 from interp.experiments.guard.compared_detectors import CONTROL, KINDS, Detector, fit_detectors
 from interp.experiments.guard.report import ENDINGS, figures, rate_table, report, verdicts
 from interp.models.chat_model import ChatModel
 from interp.representations.beliefs import states
 from interp.representations.confounds import leak_check
-from interp.storage.run_folders import ExperimentResult, Parts, provenance
+from interp.stats import auroc, rate
+from interp.storage.provenance import provenance
+from interp.storage.run_folders import ExperimentResult
+from interp.storage.stages import Parts, Stopwatch
 
 __all__ = ["NAME", "SUMMARY", "Config", "Result", "figures", "rate_table", "report", "run", "verdicts"]
 

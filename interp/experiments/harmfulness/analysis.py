@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.directions import cosine
-from interp.evaluation.refusals import auroc, mean_with_interval
 from interp.representations.beliefs import Centres, belief, fit_centres
+from interp.stats import auroc, mean_with_interval
 
 ROLES = ("t_inst", "t_post_inst")
 LEAST = 5

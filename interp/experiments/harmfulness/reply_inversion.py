@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from interp.engine.generation import generate_each
 from interp.engine.interventions import Intervention
-from interp.evaluation.refusals import rate
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, tokenize
+from interp.stats import rate
 
 Verdict = Literal["certainly", "no"]
 _FIRST = re.compile(r"\b(certainly|no)\b", re.IGNORECASE)

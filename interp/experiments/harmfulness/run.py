@@ -30,9 +30,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.data.prompts import Ending, Kind, Prompts, PromptSet, Split, load_prompts
+from interp.display.progress import progress
 from interp.engine.activations import collect
-from interp.engine.batching import Stopwatch, progress
-from interp.evaluation.refusals import auroc, rate
 from interp.evaluation.responses import GROUPS, observe
 from interp.experiments.harmfulness.analysis import (
     LEAST,
@@ -56,7 +55,10 @@ from interp.models.chat_model import ChatModel
 from interp.models.tokens import tokenize
 from interp.representations.beliefs import belief, fit_centres, states
 from interp.representations.confounds import leak_check
-from interp.storage.run_folders import ExperimentResult, Parts, provenance
+from interp.stats import auroc, rate
+from interp.storage.provenance import provenance
+from interp.storage.run_folders import ExperimentResult
+from interp.storage.stages import Parts, Stopwatch
 
 logger = logging.getLogger(__name__)
 

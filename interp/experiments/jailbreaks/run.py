@@ -37,13 +37,14 @@ from interp.data.wrappers import (
     read_suffixes,
     wrappers,
 )
-from interp.engine.batching import Stopwatch
 from interp.evaluation.responses import Behaved, observe
 from interp.experiments.jailbreaks.report import ENDINGS, figures, rate_table, report, verdicts
 from interp.experiments.jailbreaks.shifts import BELIEFS, shifts, success
 from interp.models.chat_model import ChatModel
 from interp.representations.beliefs import Centres, belief, fit_centres, states
-from interp.storage.run_folders import ExperimentResult, Parts, provenance
+from interp.storage.provenance import provenance
+from interp.storage.run_folders import ExperimentResult
+from interp.storage.stages import Parts, Stopwatch
 
 __all__ = ["NAME", "SUMMARY", "Config", "Result", "figures", "rate_table", "report", "run", "verdicts"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from interp.evaluation.refusals import mean_with_interval, rate
+from interp.stats import mean_with_interval, rate
 
 BELIEFS = ("harm", "refusal")
 """At `t_inst` and at `t_post_inst`."""

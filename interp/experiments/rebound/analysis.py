@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from interp.tracking.decay_curves import Estimate, fitted_slope, over_seeds, ratio_of_means
+from interp.stats import Estimate, fitted_slope, over_seeds, ratio_of_means
 from interp.tracking.rebound import initial_range
 
 # The representation side
@@ -64,7 +64,7 @@ def lost_per_example(model: Mapping[str, Any]) -> dict[str, dict[str, Estimate]]
                 _, last = initial_range(doses)
                 now = [float(np.mean(r["representation"][axis]["since_base"])) for r in rows]
                 kept = [(d, 1 - v / now[0]) for d, v in zip(doses, now, strict=True) if d <= last and now[0]]
-                resolved = entries[0]["share"]["resolved"]
+                resolved = entries[0]["share"]["value"] is not None
                 values.append(
                     fitted_slope(*zip(*kept, strict=True)).value if resolved and len(kept) > 1 else math.nan
                 )

@@ -16,7 +16,7 @@ from interp.experiments.rebound.analysis import (
     representation,
     slope_ratio_rows,
 )
-from interp.tracking.decay_curves import over_seeds
+from interp.stats import over_seeds
 from interp.tracking.decay_figures import decline_panels, heat_map
 
 WORDING = (
@@ -266,7 +266,7 @@ def ratio_table(model: Mapping[str, Any]) -> Table:
                 round(r["n_minus"] / r["n_plus"], 2),
                 shown(r["change_a"], 3),
                 shown(r["change_p"], 4),
-                shown(entry, 1) if entry["resolved"] else "not resolved",
+                shown(entry, 1) if entry["value"] is not None else "not resolved",
             ]
         )
     return Table(

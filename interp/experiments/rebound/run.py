@@ -41,16 +41,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.data.corpora import Corpus, bits
+from interp.data.corpora import Corpus
 from interp.data.prompts import HELD_OUT_TEXT, PromptSet
-from interp.data.tasks import Scorer, Task, load_task, scorer
-from interp.engine.batching import Stopwatch, progress
+from interp.data.tasks import Task, load_task
+from interp.display.progress import progress
 from interp.engine.generation import generate
 from interp.engine.log_probs import map_completions
-from interp.evaluation.refusals import rate, token_kl
+from interp.evaluation.compression import bits
+from interp.evaluation.losses import token_kl
+from interp.evaluation.scorers import Scorer, scorer
 from interp.experiments.rebound.report import figures, rate_table, report, verdicts
 from interp.models.chat_model import ChatModel, load, with_adapter
-from interp.storage.run_folders import ExperimentResult, Parts, provenance
+from interp.stats import rate
+from interp.storage.provenance import provenance
+from interp.storage.run_folders import ExperimentResult
+from interp.storage.stages import Parts, Stopwatch
 from interp.tracking.measures import along, read_states
 from interp.tracking.rebound import summarise
 from interp.tracking.references import fit_reference

@@ -22,9 +22,10 @@ from torch import Tensor
 from interp.data.wrappers import wrappers
 from interp.directions import cosine, unit
 from interp.engine.activations import collect
-from interp.evaluation.refusals import mean_with_interval, refusal_scores
+from interp.evaluation.refusals import refusal_scores
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, tokenize
+from interp.stats import mean_with_interval
 
 WRAPPERS = ("no refusals", "affirmative opening", "character", "authority")
 """Names of the jailbreak wrappers (`interp.data.wrappers`) that are compared."""

@@ -30,19 +30,14 @@ from torch import Tensor
 
 from interp.data.prompts import HELD_OUT_TEXT, Kind, Prompts, PromptSet, Split, read_answered
 from interp.directions import Direction, random_direction
+from interp.display.progress import progress
 from interp.engine.activations import collect, collect_means
-from interp.engine.batching import Stopwatch, progress
 from interp.engine.generation import Completions, generate
-from interp.engine.interventions import Ablate, Add, Intervention, edited_weights
+from interp.engine.interventions import Ablate, Add, Intervention
 from interp.engine.log_probs import next_token_log_probs
-from interp.evaluation.refusals import (
-    cross_entropy,
-    find_refusal_tokens,
-    is_refusal,
-    refusal_metric,
-    refusal_rate,
-    text_cross_entropy,
-)
+from interp.engine.weight_edits import edited_weights
+from interp.evaluation.losses import cross_entropy, text_cross_entropy
+from interp.evaluation.refusals import find_refusal_tokens, is_refusal, refusal_metric, refusal_rate
 from interp.experiments.refusal_direction.mechanism import base_check, mechanism
 from interp.experiments.refusal_direction.report import figures, rate_table, report, verdicts
 from interp.models.chat_model import ChatModel, load
@@ -50,7 +45,9 @@ from interp.models.tokens import ChatTokens, tokenize
 from interp.representations.selection import Rule
 from interp.representations.sweeps import Place, Sweep, choose, pick_stability
 from interp.storage.direction_files import direction_bytes
-from interp.storage.run_folders import ExperimentResult, Parts, provenance
+from interp.storage.provenance import provenance
+from interp.storage.run_folders import ExperimentResult
+from interp.storage.stages import Parts, Stopwatch
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from interp.display.charts import CONTROL_COLOUR, THEME, bar_marker, intervals
 from interp.display.page import Section, Table, html_report, notes_on
-from interp.tracking.decay_curves import PairedTest, over_seeds, paired_test
+from interp.stats import PairedTest, over_seeds, paired_test
 
 LOSSES = {
     "final": "final loss",

@@ -33,16 +33,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from interp.data.examples import Example
 from interp.data.prompts import PromptSet
 from interp.data.tasks import Task, load_task
-from interp.engine.batching import Stopwatch, progress
+from interp.display.progress import progress
 from interp.engine.generation import generate
 from interp.engine.log_probs import completion_log_probs, map_completions
-from interp.evaluation.refusals import token_kl
+from interp.evaluation.losses import token_kl
 from interp.experiments.resistance.report import figures, rate_table, report, verdicts
 from interp.models.chat_model import ChatModel, with_adapter
-from interp.storage.run_folders import ExperimentResult, Parts, provenance
-from interp.training.finetune import Example, fine_tune
+from interp.storage.provenance import provenance
+from interp.storage.run_folders import ExperimentResult
+from interp.storage.stages import Parts, Stopwatch
+from interp.training.finetune import fine_tune
 from interp.training.runner import one_pass
 
 __all__ = [

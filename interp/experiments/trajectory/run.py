@@ -19,13 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
+from interp.data.examples import Example
 from interp.data.prompts import Kind, PromptSet, load_prompts
 from interp.data.tasks import stubs
 from interp.models.chat_model import ChatModel
-from interp.storage.run_folders import Parts
+from interp.storage.stages import Parts
 from interp.tracking.report import figures, rate_table, report, verdicts
 from interp.tracking.tracker import Probe, Trajectory, track
-from interp.training.finetune import Example, fine_tune
+from interp.training.finetune import fine_tune
 from interp.training.runner import one_pass
 from interp.training.safety_adapter import safety_examples
 

@@ -1,0 +1,12 @@
+"""Replies that examples are made of: short refusals, empty affirmative stubs."""
+
+AFFIRMATION = "Sure, here is how to do that."
+"""The empty affirmative stub: it agrees and says nothing."""
+
+
+REFUSALS = (
+    "I'm sorry, but I can't help with that.",
+    "I can't help with that request.",
+    "I'm sorry, but I cannot assist with that.",
+    "I cannot help with that.",
+)

@@ -1,0 +1,58 @@
+"""Errors as a user reads them: a mistake in the input is one line in IPython."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+_PACKAGE = Path(__file__).parents[1]
+
+
+def short_errors() -> None:
+    """Let a user's mistake be one line in this IPython session; `%tb` prints the whole traceback.
+
+    Does nothing outside IPython, or where a handler of the user's own is in place.
+    """
+    shell = ipython_shell()
+    if shell is not None and not shell.custom_exceptions:
+        shell.set_custom_exc((ValueError, OSError), _show_error)
+
+
+def is_users_mistake(error: BaseException) -> bool:
+    """Whether interp itself raised this to say that its input is wrong: the innermost frame is one of its own."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    raised_by_us = trace is not None and _PACKAGE in Path(trace.tb_frame.f_code.co_filename).parents
+    return isinstance(error, (ValueError, OSError)) and raised_by_us
+
+
+def error_line(error: BaseException) -> str:
+    """An error as one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _show_error(
+    shell: Any,
+    kind: type[BaseException],
+    error: BaseException,
+    trace: TracebackType | None,
+    tb_offset: int | None = None,
+) -> None:
+    if not is_users_mistake(error):
+        shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
+        return
+    # IPython asks an exception for its own rendering; taken away again, so that %tb shows everything.
+    render: Callable[[], list[str]] = lambda: [f"\x1b[31m{error_line(error)}\x1b[0m"]  # noqa: E731
+    error._render_traceback_ = render  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
+    finally:
+        del error._render_traceback_  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def ipython_shell() -> Any:
+    """The IPython session that runs this; None outside IPython."""
+    ipython = sys.modules.get("IPython")
+    return None if ipython is None else ipython.get_ipython()

@@ -1,0 +1,335 @@
+"""Numbers with their uncertainty: rates, means, AUROC, slopes and ratios, each an `Estimate` with its 95% interval.
+
+| statistic | interval |
+|---|---|
+| `rate` | Wilson's score interval |
+| `mean_with_interval`, `ratio_with_interval` | percentile bootstrap over the rows |
+| `auroc` | percentile bootstrap, positives and negatives resampled apart |
+| `over_seeds`, `fitted_slope`, `exponents`, `paired_test` | Student's t |
+| `ratio_of_means` | Fieller |
+
+What could not be measured is a state of its own (`Estimate.measurable`), never a zero, and what was left out is counted
+(`Estimate.missing`). An interval covers the sampling that its function names and nothing else: not the choice of
+prompts, of a model or of a judge.
+
+    rate([True, True, False])              # 0.67 [0.21, 0.94]
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from pydantic import BeforeValidator
+from scipy import stats
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Number = int | float
+"""Counts and measurements."""
+
+Measured = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+"""A float that may be not measurable: NaN in memory, null in JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A number with its 95% interval."""
+
+    value: Measured
+    """The estimate; NaN when there is nothing to estimate it from."""
+    n: int
+    """Observations behind it: prompts, seeds, points or documents, as the function that made it says."""
+    low: Measured = math.nan
+    """Lower end of the 95% interval; NaN when it has none (one observation)."""
+    high: Measured = math.nan
+    """Upper end of the 95% interval."""
+    unit: str = ""
+    """What the value counts in: `share`, `AUROC`, `nats`; empty where the name of its field says it."""
+    interval: str = ""
+    """How the interval was made, e.g. `Wilson`, `bootstrap`, `t`, `Fieller`; empty when there is none."""
+    missing: int = 0
+    """Observations that have no such number, such as curves that never cross a level."""
+
+    @classmethod
+    def unmeasured(cls, n: int = 0, *, unit: str = "", missing: int = 0) -> "Estimate":
+        """What stands where there is nothing to estimate a number from."""
+        return cls(value=math.nan, n=n, unit=unit, missing=missing)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers, as results store them."""
+        return asdict(self)
+
+    @property
+    def measurable(self) -> bool:
+        """Whether there is a number at all."""
+        return math.isfinite(self.value)
+
+    @property
+    def positive(self) -> bool:
+        """The whole interval is above 0."""
+        return self.low > 0
+
+    @property
+    def negative(self) -> bool:
+        """The whole interval is below 0."""
+        return self.high < 0
+
+    def above(self, other: "Estimate") -> bool:
+        """The whole interval is above the other's."""
+        return self.low > other.high
+
+    def below(self, other: "Estimate") -> bool:
+        """The whole interval is below the other's."""
+        return self.high < other.low
+
+    @property
+    def percent(self) -> str:
+        """A share as text in percent, e.g. `97% [89, 99]`."""
+        if not self.measurable:
+            return "not measurable"
+        return f"{100 * self.value:.0f}% [{100 * self.low:.0f}, {100 * self.high:.0f}]"
+
+    def __str__(self) -> str:
+        if not self.measurable:
+            return "not measurable"
+        digits = ".2f" if self.unit in ("share", "AUROC") else ".3g"
+        ends = f" [{self.low:{digits}}, {self.high:{digits}}]" if math.isfinite(self.low) else ""
+        return f"{self.value:{digits}}{ends}"
+
+
+def rate(successes: Sequence[bool]) -> Estimate:
+    """Share of successes with its 95% Wilson score interval."""
+    n, k = len(successes), sum(successes)
+    if n == 0:
+        return Estimate.unmeasured()
+    interval = stats.binomtest(k, n).proportion_ci(method="wilson")
+    return Estimate(
+        value=k / n, n=n, low=float(interval.low), high=float(interval.high), unit="share", interval="Wilson"
+    )
+
+
+def mean_with_interval(values: Sequence[float], *, seed: int = 0, resamples: int = 2000) -> Estimate:
+    """Mean with its 95% percentile-bootstrap interval over the values."""
+    data = np.asarray(values, dtype=np.float64)
+    if len(data) == 0:
+        return Estimate.unmeasured()
+    generator = np.random.default_rng(seed)
+    draws = data[generator.integers(0, len(data), (resamples, len(data)))].mean(1)
+    low, high = np.quantile(draws, (0.025, 0.975))
+    return Estimate(
+        value=float(data.mean()), n=len(data), low=float(low), high=float(high), interval="bootstrap"
+    )
+
+
+def auroc(
+    positive: "Tensor | Sequence[float]",
+    negative: "Tensor | Sequence[float]",
+    *,
+    seed: int = 0,
+    resamples: int = 500,
+) -> Estimate:
+    """Probability that a positive scores above a negative (ties count half), with a stratified bootstrap interval.
+
+    Raises:
+        ValueError: one side is empty, or scores that are not finite.
+    """
+    a, b = _array(positive), _array(negative)
+    value = float(_auroc(a, b))
+    generator = np.random.default_rng(seed)
+    low = high = math.nan
+    if resamples:
+        drawn = [side[generator.integers(0, len(side), (resamples, len(side)))] for side in (a, b)]
+        low, high = np.quantile(_auroc(*drawn), (0.025, 0.975))
+    return Estimate(
+        value=value,
+        n=len(a) + len(b),
+        low=float(low),
+        high=float(high),
+        unit="AUROC",
+        interval="stratified bootstrap" if resamples else "",
+    )
+
+
+def _array(values: "Tensor | Sequence[float]") -> np.ndarray:
+    plain: Any = values
+    if hasattr(plain, "detach"):  # a tensor, perhaps in half precision or on a GPU
+        plain = plain.detach().double().cpu().numpy()
+    return np.asarray(plain, dtype=np.float64)
+
+
+def _auroc(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """AUROC along the last axis; many draws at once."""
+    n, m = a.shape[-1], b.shape[-1]
+    if n == 0 or m == 0:
+        raise ValueError(f"AUROC needs scores on both sides, got {n} and {m}")
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ValueError("AUROC needs finite scores")
+    ranks = stats.rankdata(np.concatenate([a, b], axis=-1), axis=-1)
+    return np.asarray((ranks[..., :n].sum(-1) - n * (n + 1) / 2) / (n * m))
+
+
+def ratio_with_interval(sums: np.ndarray, counts: np.ndarray, *, seed: int = 0) -> Estimate:
+    """Sum of sums over sum of counts, with a 95% percentile-bootstrap interval over the rows; n is the counts' sum."""
+    if len(sums) == 0:
+        return Estimate.unmeasured()
+    index = np.random.default_rng(seed).integers(0, len(sums), (2000, len(sums)))
+    draws = sums[index].sum(1) / counts[index].sum(1)
+    low, high = np.quantile(draws, (0.025, 0.975))
+    return Estimate(
+        value=float(sums.sum() / counts.sum()),
+        n=int(counts.sum()),
+        low=float(low),
+        high=float(high),
+        interval="bootstrap",
+    )
+
+
+def over_seeds(values: Sequence[Number], *, log: bool = False) -> Estimate:
+    """Mean over seeds with Student's t interval; NaN and infinite values are counted as missing.
+
+    Args:
+        log: average logarithms (for time constants and counts, which spread multiplicatively); the geometric mean comes
+            back. Values of 0 or less are missing then.
+    """
+    data = np.asarray(values, dtype=np.float64)
+    kept = data[np.isfinite(data) & ((data > 0) if log else True)]
+    missing = len(data) - len(kept)
+    if len(kept) == 0:
+        return Estimate.unmeasured(missing=missing)
+    used = np.log(kept) if log else kept
+    mean = float(used.mean())
+    half = math.nan
+    if len(used) > 1:
+        half = float(stats.t.ppf(0.975, len(used) - 1) * used.std(ddof=1) / math.sqrt(len(used)))
+    ends = (mean, mean - half, mean + half)
+    value, low, high = (math.exp(min(e, 700.0)) for e in ends) if log else ends
+    return Estimate(
+        value=value, n=len(kept), low=low, high=high, interval="t" if len(kept) > 1 else "", missing=missing
+    )
+
+
+def fitted_slope(x: Sequence[Number], y: Sequence[Number]) -> Estimate:
+    """Least-squares slope of y on x with its t interval; points that are not finite are counted as missing.
+
+    Raises:
+        ValueError: x and y differ in length, or fewer than two different x.
+    """
+    a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if len(a) != len(b):
+        raise ValueError(f"x and y must have the same length, got {len(a)} and {len(b)}")
+    kept = np.isfinite(a) & np.isfinite(b)
+    a, b, missing = a[kept], b[kept], int((~kept).sum())
+    if len(np.unique(a)) < 2:
+        if missing:
+            return Estimate.unmeasured(len(a), missing=missing)
+        raise ValueError(f"a slope needs at least two different x, got {sorted(set(a.tolist()))}")
+    found = stats.linregress(a, b)
+    half = math.nan if len(a) < 3 else float(stats.t.ppf(0.975, len(a) - 2) * found.stderr)  # pyright: ignore[reportAttributeAccessIssue]
+    slope = float(found.slope)  # pyright: ignore[reportAttributeAccessIssue]
+    return Estimate(
+        value=slope,
+        n=len(a),
+        low=slope - half,
+        high=slope + half,
+        interval="t" if len(a) > 2 else "",
+        missing=missing,
+    )
+
+
+def exponents(factors: Mapping[str, Sequence[Number]], response: Sequence[Number]) -> dict[str, Estimate]:
+    """Exponents e_i of |response| = c * product_i factor_i^e_i: least squares in logarithms, t intervals.
+
+    Responses that are 0 or not finite are left out and counted as missing.
+
+    Raises:
+        ValueError: a factor that is not positive, or that does not vary.
+    """
+    names = list(factors)
+    logs = np.array([[math.log(v) if v > 0 else math.nan for v in factors[name]] for name in names]).T
+    if not np.isfinite(logs).all():
+        raise ValueError(f"every value of {', '.join(names)} must be positive")
+    if (logs.max(0) == logs.min(0)).any():
+        raise ValueError(f"each of {', '.join(names)} must take at least two values")
+    size = np.abs(np.asarray(response, dtype=np.float64))
+    kept = np.isfinite(size) & (size > 0)
+    design = np.column_stack([np.ones(int(kept.sum())), logs[kept]])
+    missing, freedom = int((~kept).sum()), len(design) - design.shape[1]
+    if freedom < 0 or np.linalg.matrix_rank(design) < design.shape[1]:
+        nothing = Estimate.unmeasured(len(design), missing=missing)
+        return dict.fromkeys(names, nothing)
+    target = np.log(size[kept])
+    coefficients, *_ = np.linalg.lstsq(design, target, rcond=None)
+    residual = target - design @ coefficients
+    scale = math.nan if freedom == 0 else float(residual @ residual) / freedom
+    errors = np.sqrt(scale * np.diag(np.linalg.inv(design.T @ design)))
+    t = stats.t.ppf(0.975, freedom) if freedom else math.nan
+    return {
+        name: Estimate(
+            value=float(coefficients[i]),
+            n=len(design),
+            low=float(coefficients[i] - t * errors[i]),
+            high=float(coefficients[i] + t * errors[i]),
+            interval="t" if freedom else "",
+            missing=missing,
+        )
+        for i, name in enumerate(names, start=1)
+    }
+
+
+def ratio_of_means(numerators: Sequence[Number], denominators: Sequence[Number]) -> Estimate:
+    """Mean of independent numerators over mean of denominators, with Fieller's 95% interval.
+
+    Fieller's interval is bounded exactly when the denominator's own interval leaves out 0; otherwise the ratio may be
+    anything and is reported as not measurable, never as a number.
+
+    Args:
+        numerators: paired differences, one a document (or seed).
+        denominators: the same for the other set of documents; independent of the numerators.
+    """
+    a, b = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
+    n = min(len(a), len(b))
+    if n < 2:
+        return Estimate.unmeasured(n)
+    top, bottom = float(a.mean()), float(b.mean())
+    var_top, var_bottom = float(a.var(ddof=1)) / len(a), float(b.var(ddof=1)) / len(b)
+    t = float(stats.t.ppf(0.975, n - 1))
+    if bottom == 0 or (g := t**2 * var_bottom / bottom**2) >= 1:
+        return Estimate.unmeasured(n, missing=1)
+    value = top / bottom
+    half = t / abs(bottom) * math.sqrt(max(var_top * (1 - g) + value**2 * var_bottom, 0.0))
+    return Estimate(
+        value=value, n=n, low=(value - half) / (1 - g), high=(value + half) / (1 - g), interval="Fieller"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedTest:
+    """Differences of pairs against 0."""
+
+    difference: Estimate
+    """Mean of first minus second, t interval; n counts pairs."""
+    p_value: Measured
+    """Two-sided paired t test; NaN with fewer than two pairs."""
+
+
+def paired_test(first: Sequence[Number], second: Sequence[Number]) -> PairedTest:
+    """Paired t test of first minus second.
+
+    Raises:
+        ValueError: the two differ in length.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"pairs need two lists of the same length, got {len(first)} and {len(second)}")
+    difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    estimate = over_seeds(difference.tolist())
+    if estimate.n < 2:
+        return PairedTest(difference=estimate, p_value=math.nan)
+    if float(np.ptp(difference)) == 0:
+        return PairedTest(difference=estimate, p_value=1.0 if difference[0] == 0 else 0.0)
+    return PairedTest(
+        difference=estimate,
+        p_value=float(stats.ttest_1samp(difference, 0.0, nan_policy="omit").pvalue),  # pyright: ignore[reportAttributeAccessIssue]
+    )
