@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from interp.representations.steering import steer as steer
     from interp.storage.direction_files import read_direction as read_direction
     from interp.storage.direction_files import write_direction as write_direction
-    from interp.storage.run_folders import load_result as load_result
+    from interp.storage.untyped import load_result as load_result
     from interp.tracking.spec import Probe as Probe
     from interp.tracking.tracker import track as track
     from interp.tracking.trajectory import Trajectory as Trajectory
@@ -55,7 +55,7 @@ _NAMES = {
     "find_directions": "interp.representations.steering",
     "steer": "interp.representations.steering",
     "playground": "interp.playgrounds",
-    "load_result": "interp.storage.run_folders",
+    "load_result": "interp.storage.untyped",
     "open_run": "interp.experiments.running",
     "run": "interp.experiments.running",
     "LatentGuard": "interp.detectors.latent_guard",

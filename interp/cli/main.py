@@ -17,7 +17,6 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from interp.experiments import EXPERIMENTS
-from interp.experiments.running import experiment_module, report_module
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -99,11 +98,10 @@ def list_experiments(json_output: JsonOption = False) -> None:
 
     Example: `interp list`
     """
-    import importlib
-
+    from interp.experiments.running import experiment
     from interp.models.loading import BUNDLED_MODELS
 
-    found = {name: importlib.import_module(module).SUMMARY for name, module in EXPERIMENTS.items()}
+    found = {name: experiment(name).summary for name in EXPERIMENTS}
     prompts = {
         "builtin": "600 matched pairs in ten harm categories; 60 borderline-safe test prompts, 150 to train on"
     }
@@ -172,18 +170,17 @@ def plot(
     Example: `interp plot runs/demo --png figures/demo --html figures/demo`
     """
     with _user_errors():
+        from interp.experiments.running import open_run
         from interp.storage.atomic_files import write_file
-        from interp.storage.run_folders import load_result
 
-        numbers = load_result(folder).numbers
-        module = report_module(str(numbers.get("experiment")))
-        for name, figure in module.figures(numbers).items():
+        stored = open_run(folder)
+        for name, figure in stored.figures().items():
             write_file(folder / "figures" / f"{name}.json", figure.to_json().encode())
             if png is not None:
                 write_file(png / f"{name}.png", _png(figure))
             if html is not None:
                 write_file(html / f"{name}.html", figure.to_html(include_plotlyjs="cdn").encode())
-        write_file(folder / "report.html", module.report(numbers).encode())
+        write_file(folder / "report.html", stored.report().encode())
         console.print(f"report: {(folder / 'report.html').resolve()}", soft_wrap=True)
 
 
@@ -497,24 +494,19 @@ def train_safe(
         console.print((out / "README.md").read_text(), markup=False)
 
 
-def _configure(config: Any, settings: list[str], seed: int) -> Any:
-    """An experiment's `Config` with these `name=value` settings; values are read by the type of their default."""
-    from dataclasses import fields
-
-    defaults = {field.name: field.default for field in fields(config)}
-    given: dict[str, Any] = {}
-    for item in settings:
+def _settings(kind: Any, given: list[str]) -> dict[str, Any]:
+    """`name=value` settings by name; a value is JSON where it reads as JSON, else text."""
+    found: dict[str, Any] = {}
+    known = [name for name in kind.__dataclass_fields__ if name != "seed"]
+    for item in given:
         name, equals, text = item.partition("=")
-        if not equals or name not in defaults or name == "seed":
-            known = ", ".join(n for n in defaults if n != "seed")
-            raise ValueError(f"--set {item!r}: give name=value, name one of {known}")
-        kind = type(defaults[name])
+        if not equals or name not in known:
+            raise ValueError(f"--set {item!r}: give name=value, name one of {', '.join(known)}")
         try:
-            given[name] = tuple(json.loads(text)) if kind is tuple else kind(text)
-        except (ValueError, TypeError) as error:
-            wanted = "a JSON list" if kind is tuple else f"of type {kind.__name__}"
-            raise ValueError(f"--set {item!r}: the value must be {wanted}") from error
-    return config(seed=seed, **given)
+            found[name] = json.loads(text)
+        except ValueError:
+            found[name] = text
+    return found
 
 
 def _run_experiment(
@@ -529,37 +521,34 @@ def _run_experiment(
     settings: list[str] | None = None,
 ) -> None:
     with _user_errors():
-        module = experiment_module(name)
-        config = _configure(module.Config, settings or [], seed)
-        chosen_model = model or getattr(module, "DEFAULT_MODEL", "smollm2-safe")
-        if chosen_model is None:
-            result = module.run(config, out=out, show_progress=sys.stderr.isatty())
-        elif getattr(module, "DEFAULT_MODEL", "") is None:
-            raise ValueError(f"{name} needs no model, got --model {model}; leave it out")
+        from interp.experiments.running import experiment
+
+        chosen = experiment(name)
+        config = chosen.configure({**_settings(chosen.config, settings or []), "seed": seed})
+        if chosen.default_model is None:
+            if model is not None:
+                raise ValueError(f"{name} needs no model, got --model {model}; leave it out")
+            finished = chosen.run(config=config, out=out, show_progress=sys.stderr.isatty())
         else:
             from interp.data.prompts import load_prompts
             from interp.models.chat_model import load
 
-            chosen = load_prompts(prompts, column=column, seed=seed)
-            several = getattr(config, "models", ())
-            if several and (model or adapter):
-                raise ValueError("give --model or --models, not both, and no --adapter with --models")
-            first = several[0] if several else chosen_model
-            with errors.status(f"loading {first}"):
-                loaded = module.load_revision(first) if several else load(first, adapter=adapter)
-            result = module.run(loaded, chosen, config, out=out, show_progress=sys.stderr.isatty())
+            loaded_prompts = load_prompts(prompts, column=column, seed=seed)
+            with errors.status(f"loading {model or chosen.default_model}"):
+                loaded = load(model or chosen.default_model, adapter=adapter)
+            finished = chosen.run(loaded, loaded_prompts, config, out=out, show_progress=sys.stderr.isatty())
         if as_json:
             print((out / "result.json").read_text())  # noqa: T201 (the command's output)
             return
-        shown = module.rate_table(result.numbers)
+        shown = chosen.table(finished.result)
         table = Table(
             *map(str, shown.header),
-            title=f"{shown.title}, {result.numbers['provenance']['model']}, 95% intervals",
+            title=f"{shown.title}, {finished.provenance.model_name}, 95% intervals",
             title_justify="left",
         )
         for row in shown.rows:
             table.add_row(*(_escape(str(cell)) for cell in row))
         console.print(table)
-        for line in module.verdicts(result.numbers):
+        for line in finished.verdicts():
             console.print(line, soft_wrap=True, highlight=False, markup=False)
         console.print(f"report: {(out / 'report.html').resolve()}", soft_wrap=True)

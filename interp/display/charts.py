@@ -9,6 +9,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from interp.stats import Estimate
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 PATTERNS = ("", "/", ".", "x", "\\", "-", "+", "|")
@@ -40,7 +42,7 @@ THEME = go.layout.Template(
 
 
 def rate_bars(
-    rates: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    rates: Mapping[str, Mapping[str, Estimate | Mapping[str, Any]]],
     *,
     title: str,
     y_title: str,
@@ -49,14 +51,14 @@ def rate_bars(
     """Grouped bars with 95% intervals.
 
     Args:
-        rates: series → group → `{"value", "n", "low", "high"}`.
+        rates: series → group → estimate.
         controls: series drawn in grey.
     """
     figure = go.Figure()
     ordinary = 0
     for number, (series, groups) in enumerate(rates.items()):
         entries = list(groups.values())
-        values = [_number(entry["value"]) for entry in entries]
+        values = [number_of(entry, "value") for entry in entries]
         colour = CONTROL_COLOUR if series in controls else COLOURS[ordinary % len(COLOURS)]
         ordinary += series not in controls
         figure.add_bar(
@@ -65,7 +67,7 @@ def rate_bars(
             y=values,
             marker=bar_marker(colour, number),
             error_y=intervals(entries),
-            customdata=[[e["n"], e["low"], e["high"]] for e in entries],
+            customdata=[[number_of(e, key) for key in ("n", "low", "high")] for e in entries],
             hovertemplate=f"{series}, %{{x}}: %{{y:.2f}} [%{{customdata[1]:.2f}}, %{{customdata[2]:.2f}}], "
             "n = %{customdata[0]}<extra></extra>",
         )
@@ -81,14 +83,14 @@ def bar_marker(colour: str, number: int) -> dict[str, Any]:
     return {"color": colour, "pattern": {"shape": PATTERNS[number % len(PATTERNS)], **pattern}}
 
 
-def intervals(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Error bars from the 95% intervals of stored numbers."""
-    values = [_number(entry["value"]) for entry in entries]
+def intervals(entries: Sequence[Estimate | Mapping[str, Any]]) -> dict[str, Any]:
+    """Error bars from 95% intervals."""
+    values = [number_of(entry, "value") for entry in entries]
     return {
         "type": "data",
         "symmetric": False,
-        "array": [_number(e["high"]) - v for e, v in zip(entries, values, strict=True)],
-        "arrayminus": [v - _number(e["low"]) for e, v in zip(entries, values, strict=True)],
+        "array": [number_of(e, "high") - v for e, v in zip(entries, values, strict=True)],
+        "arrayminus": [v - number_of(e, "low") for e, v in zip(entries, values, strict=True)],
         "color": "#222",
         "thickness": 1.3,
     }
@@ -221,5 +223,7 @@ def distributions(samples: Mapping[str, Sequence[float]], *, title: str, x_title
     return figure
 
 
-def _number(value: float | None) -> float:
+def number_of(entry: Estimate | Mapping[str, Any], part: str) -> float:
+    """A part of an estimate, `value` or `low` for instance; NaN where it is not measurable."""
+    value = getattr(entry, part) if isinstance(entry, Estimate) else entry[part]
     return float("nan") if value is None else float(value)

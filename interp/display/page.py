@@ -1,7 +1,7 @@
 """A run as one self-contained HTML page: text, tables and Plotly figures, nothing loaded from elsewhere."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from html import escape
 from typing import Any
 
@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from interp.display.cards import Table, table_html
+from interp.stats import Estimate
 
 __all__ = ["Section", "Table", "html_report", "notes_on", "shown_rate"]
 
@@ -46,9 +47,16 @@ def notes_on(provenance: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def html_report(title: str, lead: str, sections: Sequence[Section], provenance: Mapping[str, Any]) -> str:
-    """The page, Plotly's JavaScript included once."""
+def html_report(title: str, lead: str, sections: Sequence[Section], provenance: Any) -> str:
+    """The page, Plotly's JavaScript included once.
+
+    Args:
+        provenance: a dataclass or mapping, shown whole at the end.
+    """
     import json
+
+    if is_dataclass(provenance) and not isinstance(provenance, type):
+        provenance = asdict(provenance)
 
     body = [f"<h1>{escape(title)}</h1><p>{escape(lead)}</p>"]
     for section in sections:
@@ -73,8 +81,10 @@ def html_report(title: str, lead: str, sections: Sequence[Section], provenance: 
     )
 
 
-def shown_rate(entry: Mapping[str, Any]) -> str:
-    """A stored rate in percent with its interval."""
+def shown_rate(entry: Estimate | Mapping[str, Any]) -> str:
+    """A rate in percent with its interval."""
+    if isinstance(entry, Estimate):
+        return entry.percent
     if entry["value"] is None:
         return "not measured"
     return f"{100 * entry['value']:.0f}% [{100 * entry['low']:.0f}, {100 * entry['high']:.0f}]"

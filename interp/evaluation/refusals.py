@@ -8,7 +8,6 @@ own refusal tokens as the first token, which needs no completion. Neither says w
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -19,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from interp.engine.generation import Completions
 from interp.engine.interventions import Intervention
 from interp.engine.log_probs import map_next_token
+from interp.evaluation.records import RefusalTokens
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens
 from interp.stats import Estimate, rate
@@ -82,20 +82,6 @@ def is_refusal(text: str, substrings: RefusalList = "12") -> bool:
 def refusal_rate(completions: Completions, substrings: RefusalList = "12") -> Estimate:
     """Share of completions that refuse, by substring."""
     return rate([is_refusal(text, substrings) for text in completions.texts])
-
-
-@dataclass(frozen=True, kw_only=True)
-class RefusalTokens:
-    """The tokens that begin this model's refusals."""
-
-    ids: tuple[int, ...]
-    """Token ids."""
-    texts: tuple[str, ...]
-    """The same, decoded, to be shown."""
-    harmful_mass: tuple[float, ...]
-    """Mean probability of each as the first token on harmful prompts."""
-    harmless_mass: tuple[float, ...]
-    """The same on harmless prompts."""
 
 
 def find_refusal_tokens(

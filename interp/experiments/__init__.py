@@ -1,20 +1,21 @@
-"""One file an experiment; this table is how the command and the notebooks find them."""
+"""Experiments: the method of a paper section by section, its typed result, its figures and report.
+
+Hands out `EXPERIMENTS`, a table of import paths; `interp.experiments.running` opens and computes runs.
+Never holds a method that a second paper needs: that moves to a room above.
+"""
 
 EXPERIMENTS = {
-    "demo": "interp.experiments.demo.run",
-    "refusal-direction": "interp.experiments.refusal_direction.run",
-    "harmfulness": "interp.experiments.harmfulness.run",
-    "jailbreaks": "interp.experiments.jailbreaks.run",
-    "categories": "interp.experiments.categories.run",
-    "guard": "interp.experiments.guard.run",
-    "adversarial-finetune": "interp.experiments.adversarial_finetune.run",
-    "elasticity-theory": "interp.experiments.elasticity_theory.run",
-    "trajectory": "interp.experiments.trajectory.run",
-    "rebound": "interp.experiments.rebound.run",
-    "resistance": "interp.experiments.resistance.run",
+    "demo": "interp.experiments.demo",
+    "refusal-direction": "interp.experiments.refusal_direction",
+    "harmfulness": "interp.experiments.harmfulness",
+    "jailbreaks": "interp.experiments.jailbreaks",
+    "categories": "interp.experiments.categories",
+    "guard": "interp.experiments.guard",
+    "adversarial-finetune": "interp.experiments.adversarial_finetune",
+    "elasticity-theory": "interp.experiments.elasticity_theory",
+    "trajectory": "interp.experiments.trajectory",
+    "rebound": "interp.experiments.rebound",
+    "resistance": "interp.experiments.resistance",
+    "track": "interp.experiments.track",
 }
-"""Name → module with `Config`, `run`, `figures`, `rate_table`, `verdicts`, `report`, `SUMMARY`;
-`DEFAULT_MODEL` where it is not smollm2-safe: None where neither a model nor prompts are needed."""
-
-REPORTS = {"track": "interp.tracking.report"}
-"""Stored runs that are no experiments: name → module with `figures` and `report`."""
+"""Name → package with an `EXPERIMENT`; importing one costs no torch."""

@@ -1,153 +1,272 @@
-"""Runs of experiments from Python: open a stored one, without a model, or run one.
+"""Runs of experiments from Python: list, open and compare stored ones, or run one.
 
-interp.open_run("runs/demo").figures()["refusal_rates"]
-interp.run("refusal-direction", settings={"kl_threshold": 1.0})      # stored where it is, computed where not
+    interp.runs()                                                    # every stored run, newest first
+    interp.open_run("figures/demo").figures()["refusal_rates"]
+    interp.run("refusal-direction", settings={"kl_threshold": 1.0})  # opened where it is stored, computed where not
+
+A stored run answers only the question that was asked: experiment, model, prompts and every setting must be those of the
+request. Settings that a request does not name are the defaults.
 """
 
-import os
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from interp.display.cards import Card, Shown, result_card
-from interp.experiments import EXPERIMENTS, REPORTS
+from interp.display.cards import Card, Shown, Table
+from interp.experiments import EXPERIMENTS
+from interp.experiments.definition import Experiment, Run
+from interp.storage.run_folders import read_header
+from interp.storage.typed_json import to_plain
 
 if TYPE_CHECKING:
-    import pandas as pd
-    import plotly.graph_objects as go
-    from torch import Tensor
+    from interp.data.prompts import PromptSet
+    from interp.models.chat_model import ChatModel
 
-Source = Literal["stored", "computed"]
+logger = logging.getLogger(__name__)
+
+Source = Literal["any", "stored", "computed"]
 _PLACES = ("runs", "figures")
 
 
-@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class Run(Shown):
-    """A finished run, read from its folder."""
-
-    numbers: "dict[str, Any]"
-    """Contents of `result.json`."""
-    tensors: "dict[str, Tensor]"
-    """Contents of `tensors.safetensors`; empty where only numbers were kept."""
-    folder: Path
-    """Where it was read from."""
-
-    @property
-    def experiment(self) -> Any:
-        """The experiment's module."""
-        return report_module(str(self.numbers.get("experiment")))
-
-    def figures(self) -> "dict[str, go.Figure]":
-        """Every figure by name, drawn from the stored numbers."""
-        return self.experiment.figures(self.numbers)
-
-    def table(self) -> "pd.DataFrame":
-        """The main numbers."""
-        import pandas as pd
-
-        shown = self.experiment.rate_table(self.numbers)
-        return pd.DataFrame(shown.rows, columns=list(shown.header))
-
-    def verdicts(self) -> list[str]:
-        """What the data say, claim by claim."""
-        return self.experiment.verdicts(self.numbers)
-
-    def _card(self) -> Card:
-        card = result_card(self.numbers, self.experiment)
-        return Card(
-            title=card.title,
-            facts={**card.facts, "read from": os.path.relpath(self.folder)},
-            tables=card.tables,
-            notes=card.notes,
-        )
-
-
-def open_run(folder: str | Path) -> Run:
-    """Read a run folder; needs no model.
-
-    Raises:
-        ValueError: not a run folder, damaged, of another format, or of an experiment that is not known here.
-    """
-    from interp.storage.run_folders import load_result
-
-    stored = load_result(folder)
-    report_module(str(stored.numbers.get("experiment")))
-    return Run(numbers=stored.numbers, tensors=stored.tensors, folder=Path(folder))
-
-
-def run(
-    experiment: str,
-    *,
-    source: Source = "stored",
-    model: str | None = None,
-    prompts: str = "builtin",
-    settings: Mapping[str, Any] | None = None,
-    out: str | Path | None = None,
-    show_progress: bool = True,
-) -> Run:
-    """A run of an experiment: the stored one, or one computed now.
-
-    Args:
-        experiment: a name of `interp list`.
-        source: `stored` opens the run that `find_run` finds and computes only where there is none; `computed` always
-            computes, or goes on where an earlier one was stopped.
-        model: a name that `interp.load` takes, or the experiment's own choice; only loaded when something is computed.
-        settings: of the experiment's `Config`, by name.
-        out: run folder; `runs/<experiment>` where not given.
-
-    Raises:
-        ValueError: unknown experiment, source or setting.
-    """
-    module = experiment_module(experiment)
-    if source not in ("stored", "computed"):
-        raise ValueError(f"source must be 'stored' or 'computed', got {source!r}")
-    found = find_run(experiment, out=out)
-    if source == "stored" and found is not None:
-        return open_run(found)
-    from interp.data.prompts import load_prompts
-    from interp.models.chat_model import load
-
-    target = Path("runs") / experiment if out is None else Path(out)
-    known = module.Config.__dataclass_fields__
-    if unknown := [name for name in settings or {} if name not in known]:
-        raise ValueError(f"{experiment} has no setting {unknown[0]!r}; it has {', '.join(known)}")
-    config = module.Config(**(settings or {}))
-    chosen = model or getattr(module, "DEFAULT_MODEL", "smollm2-safe")
-    if chosen is None:
-        module.run(config, out=target, show_progress=show_progress)
-    else:
-        module.run(load(chosen), load_prompts(prompts), config, out=target, show_progress=show_progress)
-    return open_run(target)
-
-
-def find_run(experiment: str, *, out: str | Path | None = None) -> Path | None:
-    """Folder of a stored run: `out`, else `runs/` or `figures/` here or up to two folders above; None where none is."""
-    here = Path.cwd()
-    places = (
-        [base / place / experiment for base in (here, *list(here.parents)[:2]) for place in _PLACES]
-        if out is None
-        else [Path(out)]
-    )
-    return next((place for place in places if (place / "result.json").is_file()), None)
-
-
-def experiment_module(name: str) -> Any:
-    """An experiment's module.
+def experiment(name: str) -> Experiment:
+    """An experiment by its name.
 
     Raises:
         ValueError: unknown name.
     """
     if name not in EXPERIMENTS:
         raise ValueError(f"unknown experiment {name!r}; known: {', '.join(EXPERIMENTS)}")
-    return import_module(EXPERIMENTS[name])
+    return import_module(EXPERIMENTS[name]).EXPERIMENT
 
 
-def report_module(name: str) -> Any:
-    """The module that draws a stored run: an experiment's, or the one of another kind of run (`REPORTS`).
+def open_run(folder: str | Path) -> Run[Any]:
+    """Read a run folder; needs no model.
 
     Raises:
-        ValueError: unknown name.
+        ValueError: not a run folder, damaged, of another format, or of an experiment that is not known here.
     """
-    return import_module(REPORTS[name]) if name in REPORTS else experiment_module(name)
+    header = read_header(folder)
+    if header.experiment not in EXPERIMENTS:
+        raise ValueError(
+            f"{header.path} is a run of {header.experiment!r}, which this interp does not know; it has "
+            f"{', '.join(EXPERIMENTS)}"
+        )
+    return experiment(header.experiment).open(header)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is asked of an experiment, before anything is loaded."""
+
+    experiment: Experiment
+    config: Any
+    """Its `Config`, whole."""
+    model: "str | ChatModel | None"
+    """Name or loaded model; None where the experiment needs none."""
+    adapter: str | None
+    prompts: "str | PromptSet | None"
+    """Specification or loaded prompts; None where the experiment needs none."""
+
+    def differences(self, stored: Run[Any]) -> list[str]:
+        """What a stored run was asked otherwise, in words; empty when it answers this request."""
+        about, found = stored.provenance, list[str]()
+        if self.model is not None and about.model is not None:
+            if isinstance(self.model, str):
+                name, _, revision = self.model.partition("@")
+                found += _differs(
+                    "model", about.model.model, Path(name).name if Path(name).exists() else name
+                )
+                if revision:
+                    found += _differs("revision", about.model.revision, revision)
+                if about.model.model != "smollm2-safe":
+                    found += _differs("adapter", about.model.adapter, self.adapter)
+            else:
+                found += _differs("weights", about.model.weights_hash[:12], self.model.weights_hash[:12])
+                found += _differs("template", about.model.template_hash, self.model.template_hash)
+                found += _differs("dtype", about.model.dtype, str(self.model.dtype).removeprefix("torch."))
+        if self.prompts is not None and about.prompts is not None:
+            from interp.data.prompts import load_prompts
+
+            given = self.prompts
+            asked = load_prompts(given, seed=self.config.seed) if isinstance(given, str) else given
+            hashes = {name: split["hash"] for name, split in asked.provenance["splits"].items()}
+            theirs = {name: split.hash for name, split in about.prompts.splits.items()}
+            found += _differs("prompts", about.prompts.name, asked.name)
+            found += _differs("prompts' endings", about.prompts.ending, asked.ending)
+            if about.prompts.name == asked.name and hashes != theirs:
+                found.append(f"prompts: {asked.name} has other texts now")
+        ours, was = (to_plain(c, self.experiment.config) for c in (self.config, stored.result.config))
+        for name, value in ours.items():
+            found += _differs(name, was[name], value)
+        return found
+
+
+def _differs(what: str, stored: Any, asked: Any) -> list[str]:
+    return [] if stored == asked else [f"{what}: stored {stored!r}, asked {asked!r}"]
+
+
+def run(
+    name: str,
+    *,
+    source: Source = "any",
+    model: "str | ChatModel | None" = None,
+    adapter: str | None = None,
+    prompts: "str | PromptSet" = "builtin",
+    settings: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    show_progress: bool = True,
+) -> Run[Any]:
+    """A run of an experiment: the stored one that answers exactly this question, or one computed now.
+
+    Args:
+        name: a name of `interp list`.
+        source: `any` opens a stored run that was asked the same and computes where there is none; `stored` never
+            computes; `computed` always does, or goes on where an earlier one was stopped.
+        model: what `interp.load` takes, or a loaded model; the experiment's own choice when None.
+        adapter: PEFT adapter, with a model given by name.
+        prompts: what `interp.load_prompts` takes, or a loaded set.
+        settings: of the experiment's `Config`, by name; the others have their defaults.
+        out: run folder to look in and to write to; when None, looks through `runs/` and `figures/` here and up to two
+            folders above, and writes to `runs/<name>`.
+
+    Raises:
+        ValueError: unknown experiment, source or setting; or `source="stored"` and no stored run answers the question:
+            the message says what differs.
+    """
+    asked = request(name, model=model, adapter=adapter, prompts=prompts, settings=settings)
+    if source not in ("any", "stored", "computed"):
+        raise ValueError(f"source must be 'any', 'stored' or 'computed', got {source!r}")
+    if source != "computed":
+        near: list[str] = []
+        for stored in _candidates(name, out):
+            if not (differs := asked.differences(stored)):
+                return stored
+            near.append(f"{stored.folder}: {'; '.join(differs[:4])}")
+        if source == "stored":
+            seen = (
+                f" The nearest are {' | '.join(near[:3])}" if near else " There is none of this experiment."
+            )
+            raise ValueError(f"no stored run of {name} was asked this.{seen}")
+        if near:
+            logger.info("no stored run was asked this (%s); computing", " | ".join(near[:3]))
+    return compute(asked, out=Path("runs") / name if out is None else Path(out), show_progress=show_progress)
+
+
+def request(
+    name: str,
+    *,
+    model: "str | ChatModel | None" = None,
+    adapter: str | None = None,
+    prompts: "str | PromptSet" = "builtin",
+    settings: Mapping[str, Any] | None = None,
+) -> Request:
+    """What is asked of an experiment; nothing is loaded.
+
+    Raises:
+        ValueError: unknown experiment, or a setting that it does not have.
+    """
+    found = experiment(name)
+    needs = found.default_model is not None
+    return Request(
+        experiment=found,
+        config=found.configure(settings),
+        model=(found.default_model if model is None else model) if needs else None,
+        adapter=adapter,
+        prompts=prompts if needs else None,
+    )
+
+
+def compute(asked: Request, *, out: Path, show_progress: bool = False) -> Run[Any]:
+    """Load what is asked for by name and run the experiment."""
+    model, prompts = asked.model, asked.prompts
+    if isinstance(model, str):
+        from interp.models.chat_model import load
+
+        model = load(model, adapter=asked.adapter)
+    if isinstance(prompts, str):
+        from interp.data.prompts import load_prompts
+
+        prompts = load_prompts(prompts, seed=asked.config.seed)
+    return asked.experiment.run(model, prompts, asked.config, out=out, show_progress=show_progress)
+
+
+class StoredRuns(Shown):
+    """Stored runs, newest first, as a table; a sequence of `Run`."""
+
+    def __init__(self, found: Sequence[Run[Any]], unreadable: Mapping[Path, str]) -> None:
+        self._runs = tuple(found)
+        self.unreadable = dict(unreadable)
+        """Run folders that cannot be read, and why."""
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def __getitem__(self, index: int) -> Run[Any]:
+        return self._runs[index]
+
+    def __iter__(self) -> Iterator[Run[Any]]:
+        return iter(self._runs)
+
+    @property
+    def table(self) -> Table:
+        """Folder, experiment, model, prompts, date and headline of each."""
+        return Table(
+            header=["folder", "experiment", "model", "prompts", "date", "headline"],
+            rows=[
+                [
+                    str(r.folder),
+                    r.experiment.name,
+                    r.provenance.model_name,
+                    "" if r.provenance.prompts is None else r.provenance.prompts.name,
+                    r.provenance.created[:10],
+                    next(iter(r.verdicts()), ""),
+                ]
+                for r in self._runs
+            ],
+        )
+
+    def _card(self) -> Card:
+        notes = [f"{folder} cannot be read: {why}" for folder, why in self.unreadable.items()]
+        return Card(title=f"{len(self)} stored runs", tables=[self.table], notes=notes)
+
+
+def runs(*places: str | Path) -> StoredRuns:
+    """Stored runs below these folders, newest first.
+
+    Args:
+        places: `runs/` and `figures/` here and up to two folders above when none is given.
+    """
+    found: list[Run[Any]] = []
+    unreadable: dict[Path, str] = {}
+    for folder in _run_folders([Path(place) for place in places] if places else _places()):
+        try:
+            found.append(open_run(folder))
+        except ValueError as error:
+            unreadable[folder] = str(error)
+    found.sort(key=lambda r: r.provenance.created, reverse=True)
+    return StoredRuns(found, unreadable)
+
+
+def _places() -> list[Path]:
+    here = Path.cwd()
+    return [base / place for base in (here, *list(here.parents)[:2]) for place in _PLACES]
+
+
+def _run_folders(places: Sequence[Path]) -> list[Path]:
+    """Run folders among these and directly inside them."""
+    found = [f for place in places for f in (place, *(sorted(place.iterdir()) if place.is_dir() else ()))]
+    return [folder for folder in dict.fromkeys(found) if (folder / "result.json").is_file()]
+
+
+def _candidates(name: str, out: str | Path | None) -> Iterator[Run[Any]]:
+    """Stored runs of an experiment; those that cannot be read are said and left out."""
+    for folder in _run_folders(_places() if out is None else [Path(out)]):
+        try:
+            header = read_header(folder)
+            if header.experiment == name:
+                yield experiment(name).open(header)
+        except ValueError as error:
+            logger.warning("%s", error)

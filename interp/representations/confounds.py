@@ -10,7 +10,6 @@ version beside it.
 import logging
 import math
 from collections import Counter
-from dataclasses import dataclass
 
 import torch
 
@@ -19,35 +18,10 @@ from interp.directions import difference_in_means, project
 from interp.engine.activations import collect
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, tokenize
-from interp.stats import Estimate, auroc
+from interp.representations.records import THRESHOLD, LeakCheck
+from interp.stats import auroc
 
 logger = logging.getLogger(__name__)
-
-THRESHOLD = 0.6
-"""AUROC above which a warning is given."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LeakCheck:
-    """AUROC of harmful against harmless held-out prompts from what should not tell them apart; 0.5 is none."""
-
-    last_token: Estimate
-    """From the identity of the last instruction token alone."""
-    embedding: dict[str, Estimate]
-    """From the embedding layer, by role."""
-
-    @property
-    def worst(self) -> float:
-        """The largest of all, 0 to 1."""
-        return max(self.last_token.value, *(r.value for r in self.embedding.values()))
-
-    def as_dict(self) -> dict[str, object]:
-        """Plain numbers, as results store them."""
-        return {
-            "last_token": self.last_token.as_dict(),
-            "embedding": {role: r.as_dict() for role, r in self.embedding.items()},
-            "threshold": THRESHOLD,
-        }
 
 
 def leak_check(

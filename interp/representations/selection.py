@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from interp.stats import Measured
+
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
@@ -40,6 +42,42 @@ class Candidate:
         return asdict(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ScoredCandidate:
+    """A candidate as a result lists it: its scores, and why the rule dropped it."""
+
+    position: int
+    """As in `Candidate`."""
+    layer: int
+    """As in `Candidate`."""
+    bypass: Measured
+    """Nats; NaN where it was not measured."""
+    induce: Measured
+    """Nats; NaN where it was not measured."""
+    kl: Measured
+    """Nats; NaN where it was not measured."""
+    kept: bool
+    """Whether the rule keeps it."""
+    reason: str | None
+    """Why it does not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleUsed:
+    """The rule that a pick was made by, as a result states it."""
+
+    kl_threshold: float | None
+    """Largest kl allowed, in nats; None is no bound."""
+    induce_threshold: float | None
+    """Least induce needed, in nats; None is no bound."""
+    prune_layer_fraction: float
+    """Share of the last layers that was left out."""
+    published: bool
+    """Whether it is the paper's rule."""
+    text: str
+    """In words."""
+
+
 class NothingSurvives(ValueError):
     """No candidate passes the filters; the message names the nearest misses."""
 
@@ -59,6 +97,18 @@ class Rule:
     def published(self) -> bool:
         """Whether this is the paper's rule."""
         return self == Rule()
+
+    def used(self, n_layers: int) -> RuleUsed:
+        """The rule as a result states it."""
+        bounds = (self.kl_threshold, self.induce_threshold)
+        kl, induce = (bound if math.isfinite(bound) else None for bound in bounds)
+        return RuleUsed(
+            kl_threshold=kl,
+            induce_threshold=induce,
+            prune_layer_fraction=self.prune_layer_fraction,
+            published=self.published,
+            text=self.text(n_layers),
+        )
 
     def first_late_layer(self, n_layers: int) -> int:
         """The first layer that is left out."""

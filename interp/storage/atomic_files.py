@@ -4,19 +4,20 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
-
 if TYPE_CHECKING:
-    pass
+    from torch import Tensor
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file atomically: complete or not there."""
+    """Write a file atomically: complete or not there.
+
+    Raises:
+        OSError: the disk is full or not writable; an older file is untouched.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
@@ -29,24 +30,36 @@ def write_file(path: Path, data: bytes) -> None:
         raise
 
 
-def plain(value: Any) -> Any:
-    """JSON-able copy: NaN and infinity become null, objects with `as_dict` become dicts."""
-    if hasattr(value, "as_dict"):
-        value = value.as_dict()
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, Tensor):
-        return plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+def write_tensors(path: Path, tensors: "Mapping[str, Tensor]") -> None:
+    """Write tensors to a safetensors file; not atomic by itself.
 
+    Raises:
+        OSError: the disk is full or not writable.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     try:
         # A fresh contiguous copy each: safetensors refuses tensors that share memory.
         save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, path)
     except SafetensorError as error:  # how safetensors reports a full disk
         raise OSError(f"cannot write {path}: {error}") from error
+
+
+def plain(value: Any) -> Any:
+    """JSON-able copy: NaN and infinity become null, dataclasses and what has `as_dict` dicts, tensors lists."""
+    if hasattr(value, "as_dict"):
+        value = value.as_dict()
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if not isinstance(value, type) and hasattr(
+        value, "data_ptr"
+    ):  # a tensor, without importing torch to find out
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,151 +1,135 @@
-"""Results on disk: one folder a run, written whole or not at all, readable without a model.
+"""Run folders on disk: written whole or not at all, readable without a model, typed.
 
-    <run>/result.json           numbers, tables, provenance
+    <run>/result.json           the experiment's typed result: numbers, tables, provenance
     <run>/tensors.safetensors   directions and other tensors
     <run>/figures/*.json        Plotly figures
     <run>/report.html           one page that opens offline
 
-A run is written to a hidden folder beside its target and renamed, so a killed run leaves the old result or none.
-While a long run works, `Parts` keeps what is finished in `<run>.parts/`; the same run started again continues there.
+A run is written to a hidden folder beside its target and renamed, so a killed run leaves the old result or none. What a
+run finished before it was killed is kept by `interp.storage.stages`.
 """
 
 import json
-import logging
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
-
-from interp.display.cards import Card, Shown, result_card
-from interp.storage.atomic_files import plain, write_tensors
+from interp.storage.atomic_files import write_tensors
+from interp.storage.typed_json import from_json, to_plain
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+    from torch import Tensor
 
-logger = logging.getLogger(__name__)
-
-FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class StoredResult:
-    """What a run folder holds."""
-
-    numbers: dict[str, Any]
-    """Contents of `result.json`: rates, tables, `provenance`, `experiment`."""
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-    """Contents of `tensors.safetensors`."""
-    folder: Path | None = None
-    """Where it was read from."""
+FORMAT_VERSION = 2
 
 
-@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class ExperimentResult(Shown):
-    """Base of an experiment's `Result`: what a run found, drawn by its module's functions from the numbers alone."""
+class Header(NamedTuple):
+    """What a `result.json` says of itself before its result is read."""
 
-    numbers: dict[str, Any]
-    """As in `result.json`."""
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-    """As in `tensors.safetensors`."""
-
-    def figures(self) -> "dict[str, go.Figure]":
-        """All figures by name."""
-        return self._experiment.figures(self.numbers)
-
-    def save(self, folder: str | Path) -> Path:
-        """Write the run folder: result, tensors, figures, report, and what else the experiment keeps."""
-        return save_result(
-            folder,
-            self.numbers,
-            tensors=self.tensors,
-            figures=self.figures(),
-            report=self._experiment.report(self.numbers),
-            files=self._files(),
-        )
-
-    def _files(self) -> dict[str, bytes]:
-        return {}
-
-    @property
-    def _experiment(self) -> Any:
-        return sys.modules[type(self).__module__]
-
-    def _card(self) -> Card:
-        return result_card(self.numbers, self._experiment)
+    experiment: str
+    """Name of the experiment."""
+    body: dict[str, Any]
+    """The rest: the experiment's typed result as JSON."""
+    path: Path
+    """The file."""
 
 
-def save_result(
+def write_run(
     folder: str | Path,
-    numbers: Mapping[str, Any],
+    experiment: str,
+    result: Any,
     *,
-    tensors: Mapping[str, Tensor] | None = None,
-    figures: Mapping[str, Any] | None = None,
+    tensors: "Mapping[str, Tensor] | None" = None,
+    figures: "Mapping[str, go.Figure] | None" = None,
     report: str | None = None,
     files: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Write a run folder atomically, replacing an older one; returns its path.
 
     Args:
-        figures: name → `plotly.graph_objects.Figure`.
+        result: a frozen dataclass.
+        figures: by name.
         report: HTML of the report.
         files: name → content of further files.
 
     Raises:
+        ValueError: the folder is a file, or holds other files and no result.
         OSError: the disk is full or not writable; the older result, if any, is untouched.
     """
     with replacing_folder(Path(folder)) as draft:
-        payload = {"format_version": FORMAT_VERSION, **plain(numbers)}
+        payload = {
+            "format_version": FORMAT_VERSION,
+            "experiment": experiment,
+            **to_plain(result, type(result)),
+        }
         (draft / "result.json").write_text(json.dumps(payload, indent=1, allow_nan=False) + "\n")
         if tensors:
             write_tensors(draft / "tensors.safetensors", tensors)
         if figures:
             (draft / "figures").mkdir()
             for name, figure in figures.items():
-                (draft / "figures" / f"{name}.json").write_text(figure.to_json())
-        if report is not None:
+                (draft / "figures" / f"{name}.json").write_text(str(figure.to_json()))
+        if isinstance(report, str):
             (draft / "report.html").write_text(report, encoding="utf-8")
         for name, data in (files or {}).items():
             (draft / name).write_bytes(data)
     return Path(folder)
 
 
-def load_result(folder: str | Path) -> StoredResult:
-    """Read a run folder.
+def read_header(folder: str | Path) -> Header:
+    """The experiment's name and the untyped body of a run folder's `result.json`.
 
     Raises:
         ValueError: not a run folder, unreadable JSON, or a format this version does not know.
     """
     folder = Path(folder)
-    _recover(folder)
+    recover(folder)
     path = folder / "result.json"
     if not path.is_file():
         raise ValueError(f"{folder} holds no result.json; is it the --out of a finished run?")
     try:
-        numbers = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}); run the experiment again") from None
+    if not isinstance(body, dict):
+        raise ValueError(f"{path} is damaged (no JSON object); run the experiment again")
+    version, name = body.pop("format_version", None), body.pop("experiment", None)
+    if version != FORMAT_VERSION or not isinstance(name, str):
+        again = f"`interp run {name} --out {folder}`" if isinstance(name, str) else "the command that made it"
         raise ValueError(
-            f"{path} is damaged ({error.msg}, line {error.lineno}); run the experiment again"
-        ) from error
-    found = numbers.pop("format_version", None) if isinstance(numbers, dict) else None
-    if found != FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has format_version {found}, this interp reads {FORMAT_VERSION}; "
-            "install the interp that wrote it (see its provenance) or run the experiment again"
+            f"{path} has format_version {version}, this interp reads {FORMAT_VERSION}; make it again with {again}, or "
+            "install the interp that wrote it (see its provenance)"
         )
-    stored = folder / "tensors.safetensors"
+    return Header(name, body, path)
+
+
+def read_result(header: Header, kind: type[Any]) -> Any:
+    """The typed result of a run.
+
+    Raises:
+        ValueError: a field is missing or of another type; the message names the file and the path inside it.
+    """
+    return from_json(kind, json.dumps(header.body), source=str(header.path))
+
+
+def read_tensors(folder: str | Path) -> "dict[str, Tensor]":
+    """The tensors of a run; empty where only numbers were kept.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    stored = Path(folder) / "tensors.safetensors"
     try:
-        tensors = load_file(stored) if stored.is_file() else {}
+        return load_file(stored) if stored.is_file() else {}
     except SafetensorError as error:
         raise ValueError(f"{stored} is damaged ({error}); run the experiment again") from error
-    return StoredResult(numbers=numbers, tensors=tensors, folder=folder)
 
 
 @contextmanager
@@ -156,7 +140,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "result.json").is_file():
         raise ValueError(f"{folder} holds other files and no result; give a new or empty folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _recover(folder)
+    recover(folder)
     draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
         yield draft
@@ -175,7 +159,7 @@ def _aside(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.old")
 
 
-def _recover(folder: Path) -> None:
+def recover(folder: Path) -> None:
     """Put an older result back that a kill between two renames left aside."""
     old = _aside(folder)
     if old.is_dir():

@@ -1,72 +1,226 @@
-"""Finished stages of a run, kept until it is whole, and the seconds that each took."""
+"""Finished stages of a run, kept until the run is whole, so that a killed run continues where it was.
+
+    with open_stages("runs/demo", key={"experiment": "demo", "seed": 0}) as stages:
+        scores = stages.keep("scores", lambda: compute_scores(), Scores)     # computed once, however often it is killed
+        stages.lap("scores")                                                 # seconds, by stage
+        for layer in stages.progress(range(30), "layers"):
+            ...
+
+`open_stages(None, ...)` works alike and keeps nothing, so no experiment asks whether it has a folder. What `keep` gives
+back is always what was written and read again: a run that was stopped gives the numbers of one that was not.
+"""
 
 import hashlib
 import json
 import logging
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from safetensors.torch import load_file
-from torch import Tensor
-
+from interp.display.progress import progress
 from interp.storage.atomic_files import plain, write_file, write_tensors
+from interp.storage.provenance import Provenance, provenance_of
+from interp.storage.typed_json import from_json, to_json
+
+if TYPE_CHECKING:
+    pass
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
-class Parts:
-    """Finished parts of a run, kept until it is whole, so that a killed run continues.
+class StageCache:
+    """Named values in a folder, each written whole or not at all.
 
-    Parts made under other settings are discarded; parts made by other code of this library are kept, with a warning.
+    Values are anything that `typed_json` writes, or a mapping of names to tensors. A cache made under another key is
+    emptied with a warning; one that other code of this library made is kept, with a warning.
+
+    Args:
+        folder: where the values are.
+        key: what they depend on; JSON-able.
     """
 
-    def __init__(self, folder: str | Path, settings: Mapping[str, Any]) -> None:
-        target = Path(folder)
-        self.folder = target.with_name(f"{target.name}.parts")
-        key = hashlib.sha256(json.dumps(plain(settings), sort_keys=True).encode()).hexdigest()
+    def __init__(self, folder: str | Path, key: Mapping[str, Any]) -> None:
+        self.folder = Path(folder)
+        for stray in self.folder.parent.glob(
+            f".{self.folder.name}.removed-*"
+        ):  # a kill while they were removed
+            shutil.rmtree(stray, ignore_errors=True)
+        digest = hashlib.sha256(json.dumps(plain(key), sort_keys=True).encode()).hexdigest()
         stamp = self.folder / "settings.sha256"
-        if self.folder.is_dir() and (not stamp.is_file() or stamp.read_text() != key):
-            logger.warning("%s holds parts of a run with other settings; starting anew", self.folder)
-            shutil.rmtree(self.folder)
+        if self.folder.is_dir() and (not stamp.is_file() or stamp.read_text() != digest):
+            logger.warning("%s holds stages of a run with other settings; starting again", self.folder)
+            self.remove()
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_file(stamp, key.encode())
+        write_file(stamp, digest.encode())
         code, made_by = _code_hash(), self.folder / "code.sha256"
         if not made_by.is_file():
             write_file(made_by, code.encode())
         elif made_by.read_text() != code:
             logger.warning(
-                "%s holds parts that another version of interp made; remove it to compute them anew",
+                "%s holds stages that another version of interp computed; remove the folder to compute them again",
                 self.folder,
             )
 
-    def numbers(self, name: str, compute: Callable[[], Any]) -> Any:
-        """A JSON-able part: read when finished before, else computed and kept."""
-        path = self.folder / f"{name}.json"
-        if path.is_file():
-            logger.info("continuing: %s is there", name)
-            return json.loads(path.read_text())
-        value = plain(compute())
-        write_file(path, json.dumps(value).encode())
-        return value
+    def __contains__(self, name: str) -> bool:
+        return self._json(name).is_file() or self._tensors(name).is_file()
 
-    def tensors(self, name: str, compute: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """A part made of tensors: read when finished before, else computed and kept."""
-        path = self.folder / f"{name}.safetensors"
-        if not path.is_file():
+    def names(self, prefix: str = "") -> list[str]:
+        """Names of the values that are there, sorted."""
+        found = {
+            p.stem for ending in ("json", "safetensors") for p in self.folder.glob(f"{prefix}*.{ending}")
+        }
+        return sorted(found)
+
+    def get(self, name: str, kind: Any = Any) -> Any:
+        """The value of this name; None where there is none. Mappings of tensors need no `kind`.
+
+        Raises:
+            ValueError: the stored value is damaged or of another type.
+        """
+        if self._tensors(name).is_file():
+            from safetensors.torch import load_file
+
+            return load_file(self._tensors(name))
+        path = self._json(name)
+        return from_json(kind, path.read_bytes(), source=str(path)) if path.is_file() else None
+
+    def put(self, name: str, value: Any, kind: Any = Any) -> None:
+        """Write a value, replacing an older one."""
+        if _is_tensors(value):
             draft = self.folder / f".{name}.safetensors"
-            write_tensors(draft, compute())
-            draft.replace(path)
+            write_tensors(draft, value)
+            draft.replace(self._tensors(name))
         else:
-            logger.info("continuing: %s is there", name)
-        return load_file(path)
+            write_file(self._json(name), to_json(plain(value) if kind is Any else value, kind))
 
-    def discard(self) -> None:
-        """Remove the parts; the run is whole."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def keep(self, name: str, compute: Callable[[], T], kind: Any = Any) -> T:
+        """The value of this name, computed and written where it is not there yet."""
+        if name in self:
+            logger.info("continuing: %s is there", name)
+        else:
+            self.put(name, compute(), kind)
+        return self.get(name, kind)
+
+    def drop(self, name: str) -> None:
+        """Remove a value; nothing where there is none."""
+        self._json(name).unlink(missing_ok=True)
+        self._tensors(name).unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove the folder, so that a kill in the middle leaves either all of it or nothing that counts."""
+        if self.folder.is_dir():
+            away = Path(tempfile.mkdtemp(dir=self.folder.parent, prefix=f".{self.folder.name}.removed-"))
+            self.folder.rename(away / "stages")
+            shutil.rmtree(away, ignore_errors=True)
+
+    def _json(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
+
+    def _tensors(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+
+class Stages:
+    """The context of one run: kept stages, seconds by stage, progress. Made by `open_stages`."""
+
+    def __init__(
+        self,
+        cache: StageCache | None,
+        scratch: Callable[[], Path],
+        *,
+        provenance: Provenance,
+        show_progress: bool,
+    ) -> None:
+        self.cache = cache
+        """Where finished stages are kept; None for a run without a folder."""
+        self.provenance = provenance
+        """Of the run, for its result."""
+        self.show_progress = show_progress
+        """Whether progress bars are drawn."""
+        self._scratch = scratch
+        self._seconds: dict[str, float] = {}
+        self._begun = time.perf_counter()
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds by stage, and their sum as `total`."""
+        return {**self._seconds, "total": round(sum(self._seconds.values()), 3)}
+
+    def keep(self, name: str, compute: Callable[[], T], kind: Any = Any) -> T:
+        """A finished stage: read when it was finished before, else computed and kept.
+
+        Args:
+            name: unique in the run; it becomes a file name.
+            kind: type of the value, a dataclass for instance; JSON values and mappings of tensors need none.
+        """
+        if self.cache is not None:
+            return self.cache.keep(name, compute, kind)
+        value = compute()
+        if _is_tensors(value):
+            return value
+        return from_json(kind, to_json(plain(value) if kind is Any else value, kind), source=name)
+
+    def lap(self, stage: str) -> None:
+        """Book the time since the last lap under this stage."""
+        now = time.perf_counter()
+        self._seconds[stage] = round(self._seconds.get(stage, 0.0) + now - self._begun, 3)
+        self._begun = now
+
+    def progress(self, items: Iterable[T], label: str) -> Iterator[T]:
+        """The items, with a progress bar where bars are drawn."""
+        listed = list(items)
+        return progress(listed, total=len(listed), label=label, show=self.show_progress)
+
+    def workspace(self, name: str) -> Path:
+        """A folder for further files of the run, such as checkpoints; gone when the run is whole."""
+        folder = (self.cache.folder if self.cache is not None else self._scratch()) / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+
+@contextmanager
+def open_stages(
+    out: str | Path | None,
+    *,
+    key: Mapping[str, Any],
+    provenance: Provenance | None = None,
+    show_progress: bool = False,
+) -> Iterator[Stages]:
+    """The context of a run whose finished stages are kept in `<out>.parts` until it is whole.
+
+    When the context ends well the stages are removed; when it ends by an error, an interrupt or a kill they stay, and
+    the same run continues there.
+
+    Args:
+        out: the run's folder; None keeps nothing.
+        key: what the stages depend on; stages kept under another key are not used.
+        provenance: of the run, for its result.
+    """
+    with ExitStack() as stack:
+        temporary: list[Path] = []
+
+        def scratch() -> Path:
+            if not temporary:
+                temporary.append(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="interp-"))))
+            return temporary[0]
+
+        target = None if out is None else Path(out)
+        cache = None if target is None else StageCache(target.with_name(f"{target.name}.parts"), key)
+        about = provenance_of(None, None, seed=0) if provenance is None else provenance
+        yield Stages(cache, scratch, provenance=about, show_progress=show_progress)
+        if cache is not None:
+            cache.remove()
+
+
+def _is_tensors(value: Any) -> bool:
+    """Whether this is a mapping of tensors, without importing torch to find out."""
+    return isinstance(value, Mapping) and bool(value) and all(hasattr(v, "data_ptr") for v in value.values())
 
 
 @cache
@@ -77,22 +231,3 @@ def _code_hash() -> str:
     for file in sorted(package.rglob("*.py")):
         digest.update(str(file.relative_to(package)).encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
-
-
-class Stopwatch:
-    """Seconds by stage, for provenance."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._begun = time.perf_counter()
-
-    @property
-    def with_total(self) -> dict[str, float]:
-        """Seconds by stage, and their sum as `total`."""
-        return {**self.seconds, "total": round(sum(self.seconds.values()), 3)}
-
-    def lap(self, stage: str) -> None:
-        """Book the time since the last lap under this stage."""
-        now = time.perf_counter()
-        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + now - self._begun, 3)
-        self._begun = now

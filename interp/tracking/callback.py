@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import CallbackHandler
 
 from interp.models.chat_model import ChatModel
-from interp.storage.stages import Parts
+from interp.storage.untyped import Parts
 from interp.tracking.measures import as_records, measure
 from interp.tracking.references import fit_reference, load_reference
 from interp.tracking.spec import Group, Probe, Reference

@@ -30,7 +30,7 @@ from interp.models.chat_model import ChatModel
 from interp.representations.beliefs import fit_centres
 from interp.representations.confounds import leak_check
 from interp.stats import Estimate, auroc
-from interp.storage.stages import Parts
+from interp.storage.untyped import Parts
 from interp.tracking.measures import along, distributions, read_states, sample, shape
 from interp.tracking.spec import LEAST, Axis, Probe, Reference
 

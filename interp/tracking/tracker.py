@@ -32,8 +32,7 @@ from torch import Tensor
 from interp.display.progress import progress
 from interp.models.chat_model import ChatModel
 from interp.stats import Estimate
-from interp.storage.run_folders import load_result
-from interp.storage.stages import Parts
+from interp.storage.untyped import Parts, load_result
 from interp.tracking.callback import ElasticityCallback
 from interp.tracking.measures import Row, as_records, distributions, kl_per_token, measure, sample
 from interp.tracking.references import fit_reference, load_reference

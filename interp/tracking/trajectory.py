@@ -20,7 +20,7 @@ import torch
 
 from interp.display.cards import Card, Shown, result_card
 from interp.storage.provenance import library_versions
-from interp.storage.run_folders import load_result, save_result
+from interp.storage.untyped import load_result, save_result
 from interp.tracking import report as trajectory_report
 from interp.tracking.report import NAME, figures, report, verdicts
 from interp.tracking.spec import Probe

@@ -30,7 +30,7 @@ from interp.evaluation.refusals import is_refusal, refusal_rate
 from interp.models.chat_model import ChatModel, load
 from interp.models.tokens import tokenize
 from interp.stats import Estimate, mean_with_interval
-from interp.storage.stages import Stopwatch
+from interp.storage.untyped import Stopwatch
 from interp.training.finetune import TrainConfig, fine_tune
 
 logger = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from interp.experiments.jailbreaks.run import Config, beliefs_of
 from interp.experiments.jailbreaks.shifts import shifts, success
 from interp.models.chat_model import ChatModel
 from interp.representations.beliefs import fit_centres
-from interp.storage.run_folders import load_result
+from interp.storage.untyped import load_result
 
 
 def some(texts: Sequence[str]) -> Prompts:

@@ -12,7 +12,7 @@ from interp.experiments.adversarial_finetune import run as experiment
 from interp.experiments.adversarial_finetune.run import Config, changes, training_sets
 from interp.models.chat_model import ChatModel
 from interp.representations.beliefs import states
-from interp.storage.run_folders import load_result
+from interp.storage.untyped import load_result
 
 SMALL = Config(sizes=(10, 20), n_centres=8, n_test=8, max_new_tokens=1, learning_rate=5e-3, rank=2)
 

@@ -12,7 +12,7 @@ from interp.directions import cosine_matrix
 from interp.experiments.categories import run as categories
 from interp.experiments.categories.run import Config, compare, off_diagonal
 from interp.models.chat_model import ChatModel
-from interp.storage.run_folders import load_result
+from interp.storage.untyped import load_result
 
 SMALL = Config(n_per_category=8, n_harmless=40, least=6, n_shuffles=20, n_halvings=4, max_new_tokens=2)
 C, N, D = 5, 40, 256

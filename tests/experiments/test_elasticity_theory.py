@@ -24,7 +24,7 @@ from interp.experiments.elasticity_theory.transformer import (
     tiny_transformer,
     train,
 )
-from interp.storage.run_folders import load_result
+from interp.storage.untyped import load_result
 
 SMALL = experiment.Config(
     pretraining_examples=(500, 2_000, 8_000),

@@ -15,7 +15,7 @@ from interp.experiments.guard.run import CONTROL, Config, fit_detectors
 from interp.models.chat_model import ChatModel
 from interp.representations.beliefs import states
 from interp.stats import auroc
-from interp.storage.run_folders import load_result
+from interp.storage.untyped import load_result
 
 SMALL = Config(n_train=12, n_test=12, n_wrapped=2, families=("persuasion",), max_new_tokens=1)
 D = 24

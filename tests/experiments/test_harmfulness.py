@@ -39,7 +39,7 @@ from interp.experiments.harmfulness.steering import (
     refusal_sweep,
 )
 from interp.models.chat_model import ChatModel
-from interp.storage.run_folders import load_result
+from interp.storage.untyped import load_result
 
 LAYERS, WIDTH = 5, 64
 N = {name: 12 + number for number, name in enumerate(GROUPS)}

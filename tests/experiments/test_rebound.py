@@ -18,7 +18,7 @@ from interp.engine.log_probs import completion_log_probs
 from interp.experiments.rebound import run as rebound
 from interp.experiments.rebound.analysis import lost_per_example, representation, slope_ratio_rows
 from interp.models.chat_model import ChatModel, with_adapter
-from interp.storage.run_folders import load_result
+from interp.storage.untyped import load_result
 from interp.tracking.rebound import summarise
 
 GRID = rebound.Config(

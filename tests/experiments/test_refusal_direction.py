@@ -22,7 +22,7 @@ from interp.experiments.refusal_direction.run import mechanism as refusal_direct
 from interp.models.chat_model import ChatModel
 from interp.representations.selection import NothingSurvives, pick
 from interp.storage.direction_files import read_direction, write_control_vector, write_direction
-from interp.storage.run_folders import load_result
+from interp.storage.untyped import load_result
 
 SMALL = Config(
     n_train=40,

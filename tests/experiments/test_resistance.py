@@ -16,8 +16,7 @@ from interp.experiments.resistance import run as resistance
 from interp.experiments.resistance.report import gap, kl_table, overall
 from interp.models.chat_model import ChatModel, with_adapter
 from interp.models.tokens import tokenize
-from interp.storage.run_folders import load_result
-from interp.storage.stages import Parts
+from interp.storage.untyped import Parts, load_result
 
 SMALL = resistance.Config(
     slices=2, slice_size=4, n_targets=8, max_new_tokens=4, seeds=2, batch_size=4, learning_rate=1e-2

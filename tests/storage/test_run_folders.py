@@ -21,8 +21,8 @@ from interp.stats import rate
 from interp.storage import run_folders as results
 from interp.storage.atomic_files import write_file
 from interp.storage.provenance import library_versions
-from interp.storage.run_folders import load_result, replacing_folder, save_result
-from interp.storage.stages import Parts
+from interp.storage.run_folders import replacing_folder
+from interp.storage.untyped import Parts, load_result, save_result
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 

@@ -20,7 +20,7 @@ from interp.data.prompts import Prompts, PromptSet, load_prompts
 from interp.evaluation.compression import bits
 from interp.models.chat_model import ChatModel, load
 from interp.models.loading import ADAPTER_FOLDER
-from interp.storage.run_folders import load_result
+from interp.storage.untyped import load_result
 from interp.tracking.measures import Row, as_records, measure
 from interp.tracking.references import best_layer, contrasts, fit_reference
 from interp.tracking.report import report

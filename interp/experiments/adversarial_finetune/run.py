@@ -44,8 +44,7 @@ from interp.models.chat_model import ChatModel, with_adapter
 from interp.representations.beliefs import Centres, belief, fit_centres, states
 from interp.stats import auroc, mean_with_interval, rate
 from interp.storage.provenance import provenance
-from interp.storage.run_folders import ExperimentResult
-from interp.storage.stages import Parts, Stopwatch
+from interp.storage.untyped import ExperimentResult, Parts, Stopwatch
 from interp.training.finetune import TrainConfig, fine_tune
 
 __all__ = ["NAME", "SUMMARY", "Config", "Result", "figures", "rate_table", "report", "run", "verdicts"]

@@ -1,0 +1,118 @@
+"""The main job: where refusal and harmfulness live in a model, and what happens when they are steered.
+
+Method in `run.py`; figures and report are drawn from a stored `Result`. Nothing here imports torch.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from interp.evaluation.records import Flag, RefusalRates, RefusalTokens
+from interp.experiments.definition import Experiment, ExperimentResult
+from interp.representations.records import LeakCheck
+from interp.representations.selection import Candidate, RuleUsed, ScoredCandidate
+from interp.stats import Estimate
+
+ENDINGS: tuple[Literal["as-is", "period"], ...] = ("as-is", "period")
+"""How prompts end, side by side in everything read at `t_inst`."""
+KINDS: tuple[Literal["harmful", "harmless", "borderline"], ...] = ("harmful", "harmless", "borderline")
+"""Kinds of prompts whose refusal is measured."""
+CONTROLS = ("random ablation", "random addition")
+"""Interventions that should change nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of the demo."""
+
+    n_train: int = 128
+    """Prompts of each kind that directions are fitted on."""
+    n_val: int = 32
+    """Prompts of each kind that the layer and position are chosen on."""
+    n_test: int = 60
+    """Prompts of each kind that everything reported is measured on."""
+    n_candidates: int = 12
+    """Layers on the shortlist that the refusal direction is chosen from."""
+    max_new_tokens: int = 20
+    """Length of a completion."""
+    rules: tuple[tuple[float | None, float | None], ...] = ((0.1, 0.0), (1.0, 0.0), (None, None))
+    """(largest KL, least induce) of a candidate, None for no bound: the published rule, then what is used, and said to
+    be used, when no candidate meets it. Fixed beforehand for all models."""
+    seed: int = 0
+    """Of the random directions and of splits cut by us."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_train", "n_val", "n_test", "n_candidates", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilteredCounts:
+    """How many training prompts behave as their kind asks for."""
+
+    harmful_refused: int
+    """Harmful prompts with a positive refusal metric."""
+    harmful: int
+    """Harmful training prompts."""
+    harmless_answered: int
+    """Harmless prompts with a negative refusal metric."""
+    harmless: int
+    """Harmless training prompts."""
+    applied: bool
+    """Whether the refusal direction was fitted on those alone; too few behave otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One harmless prompt before and after adding the refusal direction."""
+
+    id: str
+    """The prompt's."""
+    prompt: str
+    before: str
+    """Greedy completion, nothing added."""
+    after: str
+    """With the direction added."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(ExperimentResult):
+    """What a run found."""
+
+    config: Config
+    """Settings of the run."""
+    refusal_tokens: RefusalTokens
+    """Tokens that begin this model's refusals, found on the training prompts."""
+    post_inst_tokens: tuple[str, ...]
+    """The template's tokens after the instruction, in order."""
+    filtered_counts: FilteredCounts
+    """Prompts that the refusal direction was fitted on."""
+    selected: Candidate
+    """The picked position and layer."""
+    candidates: tuple[ScoredCandidate, ...]
+    """The shortlist with its validation scores."""
+    rule: RuleUsed
+    """The rule that picked."""
+    refusal_rate: dict[str, dict[str, RefusalRates]]
+    """By intervention, then kind of prompts."""
+    cosine: dict[str, tuple[float, ...]]
+    """By ending: cosine of harmfulness (t_inst) and refusal (picked position) at each layer."""
+    auroc: dict[str, dict[str, tuple[Estimate, ...]]]
+    """By ending, then role: harmful against harmless test prompts at each layer."""
+    leak_check: dict[str, LeakCheck]
+    """By ending."""
+    random_cosine_sd: float
+    """Standard deviation of the cosine of two random directions, 1 / sqrt(d_model)."""
+    examples: tuple[Example, ...]
+    """A few harmless test prompts."""
+    completions: dict[str, tuple[Flag, ...]]
+    """By `intervention/kind`: which test prompts were refused (12 substrings)."""
+
+
+EXPERIMENT = Experiment(
+    name="demo",
+    summary="where refusal and harmfulness live in a model, and what happens when they are steered",
+    config=Config,
+    result=Result,
+    package=__name__,
+)

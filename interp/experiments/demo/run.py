@@ -1,9 +1,9 @@
-"""The main job: where refusal and harmfulness live in a model, and what happens when they are steered.
+"""The demo's method.
 
 Steps (`run`), on the fixed splits of a prompt set:
 
-1. read resid_pre of every layer at `t_inst` and at each template token, prompts as they are and all
-   ended by a full stop;
+1. read resid_pre of every layer at `t_inst` and at each template token, prompts as they are and all ended by a full
+   stop;
 2. harmfulness direction = difference in means at `t_inst` (Zhao et al. 2025, arXiv:2507.11878, section 3.3), refusal
    direction = difference in means at the template tokens over refused harmful and answered harmless prompts (Arditi et
    al. 2024, arXiv:2406.11717, section 2.3), both from the train split;
@@ -16,126 +16,143 @@ Steps (`run`), on the fixed splits of a prompt set:
 What it is not: the full sweep over all candidates with its controls, which is the refusal-direction experiment.
 """
 
-import logging
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import reduce
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from interp.data.prompts import Prompts, PromptSet, load_prompts
 from interp.directions import Direction, cosine, difference_in_means, mean_norm, project, random_direction
-from interp.display.progress import progress
 from interp.engine.activations import Activations, collect
 from interp.engine.generation import generate
 from interp.engine.interventions import Ablate, Add, Intervention
 from interp.engine.log_probs import next_token_log_probs
-from interp.evaluation.refusals import find_refusal_tokens, is_refusal, refusal_metric, refusal_rate
-from interp.experiments.demo.report import ENDINGS, figures, rate_table, report, verdicts
+from interp.evaluation.records import Flag, RefusalRates, RefusalTokens
+from interp.evaluation.refusals import find_refusal_tokens, is_refusal, refusal_metric
+from interp.experiments.definition import Outcome
+from interp.experiments.demo import ENDINGS, KINDS, Config, Example, FilteredCounts, Result
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, tokenize
 from interp.representations.confounds import leak_check
-from interp.representations.selection import Candidate, Rule
+from interp.representations.records import LeakCheck
+from interp.representations.selection import Candidate, Rule, RuleUsed, ScoredCandidate
 from interp.representations.sweeps import Sweep, choose
-from interp.stats import auroc
+from interp.stats import Estimate, auroc, rate
 from interp.storage.direction_files import direction_bytes
 from interp.storage.provenance import provenance
-from interp.storage.run_folders import ExperimentResult
-from interp.storage.stages import Parts, Stopwatch
+from interp.storage.stages import Stages
 
-logger = logging.getLogger(__name__)
-
-__all__ = ["NAME", "SUMMARY", "Config", "Result", "figures", "rate_table", "report", "run", "verdicts"]
-
-NAME = "demo"
-SUMMARY = "where refusal and harmfulness live in a model, and what happens when they are steered"
-
-KINDS = ("harmful", "harmless", "borderline")
+Key = tuple[str, str, str]
+"""(ending, kind, split)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """Settings of the demo."""
+class Selection:
+    """The pick on the validation split, as its stage keeps it."""
 
-    n_train: int = 128
-    """Prompts of each kind that directions are fitted on."""
-    n_val: int = 32
-    """Prompts of each kind that the layer and position are chosen on."""
-    n_test: int = 60
-    """Prompts of each kind that everything reported is measured on."""
-    n_candidates: int = 12
-    """Layers on the shortlist that the refusal direction is chosen from."""
-    max_new_tokens: int = 20
-    """Length of a completion."""
-    rules: tuple[tuple[float, float], ...] = ((0.1, 0.0), (1.0, 0.0), (math.inf, -math.inf))
-    """(largest KL, least induce) of a candidate: the published rule, then what is used, and said to be used, when no
-    candidate meets it. Fixed beforehand for all models."""
-    seed: int = 0
-    """Of the random directions and of splits cut by us."""
+    selected: Candidate
+    candidates: tuple[ScoredCandidate, ...]
+    rule: RuleUsed
 
 
-@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class Result(ExperimentResult):
-    """What a run found."""
-
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-    """Directions per layer: `harmfulness/{ending}` [layer, d_model], `refusal/{ending}` [layer, role, d_model]."""
-    harmfulness: Direction
-    refusal: Direction
-
-    def _files(self) -> dict[str, bytes]:
-        return {
-            "harmfulness.safetensors": direction_bytes(self.harmfulness),
-            "refusal.safetensors": direction_bytes(self.refusal),
-        }
-
-
-def run(
-    model: ChatModel,
-    prompts: PromptSet,
-    config: Config | None = None,
-    *,
-    out: str | Path | None = None,
-    show_progress: bool = False,
-) -> Result:
+def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) -> Outcome[Result]:
     """Run the demo.
-
-    Args:
-        out: run folder; finished parts are kept beside it until the run is whole, and a run started again continues.
 
     Raises:
         ValueError: a prompt set without enough prompts, or a model that cannot be read.
     """
-    config = config or Config()
-    watch = Stopwatch()
-    parts = None
-    if out is not None:
-        settings = {"config": asdict(config), "model": model.provenance, "prompts": prompts.provenance}
-        parts = Parts(out, settings)
     sets = _prompt_sets(prompts, config)
-
-    # 1. Activations and refusal tokens.
     tokens = {
         (ending, *key): tokenize(model.tokenizer, part.texts)
         for ending, by in sets.items()
         for key, part in by.items()
     }
-    log_probs = [
-        next_token_log_probs(model, tokens["as-is", kind, "train"]) for kind in ("harmful", "harmless")
-    ]
-    refusal_tokens = find_refusal_tokens(log_probs[0], log_probs[1], model.tokenizer)
-    scores = [refusal_metric(part, refusal_tokens.ids) for part in log_probs]
-    refused, answered, filtered = _behaving(scores[0], scores[1])
-    watch.lap("refusal tokens")
-    acts = _collect_once(model, tokens, show_progress)
-    watch.lap("collect")
+
+    # 1. Refusal tokens, and activations of every part that is read.
+    refusal_tokens, behaving, counts = _refusal_tokens(model, tokens)
+    stages.lap("refusal tokens")
+    acts = _collect_once(model, tokens, stages.show_progress)
+    stages.lap("collect")
 
     # 2. Directions per layer and role.
+    directions = _directions(acts, *behaving)
     roles = acts["as-is", "harmful", "train"].roles
+
+    # 3. The refusal layer and position, on the validation split.
+    selection = stages.keep(
+        "selection",
+        lambda: _select(model, tokens, acts, directions["refusal/as-is"], refusal_tokens, config, stages),
+        Selection,
+    )
+    picked = selection.selected
+    refusal, harmfulness = _picked_directions(model, prompts, acts, directions, picked, config)
+    stages.lap("select")
+
+    # 4. Behaviour, separation and leaks on the test split.
+    replies = _replies(model, tokens, _arms(refusal, harmfulness, config.seed), config, stages)
+    stages.lap("generate")
+    separation = _separation(acts, directions, roles)
+    leaks = {ending: _leaks(model, by, f"{prompts.name}, {ending}") for ending, by in sets.items()}
+    stages.lap("separability")
+    test = {kind: sets["as-is"][kind, "test"] for kind in KINDS}
+    place = picked.position + len(roles) - 1
+    result = Result(
+        provenance=stages.provenance,
+        seconds=stages.seconds,
+        config=config,
+        refusal_tokens=refusal_tokens,
+        post_inst_tokens=tuple(tokens["as-is", "harmful", "train"].post_inst_text()),
+        filtered_counts=counts,
+        selected=picked,
+        candidates=selection.candidates,
+        rule=selection.rule,
+        refusal_rate=_rates(replies),
+        cosine={
+            ending: tuple(
+                cosine(
+                    directions[f"harmfulness/{ending}"][layer], directions[f"refusal/{ending}"][layer, place]
+                ).item()
+                for layer in range(model.n_layers)
+            )
+            for ending in ENDINGS
+        },
+        auroc=separation,
+        leak_check=leaks,
+        random_cosine_sd=model.d_model**-0.5,
+        examples=_examples(test["harmless"], replies, n=5),
+        completions={
+            f"{arm}/{kind}": tuple(
+                Flag(id=i, refused=is_refusal(text)) for i, text in zip(test[kind].ids, texts, strict=True)
+            )
+            for (arm, kind), texts in replies.items()
+        },
+    )
+    files = {
+        "harmfulness.safetensors": direction_bytes(harmfulness),
+        "refusal.safetensors": direction_bytes(refusal),
+    }
+    return Outcome(result=result, tensors=directions, files=files)
+
+
+def _refusal_tokens(
+    model: ChatModel, tokens: Mapping[Key, ChatTokens]
+) -> tuple[RefusalTokens, tuple[Tensor, Tensor], FilteredCounts]:
+    """The model's refusal tokens, and the rows of training prompts that behave as their kind asks for."""
+    harmful, harmless = (
+        next_token_log_probs(model, tokens["as-is", kind, "train"]) for kind in ("harmful", "harmless")
+    )
+    found = find_refusal_tokens(harmful, harmless, model.tokenizer)
+    refused, answered, counts = _behaving(
+        refusal_metric(harmful, found.ids), refusal_metric(harmless, found.ids)
+    )
+    return found, (refused, answered), counts
+
+
+def _directions(acts: Mapping[Key, Activations], refused: Tensor, answered: Tensor) -> dict[str, Tensor]:
+    """`harmfulness/{ending}` [layer, d_model] at `t_inst`, `refusal/{ending}` [layer, role, d_model] after it."""
     directions = {}
     for ending in ENDINGS:
         bad, good = (acts[ending, kind, "train"]["resid_pre"].float() for kind in ("harmful", "harmless"))
@@ -143,121 +160,94 @@ def run(
         directions[f"refusal/{ending}"] = difference_in_means(
             bad[refused][:, :, 1:], good[answered][:, :, 1:]
         )
+    return directions
 
-    # 3. The refusal layer and position, on the validation split.
-    shortlist = _shortlist(model, acts, directions["refusal/as-is"], config.n_candidates)
-    n_post = len(roles) - 1
-    vectors = {(p, layer): directions["refusal/as-is"][layer, p + n_post] for p, layer in shortlist}
 
-    def select() -> dict[str, Any]:
-        sweep = Sweep(
-            model,
-            vectors,
-            harmful=tokens["as-is", "harmful", "val"],
-            harmless=tokens["as-is", "harmless", "val"],
-            refusal_ids=refusal_tokens.ids,
+def _select(
+    model: ChatModel,
+    tokens: Mapping[Key, ChatTokens],
+    acts: Mapping[Key, Activations],
+    refusal: Tensor,
+    refusal_tokens: RefusalTokens,
+    config: Config,
+    stages: Stages,
+) -> Selection:
+    """The shortlist scored on the validation split, and the pick by the first rule that a candidate meets."""
+    n_post = refusal.shape[1]
+    shortlist = _shortlist(model, acts, refusal, config.n_candidates)
+    sweep = Sweep(
+        model,
+        {(position, layer): refusal[layer, position + n_post] for position, layer in shortlist},
+        harmful=tokens["as-is", "harmful", "val"],
+        harmless=tokens["as-is", "harmless", "val"],
+        refusal_ids=refusal_tokens.ids,
+    )
+    rules = [
+        Rule(
+            kl_threshold=math.inf if kl is None else kl,
+            induce_threshold=-math.inf if induce is None else induce,
         )
-        chosen, rule = choose(
-            sweep,
-            [Rule(kl_threshold=kl, induce_threshold=induce) for kl, induce in config.rules],
-            exhaustive=True,
-            watch=lambda places, label: progress(
-                places, total=len(shortlist), label=label, show=show_progress
-            ),
-        )
-        said = {**asdict(rule), "published": rule.published, "text": rule.text(model.n_layers)}
-        return {"selected": chosen.as_dict(), "candidates": sweep.table(rule), "rule": said}
+        for kl, induce in config.rules
+    ]
+    chosen, rule = choose(sweep, rules, exhaustive=True, watch=stages.progress)
+    return Selection(
+        selected=chosen,
+        candidates=tuple(ScoredCandidate(**row) for row in sweep.table(rule)),
+        rule=rule.used(model.n_layers),
+    )
 
-    selection = parts.numbers("selection", select) if parts else select()
-    picked = Candidate(**selection["selected"])
-    refusal, harmfulness = _picked_directions(model, prompts, acts, directions, picked, config)
-    watch.lap("select")
 
-    # 4. Behaviour on the test split.
-    behaviour: dict[str, Any] = {}
-    arms = _arms(refusal, harmfulness, config.seed)
+def _replies(
+    model: ChatModel,
+    tokens: Mapping[Key, ChatTokens],
+    arms: Mapping[str, list[Intervention]],
+    config: Config,
+    stages: Stages,
+) -> dict[tuple[str, str], list[str]]:
+    """Greedy completions of the test prompts, by intervention and kind."""
     jobs = [
         (arm, kind) for arm in arms for kind in KINDS if arm != "harmfulness addition" or kind == "harmless"
     ]
-    for arm, kind in progress(jobs, total=len(jobs), label="steering", show=show_progress):
-
-        def complete(arm: str = arm, kind: str = kind) -> dict[str, Any]:
-            done = generate(
-                model,
-                tokens["as-is", kind, "test"],
-                interventions=arms[arm],
-                max_new_tokens=config.max_new_tokens,
-            )
-            return {
-                "texts": list(done.texts),
-                "12": refusal_rate(done, "12").as_dict(),
-                "24": refusal_rate(done, "24").as_dict(),
-            }
-
-        name = f"completions-{arm.replace(' ', '_')}-{kind}"
-        behaviour[f"{arm}/{kind}"] = parts.numbers(name, complete) if parts else complete()
-    watch.lap("generate")
-
-    separation = _separation(acts, directions, roles)
-    leaks = {}
-    for ending, by in sets.items():
-        train, test = ((by["harmful", s], by["harmless", s]) for s in ("train", "test"))
-        leaks[ending] = leak_check(
-            model, train=train, held_out=test, label=f"{prompts.name}, {ending}"
-        ).as_dict()
-    watch.lap("separability")
-    test = sets["as-is"]["harmless", "test"]
-    numbers = {
-        "experiment": NAME,
-        "refusal_tokens": asdict(refusal_tokens),
-        "post_inst_tokens": tokens["as-is", "harmful", "train"].post_inst_text(),
-        "filtered_counts": filtered,
-        **selection,
-        "refusal_rate": {
-            arm: {
-                kind: {k: behaviour[f"{arm}/{kind}"][k] for k in ("12", "24")} for a, kind in jobs if a == arm
-            }
-            for arm in arms
-        },
-        "cosine": {
-            ending: [
-                cosine(
-                    directions[f"harmfulness/{ending}"][layer],
-                    directions[f"refusal/{ending}"][layer, picked.position + n_post],
-                ).item()
-                for layer in range(model.n_layers)
-            ]
-            for ending in ENDINGS
-        },
-        "auroc": separation,
-        "leak_check": leaks,
-        "random_cosine_sd": model.d_model**-0.5,
-        "examples": [
-            {"id": test.ids[i], "prompt": test.texts[i], "before": before, "after": after}
-            for i, (before, after) in enumerate(
-                zip(
-                    behaviour["baseline/harmless"]["texts"][:5],
-                    behaviour["addition/harmless"]["texts"][:5],
-                    strict=True,
-                )
-            )
-        ],
-        "completions": {
-            job: [
-                {"id": i, "refused": is_refusal(t)}
-                for i, t in zip(sets["as-is"][job.split("/")[1], "test"].ids, b["texts"], strict=True)
-            ]
-            for job, b in behaviour.items()
-        },
-        "seconds": watch.with_total,
-        "provenance": provenance(model.provenance, prompts.provenance, config),
+    return {
+        (arm, kind): stages.keep(
+            f"completions-{arm.replace(' ', '_')}-{kind}",
+            lambda arm=arm, kind=kind: list(
+                generate(
+                    model,
+                    tokens["as-is", kind, "test"],
+                    interventions=arms[arm],
+                    max_new_tokens=config.max_new_tokens,
+                ).texts
+            ),
+        )
+        for arm, kind in stages.progress(jobs, "steering")
     }
-    result = Result(numbers=numbers, tensors=directions, harmfulness=harmfulness, refusal=refusal)
-    if out is not None:
-        result.save(out)
-        assert parts is not None
-        parts.discard()
-    return result
+
+
+def _rates(replies: Mapping[tuple[str, str], list[str]]) -> dict[str, dict[str, RefusalRates]]:
+    rates: dict[str, dict[str, RefusalRates]] = {}
+    for (arm, kind), texts in replies.items():
+        rates.setdefault(arm, {})[kind] = RefusalRates(
+            arditi=rate([is_refusal(text, "12") for text in texts]),
+            zhao=rate([is_refusal(text, "24") for text in texts]),
+        )
+    return rates
+
+
+def _examples(
+    prompts: Prompts, replies: Mapping[tuple[str, str], list[str]], *, n: int
+) -> tuple[Example, ...]:
+    pairs = zip(replies["baseline", "harmless"], replies["addition", "harmless"], strict=True)
+    return tuple(
+        Example(id=prompts.ids[i], prompt=prompts.texts[i], before=before, after=after)
+        for i, (before, after) in enumerate(pairs)
+        if i < n
+    )
+
+
+def _leaks(model: ChatModel, by: Mapping[tuple[str, str], Prompts], label: str) -> LeakCheck:
+    train, test = ((by["harmful", split], by["harmless", split]) for split in ("train", "test"))
+    return leak_check(model, train=train, held_out=test, label=label)
 
 
 def _prompt_sets(prompts: PromptSet, config: Config) -> dict[str, dict[tuple[str, str], Prompts]]:
@@ -273,8 +263,8 @@ def _prompt_sets(prompts: PromptSet, config: Config) -> dict[str, dict[tuple[str
 
 
 def _collect_once(
-    model: ChatModel, tokens: Mapping[tuple[str, str, str], ChatTokens], show_progress: bool
-) -> dict[tuple[str, str, str], Activations]:
+    model: ChatModel, tokens: Mapping[Key, ChatTokens], show_progress: bool
+) -> dict[Key, Activations]:
     """Activations of every part that is read; a prompt that stands in several parts is run once."""
     wanted = [key for key in tokens if key[1] != "borderline" and (key[0], key[2]) != ("period", "val")]
     joined = reduce(ChatTokens.joined, (tokens[key] for key in wanted))
@@ -297,26 +287,31 @@ def _collect_once(
     }
 
 
-def _behaving(harmful: Tensor, harmless: Tensor, *, least: int = 16) -> tuple[Tensor, Tensor, dict[str, Any]]:
+def _behaving(harmful: Tensor, harmless: Tensor, *, least: int = 16) -> tuple[Tensor, Tensor, FilteredCounts]:
     """Rows of refused harmful and answered harmless prompts, or all where too few behave.
 
     Source: Arditi et al. 2024, appendix A: keep harmful prompts with metric > 0 and harmless ones with metric < 0.
     """
     refused, answered = (harmful > 0).nonzero()[:, 0], (harmless < 0).nonzero()[:, 0]
-    counts = {
-        "harmful_refused": len(refused),
-        "harmful": len(harmful),
-        "harmless_answered": len(answered),
-        "harmless": len(harmless),
-    }
+    counts = (len(refused), len(harmful), len(answered), len(harmless))
     applied = len(refused) >= least and len(answered) >= least
     if not applied:
         refused, answered = torch.arange(len(harmful)), torch.arange(len(harmless))
-    return refused, answered, {**counts, "applied": applied}
+    return (
+        refused,
+        answered,
+        FilteredCounts(
+            harmful_refused=counts[0],
+            harmful=counts[1],
+            harmless_answered=counts[2],
+            harmless=counts[3],
+            applied=applied,
+        ),
+    )
 
 
 def _shortlist(
-    model: ChatModel, acts: Mapping[tuple[str, str, str], Activations], refusal: Tensor, most: int
+    model: ChatModel, acts: Mapping[Key, Activations], refusal: Tensor, most: int
 ) -> list[tuple[int, int]]:
     """(position, layer) of the best template token of the `most` best layers before the last fifth."""
     bad, good = (
@@ -334,7 +329,7 @@ def _shortlist(
 def _picked_directions(
     model: ChatModel,
     prompts: PromptSet,
-    acts: Mapping[tuple[str, str, str], Activations],
+    acts: Mapping[Key, Activations],
     directions: Mapping[str, Tensor],
     picked: Candidate,
     config: Config,
@@ -381,10 +376,10 @@ def _arms(refusal: Direction, harmfulness: Direction, seed: int) -> dict[str, li
 
 
 def _separation(
-    acts: Mapping[tuple[str, str, str], Activations], directions: Mapping[str, Tensor], roles: tuple[str, ...]
-) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    acts: Mapping[Key, Activations], directions: Mapping[str, Tensor], roles: tuple[str, ...]
+) -> dict[str, dict[str, tuple[Estimate, ...]]]:
     """AUROC of test prompts projected on each layer and role's train direction, by ending and role."""
-    table: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    table: dict[str, dict[str, tuple[Estimate, ...]]] = {}
     for ending in ENDINGS:
         bad, good = (acts[ending, kind, "test"]["resid_pre"].float() for kind in ("harmful", "harmless"))
         fitted = torch.cat(
@@ -392,9 +387,7 @@ def _separation(
         )
         a, b = project(bad, fitted.expand_as(bad)), project(good, fitted.expand_as(good))
         table[ending] = {
-            role: [
-                auroc(a[:, layer, i], b[:, layer, i], resamples=200).as_dict() for layer in range(a.shape[1])
-            ]
+            role: tuple(auroc(a[:, layer, i], b[:, layer, i], resamples=200) for layer in range(a.shape[1]))
             for i, role in enumerate(roles)
         }
     return table

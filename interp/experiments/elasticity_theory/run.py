@@ -38,8 +38,7 @@ from interp.experiments.elasticity_theory.report import (
 from interp.experiments.elasticity_theory.transformer import Stages, life_cycle
 from interp.stats import exponents, over_seeds
 from interp.storage.provenance import provenance
-from interp.storage.run_folders import ExperimentResult
-from interp.storage.stages import Parts, Stopwatch
+from interp.storage.untyped import ExperimentResult, Parts, Stopwatch
 
 __all__ = [
     "DEFAULT_MODEL",

@@ -57,8 +57,7 @@ from interp.representations.beliefs import belief, fit_centres, states
 from interp.representations.confounds import leak_check
 from interp.stats import auroc, rate
 from interp.storage.provenance import provenance
-from interp.storage.run_folders import ExperimentResult
-from interp.storage.stages import Parts, Stopwatch
+from interp.storage.untyped import ExperimentResult, Parts, Stopwatch
 
 logger = logging.getLogger(__name__)
 

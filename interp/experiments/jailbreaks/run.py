@@ -43,8 +43,7 @@ from interp.experiments.jailbreaks.shifts import BELIEFS, shifts, success
 from interp.models.chat_model import ChatModel
 from interp.representations.beliefs import Centres, belief, fit_centres, states
 from interp.storage.provenance import provenance
-from interp.storage.run_folders import ExperimentResult
-from interp.storage.stages import Parts, Stopwatch
+from interp.storage.untyped import ExperimentResult, Parts, Stopwatch
 
 __all__ = ["NAME", "SUMMARY", "Config", "Result", "figures", "rate_table", "report", "run", "verdicts"]
 

@@ -54,8 +54,7 @@ from interp.experiments.rebound.report import figures, rate_table, report, verdi
 from interp.models.chat_model import ChatModel, load, with_adapter
 from interp.stats import rate
 from interp.storage.provenance import provenance
-from interp.storage.run_folders import ExperimentResult
-from interp.storage.stages import Parts, Stopwatch
+from interp.storage.untyped import ExperimentResult, Parts, Stopwatch
 from interp.tracking.measures import along, read_states
 from interp.tracking.rebound import summarise
 from interp.tracking.references import fit_reference

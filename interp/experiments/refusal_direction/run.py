@@ -46,8 +46,7 @@ from interp.representations.selection import Rule
 from interp.representations.sweeps import Place, Sweep, choose, pick_stability
 from interp.storage.direction_files import direction_bytes
 from interp.storage.provenance import provenance
-from interp.storage.run_folders import ExperimentResult
-from interp.storage.stages import Parts, Stopwatch
+from interp.storage.untyped import ExperimentResult, Parts, Stopwatch
 
 logger = logging.getLogger(__name__)
 

@@ -43,8 +43,7 @@ from interp.evaluation.losses import token_kl
 from interp.experiments.resistance.report import figures, rate_table, report, verdicts
 from interp.models.chat_model import ChatModel, with_adapter
 from interp.storage.provenance import provenance
-from interp.storage.run_folders import ExperimentResult
-from interp.storage.stages import Parts, Stopwatch
+from interp.storage.untyped import ExperimentResult, Parts, Stopwatch
 from interp.training.finetune import fine_tune
 from interp.training.runner import one_pass
 

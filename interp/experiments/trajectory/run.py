@@ -23,7 +23,7 @@ from interp.data.examples import Example
 from interp.data.prompts import Kind, PromptSet, load_prompts
 from interp.data.tasks import stubs
 from interp.models.chat_model import ChatModel
-from interp.storage.stages import Parts
+from interp.storage.untyped import Parts
 from interp.tracking.report import figures, rate_table, report, verdicts
 from interp.tracking.tracker import Probe, Trajectory, track
 from interp.training.finetune import fine_tune

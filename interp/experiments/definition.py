@@ -1,0 +1,278 @@
+"""What an experiment is: a name, its settings, its typed result, and where its method, figures and report are.
+
+Each experiment is a folder: `__init__.py` has the `EXPERIMENT`, its `Config` and `Result` and imports neither torch nor
+transformers; `run.py` has the method, section by section; `figures.py` and `report.py` draw a stored `Result`.
+
+    from interp.experiments.demo import EXPERIMENT, Config
+
+    run = EXPERIMENT.run(model, prompts, Config(n_test=20), out="runs/demo")
+    run.result.refusal_rate["ablation"]["harmful"]         # an Estimate
+    run.figures()["refusal_rates"].show()
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from interp.display.cards import Card, Shown, Table
+from interp.storage.provenance import Provenance, provenance_of
+from interp.storage.run_folders import Header, read_header, read_result, read_tensors, write_run
+from interp.storage.stages import open_stages
+from interp.storage.typed_json import to_plain
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+    from torch import Tensor
+
+    from interp.data.prompts import PromptSet
+    from interp.models.chat_model import ChatModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One claim of a paper and when ours counts as the same."""
+
+    text: str
+    """What is said, in a sentence."""
+    where: str
+    """Section, figure or table."""
+    theirs: str
+    """Their number, or what they see."""
+    same_when: str
+    """When ours counts as the same, fixed beforehand."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentResult:
+    """Base of every experiment's `Result`: a tree of frozen dataclasses without tensors."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    provenance: Provenance
+    """Model, prompts, seed, versions."""
+    seconds: dict[str, float]
+    """By stage, and `total`."""
+
+
+ResultT = TypeVar("ResultT", bound=ExperimentResult)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Outcome(Generic[ResultT]):
+    """What an experiment's `run` hands back."""
+
+    result: ResultT
+    """The numbers."""
+    tensors: "Mapping[str, Tensor]" = field(default_factory=dict)
+    """Directions and other tensors, by name."""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """Further files of the run folder, such as `refusal.safetensors`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """An experiment; importing its folder costs no torch, running it does."""
+
+    name: str
+    """As in `interp run NAME`."""
+    summary: str
+    """One line for `interp list`."""
+    config: type[Any]
+    """Its `Config`: a frozen dataclass with a default for every setting."""
+    result: type[Any]
+    """Its `Result`."""
+    package: str
+    """Where `run`, `figures` and `report` are, e.g. `interp.experiments.demo`."""
+    claims: tuple[Claim, ...] = ()
+    """What the paper says, and when ours counts as the same."""
+    default_model: str | None = "smollm2-safe"
+    """What it runs on where no model is named; None for an experiment that needs neither a model nor prompts."""
+    also_resumes: tuple[str, ...] = ()
+    """Settings that a stopped run may change and still go on from its finished stages."""
+
+    def configure(self, settings: Mapping[str, Any] | None = None) -> Any:
+        """A `Config` from settings by name; texts are read as the setting's type.
+
+        Raises:
+            ValueError: a setting that it does not have, or a value of another type.
+        """
+        known = [f.name for f in fields(self.config)]
+        if unknown := [name for name in settings or {} if name not in known]:
+            raise ValueError(f"{self.name} has no setting {unknown[0]!r}; it has {', '.join(known)}")
+        try:
+            return TypeAdapter(self.config).validate_python(dict(settings or {}))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"])) or "settings"
+            message = str(first.get("ctx", {}).get("error", first["msg"]))
+            raise ValueError(f"{self.name}: {place}: {message}, got {first['input']!r}") from None
+
+    def run(
+        self,
+        model: "ChatModel | None" = None,
+        prompts: "PromptSet | None" = None,
+        config: Any = None,
+        *,
+        out: str | Path | None = None,
+        show_progress: bool = False,
+    ) -> "Run[Any]":
+        """Run the experiment.
+
+        Args:
+            model: not needed where `default_model` is None.
+            prompts: likewise.
+            config: the defaults when None.
+            out: run folder; finished stages are kept in `<out>.parts` until the run is whole, and a run started again
+                continues.
+
+        Raises:
+            ValueError: no model or prompts where they are needed, or as the experiment's own `run` says.
+        """
+        config = self.config() if config is None else config
+        needs = self.default_model is not None
+        if needs and (model is None or prompts is None):
+            raise ValueError(
+                f"{self.name} needs a model and prompts; pass interp.load(...) and interp.load_prompts(...)"
+            )
+        about = provenance_of(model if needs else None, prompts if needs else None, seed=config.seed)
+        key = self._key(about, config)
+        with open_stages(out, key=key, provenance=about, show_progress=show_progress) as stages:
+            method = import_module(f"{self.package}.run").run
+            outcome = method(model, prompts, config, stages) if needs else method(config, stages)
+            finished = Run(
+                experiment=self,
+                result=outcome.result,
+                folder=None if out is None else Path(out),
+                computed=dict(outcome.tensors),
+                files=dict(outcome.files),
+            )
+            if out is not None:
+                finished.save(out)
+        return finished
+
+    def _key(self, about: Provenance, config: Any) -> dict[str, Any]:
+        """What finished stages depend on."""
+        settings = {k: v for k, v in to_plain(config, self.config).items() if k not in self.also_resumes}
+        where = to_plain(about, Provenance)
+        return {
+            "experiment": self.name,
+            "config": settings,
+            "model": where["model"],
+            "prompts": where["prompts"],
+        }
+
+    def read(self, folder: str | Path) -> "Run[Any]":
+        """A stored run of this experiment, without a model.
+
+        Raises:
+            ValueError: not a run folder, damaged, or of another experiment.
+        """
+        return self.open(read_header(folder))
+
+    def open(self, header: Header) -> "Run[Any]":
+        """A stored run whose header has been read.
+
+        Raises:
+            ValueError: of another experiment, or damaged.
+        """
+        if header.experiment != self.name:
+            raise ValueError(f"{header.path.parent} holds a run of {header.experiment}, not of {self.name}")
+        return Run(experiment=self, result=read_result(header, self.result), folder=header.path.parent)
+
+    def figures(self, result: Any) -> "dict[str, go.Figure]":
+        """Every figure by name."""
+        return import_module(f"{self.package}.figures").figures(result)
+
+    def report(self, result: Any) -> str:
+        """The page, as HTML."""
+        return import_module(f"{self.package}.report").report(result)
+
+    def table(self, result: Any) -> Table:
+        """The main numbers."""
+        return import_module(f"{self.package}.report").rate_table(result)
+
+    def verdicts(self, result: Any) -> list[str]:
+        """What the data say, claim by claim."""
+        return import_module(f"{self.package}.report").verdicts(result)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Run(Shown, Generic[ResultT]):
+    """A finished run: its typed result, figures, report."""
+
+    experiment: Experiment
+    """What was run."""
+    result: ResultT
+    """The numbers; its fields are those of the experiment's `Result`."""
+    folder: Path | None = None
+    """Where it is stored; None for a run that was not."""
+    computed: "Mapping[str, Tensor] | None" = None
+    """Tensors of a run made now; a stored one reads them when they are asked for."""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """Further files of a run made now."""
+
+    @cached_property
+    def tensors(self) -> "Mapping[str, Tensor]":
+        """Directions and other tensors; empty where only numbers were kept."""
+        if self.computed is not None:
+            return self.computed
+        return {} if self.folder is None else read_tensors(self.folder)
+
+    @property
+    def provenance(self) -> Provenance:
+        """Model, prompts, seed, versions."""
+        return self.result.provenance
+
+    def figures(self) -> "dict[str, go.Figure]":
+        """Every figure by name, drawn from the numbers."""
+        return self.experiment.figures(self.result)
+
+    def report(self) -> str:
+        """The page, as HTML."""
+        return self.experiment.report(self.result)
+
+    def table(self) -> "pd.DataFrame":
+        """The main numbers."""
+        import pandas as pd
+
+        shown = self.experiment.table(self.result)
+        return pd.DataFrame(shown.rows, columns=list(shown.header))
+
+    def verdicts(self) -> list[str]:
+        """What the data say, claim by claim."""
+        return self.experiment.verdicts(self.result)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the run folder: result, tensors, figures, report, and what else the experiment keeps."""
+        return write_run(
+            folder,
+            self.experiment.name,
+            self.result,
+            tensors=self.tensors,
+            figures=self.figures(),
+            report=self.report(),
+            files=self.files,
+        )
+
+    def _card(self) -> Card:
+        about, seconds = self.result.provenance, self.result.seconds.get("total")
+        device = "" if about.model is None else f" on {about.model.device}"
+        facts = {
+            "model": None if about.model is None else about.model.model,
+            "prompts": None if about.prompts is None else about.prompts.name,
+            "took": None if seconds is None else f"{seconds:.0f} s{device}",
+            "read from": None if self.folder is None else os.path.relpath(self.folder),
+        }
+        return Card(
+            title=f"{self.experiment.name}: {self.experiment.summary}",
+            facts={name: value for name, value in facts.items() if value},
+            tables=[self.experiment.table(self.result)],
+            notes=[*self.verdicts(), "figures() draws every figure; .result holds every number."],
+        )
