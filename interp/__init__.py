@@ -22,8 +22,10 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from interp.engine.interventions import Ablate as Ablate
     from interp.engine.interventions import Add as Add
     from interp.engine.interventions import apply as apply
+    from interp.experiments.comparing import compare_runs as compare_runs
     from interp.experiments.running import open_run as open_run
     from interp.experiments.running import run as run
+    from interp.experiments.running import runs as runs
     from interp.models.chat_model import ChatModel as ChatModel
     from interp.models.chat_model import load as load
     from interp.models.tokens import tokenize as tokenize
@@ -32,7 +34,6 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from interp.representations.steering import steer as steer
     from interp.storage.direction_files import read_direction as read_direction
     from interp.storage.direction_files import write_direction as write_direction
-    from interp.storage.untyped import load_result as load_result
     from interp.tracking.spec import Probe as Probe
     from interp.tracking.tracker import track as track
     from interp.tracking.trajectory import Trajectory as Trajectory
@@ -55,9 +56,10 @@ _NAMES = {
     "find_directions": "interp.representations.steering",
     "steer": "interp.representations.steering",
     "playground": "interp.playgrounds",
-    "load_result": "interp.storage.untyped",
     "open_run": "interp.experiments.running",
     "run": "interp.experiments.running",
+    "runs": "interp.experiments.running",
+    "compare_runs": "interp.experiments.comparing",
     "LatentGuard": "interp.detectors.latent_guard",
     "Probe": "interp.tracking.spec",
     "Trajectory": "interp.tracking.trajectory",
@@ -77,4 +79,4 @@ def __dir__() -> list[str]:
 
 
 if "IPython" in sys.modules:  # a user's mistake is one line there
-    import_module("interp.display.cards").short_errors()
+    import_module("interp.display.errors").short_errors()

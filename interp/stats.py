@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from pydantic import BeforeValidator
-from scipy import stats
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,13 +94,15 @@ class Estimate:
     def __str__(self) -> str:
         if not self.measurable:
             return "not measurable"
-        digits = ".2f" if self.unit in ("share", "AUROC") else ".3g"
+        digits = ".3g" if self.unit == "" else ".2f"
         ends = f" [{self.low:{digits}}, {self.high:{digits}}]" if math.isfinite(self.low) else ""
         return f"{self.value:{digits}}{ends}"
 
 
 def rate(successes: Sequence[bool]) -> Estimate:
     """Share of successes with its 95% Wilson score interval."""
+    from scipy import stats
+
     n, k = len(successes), sum(successes)
     if n == 0:
         return Estimate.unmeasured()
@@ -111,7 +112,9 @@ def rate(successes: Sequence[bool]) -> Estimate:
     )
 
 
-def mean_with_interval(values: Sequence[float], *, seed: int = 0, resamples: int = 2000) -> Estimate:
+def mean_with_interval(
+    values: Sequence[float], *, seed: int = 0, resamples: int = 2000, unit: str = ""
+) -> Estimate:
     """Mean with its 95% percentile-bootstrap interval over the values."""
     data = np.asarray(values, dtype=np.float64)
     if len(data) == 0:
@@ -120,7 +123,12 @@ def mean_with_interval(values: Sequence[float], *, seed: int = 0, resamples: int
     draws = data[generator.integers(0, len(data), (resamples, len(data)))].mean(1)
     low, high = np.quantile(draws, (0.025, 0.975))
     return Estimate(
-        value=float(data.mean()), n=len(data), low=float(low), high=float(high), interval="bootstrap"
+        value=float(data.mean()),
+        n=len(data),
+        low=float(low),
+        high=float(high),
+        unit=unit,
+        interval="bootstrap",
     )
 
 
@@ -162,6 +170,8 @@ def _array(values: "Tensor | Sequence[float]") -> np.ndarray:
 
 def _auroc(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """AUROC along the last axis; many draws at once."""
+    from scipy import stats
+
     n, m = a.shape[-1], b.shape[-1]
     if n == 0 or m == 0:
         raise ValueError(f"AUROC needs scores on both sides, got {n} and {m}")
@@ -171,7 +181,7 @@ def _auroc(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.asarray((ranks[..., :n].sum(-1) - n * (n + 1) / 2) / (n * m))
 
 
-def ratio_with_interval(sums: np.ndarray, counts: np.ndarray, *, seed: int = 0) -> Estimate:
+def ratio_with_interval(sums: np.ndarray, counts: np.ndarray, *, seed: int = 0, unit: str = "") -> Estimate:
     """Sum of sums over sum of counts, with a 95% percentile-bootstrap interval over the rows; n is the counts' sum."""
     if len(sums) == 0:
         return Estimate.unmeasured()
@@ -183,6 +193,7 @@ def ratio_with_interval(sums: np.ndarray, counts: np.ndarray, *, seed: int = 0) 
         n=int(counts.sum()),
         low=float(low),
         high=float(high),
+        unit=unit,
         interval="bootstrap",
     )
 
@@ -194,6 +205,8 @@ def over_seeds(values: Sequence[Number], *, log: bool = False) -> Estimate:
         log: average logarithms (for time constants and counts, which spread multiplicatively); the geometric mean comes
             back. Values of 0 or less are missing then.
     """
+    from scipy import stats
+
     data = np.asarray(values, dtype=np.float64)
     kept = data[np.isfinite(data) & ((data > 0) if log else True)]
     missing = len(data) - len(kept)
@@ -217,6 +230,8 @@ def fitted_slope(x: Sequence[Number], y: Sequence[Number]) -> Estimate:
     Raises:
         ValueError: x and y differ in length, or fewer than two different x.
     """
+    from scipy import stats
+
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if len(a) != len(b):
         raise ValueError(f"x and y must have the same length, got {len(a)} and {len(b)}")
@@ -247,6 +262,8 @@ def exponents(factors: Mapping[str, Sequence[Number]], response: Sequence[Number
     Raises:
         ValueError: a factor that is not positive, or that does not vary.
     """
+    from scipy import stats
+
     names = list(factors)
     logs = np.array([[math.log(v) if v > 0 else math.nan for v in factors[name]] for name in names]).T
     if not np.isfinite(logs).all():
@@ -289,6 +306,8 @@ def ratio_of_means(numerators: Sequence[Number], denominators: Sequence[Number])
         numerators: paired differences, one a document (or seed).
         denominators: the same for the other set of documents; independent of the numerators.
     """
+    from scipy import stats
+
     a, b = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
     n = min(len(a), len(b))
     if n < 2:
@@ -321,6 +340,8 @@ def paired_test(first: Sequence[Number], second: Sequence[Number]) -> PairedTest
     Raises:
         ValueError: the two differ in length.
     """
+    from scipy import stats
+
     if len(first) != len(second):
         raise ValueError(f"pairs need two lists of the same length, got {len(first)} and {len(second)}")
     difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)

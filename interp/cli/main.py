@@ -175,7 +175,7 @@ def plot(
 
         stored = open_run(folder)
         for name, figure in stored.figures().items():
-            write_file(folder / "figures" / f"{name}.json", figure.to_json().encode())
+            write_file(folder / "figures" / f"{name}.json", str(figure.to_json()).encode())
             if png is not None:
                 write_file(png / f"{name}.png", _png(figure))
             if html is not None:

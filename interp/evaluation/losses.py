@@ -82,7 +82,7 @@ def cross_entropy(
     scores = completion_log_probs(model, prompts, completions, interventions=interventions)
     sums = np.array([-float(s.double().sum()) for s in scores if len(s)])
     counts = np.array([len(s) for s in scores if len(s)])
-    return ratio_with_interval(sums, counts)
+    return ratio_with_interval(sums, counts, unit="nats per token")
 
 
 def text_cross_entropy(

@@ -110,9 +110,11 @@ class Experiment:
             return TypeAdapter(self.config).validate_python(dict(settings or {}))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            place = ".".join(map(str, first["loc"])) or "settings"
-            message = str(first.get("ctx", {}).get("error", first["msg"]))
-            raise ValueError(f"{self.name}: {place}: {message}, got {first['input']!r}") from None
+            if "error" in first.get("ctx", {}):  # raised by the Config itself: it names what is wrong
+                raise ValueError(f"{self.name}: {first['ctx']['error']}") from None  # pyright: ignore[reportTypedDictNotRequiredAccess]
+            place, message = ".".join(map(str, first["loc"])), first["msg"]
+            said = f"{place}: {message[0].lower()}{message[1:]}, got {first['input']!r}"
+            raise ValueError(f"{self.name}: {said}") from None
 
     def run(
         self,

@@ -96,7 +96,7 @@ class Request:
             theirs = {name: split.hash for name, split in about.prompts.splits.items()}
             found += _differs("prompts", about.prompts.name, asked.name)
             found += _differs("prompts' endings", about.prompts.ending, asked.ending)
-            if about.prompts.name == asked.name and hashes != theirs:
+            if (about.prompts.name, about.prompts.ending) == (asked.name, asked.ending) and hashes != theirs:
                 found.append(f"prompts: {asked.name} has other texts now")
         ours, was = (to_plain(c, self.experiment.config) for c in (self.config, stored.result.config))
         for name, value in ours.items():

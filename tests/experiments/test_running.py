@@ -1,20 +1,96 @@
-"""Stored runs open without a model, are found where they are, and are computed where they are not."""
+"""A stored run answers only the question that was asked; others are listed, compared, or computed."""
 
 import inspect
+import json
 import re
+import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import plotly.graph_objects as go
 import pytest
 
 import interp
+from interp.data.prompts import load_prompts
+from interp.display.cards import Shown
 from interp.experiments import EXPERIMENTS
-from interp.experiments.running import find_run, open_run, run
+from interp.experiments.definition import Experiment, ExperimentResult, Run
+from interp.experiments.running import experiment, open_run, request, run, runs
+from interp.models.chat_model import ChatModel
 
 ROOT = Path(interp.__file__).parent.parent
 STORED = sorted(path.parent for path in (ROOT / "figures").glob("*/result.json"))
+SMALL = {"n_train": 6, "n_val": 4, "n_test": 3, "n_candidates": 1, "max_new_tokens": 2}
+
+
+@pytest.fixture
+def figures_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the two published demo runs, and a notebook's folder inside it, which is the current one."""
+    for name in ("demo", "demo-qwen2.5-coder-0.5b"):
+        (tmp_path / "figures" / name).mkdir(parents=True)
+        shutil.copy(ROOT / "figures" / name / "result.json", tmp_path / "figures" / name)
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    return tmp_path / "figures"
+
+
+# Every experiment
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_is_an_object_of_one_kind(name: str) -> None:
+    found = experiment(name)
+    assert isinstance(found, Experiment) and found.name == name
+    assert found.package == EXPERIMENTS[name] == f"interp.experiments.{name.replace('-', '_')}"
+    assert issubclass(found.result, ExperimentResult)
+    assert found.config().seed == 0  # every setting has a default
+    for part in ("figures", "report"):
+        assert callable(getattr(import_module(f"{found.package}.{part}"), part))
+
+
+DRAW = """
+import json, os, sys, traceback
+import numpy, pandas, plotly.graph_objects, pydantic, scipy.stats, interp   # what drawing may need, imported once
+
+def draw(package, folder):
+    from importlib import import_module
+    for part in ("figures", "report"):
+        import_module(f"{package}.{part}")
+    if folder:
+        run = interp.open_run(folder)
+        run.figures(), run.report(), repr(run)
+    return [name for name in ("torch", "transformers", "transformer_lens") if name in sys.modules]
+
+for name, package, folder in json.loads(sys.argv[1]):
+    if os.fork() == 0:  # each in a process of its own
+        try:
+            print(name, *(draw(package, folder) or ["neither"]), flush=True)
+        except BaseException:
+            print(name, traceback.format_exc().splitlines()[-1], flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+@pytest.fixture(scope="module")
+def loaded_by_drawing() -> dict[str, str]:
+    """By experiment: which model libraries a process holds that imported its figures and report and drew a run."""
+    jobs = []
+    for name, package in EXPERIMENTS.items():
+        mine = [str(f) for f in STORED if f'"experiment": "{name}"' in (f / "result.json").read_text()[:200]]
+        jobs.append([name, package, mine[0] if mine else None])
+    command = [sys.executable, "-c", DRAW, json.dumps(jobs)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    return dict(line.split(" ", 1) for line in done.stdout.splitlines())
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_drawing_a_stored_run_imports_neither_torch_nor_transformers(
+    name: str, loaded_by_drawing: dict[str, str]
+) -> None:
+    assert loaded_by_drawing[name] == "neither"
 
 
 @pytest.mark.parametrize("folder", STORED, ids=lambda path: path.name)
@@ -24,46 +100,105 @@ def test_every_stored_run_opens_and_shows_itself(folder: Path) -> None:
     assert drawn and all(isinstance(figure, go.Figure) for figure in drawn.values())
     assert len(stored.table()) > 0
     html, text = stored._repr_html_(), repr(stored)
-    for part in (stored.numbers["provenance"]["model"], *drawn, *stored.verdicts()[0].split()[:3]):
+    for part in (stored.provenance.model_name.split()[0], *stored.verdicts()[0].split()[:3]):
         assert part in html and part in text
 
 
-def test_opening_needs_no_model_library() -> None:
-    code = f"import interp, sys; interp.open_run({str(STORED[0])!r}).figures()\n"
-    code += "print('transformer_lens' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout.strip() == "False"
+def test_showing_a_run_draws_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = open_run(ROOT / "figures" / "demo")
+    monkeypatch.setattr(Run, "figures", None)
+    monkeypatch.setattr(Experiment, "figures", None)
+    assert (
+        isinstance(stored, Shown)
+        and "97% [89, 99]" in repr(stored)
+        and "97% [89, 99]" in stored._repr_html_()
+    )
 
 
-def test_where_a_stored_run_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    notebooks = tmp_path / "notebooks"
-    notebooks.mkdir()
-    monkeypatch.chdir(notebooks)
-    assert find_run("demo") is None
-    for place in (tmp_path / "figures" / "demo", tmp_path / "runs" / "demo", notebooks / "elsewhere"):
-        place.mkdir(parents=True)
-        (place / "result.json").write_bytes((ROOT / "figures" / "demo" / "result.json").read_bytes())
-        if place.name == "demo":  # a run of one's own comes before the published one
-            assert find_run("demo") == place
-    assert find_run("demo", out="elsewhere") == Path("elsewhere")
-    assert find_run("demo", out="nowhere") is None
-    assert find_run("refusal-direction") is None
-    assert run("demo").folder == tmp_path / "runs" / "demo"
+# What a stored run answers
 
 
-def test_a_run_is_computed_where_none_is_stored(
-    saved_tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_stored_run_is_opened_for_its_own_question_and_no_other(figures_here: Path) -> None:
+    assert run("demo", source="stored").folder == figures_here / "demo"
+    # Another model, another setting, other prompts, an unknown setting: never the run that happens to lie there.
+    for options, differs in (
+        (
+            {"model": "Qwen/Qwen2.5-0.5B-Instruct"},
+            "model: stored 'smollm2-safe', asked 'Qwen/Qwen2.5-0.5B-Instruct'",
+        ),
+        ({"settings": {"n_test": 20}}, "n_test: stored 60, asked 20"),
+        ({"settings": {"seed": 1}}, "seed: stored 0, asked 1"),
+        ({"adapter": "mine", "model": "smollm2"}, "model: stored 'smollm2-safe', asked 'smollm2'"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(differs)):
+            run("demo", source="stored", **options)
+    with pytest.raises(ValueError, match=re.escape("demo has no setting 'kl_threshold'; it has n_train, ")):
+        run("demo", source="stored", settings={"kl_threshold": 1.0})
+
+
+def test_prompts_that_changed_are_another_question(figures_here: Path) -> None:
+    asked = request("demo", prompts=load_prompts(ending="period"))
+    (differs,) = asked.differences(open_run(figures_here / "demo"))
+    assert differs == "prompts' endings: stored 'as-is', asked 'period'"
+    stored = (figures_here / "demo" / "result.json").read_text()
+    theirs = open_run(figures_here / "demo").provenance.prompts
+    assert theirs is not None
+    changed = stored.replace(theirs.splits["harmful/test"].hash, "0" * 64)
+    (figures_here / "demo" / "result.json").write_text(changed)
+    with pytest.raises(ValueError, match="prompts: builtin has other texts now"):
+        run("demo", source="stored")
+
+
+@pytest.mark.usefixtures("figures_here")
+def test_a_loaded_model_is_asked_about_by_its_weights(tiny: ChatModel) -> None:
+    with pytest.raises(ValueError, match=f"weights: stored '.{{12}}', asked '{tiny.weights_hash[:12]}'"):
+        run("demo", source="stored", model=tiny)
+
+
+def test_a_run_is_computed_where_none_answers(
+    saved_tiny: Path, figures_here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    small = {"n_train": 6, "n_val": 4, "n_test": 3, "n_candidates": 1, "max_new_tokens": 2}
-    first = run("demo", model=str(saved_tiny), settings=small)
+    monkeypatch.chdir(figures_here.parent)
+    first = run("demo", model=str(saved_tiny), settings=SMALL, show_progress=False)
     assert first.folder == Path("runs/demo")
-    assert first.numbers["provenance"]["config"]["n_train"] == 6
+    assert first.result.config.n_train == 6
     assert first.tensors  # a whole run keeps them
     written = (first.folder / "result.json").stat().st_mtime_ns
-    assert run("demo", model="no such model").numbers == first.numbers  # stored: nothing is loaded
-    run("demo", source="computed", model=str(saved_tiny), settings={**small, "n_test": 2})
+    again = run("demo", model=str(saved_tiny), settings=SMALL, show_progress=False)
+    assert again.result == first.result and (first.folder / "result.json").stat().st_mtime_ns == written
+    run("demo", model=str(saved_tiny), settings={**SMALL, "n_test": 2}, show_progress=False)
     assert (first.folder / "result.json").stat().st_mtime_ns > written
+
+
+# Lists
+
+
+def test_stored_runs_are_listed_newest_first_and_unreadable_ones_named(figures_here: Path) -> None:
+    found = runs()
+    assert [r.folder.name for r in found] == sorted(
+        ("demo", "demo-qwen2.5-coder-0.5b"),
+        key=lambda n: open_run(figures_here / n).provenance.created,
+        reverse=True,
+    )
+    assert "smollm2-safe" in repr(found) and "Seen: ablating" in repr(found)
+    broken = figures_here / "broken"
+    broken.mkdir()
+    (broken / "result.json").write_text("{")
+    assert len(runs()) == 2 and "is damaged" in runs().unreadable[broken]
+    assert len(runs(figures_here / "demo")) == 1
+
+
+def test_two_runs_are_compared_in_settings_and_results(figures_here: Path) -> None:
+    shown = interp.compare_runs(
+        open_run(figures_here / "demo"), open_run(figures_here / "demo-qwen2.5-coder-0.5b")
+    )
+    text = repr(shown)
+    assert "smollm2-safe" in text and "model" in text
+    rows = {row[0]: row[1:] for table in shown.tables for row in table.rows}
+    assert rows["refusal_rate.baseline.harmful.arditi"] == ["0.97 [0.89, 0.99]", "0.70 [0.57, 0.80]", "apart"]
+    assert rows["refusal_rate.baseline.harmless.arditi"][-1] == ""  # their intervals meet
+    same = interp.compare_runs(open_run(figures_here / "demo"), open_run(figures_here / "demo"))
+    assert all(not table.rows for table in same.tables)
 
 
 def test_mistakes() -> None:
@@ -71,8 +206,12 @@ def test_mistakes() -> None:
         run("demos")
     with pytest.raises(ValueError, match=re.escape("demo has no setting 'n_trian'; it has n_train, ")):
         run("demo", source="computed", settings={"n_trian": 3})
+    with pytest.raises(ValueError, match=r"demo: n_test must be 1 or more, got -3"):
+        run("demo", settings={"n_test": -3})
+    with pytest.raises(ValueError, match=r"demo: n_test: input should be a valid integer.*got 'many'"):
+        run("demo", settings={"n_test": "many"})
     with pytest.raises(ValueError, match=r"holds no result\.json"):
         open_run("nowhere")
     unchecked = inspect.unwrap(run)  # the tests' type checks would refuse it first
-    with pytest.raises(ValueError, match="source must be 'stored' or 'computed', got 'fresh'"):
+    with pytest.raises(ValueError, match="source must be 'any', 'stored' or 'computed', got 'fresh'"):
         unchecked("demo", source="fresh")  # type: ignore[arg-type]

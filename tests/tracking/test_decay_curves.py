@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 
-from interp.stats import exponents, fitted_slope, over_seeds, paired_test, ratio_of_means
 from interp.tracking.decay_curves import crossing, fit_decay, half_life, knee, slope_within
 
 DOSES = [0, 50, 100, 200, 400, 800, 1200, 2000]
@@ -70,90 +69,3 @@ def test_knee_is_where_two_lines_meet_and_nowhere_on_one_line() -> None:
     straight = [1 - 0.0004 * v + 0.005 * generator.normal() for v in x]
     assert math.isnan(knee(x, straight))
     assert math.isnan(knee([0, 1, 2], [1.0, 0.5, 0.2]))
-
-
-def test_planted_drift_is_covered_by_the_slope_interval() -> None:
-    x = np.repeat(np.arange(8.0), 3)
-    drift, covered, rejected = -0.03, 0, 0
-    for seed in range(100):
-        y = 0.5 + drift * x + 0.05 * np.random.default_rng(seed).normal(size=len(x))
-        found = fitted_slope(x.tolist(), y.tolist())
-        covered += found.low <= drift <= found.high
-        rejected += found.negative
-    assert covered >= 88
-    assert rejected >= 95  # control: the drift is told from none
-
-
-def test_slopes_count_what_is_missing_and_refuse_one_x() -> None:
-    found = fitted_slope([0, 1, 2, 3], [0.0, 1.0, math.nan, 3.0])
-    assert (found.n, found.missing) == (3, 1)
-    assert found.value == pytest.approx(1)
-    with pytest.raises(ValueError, match=r"at least two different x, got \[2"):
-        fitted_slope([2, 2], [0.0, 1.0])
-    with pytest.raises(ValueError, match="same length, got 2 and 1"):
-        fitted_slope([2, 2], [0.0])
-
-
-def test_planted_exponents_are_recovered() -> None:
-    generator = np.random.default_rng(0)
-    p, a = (values.ravel().tolist() for values in np.meshgrid([1e3, 1e4, 1e5], [10.0, 100.0, 1000.0]))
-    response = [-(x**0.5) * y**-1.5 * math.exp(0.1 * generator.normal()) for x, y in zip(p, a, strict=True)]
-    found = exponents({"p": p, "a": a}, response)
-    assert found["p"].low <= 0.5 <= found["p"].high
-    assert found["a"].low <= -1.5 <= found["a"].high
-    assert found["p"].positive  # control: 0 is excluded
-    assert found["p"].high < 1
-    assert found["a"].n == 9
-    with pytest.raises(ValueError, match="at least two values"):
-        exponents({"p": [1, 1]}, [1, 2])
-    with pytest.raises(ValueError, match="must be positive"):
-        exponents({"p": [0, 1]}, [1, 2])
-
-
-def test_seed_intervals_cover_and_count_the_missing() -> None:
-    covered = 0
-    for seed in range(200):
-        values = np.exp(math.log(120) + 0.3 * np.random.default_rng(seed).normal(size=5))
-        found = over_seeds(values.tolist(), log=True)
-        covered += found.low <= 120 <= found.high
-    assert 180 <= covered <= 199
-    some = over_seeds([1.0, math.nan, 3.0])
-    assert (some.value, some.n, some.missing) == (2.0, 2, 1)
-    assert math.isnan(over_seeds([1.0]).low)
-    assert over_seeds([math.nan]).n == 0
-
-
-def test_a_planted_ratio_is_covered_and_an_unresolved_one_is_no_number() -> None:
-    covered, resolved = 0, 0
-    for seed in range(200):
-        generator = np.random.default_rng(seed)
-        top, bottom = 0.5 + 0.1 * generator.normal(size=40), -0.05 + 0.05 * generator.normal(size=40)
-        found = ratio_of_means(top.tolist(), bottom.tolist())
-        resolved += found.measurable
-        covered += found.measurable and found.low <= -10 <= found.high
-    assert resolved >= 195
-    assert covered >= 0.9 * resolved
-    generator = np.random.default_rng(0)
-    nothing = ratio_of_means(
-        (0.5 + 0.1 * generator.normal(size=40)).tolist(), (0.05 * generator.normal(size=40)).tolist()
-    )
-    assert not nothing.measurable
-    assert math.isnan(nothing.value)
-    assert str(nothing) == "not measurable"
-    assert not ratio_of_means([1.0], [1.0]).measurable
-
-
-def test_pairs_remove_what_they_share() -> None:
-    covered, told = 0, 0
-    for seed in range(100):
-        generator = np.random.default_rng(seed)
-        shared = generator.normal(size=8)
-        first, second = shared + 0.1 + 0.02 * generator.normal(size=8), shared
-        found = paired_test(first.tolist(), second.tolist())
-        covered += found.difference.low <= 0.1 <= found.difference.high
-        told += found.p_value < 1e-3
-    assert covered >= 88
-    assert told >= 95
-    assert paired_test([1.0, 2.0], [1.0, 2.0]).p_value == 1.0  # control: nothing to tell
-    with pytest.raises(ValueError, match="same length, got 1 and 2"):
-        paired_test([1.0], [1.0, 2.0])
