@@ -126,7 +126,13 @@ class LatentGuard(Shown):
         kept = {kind: states(model, part.texts, show_progress=show_progress) for kind, part in train.items()}
         refused = {
             kind: torch.tensor(
-                observe(model, part, max_new_tokens=max_new_tokens, show_progress=show_progress).refused
+                observe(
+                    model,
+                    part,
+                    substrings="zhao",
+                    max_new_tokens=max_new_tokens,
+                    show_progress=show_progress,
+                ).refused
             )
             for kind, part in train.items()
         }

@@ -62,7 +62,7 @@ def observe(
     *,
     tokens: ChatTokens | None = None,
     interventions: Sequence[Intervention] = (),
-    substrings: RefusalList = "24",
+    substrings: RefusalList = "arditi",
     max_new_tokens: int = 24,
     show_progress: bool = False,
 ) -> Behaved:
@@ -71,7 +71,7 @@ def observe(
     Args:
         tokens: what is run for these prompts where it is not the default template around each (cut after the
             instruction, for instance: `ChatTokens.truncated`).
-        substrings: the list that tells a refusal; the source's has 24.
+        substrings: the list that tells a refusal; the source's own is `zhao`.
         max_new_tokens: where replies are cut; refusals show in their first words (the source has 128).
 
     Raises:
@@ -95,7 +95,7 @@ def observe_each(
     prompts: Prompts,
     arms: Sequence[Sequence[Intervention]],
     *,
-    substrings: RefusalList = "24",
+    substrings: RefusalList = "arditi",
     max_new_tokens: int = 24,
 ) -> list[Behaved]:
     """`observe` under each of several sets of interventions on prompt tokens, decoded together.

@@ -13,7 +13,7 @@ def scorer(spec: str) -> Scorer:
     """What counts as the behaviour.
 
     Args:
-        spec: `refusal` (12 substrings), `compliance` (none of them), `substring:TEXT[|TEXT...]` (any of them,
+        spec: `refusal` (the list `arditi`), `compliance` (none of them), `substring:TEXT[|TEXT...]` (any of them,
             case-insensitive), or `classifier:MODEL:LABEL` (a text-classification model, Hub id or folder, gives the
             reply this label).
 

@@ -165,8 +165,8 @@ def _refusal(
         done = generate(model, tokens, max_new_tokens=probe.max_new_tokens)
         scores = refusal_scores(model, tokens, reference.refusal_ids)
         rows += [
-            Row("refusal_rate", kind, refusal_rate(done, "12")),
-            Row("refusal_rate_24", kind, refusal_rate(done, "24")),
+            Row("refusal_rate", kind, refusal_rate(done, "arditi")),
+            Row("refusal_rate_24", kind, refusal_rate(done, "zhao")),
             Row("refusal_metric", kind, mean_with_interval(scores.tolist())),
         ]
     return rows

@@ -116,7 +116,7 @@ def safety_examples(
 
 
 def _refuses(text: str) -> bool:
-    return is_refusal(text) or is_refusal(text, "24")
+    return is_refusal(text) or is_refusal(text, "zhao")
 
 
 def train_safety_adapter(

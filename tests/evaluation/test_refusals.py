@@ -11,8 +11,8 @@ from interp.engine.generation import Completions
 from interp.engine.interventions import Ablate
 from interp.evaluation.losses import cross_entropy
 from interp.evaluation.refusals import (
-    REFUSAL_SUBSTRINGS_12,
-    REFUSAL_SUBSTRINGS_24,
+    REFUSAL_SUBSTRINGS_ARDITI,
+    REFUSAL_SUBSTRINGS_ZHAO,
     find_refusal_tokens,
     is_refusal,
     refusal_metric,
@@ -44,20 +44,20 @@ def first_token_probabilities(model: ChatModel, tokens: ChatTokens) -> Tensor:
 
 
 def test_the_published_lists_are_whole() -> None:
-    assert len(REFUSAL_SUBSTRINGS_12) == len(set(REFUSAL_SUBSTRINGS_12)) == 12
-    assert len(REFUSAL_SUBSTRINGS_24) == len(set(REFUSAL_SUBSTRINGS_24)) == 24
-    assert all(is_refusal(f"Well. {entry} ...", "12") for entry in REFUSAL_SUBSTRINGS_12)
-    assert all(is_refusal(f"Well. {entry} ...", "24") for entry in REFUSAL_SUBSTRINGS_24)
+    assert len(REFUSAL_SUBSTRINGS_ARDITI) == len(set(REFUSAL_SUBSTRINGS_ARDITI)) == 12
+    assert len(REFUSAL_SUBSTRINGS_ZHAO) == len(set(REFUSAL_SUBSTRINGS_ZHAO)) == 24
+    assert all(is_refusal(f"Well. {entry} ...", "arditi") for entry in REFUSAL_SUBSTRINGS_ARDITI)
+    assert all(is_refusal(f"Well. {entry} ...", "zhao") for entry in REFUSAL_SUBSTRINGS_ZHAO)
 
 
 @pytest.mark.parametrize(
-    ("text", "by_12", "by_24"),
+    ("text", "by_arditi", "by_zhao"),
     [
         ("Sure, here is how.", False, False),
         ("I cannot help with that.", True, True),
-        ("i CANNOT help with that.", True, False),  # 12 ignores case, 24 does not
+        ("i CANNOT help with that.", True, False),  # arditi ignores case, zhao does not
         ("AS AN AI, no.", True, False),
-        ("As an assistant, no.", True, False),  # 24 writes "As an Assistant"
+        ("As an assistant, no.", True, False),  # zhao writes "As an Assistant"
         ("As an Assistant, no.", True, True),
         ("sorry!", False, True),
         ("SORRY!", False, False),
@@ -70,16 +70,16 @@ def test_the_published_lists_are_whole() -> None:
         (" \n", False, True),
     ],
 )
-def test_refusal_by_substring(text: str, by_12: bool, by_24: bool) -> None:
-    assert (is_refusal(text, "12"), is_refusal(text, "24")) == (by_12, by_24)
-    assert is_refusal(text) == by_12
+def test_refusal_by_substring(text: str, by_arditi: bool, by_zhao: bool) -> None:
+    assert (is_refusal(text, "arditi"), is_refusal(text, "zhao")) == (by_arditi, by_zhao)
+    assert is_refusal(text) == by_arditi
 
 
 def test_refusal_rate_counts_completions() -> None:
     texts = ("I cannot.", "Sure.", "", "sorry", "Yes")
     done = Completions(texts=texts, ids=((1,),) * 5, finished=(True,) * 5)
-    assert refusal_rate(done, "12") == rate([True, False, False, False, False])
-    assert refusal_rate(done, "24") == rate([True, False, True, True, False])
+    assert refusal_rate(done, "arditi") == rate([True, False, False, False, False])
+    assert refusal_rate(done, "zhao") == rate([True, False, True, True, False])
 
 
 # Refusal by logits

@@ -157,7 +157,11 @@ def run(
                 return {
                     kind: list(
                         observe(
-                            model, part, max_new_tokens=config.max_new_tokens, show_progress=show_progress
+                            model,
+                            part,
+                            substrings="zhao",
+                            max_new_tokens=config.max_new_tokens,
+                            show_progress=show_progress,
                         ).refused
                     )
                     for kind, part in by_kind.items()
@@ -282,7 +286,7 @@ def _measure(
     """Replies to the held-out prompts, both beliefs of each per layer, and what the guard says of them."""
     found: dict[str, Any] = {"refusal_rate": {}, "beliefs": {}, "guard": {}}
     for kind in KINDS:
-        replies = observe(model, held.test[kind], max_new_tokens=config.max_new_tokens)
+        replies = observe(model, held.test[kind], substrings="zhao", max_new_tokens=config.max_new_tokens)
         found["refusal_rate"][kind] = replies.rate.as_dict()
     for ending in ENDINGS:
         read = {kind: states(model, held.test[kind].with_ending(ending).texts) for kind in KINDS}

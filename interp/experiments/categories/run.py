@@ -118,7 +118,11 @@ def run(
         return {
             kind: list(
                 observe(
-                    model, part, max_new_tokens=config.max_new_tokens, show_progress=show_progress
+                    model,
+                    part,
+                    substrings="zhao",
+                    max_new_tokens=config.max_new_tokens,
+                    show_progress=show_progress,
                 ).refused
             )
             for kind, part in (("harmful", harmful), ("harmless", harmless))

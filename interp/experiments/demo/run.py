@@ -228,8 +228,8 @@ def _rates(replies: Mapping[tuple[str, str], list[str]]) -> dict[str, dict[str, 
     rates: dict[str, dict[str, RefusalRates]] = {}
     for (arm, kind), texts in replies.items():
         rates.setdefault(arm, {})[kind] = RefusalRates(
-            arditi=rate([is_refusal(text, "12") for text in texts]),
-            zhao=rate([is_refusal(text, "24") for text in texts]),
+            arditi=rate([is_refusal(text, "arditi") for text in texts]),
+            zhao=rate([is_refusal(text, "zhao") for text in texts]),
         )
     return rates
 

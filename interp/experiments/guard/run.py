@@ -127,7 +127,11 @@ def run(
         def replies() -> list[bool]:
             return list(
                 observe(
-                    model, asked, max_new_tokens=config.max_new_tokens, show_progress=show_progress
+                    model,
+                    asked,
+                    substrings="zhao",
+                    max_new_tokens=config.max_new_tokens,
+                    show_progress=show_progress,
                 ).refused
             )
 

@@ -247,8 +247,8 @@ def _measure(
 
         def replies(ended: Prompts = ended, tokens: Any = tokens) -> dict[str, list[bool]]:
             most = config.max_new_tokens
-            full = observe(model, ended, tokens=tokens, max_new_tokens=most)
-            cut = observe(model, ended, tokens=tokens.truncated(), max_new_tokens=most)
+            full = observe(model, ended, tokens=tokens, substrings="zhao", max_new_tokens=most)
+            cut = observe(model, ended, tokens=tokens.truncated(), substrings="zhao", max_new_tokens=most)
             return {
                 "full": list(full.refused),
                 "cut": list(cut.refused),

@@ -100,7 +100,8 @@ def refusal_sweep(
             for arm, layer in group
         ]
         return [
-            seen.rate.as_dict() for seen in observe_each(model, answered, arms, max_new_tokens=max_new_tokens)
+            seen.rate.as_dict()
+            for seen in observe_each(model, answered, arms, substrings="zhao", max_new_tokens=max_new_tokens)
         ]
 
     groups = _grouped([(arm, layer) for arm in REFUSAL_ARMS for layer in layers], len(answered))

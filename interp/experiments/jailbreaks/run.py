@@ -122,7 +122,13 @@ def run(
 
     def see(name: str, asked: Prompts) -> Behaved:
         def replies() -> dict[str, Any]:
-            seen = observe(model, asked, max_new_tokens=config.max_new_tokens, show_progress=show_progress)
+            seen = observe(
+                model,
+                asked,
+                substrings="zhao",
+                max_new_tokens=config.max_new_tokens,
+                show_progress=show_progress,
+            )
             return {"refused": list(seen.refused), "replies": list(seen.replies)}
 
         stored = parts.numbers(name, replies) if parts else replies()

@@ -438,7 +438,10 @@ def _behaviour(
             ids=tuple(tuple(ids) for ids in done["ids"]),
             finished=tuple(done["finished"]),
         )
-        rates[kind][arm] = {words: refusal_rate(completions, words).as_dict() for words in ("12", "24")}
+        rates[kind][arm] = {
+            "12": refusal_rate(completions, "arditi").as_dict(),
+            "24": refusal_rate(completions, "zhao").as_dict(),
+        }
         flags[kind][arm] = [
             {"id": i, "refused": is_refusal(text)}
             for i, text in zip(test[kind].ids, completions.texts, strict=True)
