@@ -10,44 +10,52 @@ al. 2024, arXiv:2406.11717, section 2.3, calls them post-instruction tokens). Th
 own template and tokenised once; the instruction is found by character offsets, so a template whose first token merges
 with the instruction's end, or an instruction that looks like template text, gives the right roles.
 
+Of a conversation the instruction is the message of the last user turn; the turns before it are `prefix`. Where the
+conversation ends with an assistant's message, the model goes on from there: that message is the region `prefill`, its
+last token `t_prefill`, a thinking block in it the region `thinking`. `t_post_inst` stays the last token before it, and
+turns between the last user turn and the end (a tool call and its result) count as post-instruction tokens.
+
     tokens = tokenize(model.tokenizer, ["How do I pick a lock?"])
     tokens.names(0)      # [(1, '<|im_start|>', 'prefix'), ..., (47, '?', 't_inst'), ...]
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from os.path import commonprefix
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from interp.display.token_strips import StripToken, strip_html
-
-# Stands in for the instruction to see what the template puts around it; plain letters, so no template treats it
-# specially.
-_SENTINEL = "INSTRUCTIONSENTINELQJXKZ"
+from interp.models.conversations import (
+    Options,
+    RenderedPrompt,
+    render_conversation,
+    render_instructions,
+    token_places,
+)
+from interp.models.prompt_inputs import (
+    Column,
+    Conversation,
+    Message,
+    NamedPrompts,
+    PromptIdentity,
+    gather_prompts,
+)
+from interp.models.token_display import SHOWN_ROWS, roles_html
 
 _POST_INST = re.compile(r"post_inst\[(-?\d+)\]")
-ROLES = ("t_inst", "t_post_inst", "post_inst", "post_inst[k]")
+ROLES = ("t_inst", "t_post_inst", "post_inst", "post_inst[k]", "t_prefill")
 """Role names that stand for single tokens of a prompt (`post_inst`: each template token after the instruction)."""
-REGIONS = ("all", "prefix", "instruction", "template")
+REGIONS = ("all", "prefix", "instruction", "template", "prefill", "thinking")
 """Further names, for interventions: spans of a prompt."""
 
-_ROLE_COLOURS = {
-    "prefix": "#E6E6E6",
-    "instruction": "#CFE6F7",
-    "t_post_inst": "#F5B48A",
-    "t_inst": "#7FBCE6",
-    "post_inst": "#F8DFC9",
-}
-_SHOWN_ROWS = 4
-
 Positions = str | int | Sequence[str | int]
-"""One or several of `t_inst`, `t_post_inst`, `post_inst`, `post_inst[k]`, or integers from the prompt's end (-1)."""
+"""One or several of `ROLES` (for interventions `REGIONS` too), or integers from the prompt's end (-1)."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -64,34 +72,30 @@ class ChatTokens:
     """For padding and for showing tokens."""
     offsets: tuple[tuple[tuple[int, int], ...], ...] = ()
     """Characters that each token covers, counted from the instruction's first; empty when not known."""
+    prefills: tuple[int, ...] = ()
+    """Index of the first token of each prefilled assistant turn, the prompt's length without one; empty: none."""
+    thoughts: tuple[tuple[int, int], ...] = ()
+    """First token of each thinking block in the prefilled turn, and the first after it; empty: none."""
+    given: PromptIdentity | None = field(default=None, repr=False)
+    """The prompts that these are tokens of, where they are known."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    @cached_property
+    def identity(self) -> PromptIdentity:
+        """Ids, categories and hash of the prompts; running numbers and the token ids where they are not known."""
+        if self.given is not None:
+            return self.given
+        return PromptIdentity.numbered([" ".join(map(str, ids)) for ids in self.ids])
+
+    def prefill(self, row: int) -> int:
+        """Index of the first token of the prefilled turn of prompt `row`; the prompt's length without one."""
+        return self.prefills[row] if self.prefills else len(self.ids[row])
+
     def _repr_html_(self) -> str:
         """Each prompt's tokens, coloured by role; the first prompts where there are many."""
-        legend = [
-            StripToken(text=role, colour=colour, hover=role, marked=role in ("t_inst", "t_post_inst"))
-            for role, colour in _ROLE_COLOURS.items()
-        ]
-        strips = [
-            strip_html(
-                [
-                    StripToken(
-                        text=text,
-                        colour=_ROLE_COLOURS[role.split(" = ")[-1].partition("[")[0]],
-                        hover=f"{role}, index {i} ({i - len(self.ids[row])} from the end), id {token}",
-                        marked=role.endswith(("t_inst", "t_post_inst")),
-                    )
-                    for i, (token, text, role) in enumerate(self.names(row))
-                ]
-            )
-            for row in range(min(len(self), _SHOWN_ROWS))
-        ]
-        more = f"<p>and {len(self) - _SHOWN_ROWS} more</p>" if len(self) > _SHOWN_ROWS else ""
-        return (
-            f"<div><b>{len(self)} tokenised prompts</b>{strip_html(legend)}{'<hr>'.join(strips)}{more}</div>"
-        )
+        return roles_html([self.names(row) for row in range(min(len(self), SHOWN_ROWS))], n_prompts=len(self))
 
     def __repr__(self) -> str:
         return f"ChatTokens({len(self)} prompts, {self.n_post} template tokens after the instruction)"
@@ -104,6 +108,9 @@ class ChatTokens:
             ends=tuple(self.ends[row] for row in rows),
             tokenizer=self.tokenizer,
             offsets=tuple(self.offsets[row] for row in rows) if self.offsets else (),
+            prefills=tuple(self.prefills[row] for row in rows) if self.prefills else (),
+            thoughts=tuple(self.thoughts[row] for row in rows) if self.thoughts else (),
+            given=None if self.given is None else self.given.take(rows),
         )
 
     def joined(self, other: "ChatTokens") -> "ChatTokens":
@@ -114,6 +121,9 @@ class ChatTokens:
             ends=self.ends + other.ends,
             tokenizer=self.tokenizer,
             offsets=self.offsets + other.offsets if self.offsets and other.offsets else (),
+            prefills=tuple(part.prefill(row) for part in (self, other) for row in range(len(part))),
+            thoughts=tuple(part._thought(row) for part in (self, other) for row in range(len(part))),
+            given=None if self.given is None or other.given is None else self.given.joined(other.given),
         )
 
     def truncated(self) -> "ChatTokens":
@@ -125,6 +135,8 @@ class ChatTokens:
             self,
             ids=tuple(ids[:end] for ids, end in zip(self.ids, self.ends, strict=True)),
             offsets=tuple(o[:end] for o, end in zip(self.offsets, self.ends, strict=False)),
+            prefills=(),
+            thoughts=(),
         )
 
     def narrowed(self, lengths: Sequence[int]) -> "ChatTokens":
@@ -148,7 +160,11 @@ class ChatTokens:
     @property
     def n_post(self) -> int:
         """Number of post-instruction tokens that every prompt has."""
-        return min(len(ids) - end for ids, end in zip(self.ids, self.ends, strict=True))
+        return min(self.prefill(row) - end for row, end in enumerate(self.ends))
+
+    def _thought(self, row: int) -> tuple[int, int]:
+        length = len(self.ids[row])
+        return self.thoughts[row] if self.thoughts else (length, length)
 
     @property
     def n_shared(self) -> int:
@@ -180,13 +196,16 @@ class ChatTokens:
         Raises:
             ValueError: unknown role, or out of range.
         """
-        length, end = len(self.ids[row]), self.ends[row]
+        length, end, prefill = len(self.ids[row]), self.ends[row], self.prefill(row)
         if role == "t_inst":
             return end - 1
         if role == "t_post_inst":
+            return prefill - 1
+        if role == "t_prefill":
+            self._need(role, row, prefill < length)
             return length - 1
         if match := _POST_INST.fullmatch(role):
-            k, n_post = int(match[1]), length - end
+            k, n_post = int(match[1]), prefill - end
             if not -n_post <= k < n_post:
                 raise ValueError(
                     f"position {role} is out of range: prompt {row} has {n_post} post-instruction tokens"
@@ -204,6 +223,11 @@ class ChatTokens:
             )
         return length + offset
 
+    def _need(self, name: str, row: int, there: bool) -> None:
+        if not there:
+            what = "thinking block" if name == "thinking" else "prefilled assistant turn"
+            raise ValueError(f"position {name} is not there: prompt {row} has no {what}")
+
     def mask(self, row: int, positions: Positions) -> Bool[Tensor, " pos"]:
         """True at the tokens of prompt `row` that a role or region names.
 
@@ -211,7 +235,8 @@ class ChatTokens:
             ValueError: unknown role or region.
         """
         chosen = torch.zeros(len(self.ids[row]), dtype=torch.bool)
-        start, end = self.starts[row], self.ends[row]
+        start, end, prefill = self.starts[row], self.ends[row], self.prefill(row)
+        thinking = slice(*self._thought(row))
         for position in [positions] if isinstance(positions, (str, int)) else positions:
             if position == "all":
                 chosen[:] = True
@@ -221,9 +246,16 @@ class ChatTokens:
                 chosen[start:end] = True
             elif position == "template":
                 chosen[:start] = True
-                chosen[end:] = True
+                chosen[end:prefill] = True
             elif position == "post_inst":
-                chosen[end:] = True
+                chosen[end:prefill] = True
+            elif position == "thinking":
+                self._need("thinking", row, thinking.start < thinking.stop)
+                chosen[thinking] = True
+            elif position == "prefill":
+                self._need("prefill", row, prefill < len(chosen))
+                chosen[prefill : thinking.start] = True
+                chosen[max(prefill, thinking.stop) :] = True
             else:
                 try:
                     chosen[self.index(row, str(position))] = True
@@ -244,136 +276,102 @@ class ChatTokens:
 
     def names(self, row: int) -> list[tuple[int, str, str]]:
         """(id, text, role) of every token of prompt `row`."""
-        start, end, length = self.starts[row], self.ends[row], len(self.ids[row])
+        start, end, prefill = self.starts[row], self.ends[row], self.prefill(row)
+        length, thinking = len(self.ids[row]), range(*self._thought(row))
         roles = ["prefix"] * start + ["instruction"] * (end - start)
-        roles += [f"post_inst[{k}]" for k in range(length - end)]
+        roles += [f"post_inst[{k}]" for k in range(prefill - end)]
+        roles += ["thinking" if i in thinking else "prefill" for i in range(prefill, length)]
         roles[end - 1] = "t_inst"
-        roles[-1] += " = t_post_inst"
+        roles[prefill - 1] += " = t_post_inst"
+        if prefill < length:
+            roles[-1] += " = t_prefill"
         return [
             (i, str(self.tokenizer.decode([i])), role) for i, role in zip(self.ids[row], roles, strict=True)
         ]
 
     def post_inst_text(self) -> list[str]:
         """Text of each post-instruction token of the first prompt."""
-        return [str(self.tokenizer.decode([i])) for i in self.ids[0][self.ends[0] :]]
+        return [str(self.tokenizer.decode([i])) for i in self.ids[0][self.ends[0] : self.prefill(0)]]
+
+
+PromptInput = NamedPrompts | ChatTokens | str | Sequence[str] | Conversation | Sequence[Conversation] | Column
+"""What goes in wherever prompts do (`interp.models.prompt_inputs`)."""
 
 
 def tokenize(
     tokenizer: PreTrainedTokenizerBase,
-    instructions: Sequence[str],
+    prompts: PromptInput,
     *,
     system: str | None = None,
-    template_options: Mapping[str, Any] | None = None,
+    template_options: Options = None,
 ) -> ChatTokens:
-    """Render each instruction as a one-turn chat, tokenise it once, and find the instruction's tokens.
+    """Render each prompt with the chat template, tokenise it once, and find the tokens of its last instruction.
 
     Args:
-        instructions: the user's messages.
-        system: system message; None leaves it to the template.
+        prompts: instructions, each a chat of one turn, or conversations.
+        system: system message; None leaves it to the template and to the conversations.
         template_options: variables of the template, such as `{"enable_thinking": False}`.
 
     Raises:
-        ValueError: no prompts, no chat template, a template that refuses the system message, one that hides or
+        ValueError: no prompts, no chat template, a template that refuses or leaves out a message, one that hides or
             rewrites the instruction, or an empty instruction.
     """
-    if not instructions:
-        raise ValueError("no prompts were given")
-    before, after = _frame(tokenizer, system, template_options)
-    rendered = [_render(tokenizer, text, system, template_options) for text in instructions]
-    spans = [
-        _find(text, whole, before, after, row)
-        for row, (text, whole) in enumerate(zip(instructions, rendered, strict=True))
-    ]
+    if isinstance(prompts, ChatTokens):
+        raise ValueError("these prompts are tokens already; give the text they were made of")
+    items, identity = gather_prompts(prompts)
+    single = {row: item for row, item in enumerate(items) if isinstance(item, str)}
+    rendered: dict[int, RenderedPrompt] = {}
+    if single:
+        done = render_instructions(tokenizer, list(single.values()), system, template_options)
+        rendered |= dict(zip(single, done, strict=True))
+    for row, item in enumerate(items):
+        if not isinstance(item, str):
+            messages = _with_system(item, system, row)
+            rendered[row] = render_conversation(tokenizer, messages, template_options, row=row)
+    return _tokenised(tokenizer, [rendered[row] for row in range(len(items))], identity)
+
+
+def _with_system(messages: Sequence[Message], system: str | None, row: int) -> Sequence[Message]:
+    if system is None:
+        return messages
+    if messages and messages[0]["role"] == "system":
+        raise ValueError(f"prompt {row} has a system message of its own; drop `system`")
+    return [{"role": "system", "content": system}, *messages]
+
+
+def _tokenised(
+    tokenizer: PreTrainedTokenizerBase, rendered: Sequence[RenderedPrompt], identity: PromptIdentity
+) -> ChatTokens:
     # The template already holds BOS where the model wants one.
-    encoded = tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
-    bounds = [
-        _token_span(offsets, span) for offsets, span in zip(encoded["offset_mapping"], spans, strict=True)
+    encoded = tokenizer(
+        [prompt.text for prompt in rendered], add_special_tokens=False, return_offsets_mapping=True
+    )
+    places = [
+        token_places(offsets, prompt)
+        for offsets, prompt in zip(encoded["offset_mapping"], rendered, strict=True)
     ]
     return ChatTokens(
         ids=tuple(tuple(ids) for ids in encoded["input_ids"]),
-        starts=tuple(start for start, _ in bounds),
-        ends=tuple(end for _, end in bounds),
+        starts=tuple(place.start for place in places),
+        ends=tuple(place.end for place in places),
         tokenizer=tokenizer,
         offsets=tuple(
-            tuple((int(a) - begin, int(b) - begin) for a, b in offsets)
-            for offsets, (begin, _) in zip(encoded["offset_mapping"], spans, strict=True)
+            tuple((int(a) - prompt.instruction[0], int(b) - prompt.instruction[0]) for a, b in offsets)
+            for offsets, prompt in zip(encoded["offset_mapping"], rendered, strict=True)
         ),
+        prefills=tuple(place.prefill for place in places),
+        thoughts=tuple(place.thinking for place in places),
+        given=identity,
     )
 
 
-def as_tokens(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str] | ChatTokens) -> ChatTokens:
-    """Tokens as they are, or instructions tokenised with the default template.
+def as_tokens(tokenizer: PreTrainedTokenizerBase, prompts: PromptInput) -> ChatTokens:
+    """Tokens as they are, or prompts tokenised with the default template.
 
     Raises:
-        ValueError: a single string, which would be taken letter by letter, or as `tokenize`.
+        ValueError: as `tokenize`.
     """
-    if isinstance(prompts, str):
-        raise ValueError("prompts must be a list of instructions, got one string; wrap it in a list")
-    return prompts if isinstance(prompts, ChatTokens) else tokenize(tokenizer, list(prompts))
-
-
-def _frame(
-    tokenizer: PreTrainedTokenizerBase, system: str | None, options: Mapping[str, Any] | None
-) -> tuple[str, str]:
-    whole = _render(tokenizer, _SENTINEL, system, options)
-    if whole.count(_SENTINEL) != 1:
-        raise ValueError(
-            f"the chat template shows the instruction {whole.count(_SENTINEL)} times instead of once, so its "
-            "tokens have no roles; use a template that passes the user message through"
-        )
-    # Phi-3's first template skips the system message without a word; one that is its default changes nothing.
-    if system and system.strip() not in whole and whole == _render(tokenizer, _SENTINEL, None, options):
-        raise ValueError(
-            "the chat template leaves out the system message; this template has no system role, drop `system`"
-        )
-    before, after = whole.split(_SENTINEL)
-    return before, after
-
-
-def _render(
-    tokenizer: PreTrainedTokenizerBase, text: str, system: str | None, options: Mapping[str, Any] | None
-) -> str:
-    if not tokenizer.chat_template:
-        raise ValueError(
-            f"{tokenizer.name_or_path or 'this tokenizer'} has no chat template; set "
-            "`model.tokenizer.chat_template` to a Jinja template (for a base model: '{{ messages[0].content }}\\n')"
-        )
-    messages = [{"role": "system", "content": system}] if system is not None else []
-    messages.append({"role": "user", "content": text})
-    try:
-        rendered = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, **dict(options or {})
-        )
-    except Exception as error:  # Jinja's own errors and the template's raise_exception
-        hint = "; this template has no system role, drop `system`" if system is not None else ""
-        raise ValueError(f"the chat template failed: {error}{hint}") from error
-    assert isinstance(rendered, str)
-    return rendered
-
-
-def _find(text: str, whole: str, before: str, after: str, row: int) -> tuple[int, int]:
-    if not text.strip():
-        raise ValueError(f"prompt {row} is empty; remove it")
-    # Some templates trim the message (Llama 2 and 3, Gemma; Llama 2 with a system message only its end): white space
-    # at its ends is no rewriting.
-    for kept in (text, text.strip(), text.rstrip(), text.lstrip()):
-        if whole == before + kept + after:
-            return len(before), len(before) + len(kept)
-    raise ValueError(
-        f"the chat template changes the instruction of prompt {row} or puts other text around it than around other "
-        "prompts; its tokens have no roles under this template"
-    )
-
-
-def _token_span(offsets: Sequence[tuple[int, int]], span: tuple[int, int]) -> tuple[int, int]:
-    begin, finish = span
-    # Tokenizers that trim their offsets (GPT-2) give a token of spaces no width and put it where the spaces end.
-    inside = [i for i, (a, b) in enumerate(offsets) if b > begin and (a < finish or b == finish)]
-    # A token that straddles the instruction's end carries template characters: it is not t_inst unless it is all
-    # that the instruction has.
-    whole = [i for i in inside if offsets[i][1] <= finish]
-    last = (whole or inside)[-1]
-    return inside[0], last + 1
+    return prompts if isinstance(prompts, ChatTokens) else tokenize(tokenizer, prompts)
 
 
 class PaddedBatch(NamedTuple):

@@ -1,0 +1,289 @@
+"""Conversations as text: the tokenizer's own template, and where in it the last instruction and a prefill stand.
+
+    system | user | assistant | tool | ... | user: INSTRUCTION | assistant: <think> ... </think> PREFILL
+
+The instruction is the message of the last user turn. Its place is found by rendering the same conversation once more
+with a sentinel in its stead, so that the same words in an earlier turn, or template text inside the instruction, cannot
+be taken for it. A conversation that ends with an assistant's message is left open there for the model to go on: the
+message is its prefill, rendered as the template renders an assistant's turn. A thinking block at its beginning, as
+`<think>...` in the content or as `reasoning_content`, stands behind the generation prompt as it is, since many
+templates drop or rewrite it; without a closing tag the model goes on thinking.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+from interp.models.prompt_inputs import Message
+
+# Stand in for a message to see what the template puts around it; plain letters, so no template treats them specially.
+_SENTINEL = "INSTRUCTIONSENTINELQJXKZ"
+_END = "PREFILLSENTINELQJXKZ"
+
+THINKING_TAGS = ("<think>", "</think>")
+"""What begins and ends a thinking block."""
+_REASONING = ("reasoning_content", "reasoning", "thinking")
+
+PLAIN = "plain"
+"""Name of the template for base models: each message on a line of its own."""
+_PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
+
+Options = Mapping[str, Any] | None
+"""Variables of a template, such as `{"enable_thinking": False}`."""
+
+
+class RenderedPrompt(NamedTuple):
+    """A prompt's text and the characters of its parts."""
+
+    text: str
+    instruction: tuple[int, int]
+    """First character of the last user turn's message, and the first after it."""
+    thinking: tuple[int, int] | None
+    """The thinking block of the prefilled turn, tags included."""
+    prefill: int
+    """First character of the prefilled turn; the length of the text where there is none."""
+
+
+def render_instructions(
+    tokenizer: PreTrainedTokenizerBase, instructions: Sequence[str], system: str | None, options: Options
+) -> list[RenderedPrompt]:
+    """Each instruction as a conversation of one turn.
+
+    Raises:
+        ValueError: as `render_conversation`.
+    """
+
+    def messages(text: str) -> list[Message]:
+        first = [] if system is None else [{"role": "system", "content": system}]
+        return [*first, {"role": "user", "content": text}]
+
+    before, after = _around(lambda text: _render(tokenizer, messages(text), options))
+    if system is not None:
+        _check_nothing_left_out(messages(_SENTINEL), lambda m: _render(tokenizer, m, options))
+    rendered = []
+    for row, text in enumerate(instructions):
+        whole = _render(tokenizer, messages(text), options)
+        rendered.append(RenderedPrompt(whole, _find(text, whole, before, after, row), None, len(whole)))
+    return rendered
+
+
+def render_conversation(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], options: Options, *, row: int = 0
+) -> RenderedPrompt:
+    """A conversation up to where the model goes on.
+
+    Args:
+        row: how messages name the prompt.
+
+    Raises:
+        ValueError: no user turn, no chat template, one that refuses or leaves out a message, or one that hides or
+            rewrites the instruction or the prefill.
+    """
+    users = [i for i, message in enumerate(messages) if message["role"] == "user"]
+    if not users:
+        raise ValueError(f"prompt {row} has no user message; its roles are those of the last user turn")
+    final = messages[-1] if messages[-1]["role"] == "assistant" else None
+    head, words = list(messages), ""
+    if final is not None:
+        head, words = head[:-1], _words(final, row)
+    thinks = words.lstrip().startswith(THINKING_TAGS[0])
+    instruction = str(messages[users[-1]]["content"])
+
+    def prompt(turns: Sequence[Message]) -> str:
+        """All that stands before the assistant's own words."""
+        if final is None or thinks:
+            return _render(tokenizer, turns, options)
+        return _open(tokenizer, turns, "", options)
+
+    def with_text(text: str) -> list[Message]:
+        return [{**m, "content": text} if i == users[-1] else m for i, m in enumerate(head)]
+
+    before, after = _around(lambda text: prompt(with_text(text)))
+    whole = prompt(head)
+    span = _find(instruction, whole, before, after, row)
+    _check_nothing_left_out(head, prompt)
+    if final is None:
+        return RenderedPrompt(whole, span, None, len(whole))
+    if thinks:
+        return _with_thinking(whole, span, words.lstrip(), after)
+    opened = _open(tokenizer, head, words, options)
+    for kept in (words, words.lstrip()):
+        if opened == whole + kept:
+            return RenderedPrompt(opened, span, None, len(whole))
+    raise ValueError(
+        f"the chat template changes the last assistant message of prompt {row}; its tokens have no roles under this "
+        "template"
+    )
+
+
+class TokenPlaces(NamedTuple):
+    """Where the parts of a rendered prompt are among its tokens."""
+
+    start: int
+    """First token of the instruction."""
+    end: int
+    """First token after it."""
+    prefill: int
+    """First token of the prefilled turn; the number of tokens without one."""
+    thinking: tuple[int, int]
+    """First token of its thinking block, and the first after it; an empty span at the end without one."""
+
+
+def token_places(offsets: Sequence[tuple[int, int]], prompt: RenderedPrompt) -> TokenPlaces:
+    """Tokens of the parts of a prompt, by the characters that each token covers."""
+    begin, finish = prompt.instruction
+    # Tokenizers that trim their offsets (GPT-2) give a token of spaces no width and put it where the spaces end.
+    inside = [i for i, (a, b) in enumerate(offsets) if b > begin and (a < finish or b == finish)]
+    # A token that straddles the instruction's end carries template characters: it is not t_inst unless it is all
+    # that the instruction has.
+    whole = [i for i in inside if offsets[i][1] <= finish]
+    end = (whole or inside)[-1] + 1
+    own = [i for i, (_, b) in enumerate(offsets) if b > prompt.prefill]
+    prefill = max(end, own[0]) if own else len(offsets)
+    thinking = (len(offsets), len(offsets))
+    if prompt.thinking is not None:
+        thoughts = [i for i in own if offsets[i][0] < prompt.thinking[1]]
+        thinking = (prefill, thoughts[-1] + 1)
+    return TokenPlaces(inside[0], end, prefill, thinking)
+
+
+def template_of(tokenizer: PreTrainedTokenizerBase, given: str | Path) -> str:
+    """The chat template that a name or a file stands for.
+
+    Args:
+        given: `plain`, or a file with a Jinja template.
+
+    Raises:
+        ValueError: no such file, or an empty one.
+    """
+    if str(given) == PLAIN:
+        # Templates hold their own BOS; base models that are trained with one read badly without it.
+        special = list(tokenizer("")["input_ids"])  # pyright: ignore[reportArgumentType]
+        adds = tokenizer.bos_token_id is not None and tokenizer.bos_token_id in special
+        return ("{{ bos_token }}" if adds else "") + _PLAIN_TEMPLATE
+    path = Path(given).expanduser()
+    if not path.is_file():
+        raise ValueError(f"no such chat template: {given}; give a file with a Jinja template, or {PLAIN!r}")
+    template = path.read_text(encoding="utf-8")
+    if not template.strip():
+        raise ValueError(f"the chat template {path} is empty; give a Jinja template, or {PLAIN!r}")
+    return template
+
+
+def _words(final: Message, row: int) -> str:
+    """What the assistant has said so far, its thinking included."""
+    if final.get("tool_calls"):
+        raise ValueError(
+            f"prompt {row} ends with an assistant's tool call, which cannot be continued; add the tool's message"
+        )
+    content = final.get("content") or ""
+    reasoning = next((final[key] for key in _REASONING if final.get(key)), None)
+    if reasoning is not None:
+        opening, closing = THINKING_TAGS
+        content = f"{opening}\n{reasoning}" + (f"\n{closing}\n\n{content}" if content else "")
+    if not content.strip():
+        raise ValueError(f"the last assistant message of prompt {row} is empty; leave it out")
+    return content
+
+
+def _with_thinking(whole: str, span: tuple[int, int], words: str, after: str) -> RenderedPrompt:
+    opening, closing = THINKING_TAGS
+    if after.rstrip().endswith(closing):
+        raise ValueError(
+            "the chat template closes the thinking block itself; leave it out of the last assistant message, or "
+            "change the template's options"
+        )
+    if after.rstrip().endswith(opening):  # the generation prompt opens the block
+        words = words.removeprefix(opening)
+        words = words.removeprefix("\n") if after.endswith("\n") else words
+    end = words.find(closing)
+    end = len(words) if end < 0 else end + len(closing)
+    start = len(whole)
+    return RenderedPrompt(whole + words, span, (start, start + end), start)
+
+
+def _around(render: Callable[[str], str]) -> tuple[str, str]:
+    """What stands before and after the instruction."""
+    whole = render(_SENTINEL)
+    if whole.count(_SENTINEL) != 1:
+        raise ValueError(
+            f"the chat template shows the instruction {whole.count(_SENTINEL)} times instead of once, so its "
+            "tokens have no roles; use a template that passes the user message through"
+        )
+    before, after = whole.split(_SENTINEL)
+    return before, after
+
+
+def _check_nothing_left_out(messages: Sequence[Message], render: Callable[[Sequence[Message]], str]) -> None:
+    """Raise a ValueError where a template skips a message without a word, as Phi-3's first one does with systems."""
+    whole = render(messages)
+    for i, message in enumerate(messages):
+        content = message.get("content") or ""
+        if not content.strip() or content.strip() in whole:
+            continue
+        changed = [*messages[:i], {**message, "content": f"{_END} {content}"}, *messages[i + 1 :]]
+        if render(changed) != whole:
+            continue
+        role = message["role"]
+        remedy = "drop `system`" if role == "system" else "leave it out"
+        raise ValueError(
+            f"the chat template leaves out the {role} message; this template has no {role} role, {remedy}"
+        )
+
+
+def _open(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], words: str, options: Options
+) -> str:
+    """The conversation with an assistant's turn that begins with these words and is not ended."""
+    turn: Message = {"role": "assistant", "content": words + _END}
+    whole = _render(tokenizer, [*messages, turn], options, add_generation_prompt=False)
+    if whole.count(_END) != 1:
+        raise ValueError(
+            "the chat template does not show the last assistant message, so that it cannot be continued; leave it out"
+        )
+    return whole.split(_END)[0]
+
+
+def _render(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    options: Options,
+    *,
+    add_generation_prompt: bool = True,
+) -> str:
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"{tokenizer.name_or_path or 'this tokenizer'} has no chat template, as base models have none; load it "
+            f"with chat_template={PLAIN!r} (each message on a line of its own) or chat_template=FILE"
+        )
+    try:
+        rendered = tokenizer.apply_chat_template(
+            [dict(message) for message in messages],
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            **dict(options or {}),
+        )
+    except Exception as error:  # Jinja's own errors and the template's raise_exception
+        roles = {message["role"] for message in messages}
+        hint = "; this template has no system role, drop `system`" if "system" in roles else ""
+        if "tool" in roles:
+            hint = "; it may have no tool role"
+        raise ValueError(f"the chat template failed: {error}{hint}") from error
+    assert isinstance(rendered, str)
+    return rendered
+
+
+def _find(text: str, whole: str, before: str, after: str, row: int) -> tuple[int, int]:
+    if not text.strip():
+        raise ValueError(f"prompt {row} is empty; remove it")
+    # Some templates trim the message (Llama 2 and 3, Gemma; Llama 2 with a system message only its end): white space
+    # at its ends is no rewriting.
+    for kept in (text, text.strip(), text.rstrip(), text.lstrip()):
+        if whole == before + kept + after:
+            return len(before), len(before) + len(kept)
+    raise ValueError(
+        f"the chat template changes the instruction of prompt {row} or puts other text around it than around other "
+        "prompts; its tokens have no roles under this template"
+    )

@@ -1,0 +1,231 @@
+"""What may stand for prompts wherever prompts go in, and the identity of each that comes out with a result.
+
+    collect(model, "How do I bake bread?")                      # one instruction
+    collect(model, ["How do I bake bread?", "Name a colour."])  # several
+    collect(model, prompts["harmful", "test"])                  # a split of a prompt set, with its ids and categories
+    collect(model, frame["question"])                           # a pandas column, with its index
+    collect(model, [[{"role": "user", "content": "Hi"}, ...]])  # conversations, a list of messages each
+    collect(model, tokenize(model.tokenizer, ...))              # tokens
+
+Ids are the source's own where it has them, else running numbers from 0. A prompt set as a whole, a table, bytes or a
+mapping is no list of prompts: the error says what to pass instead.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+Message = Mapping[str, Any]
+"""`role` (one of `MESSAGE_ROLES`) and `content`; what else a template reads, such as `tool_calls`."""
+Conversation = Sequence[Message]
+MESSAGE_ROLES = ("system", "user", "assistant", "tool")
+
+
+@runtime_checkable
+class NamedPrompts(Protocol):
+    """Prompts that know their ids and categories, such as `interp.data.prompts.Prompts`."""
+
+    @property
+    def texts(self) -> Sequence[str]: ...
+    @property
+    def ids(self) -> Sequence[str]: ...
+    @property
+    def categories(self) -> Sequence[str | None]: ...
+    @property
+    def source(self) -> str: ...
+
+
+@runtime_checkable
+class Column(Protocol):
+    """A pandas Series, or another column of values that becomes a list."""
+
+    def tolist(self) -> Any: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptIdentity:
+    """Which prompts a result is of, in its order."""
+
+    ids: tuple[str, ...]
+    """The source's own, or running numbers."""
+    categories: tuple[str | None, ...]
+    """Harm category, where the source gives one."""
+    texts: tuple[str, ...] = field(repr=False)
+    """The instructions; a conversation as JSON; token ids where no text is known. Not shown unasked."""
+    source: str | None = None
+    """Set, kind and split, where the source has a name."""
+
+    def __post_init__(self) -> None:
+        if not len(self.ids) == len(self.categories) == len(self.texts):
+            raise ValueError(
+                f"got {len(self.ids)} ids and {len(self.categories)} categories for {len(self.texts)} prompts"
+            )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of the texts, in order; the same as that of the `Prompts` they come from."""
+        return hashlib.sha256("\x00".join(self.texts).encode()).hexdigest()
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What identifies the prompts in a stored result."""
+        return {"source": self.source, "n": len(self), "hash": self.hash}
+
+    @classmethod
+    def numbered(cls, texts: Sequence[str], *, first: int = 0) -> "PromptIdentity":
+        """Running numbers for prompts that have no ids."""
+        numbers = tuple(str(first + row) for row in range(len(texts)))
+        return cls(ids=numbers, categories=(None,) * len(texts), texts=tuple(texts))
+
+    def take(self, rows: Sequence[int]) -> "PromptIdentity":
+        """These rows, in this order."""
+        return PromptIdentity(
+            ids=tuple(self.ids[row] for row in rows),
+            categories=tuple(self.categories[row] for row in rows),
+            texts=tuple(self.texts[row] for row in rows),
+            source=self.source,
+        )
+
+    def joined(self, other: "PromptIdentity") -> "PromptIdentity":
+        """These prompts, then the other's."""
+        return PromptIdentity(
+            ids=self.ids + other.ids,
+            categories=self.categories + other.categories,
+            texts=self.texts + other.texts,
+            source=self.source if self.source == other.source else None,
+        )
+
+
+class GatheredPrompts(NamedTuple):
+    """Prompts as they are rendered: an instruction or a conversation each."""
+
+    items: tuple[str | tuple[Message, ...], ...]
+    identity: PromptIdentity
+
+
+def gather_prompts(prompts: Any) -> GatheredPrompts:
+    """What stands for prompts, as a list of instructions or conversations with their identity.
+
+    Raises:
+        ValueError: no prompts, or something that is no list of prompts; the message says what to pass.
+    """
+    if isinstance(prompts, str):
+        return _numbered([prompts])
+    if isinstance(prompts, NamedPrompts):
+        items = getattr(prompts, "conversations", ()) or tuple(prompts.texts)
+        texts = tuple(_text(item) for item in items)
+        return _not_empty(
+            GatheredPrompts(
+                items,
+                PromptIdentity(
+                    ids=tuple(prompts.ids),
+                    categories=tuple(prompts.categories),
+                    texts=texts,
+                    source=prompts.source,
+                ),
+            )
+        )
+    _refuse(prompts)
+    if isinstance(prompts, Column):
+        gathered = _numbered(_list(prompts.tolist()))
+        index = getattr(prompts, "index", None)  # a pandas Series knows its rows
+        if index is None:
+            return gathered
+        ids = tuple(str(label) for label in index)
+        known = PromptIdentity(
+            ids=ids, categories=gathered.identity.categories, texts=gathered.identity.texts
+        )
+        return gathered._replace(identity=known)
+    entries = _list(prompts)
+    if entries and all(isinstance(entry, Mapping) for entry in entries):
+        return _numbered([entries])  # one conversation
+    return _numbered(entries)
+
+
+def _list(prompts: Any) -> list[Any]:
+    if not isinstance(prompts, Iterable):
+        raise ValueError(
+            f"prompts must be a string, a list of strings, Prompts, a pandas Series, conversations or ChatTokens; got "
+            f"{type(prompts).__name__}"
+        )
+    return list(prompts)
+
+
+def _numbered(entries: Sequence[Any]) -> GatheredPrompts:
+    items = tuple(_item(entry, row) for row, entry in enumerate(entries))
+    return _not_empty(GatheredPrompts(items, PromptIdentity.numbered([_text(item) for item in items])))
+
+
+def _not_empty(gathered: GatheredPrompts) -> GatheredPrompts:
+    if not gathered.items:
+        raise ValueError("no prompts were given; pass at least one")
+    return gathered
+
+
+def _item(entry: Any, row: int) -> str | tuple[Message, ...]:
+    if isinstance(entry, str):
+        return entry
+    if isinstance(entry, Sequence) and not isinstance(entry, (bytes, bytearray)):
+        return tuple(_message(message, row) for message in entry)
+    raise ValueError(
+        f"prompt {row} is of type {type(entry).__name__}, {entry!r:.40}; a prompt is a string, or a list of messages "
+        "with role and content"
+    )
+
+
+def _message(message: Any, row: int) -> Message:
+    if not isinstance(message, Mapping) or "role" not in message:
+        raise ValueError(
+            f"prompt {row} holds {message!r:.60}, which is no message; a conversation is a list of "
+            '{"role": ..., "content": ...} (of rows of a table, pass one column)'
+        )
+    if message["role"] not in MESSAGE_ROLES:
+        raise ValueError(
+            f"prompt {row} has a message of role {message['role']!r}; known: {', '.join(MESSAGE_ROLES)}"
+        )
+    content = message.get("content")
+    if not isinstance(content, str) and not (content is None and message["role"] == "assistant"):
+        raise ValueError(
+            f"prompt {row}: the content of a {message['role']} message must be text, got {type(content).__name__}"
+        )
+    return message
+
+
+def _text(item: str | tuple[Message, ...]) -> str:
+    if isinstance(item, str):
+        return item
+    return json.dumps([dict(message) for message in item], sort_keys=True, ensure_ascii=False, default=str)
+
+
+def _refuse(prompts: Any) -> None:
+    """Raise a ValueError for what looks like prompts and is not."""
+    kind = type(prompts).__name__
+    columns = getattr(prompts, "columns", None)
+    if columns is not None:
+        named = [str(name) for name in columns]
+        first = named[0] if named else "prompt"
+        raise ValueError(
+            f"prompts must be one column of the table, such as table[{first!r}]; it has {', '.join(named)}"
+        )
+    if hasattr(prompts, "parts"):
+        known = [f"[{', '.join(repr(name) for name in part)}]" for part in prompts.parts]
+        raise ValueError(
+            f"{prompts!r} holds several lists of prompts; pass one of them, such as prompts{known[0]}"
+        )
+    if isinstance(prompts, Mapping):
+        hint = "put it in a list of messages" if "role" in prompts else "pass its values, list(d.values())"
+        raise ValueError(f"prompts must be a list, got a {kind}; {hint}")
+    if isinstance(prompts, (bytes, bytearray)):
+        raise ValueError("prompts must be text, got bytes; decode them first: prompts.decode()")
+    if isinstance(prompts, (set, frozenset)):
+        raise ValueError("prompts must have an order, got a set; pass sorted(prompts)")
+    if hasattr(prompts, "__fspath__"):
+        raise ValueError(f"prompts must be text, got a path; read it first: read_prompts({str(prompts)!r})")
+    if hasattr(prompts, "requires_grad"):
+        raise ValueError(f"prompts must be text, got a {kind}; token ids go into ChatTokens")
