@@ -15,7 +15,9 @@ app = typer.Typer(no_args_is_help=True, help="Stored runs: list them, show one, 
 def list_runs(
     places: Annotated[
         list[Path] | None,
-        typer.Argument(help="Folders to look in; runs/ and figures/ here and up to two folders above if none."),
+        typer.Argument(
+            help="Folders to look in; runs/ and figures/ here and up to two folders above if none."
+        ),
     ] = None,
     json_output: JsonOption = False,
 ) -> None:

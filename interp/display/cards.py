@@ -74,7 +74,9 @@ class Card:
         for name, value in self.facts.items():
             console.print(f"  {name}: {value}")
         for table in self.tables:
-            grid = Grid(*map(str, table.header), box=None, padding=(0, 2, 0, 2), pad_edge=True)
+            grid = Grid(box=None, padding=(0, 2, 0, 2), pad_edge=True)
+            for name in table.header:
+                grid.add_column(str(name), overflow="fold")  # a path is never cut
             for row in table.rows:
                 grid.add_row(*map(cell_text, row))
             console.print(grid)

@@ -68,7 +68,7 @@ def compare_runs(first: "Run[Any] | str | Path", second: "Run[Any] | str | Path"
         ),
         results=tuple(
             (path, _text(one), _text(two), _apart(one, two))
-            for path in dict.fromkeys([*found[0], *found[1]])
+            for path in sorted(dict.fromkeys([*found[0], *found[1]]), key=lambda p: not _estimated(p, found))
             if _text(one := found[0].get(path)) != _text(two := found[1].get(path))
         ),
     )
@@ -101,6 +101,11 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Estimate | float 
     elif isinstance(value, (list, tuple)) and len(value) <= 40:
         for number, item in enumerate(value):
             yield from _leaves(item, f"{path}.{number}")
+
+
+def _estimated(path: str, found: list[dict[str, Any]]) -> bool:
+    """Whether both runs have an estimate there; those come first."""
+    return all(isinstance(leaves.get(path), Estimate) for leaves in found)
 
 
 def _text(value: Any) -> str:

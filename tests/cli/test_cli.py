@@ -131,6 +131,25 @@ def test_tokens_of_an_empty_prompt(saved_tiny: Path) -> None:
     assert "prompt 0 is empty" in refused("tokens", "  ", "--model", saved_tiny)
 
 
+# runs
+
+
+def test_runs_are_listed_shown_and_compared() -> None:
+    qwen = STORED.parent / "demo-qwen2.5-coder-0.5b"
+    listed = json.loads(passed("runs", "ls", STORED, qwen, "--json"))
+    assert [row["model"] for row in listed] == ["smollm2-safe", "Qwen2.5-Coder-0.5B-Instruct"]
+    assert "97% [89, 99]" in passed("runs", "show", STORED)
+    assert json.loads(passed("runs", "show", STORED, "--json"))["experiment"] == "demo"
+    compared = json.loads(passed("runs", "compare", STORED, qwen, "--json"))
+    assert [
+        "refusal_rate.baseline.harmful.arditi",
+        "0.97 [0.89, 0.99]",
+        "0.70 [0.57, 0.80]",
+        "apart",
+    ] in compared["results"]
+    assert "no result.json" in refused("runs", "show", STORED.parent)
+
+
 # steer
 
 
@@ -320,8 +339,10 @@ def test_plot_of_what_is_no_run(tmp_path: Path) -> None:
     assert "absent holds no result.json" in refused("plot", tmp_path / "absent")
     (tmp_path / "other").mkdir()
     assert "holds no result.json; is it the --out of a finished run?" in refused("plot", tmp_path / "other")
-    (tmp_path / "other" / "result.json").write_text('{"format_version": 1, "experiment": "gone"}')
-    assert "unknown experiment 'gone'; known: demo" in refused("plot", tmp_path / "other")
+    (tmp_path / "other" / "result.json").write_text('{"format_version": 2, "experiment": "gone"}')
+    assert "a run of 'gone', which this interp does not know; it has demo" in refused(
+        "plot", tmp_path / "other"
+    )
     (tmp_path / "other" / "result.json").write_text("{")
     assert "is damaged" in refused("plot", tmp_path / "other")
     assert not (tmp_path / "absent").exists()

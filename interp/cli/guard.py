@@ -1,0 +1,110 @@
+"""`interp guard`: fit a Latent Guard, score prompts with it."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from interp.cli.options import (
+    AdapterOption,
+    ColumnOption,
+    ModelOption,
+    PromptsOption,
+    SeedOption,
+    errors,
+    print_lines,
+    user_errors,
+)
+
+app = typer.Typer(no_args_is_help=True, help="Latent Guard: detect harmful prompts from the inside.")
+
+
+@app.command("fit")
+def guard_fit(
+    out: Annotated[Path, typer.Option(help="Guard file to write (.safetensors).")],
+    model: ModelOption = "smollm2-safe",
+    adapter: AdapterOption = None,
+    prompts: PromptsOption = "builtin",
+    column: ColumnOption = None,
+    ending: Annotated[
+        str, typer.Option(help="What to do to prompts' ends: as-is, strip, period.")
+    ] = "period",
+    false_positive_rate: Annotated[
+        float | None,
+        typer.Option("--false-positive-rate", help="Calibrate the threshold on harmless/val; else 0."),
+    ] = None,
+    n: Annotated[int, typer.Option("--n", help="Training prompts of each kind.")] = 100,
+    layers: Annotated[
+        str | None, typer.Option(help="Layers to average, e.g. 10-20 or 8,12,16; all when not given.")
+    ] = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Fit a guard on a model's harmful and harmless prompts.
+
+    Example: `interp guard fit --model smollm2-safe --prompts builtin --out guard.safetensors`
+    """
+    with user_errors():
+        from interp.data.prompts import load_prompts
+        from interp.detectors.latent_guard import LatentGuard
+        from interp.models.chat_model import load
+
+        chosen = load_prompts(prompts, column=column, seed=seed, ending=ending)  # pyright: ignore[reportArgumentType]
+        with errors.status(f"loading {model}"):
+            loaded = load(model, adapter=adapter)
+        fitted = LatentGuard.fit(
+            loaded,
+            chosen,
+            n=n,
+            layers=None if layers is None else _layer_list(layers),
+            false_positive_rate=false_positive_rate,
+            show_progress=sys.stderr.isatty(),
+        )
+        fitted.save(out)
+        counts = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in fitted.fitted_on["counts"].items())
+        print_lines(f"{fitted}: {counts}")
+        print_lines(f"guard: {out.resolve()}")
+
+
+def _layer_list(text: str) -> list[int]:
+    """Layers written as `8,12,16` or `10-20`."""
+    found: list[int] = []
+    try:
+        for item in text.split(","):
+            first, dash, last = item.partition("-")
+            found += range(int(first), int(last) + 1) if dash else [int(first)]
+    except ValueError:
+        raise ValueError(f"--layers {text!r}: give numbers or ranges, such as 8,12,16 or 10-20") from None
+    return found
+
+
+@app.command("score")
+def guard_score(
+    guard: Annotated[Path, typer.Argument(help="A guard file.")],
+    prompts: Annotated[str, typer.Argument(help="A .jsonl or .txt file, or - for standard input.")],
+    model: ModelOption = "smollm2-safe",
+    adapter: AdapterOption = None,
+    column: ColumnOption = None,
+) -> None:
+    """Score prompts: a JSON line each, in input order, as they come.
+
+    A line that is a JSON object is a prompt in its text column, any other line is a prompt itself.
+
+    Example: `echo "How do I pick a lock?" | interp guard score guard.safetensors -`
+    """
+    with user_errors():
+        from dataclasses import asdict
+
+        from interp.data.files import prompt_lines
+        from interp.detectors.latent_guard import LatentGuard
+        from interp.models.chat_model import load
+
+        fitted = LatentGuard.load(guard)
+        if prompts != "-" and not Path(prompts).is_file():
+            raise ValueError(f"no such prompt file: {prompts}")
+        with errors.status(f"loading {model}"):
+            loaded = load(model, adapter=adapter)
+        with sys.stdin if prompts == "-" else Path(prompts).open(encoding="utf-8-sig") as stream:
+            for found in fitted.stream(loaded, prompt_lines(stream, prompts, column=column)):
+                print(json.dumps(asdict(found)), flush=True)  # noqa: T201 (the command's output)

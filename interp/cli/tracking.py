@@ -1,0 +1,104 @@
+"""Series of checkpoints: `track`; the bundled model's adapter: `train-safe`."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from interp.cli.options import (
+    ColumnOption,
+    JsonOption,
+    PromptsOption,
+    SeedOption,
+    console,
+    print_json,
+    print_lines,
+    user_errors,
+)
+
+
+def track_series(
+    checkpoints: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folders (checkpoint-* inside: all of them, by step), adapters, Hub ids, owner/name@rev,rev."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/track"),
+    base: Annotated[
+        str | None, typer.Option(help="Model that adapters belong to; the one each names when not given.")
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            help="Label in the series, or a checkpoint, to measure against; the first if not given."
+        ),
+    ] = None,
+    prompts: PromptsOption = "builtin",
+    column: ColumnOption = None,
+    ending: Annotated[str, typer.Option(help="What to do to prompts' ends: as-is, strip, period.")] = "as-is",
+    corpus: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=FILE (text, or prompts with answers), instead of the three built in; may be repeated."
+        ),
+    ] = None,
+    n: Annotated[int, typer.Option("-n", help="Test prompts of each kind.")] = 32,
+    seed: SeedOption = 0,
+    json_output: JsonOption = False,
+) -> None:
+    """Measure behaviour, beliefs, directions, compression and KL along a series of checkpoints.
+
+    Example: `interp track runs/sft --base smollm2 --corpus news=news.jsonl --out runs/track`
+    """
+    with user_errors():
+        from interp.data.corpora import read_corpus
+        from interp.data.prompts import load_prompts
+        from interp.tracking.spec import Probe
+        from interp.tracking.tracker import track
+
+        named = {name: path for name, _, path in (item.partition("=") for item in corpus or [])}
+        if not all(name and path for name, path in named.items()):
+            raise ValueError(f"--corpus takes NAME=FILE, got {', '.join(corpus or [])}")
+        chosen = load_prompts(prompts, column=column, seed=seed, ending=ending)  # pyright: ignore[reportArgumentType]
+        corpora = {name: read_corpus(name, path) for name, path in named.items()} or None
+        trajectory = track(
+            checkpoints,
+            Probe(prompts=chosen, corpora=corpora, n=n, seed=seed),
+            base=base,
+            reference=reference,
+            out=out,
+            show_progress=sys.stderr.isatty(),
+        )
+        if json_output:
+            print_json(json.loads((out / "result.json").read_text(encoding="utf-8")))
+            return
+        for line in trajectory.verdicts():
+            print_lines(line)
+        print_lines(f"report: {(out / 'report.html').resolve()}")
+
+
+def train_safe(
+    out: Annotated[Path, typer.Option(help="Adapter folder to write.")] = Path("runs/smollm2-safe"),
+    seed: SeedOption = 0,
+) -> None:
+    """Rebuild the safety adapter of smollm2-safe on the builtin training split, measure it, write its model card.
+
+    Example: `interp train-safe --out runs/smollm2-safe` (about half an hour on two cores)
+    """
+    with user_errors():
+        from dataclasses import replace
+
+        from interp.data.prompts import load_prompts
+        from interp.models.chat_model import load
+        from interp.training.safety_adapter import RECIPE, calibrate, train_safety_adapter, write_model_card
+
+        logging.getLogger("interp").setLevel(logging.INFO)
+        prompts = load_prompts("builtin")
+        train_safety_adapter(load("smollm2"), prompts, out=out, config=replace(RECIPE, seed=seed))
+        calibrate("smollm2", prompts, out=out)
+        write_model_card(load("smollm2"), load("smollm2", adapter=str(out)), prompts, out=out)
+        console.print((out / "README.md").read_text(), markup=False)
