@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.engine.interventions import Ablate, Add, last_step, layers_of, prepare, without_direction
-from interp.models.chat_model import ChatModel, Writer
+from interp.models.architecture import Writer
+from interp.models.chat_model import ChatModel
 
 
 @contextmanager

@@ -17,58 +17,26 @@ resid_post = resid_pre + attn_out + mlp_out in every block; a model for which th
 
 import copy
 import hashlib
-import logging
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import cached_property, partial
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from threading import RLock, get_ident
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interp.display.cards import Card, Shown
+from interp.models.architecture import Writer, find_blocks, find_writers
 from interp.models.loading import BUNDLED_MODELS, adapter_digest, load_checkpoint, merged_adapter
+from interp.models.residual_stream import runs_in_parallel
+from interp.models.sites import SITES, Edit, Site, edited
+from interp.models.threads import lock_of
+from interp.models.weight_hashes import WeightHash
 
-logger = logging.getLogger(__name__)
-
-Site = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"]
-SITES: tuple[Site, ...] = get_args(Site)
-
-Edit = Callable[[Tensor], Tensor | None]
-"""Sees a site's value, shape [batch, pos, d_model]; returns its replacement, or None to leave it."""
-
-_ATTENTION = ("self_attn", "attn", "attention", "self_attention")
-_MLP = ("mlp", "block_sparse_moe", "feed_forward")
-_POST_NORMS = (
-    ("post_attention_layernorm", "post_feedforward_layernorm"),
-    ("post_self_attn_layernorm", "post_mlp_layernorm"),
-)
-_PROJECTIONS = ("o_proj", "out_proj", "c_proj", "dense", "down_proj", "dense_4h_to_h", "fc2", "w2")
-_PROBE_TOKENS = 4
-
-
-class Block(NamedTuple):
-    """One decoder block and the modules whose outputs it adds to the residual stream."""
-
-    module: nn.Module
-    attention: nn.Module
-    mlp: nn.Module
-    attn_writer: nn.Module
-    """Module whose output is `attn_out`: the attention, or the norm after it."""
-    mlp_writer: nn.Module
-
-
-class Writer(NamedTuple):
-    """A parameter that writes to the residual stream."""
-
-    module: nn.Module
-    parameter: str
-    axis: int
-    """Axis of length d_model that lies along the residual stream."""
+__all__ = ["SITES", "ChatModel", "Edit", "Site", "load", "with_adapter"]
 
 
 class ChatModel(Shown):
@@ -107,10 +75,10 @@ class ChatModel(Shown):
         self.adapter = adapter
         self.source = source or name
         # Held by passes that change how the model as a whole computes, so that a pass in another thread waits.
-        self.lock = RLock()
-        self.blocks = _find_blocks(hf, name)
-        self.d_model: int = hf.get_input_embeddings().weight.shape[1]  # pyright: ignore[reportAssignmentType, reportCallIssue, reportIndexIssue, reportAttributeAccessIssue]
-        self.is_parallel = self._check_residual_stream()
+        self.lock = lock_of(hf)
+        self.blocks = find_blocks(hf, name)
+        self.is_parallel = runs_in_parallel(hf, self.blocks, name)
+        self._weight_hash = WeightHash()
 
     def __repr__(self) -> str:
         adapter = f" + {self.adapter}" if self.adapter and self.name not in BUNDLED_MODELS else ""
@@ -137,9 +105,24 @@ class ChatModel(Shown):
         return len(self.blocks)
 
     @property
+    def embedding(self) -> nn.Embedding:
+        """The input embedding; called on token ids it gives what enters the first block."""
+        return self.hf.get_input_embeddings()  # pyright: ignore[reportReturnType]
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return self.embedding.weight.shape[1]
+
+    @property
+    def d_vocab(self) -> int:
+        """Rows of the input embedding; at least as many as the tokenizer has tokens."""
+        return self.embedding.weight.shape[0]
+
+    @property
     def device(self) -> torch.device:
         """Device of the input embedding."""
-        return self.hf.get_input_embeddings().weight.device  # pyright: ignore[reportReturnType, reportAttributeAccessIssue]
+        return self.embedding.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -151,19 +134,10 @@ class ChatModel(Shown):
         """The model without its unembedding: same call, returns final hidden states."""
         return self.hf.base_model
 
-    @cached_property
+    @property
     def weights_hash(self) -> str:
-        """SHA-256 over the name, shape, dtype and 1,024 evenly spaced values of every parameter.
-
-        Cheap on any size, and any fine-tuning step changes it.
-        """
-        digest = hashlib.sha256()
-        for name, parameter in self.hf.named_parameters():
-            flat = parameter.detach().reshape(-1)
-            sample = flat[:: max(1, flat.numel() // 1024)].to("cpu", torch.float32)
-            digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
-            digest.update(sample.numpy().tobytes())
-        return digest.hexdigest()
+        """SHA-256 over all weights as they are now; what did not change since is not hashed again."""
+        return self._weight_hash.of(self.hf)
 
     @cached_property
     def template_hash(self) -> str | None:
@@ -220,83 +194,10 @@ class ChatModel(Shown):
         other's, so that answers steered in the background leave a notebook's cells alone. All hooks are gone when the
         context exits, also by an exception.
         """
-        with ExitStack() as stack:
-            for site, layer, edit in edits:
-                self.site(site, layer)
-                here = in_this_thread(edit, lambda _: None)
-                for handle in self._register(site, self.blocks[self.layer(layer)], here):
-                    stack.callback(handle.remove)
+        for site, layer, _ in edits:
+            self.site(site, layer)
+        with edited([(site, self.blocks[self.layer(layer)], edit) for site, layer, edit in edits]):
             yield
-
-    def _register(self, site: Site, block: Block, edit: Edit) -> list[Any]:
-        after = partial(_edit_output, edit)
-        if site == "resid_pre":
-            return [block.module.register_forward_pre_hook(partial(_edit_input, edit), with_kwargs=True)]
-        if site == "resid_post":
-            return [block.module.register_forward_hook(after)]
-        if site == "attn_out":
-            return [block.attn_writer.register_forward_hook(after)]
-        if site == "mlp_out":
-            return [block.mlp_writer.register_forward_hook(after)]
-        # resid_mid exists in no module's signature that all families share. It is resid_pre + attn_out, so an edit
-        # of it is an edit of attn_out: new attn_out = edit(mid) - resid_pre.
-        entering: list[Tensor] = []
-
-        def keep(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            entering[:] = [args[0] if args else kwargs["hidden_states"]]
-
-        def through_attention(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            def on_mid(attn_out: Tensor) -> Tensor | None:
-                new = edit(entering[0] + attn_out)
-                return None if new is None else new - entering[0]
-
-            return _edit_output(on_mid, module, args, output)
-
-        return [
-            block.module.register_forward_pre_hook(keep, with_kwargs=True),
-            block.attn_writer.register_forward_hook(through_attention),
-        ]
-
-    # no_grad, not inference_mode: a buffer that a model makes in its first pass must be usable in training.
-    @torch.no_grad()
-    def _check_residual_stream(self) -> bool:
-        """Prove the residual identity in every block; return whether attention and MLP run in parallel."""
-        seen: dict[tuple[str, int], Tensor] = {}
-        kind = f"{type(self.hf).__name__} ({self.name})"
-
-        def keep(place: tuple[Site, int], value: Tensor) -> None:
-            seen[place] = value.detach().float()
-
-        def read(site: Site, layer: int) -> tuple[Site, int, Edit]:
-            return site, layer, partial(keep, (site, layer))
-
-        vocabulary = self.hf.get_input_embeddings().weight.shape[0]  # pyright: ignore[reportAttributeAccessIssue, reportIndexIssue, reportCallIssue]
-        ids = torch.arange(1, _PROBE_TOKENS + 1, device=self.device)[None] * 97 % vocabulary  # pyright: ignore[reportOperatorIssue]
-        self.is_parallel = False
-        sites: tuple[Site, ...] = ("resid_pre", "attn_out", "mlp_out", "resid_post")
-        with self.hooks([read(site, layer) for layer in range(self.n_layers) for site in sites]):
-            self.decoder(ids, use_cache=False)
-        tolerance = 1e-3 if self.dtype == torch.float32 else 3e-2
-        for layer in range(self.n_layers):
-            if any((site, layer) not in seen for site in sites):
-                raise ValueError(
-                    f"{kind}: attention or MLP of block {layer} never ran; interp does not cover it"
-                )
-            pre, attn, mlp, post = (seen[site, layer] for site in sites)
-            if pre.shape != attn.shape or pre.shape != mlp.shape:
-                raise ValueError(f"{kind}: outputs of block {layer} do not have the residual stream's shape")
-            gap = ((pre + attn + mlp - post).norm() / (post - pre).norm()).item()
-            if not gap < tolerance:
-                raise ValueError(
-                    f"{kind}: block {layer} does not add attention and MLP output to the residual stream as they are "
-                    f"(relative gap {gap:.2g}); interp only covers models where "
-                    "resid_post = resid_pre + attn_out + mlp_out"
-                )
-        # Parallel blocks: the MLP does not see the attention's output.
-        with_attention = seen["mlp_out", 0]
-        with self.hooks([("attn_out", 0, lambda value: value * 3.0), read("mlp_out", 0)]):
-            self.decoder(ids, use_cache=False)
-        return bool(torch.allclose(with_attention, seen["mlp_out", 0], rtol=1e-6, atol=0.0))
 
     @cached_property
     def writers(self) -> list[Writer]:
@@ -308,39 +209,7 @@ class ChatModel(Shown):
         Raises:
             ValueError: the stream is written through a norm or by a module that is not recognised.
         """
-        found = [
-            Writer(module, "weight", 1)
-            for module in self.decoder.modules()
-            if isinstance(module, nn.Embedding) and module.embedding_dim == self.d_model
-        ]
-        for number, block in enumerate(self.blocks):
-            if block.attn_writer is not block.attention or block.mlp_writer is not block.mlp:
-                raise ValueError(
-                    f"{self.name} normalises attention and MLP outputs before adding them to the residual stream, so "
-                    "no weight edit equals the ablation; use the hooks"
-                )
-            for part, label in ((block.attention, "attention"), (block.mlp, "MLP")):
-                writers = self._projections(part)
-                if not writers:
-                    raise ValueError(
-                        f"{self.name}: no output projection found in the {label} of block {number}"
-                    )
-                found += writers
-        return found
-
-    def _projections(self, part: nn.Module) -> list[Writer]:
-        found = []
-        for name, child in part.named_modules():
-            leaf = name.rsplit(".", 1)[-1]
-            if leaf in _PROJECTIONS and isinstance(getattr(child, "weight", None), Tensor):
-                weight: Tensor = child.weight  # pyright: ignore[reportAssignmentType]
-                # Conv1D of GPT-2 stores [d_in, d_out], Linear [d_out, d_in].
-                found.append(Writer(child, "weight", 0 if isinstance(child, nn.Linear) else weight.ndim - 1))
-                if isinstance(getattr(child, "bias", None), Tensor):
-                    found.append(Writer(child, "bias", 0))
-            elif isinstance(getattr(child, "down_proj", None), nn.Parameter):  # stacked experts
-                found.append(Writer(child, "down_proj", 1))
-        return found
+        return find_writers(self.decoder, self.blocks, self.d_model, self.name)
 
     @cached_property
     def bridge(self) -> Any:
@@ -421,51 +290,3 @@ def with_adapter(model: ChatModel, adapter: str) -> Iterator[ChatModel]:
             adapter=str(adapter),
             source=model.source,
         )
-
-
-def _edit_input(edit: Edit, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    if args:
-        new = edit(args[0])
-        return None if new is None else ((new, *args[1:]), kwargs)
-    new = edit(kwargs["hidden_states"])
-    return None if new is None else (args, {**kwargs, "hidden_states": new})
-
-
-def _edit_output(edit: Edit, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
-    value = output[0] if isinstance(output, tuple) else output
-    new = edit(value)
-    if new is None:
-        return None
-    return (new, *output[1:]) if isinstance(output, tuple) else new
-
-
-def in_this_thread(here: Callable[..., Any], elsewhere: Callable[..., Any]) -> Callable[..., Any]:
-    """What calls `here` in the thread that made it and `elsewhere` in every other."""
-    owner = get_ident()
-    return lambda *args, **options: (here if get_ident() == owner else elsewhere)(*args, **options)
-
-
-def _find_blocks(hf: PreTrainedModel, name: str) -> list[Block]:
-    n_layers = hf.config.get_text_config().num_hidden_layers
-    kind = f"{type(hf).__name__} ({name})"
-    for module in hf.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == n_layers:
-            blocks = [_block(child) for child in module]
-            if all(blocks):
-                return [block for block in blocks if block]
-    raise ValueError(
-        f"{kind}: no list of {n_layers} decoder blocks, each with an attention ({', '.join(_ATTENTION)}) and an MLP "
-        f"({', '.join(_MLP)}); interp does not cover this architecture"
-    )
-
-
-def _block(module: nn.Module) -> Block | None:
-    children = dict(module.named_children())
-    attention = next((children[key] for key in _ATTENTION if key in children), None)
-    mlp = next((children[key] for key in _MLP if key in children), None)
-    if attention is None or mlp is None:
-        return None
-    for after_attention, after_mlp in _POST_NORMS:
-        if after_attention in children and after_mlp in children:
-            return Block(module, attention, mlp, children[after_attention], children[after_mlp])
-    return Block(module, attention, mlp, attention, mlp)

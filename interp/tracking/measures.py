@@ -110,7 +110,7 @@ def shape(model: ChatModel) -> dict[str, Any]:
     return {
         "n_layers": model.n_layers,
         "d_model": model.d_model,
-        "vocabulary": int(model.hf.get_input_embeddings().weight.shape[0]),  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue, reportIndexIssue, reportCallIssue, reportOptionalMemberAccess]
+        "vocabulary": model.d_vocab,
         "template_hash": model.template_hash,
     }
 

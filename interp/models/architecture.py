@@ -1,0 +1,108 @@
+"""A model's decoder blocks and the parameters that write to its residual stream, found by structure.
+
+No family is known by name: a block is a module of the one list of as many blocks as the configuration says, with an
+attention and an MLP among its children. `interp.models.residual_stream` proves that what is found here is right.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+_ATTENTION = ("self_attn", "attn", "attention", "self_attention")
+_MLP = ("mlp", "block_sparse_moe", "feed_forward")
+_POST_NORMS = (
+    ("post_attention_layernorm", "post_feedforward_layernorm"),
+    ("post_self_attn_layernorm", "post_mlp_layernorm"),
+)
+_PROJECTIONS = ("o_proj", "out_proj", "c_proj", "dense", "down_proj", "dense_4h_to_h", "fc2", "w2")
+
+
+class Block(NamedTuple):
+    """One decoder block and the modules whose outputs it adds to the residual stream."""
+
+    module: nn.Module
+    attention: nn.Module
+    mlp: nn.Module
+    attn_writer: nn.Module
+    """Module whose output is `attn_out`: the attention, or the norm after it."""
+    mlp_writer: nn.Module
+
+
+class Writer(NamedTuple):
+    """A parameter that writes to the residual stream."""
+
+    module: nn.Module
+    parameter: str
+    axis: int
+    """Axis of length d_model that lies along the residual stream."""
+
+
+def find_blocks(hf: PreTrainedModel, name: str) -> list[Block]:
+    """The decoder blocks, first to last.
+
+    Raises:
+        ValueError: no list of as many blocks as the configuration says, each with an attention and an MLP.
+    """
+    n_layers = hf.config.get_text_config().num_hidden_layers
+    for module in hf.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == n_layers:
+            blocks = [_block(child) for child in module]
+            if all(blocks):
+                return [block for block in blocks if block]
+    raise ValueError(
+        f"{type(hf).__name__} ({name}): no list of {n_layers} decoder blocks, each with an attention "
+        f"({', '.join(_ATTENTION)}) and an MLP ({', '.join(_MLP)}); interp does not cover this architecture"
+    )
+
+
+def _block(module: nn.Module) -> Block | None:
+    children = dict(module.named_children())
+    attention = next((children[key] for key in _ATTENTION if key in children), None)
+    mlp = next((children[key] for key in _MLP if key in children), None)
+    if attention is None or mlp is None:
+        return None
+    for after_attention, after_mlp in _POST_NORMS:
+        if after_attention in children and after_mlp in children:
+            return Block(module, attention, mlp, children[after_attention], children[after_mlp])
+    return Block(module, attention, mlp, attention, mlp)
+
+
+def find_writers(decoder: nn.Module, blocks: list[Block], d_model: int, name: str) -> list[Writer]:
+    """Every parameter that writes to the residual stream, biases included.
+
+    Raises:
+        ValueError: the stream is written through a norm or by a module that is not recognised.
+    """
+    writers = [
+        Writer(module, "weight", 1)
+        for module in decoder.modules()
+        if isinstance(module, nn.Embedding) and module.embedding_dim == d_model
+    ]
+    for number, block in enumerate(blocks):
+        if block.attn_writer is not block.attention or block.mlp_writer is not block.mlp:
+            raise ValueError(
+                f"{name} normalises attention and MLP outputs before adding them to the residual stream, so "
+                "no weight edit equals the ablation; use the hooks"
+            )
+        for part, label in ((block.attention, "attention"), (block.mlp, "MLP")):
+            projections = _output_projections(part)
+            if not projections:
+                raise ValueError(f"{name}: no output projection found in the {label} of block {number}")
+            writers += projections
+    return writers
+
+
+def _output_projections(part: nn.Module) -> list[Writer]:
+    writers = []
+    for name, child in part.named_modules():
+        leaf = name.rsplit(".", 1)[-1]
+        if leaf in _PROJECTIONS and isinstance(getattr(child, "weight", None), Tensor):
+            weight: Tensor = child.weight  # pyright: ignore[reportAssignmentType]
+            # Conv1D of GPT-2 stores [d_in, d_out], Linear [d_out, d_in].
+            writers.append(Writer(child, "weight", 0 if isinstance(child, nn.Linear) else weight.ndim - 1))
+            if isinstance(getattr(child, "bias", None), Tensor):
+                writers.append(Writer(child, "bias", 0))
+        elif isinstance(getattr(child, "down_proj", None), nn.Parameter):  # stacked experts
+            writers.append(Writer(child, "down_proj", 1))
+    return writers
