@@ -33,7 +33,9 @@ from torch import Tensor
 from interp.display.cards import Card, Shown
 from interp.display.progress import progress
 from interp.engine.batching import pad_id, run_batches, stopping_before
+from interp.engine.budgets import PassBudget
 from interp.engine.interventions import Applied, Intervention, apply
+from interp.engine.layouts import PassLayout
 from interp.engine.packing import can_pack, packed_passes
 from interp.models.chat_model import ChatModel, Edit, Site
 from interp.models.tokens import ChatTokens, Positions, as_tokens, pad_left
@@ -42,7 +44,6 @@ logger = logging.getLogger(__name__)
 
 Layers = Sequence[int] | int | None
 Batch = tuple[list[int], dict[Site, Tensor]]
-_PLAIN_ROWS = 32
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 8e-2}
 _self_tested: WeakKeyDictionary[ChatModel, bool] = WeakKeyDictionary()
 
@@ -225,7 +226,8 @@ def _stream(
     show_progress: bool,
 ) -> Iterator[Batch]:
     use_fast = fast and fast_path_agrees(model, tokens)
-    with apply(model, interventions) as applied:
+    until = _stop_before(request) if use_fast else None
+    with apply(model, interventions, until=until) as applied:
         source = (_fast if use_fast else _plain)(model, tokens, request, applied, budget)
         done = progress(
             source,
@@ -242,10 +244,7 @@ def _stream(
 def _fast(
     model: ChatModel, tokens: ChatTokens, request: _Request, applied: Applied, budget: int | None
 ) -> Iterator[Batch]:
-    last = max(request.layers)
-    # resid_pre of the last layer is known when its block begins; every other site when it ends.
-    stop_before = last if set(request.sites) == {"resid_pre"} else last + 1
-    applied.stops_early = stop_before < model.n_layers
+    stop_before = _stop_before(request)
     # A requested token inside the shared prefix would not be run with every prompt: hence most_shared.
     with packed_passes(
         model,
@@ -257,11 +256,11 @@ def _fast(
     ) as passes:
 
         def run(rows: list[int]) -> dict[Site, Tensor]:
-            packed = passes.place(rows)
+            packed = passes.pack(rows)
             nodes = packed.nodes(request.where[rows] - passes.shared)
             reads = _Reads(model, request, len(rows))
             if stop_before == 0:
-                with model.hooks(reads.edits(nodes)), stopping_before(model, 0):
+                with passes.whole(packed), model.hooks(reads.edits(nodes)), stopping_before(model, 0):
                     model.decoder(**packed.inputs)
                 return reads.values
             last_block = stop_before - 1
@@ -277,7 +276,14 @@ def _fast(
                     model.decoder(**inputs)
             return reads.values
 
-        yield from run_batches(passes.batches, run)
+        yield from run_batches(passes.batches, run, max_rows=passes.max_rows)
+
+
+def _stop_before(request: _Request) -> int:
+    """The first block that need not run."""
+    last = max(request.layers)
+    # resid_pre of the last layer is known when its block begins; every other site when it ends.
+    return last if set(request.sites) == {"resid_pre"} else last + 1
 
 
 def _plain(
@@ -286,14 +292,14 @@ def _plain(
     def run(rows: list[int]) -> dict[Site, Tensor]:
         batch = tokens.take(rows)
         padded = pad_left(batch.ids, pad_id=pad_id(model))
-        applied.place(batch)
+        layout = PassLayout.left_padded(batch) if applied.tracks else None
         lengths = torch.tensor([len(ids) for ids in batch.ids])
         width = padded.ids.shape[1]
         ends = width * torch.arange(1, len(rows) + 1)
         where = request.where[rows] + (ends - lengths)[:, None]
 
         reads = _Reads(model, request, len(rows))
-        with model.hooks(reads.edits(where)):
+        with applied.running(layout), model.hooks(reads.edits(where)):
             model.decoder(
                 padded.ids.to(model.device),
                 attention_mask=padded.mask.to(model.device),
@@ -302,9 +308,11 @@ def _plain(
             )
         return reads.values
 
-    size = _PLAIN_ROWS if budget is None else max(1, budget // max(len(ids) for ids in tokens.ids))
+    most = PassBudget.for_(model)
+    size = most.plain_rows if budget is None else max(1, budget // max(len(ids) for ids in tokens.ids))
     rows = list(range(len(tokens)))
-    yield from run_batches([rows[i : i + size] for i in range(0, len(rows), size)], run)
+    batches = [rows[i : i + size] for i in range(0, len(rows), size)]
+    yield from run_batches(batches, run, max_rows=most.rows)
 
 
 class _Reads:

@@ -1,4 +1,4 @@
-"""Running many prompts cheaply: shared prefix, length-sorted batches, a progress bar, smaller batches on out-of-memory.
+"""Running many prompts cheaply: shared prefix, length-sorted batches, and smaller ones where memory runs out.
 
 Every prompt of a chat model starts with the same template tokens. Their keys and values are computed once per call
 (under the interventions in force) and copied into each batch, so only the tokens that differ are run. Prompts are
@@ -17,39 +17,43 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from interp.engine.interventions import Applied
+from interp.engine.layouts import PassLayout
 from interp.models.chat_model import ChatModel
+from interp.models.threads import swapped_forwards
 from interp.models.tokens import ChatTokens
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-TOKEN_BUDGET = 640
-"""Tokens of one forward pass that computes a prompt; on two CPU cores more makes the activations leave the cache."""
-_PASS_OVERHEAD = 48
-"""Fixed cost of one forward pass, in tokens: reading the weights once and launching the kernels."""
-MAX_ROWS = 128
+_MOST_CUTS = 2**19
+"""Ways to cut prompts into batches that are compared, a tenth of a second; of more prompts, several stay together."""
+_FITTING_PASSES = 4
+"""Passes in a row that must fit, after one that did not, before larger ones are tried again."""
 
 
-def plan_batches(
-    lengths: Sequence[int], *, budget: int = TOKEN_BUDGET, max_rows: int = MAX_ROWS
-) -> list[list[int]]:
+def plan_batches(lengths: Sequence[int], *, budget: int, max_rows: int, overhead: int) -> list[list[int]]:
     """Rows of each batch, shortest prompts first, such that padding plus per-pass overhead is least.
 
     Args:
         lengths: tokens that each row runs.
         budget: most tokens in a batch, padding included; a single longer row is a batch of its own.
+        max_rows: most rows in a batch.
+        overhead: fixed cost of a pass, in tokens.
     """
     order = sorted(range(len(lengths)), key=lambda row: lengths[row])
     sizes = [lengths[row] for row in order]
     best = [0.0] + [float("inf")] * len(sizes)
     cut = [0] * (len(sizes) + 1)
-    for end in range(1, len(sizes) + 1):
+    step = -(-len(sizes) * min(len(sizes), max_rows) // _MOST_CUTS)
+    if 4 * step * max(sizes, default=0) > budget:
+        step = 1
+    for end in [*range(step, len(sizes), step), len(sizes)]:
         width = sizes[end - 1]
-        for start in range(end - 1, max(-1, end - 1 - max_rows), -1):
+        for start in range((end - 1) // step * step, max(-1, end - 1 - max_rows), -step):
             rows = end - start
             if rows > 1 and rows * width > budget:
                 break
-            cost = best[start] + rows * width + _PASS_OVERHEAD
+            cost = best[start] + rows * width + overhead
             if cost < best[end]:
                 best[end], cut[end] = cost, start
     batches, end = [], len(sizes)
@@ -59,25 +63,33 @@ def plan_batches(
     return batches[::-1]
 
 
-def run_batches(batches: Sequence[list[int]], run: Callable[[list[int]], T]) -> Iterator[tuple[list[int], T]]:
-    """Run each batch; one that does not fit into memory is halved and tried again, and later ones start smaller."""
-    waiting, limit = list(batches), MAX_ROWS
+def run_batches(
+    batches: Sequence[list[int]], run: Callable[[list[int]], T], *, max_rows: int
+) -> Iterator[tuple[list[int], T]]:
+    """Run each batch, at most `max_rows` rows at a time.
+
+    One that does not fit into memory is halved and tried again, and later ones start smaller; after a few that fit,
+    twice as many rows are tried.
+    """
+    waiting, limit, fitting = [rows for rows in batches if rows], max_rows, 0
     while waiting:
-        rows = waiting.pop(0)
-        if len(rows) > limit:
-            waiting[:0] = [rows[i : i + limit] for i in range(0, len(rows), limit)]
-            continue
+        rows = waiting[0][:limit]
         try:
             result = run(rows)
         except (RuntimeError, MemoryError) as error:
             if len(rows) == 1 or not _is_out_of_memory(error):
                 raise
-            limit = (len(rows) + 1) // 2
+            limit, fitting = (len(rows) + 1) // 2, 0
             logger.warning("out of memory with %d prompts in a batch; going on with %d", len(rows), limit)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            waiting.insert(0, rows)
             continue
+        rest = waiting.pop(0)[len(rows) :]
+        if rest:
+            waiting.insert(0, rest)
+        fitting += 1
+        if limit < max_rows and fitting >= _FITTING_PASSES:
+            limit, fitting = min(2 * limit, max_rows), 0
         yield rows, result
 
 
@@ -101,17 +113,10 @@ def _stop(_value: object) -> None:
 
 @contextmanager
 def resuming_at(model: ChatModel, layer: int, resid: Float[Tensor, "batch pos d_model"]) -> Iterator[None]:
-    """Forward passes inside the context skip the blocks below this one, which gets `resid` as its input."""
-    skipped = [block.module for block in model.blocks[:layer]]
-    with model.lock:
-        try:
-            for module in skipped:
-                module.forward = _skip
-            with model.hooks([("resid_pre", layer, lambda _: resid)]):
-                yield
-        finally:
-            for module in skipped:
-                module.__dict__.pop("forward", None)
+    """This thread's passes inside the context skip the blocks below this one, which gets `resid` as its input."""
+    skipped = {block.module: _skip for block in model.blocks[:layer]}
+    with model.lock, swapped_forwards(skipped), model.hooks([("resid_pre", layer, lambda _: resid)]):
+        yield
 
 
 def _skip(hidden_states: Tensor, *_args: object, **_options: object) -> Tensor:
@@ -135,9 +140,9 @@ class SharedPrefix:
         self._cache: DynamicCache | None = None
         if length:
             self._cache = DynamicCache(config=model.hf.config)
-            applied.place_prefix(tokens, length)
             ids = torch.tensor([tokens.ids[0][:length]], device=model.device)
-            with stopping_before(model, stop_before):
+            layout = PassLayout.prefix(tokens, length)
+            with applied.running(layout), stopping_before(model, stop_before):
                 model.decoder(ids, past_key_values=self._cache, use_cache=True)
 
     def cache(self, rows: int) -> DynamicCache:

@@ -12,32 +12,23 @@ large enough, a layer at a time.
 """
 
 import inspect
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
+from types import FunctionType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-import psutil
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from interp.models.chat_model import ChatModel, in_this_thread
+from interp.engine.budgets import PassBudget
+from interp.models.chat_model import ChatModel
+from interp.models.threads import swapped_forwards
 
 _ROTARY = "apply_rotary_pos_emb"
-_MEMORY_SHARE = 0.5
-"""Most of the free memory that packed weights may take."""
-_WIDEST = 2**23
-"""Most numbers in the widest activation of a pass that packs as it goes: 32 MB."""
-_MOST_NODES = 5120
-"""Most tokens of such a pass; packing then costs a twentieth of the products."""
-_MOST_WORK = 1.2e12
-"""Most floating-point operations of such a pass: seconds on two cores, after which a progress bar moves."""
-_PACKED_ROWS = 768
-"""From so many rows on, packing a weight for one product pays."""
 
 
 class PackedWeights:
@@ -48,25 +39,21 @@ class PackedWeights:
 
     Args:
         keep: for a model that will run many times.
-        least_rows: how many are enough.
+        least_rows: how many are enough; the budget's when None.
     """
 
-    def __init__(self, model: ChatModel, *, keep: bool, least_rows: int = _PACKED_ROWS) -> None:
-        layers = [module for module in model.decoder.modules() if type(module) is nn.Linear]
-        self.usable = bool(layers) and (
+    def __init__(self, model: ChatModel, *, keep: bool, least_rows: int | None = None) -> None:
+        self.usable = (
             model.device.type == "cpu"
             and model.dtype == torch.float32
             and torch.backends.mkldnn.is_available()
+            and any(type(module) is nn.Linear for module in model.decoder.modules())
         )
         """Whether passes use them."""
-        widest = max((layer.out_features for layer in layers), default=1)
-        count = sum(layer.weight.numel() for layer in layers)
-        quick = max(2 * _PACKED_ROWS, int(_MOST_WORK / (2 * max(count, 1))))
-        self.pass_nodes = min(_MOST_NODES, _WIDEST // widest, quick)
-        """How many tokens a pass may have that packs as it goes: the more the better, but for memory and waiting."""
+        budget = PassBudget.for_(model)
         size = 4 * sum(module.weight.numel() for module in _modules(model) if type(module) is nn.Linear)
-        self._keep = keep and size < _MEMORY_SHARE * psutil.virtual_memory().available
-        self._least_rows = least_rows
+        self._keep = keep and size <= budget.prepacked_bytes
+        self._least_rows = budget.prepacked_rows if least_rows is None else least_rows
         self._kept: dict[nn.Linear, tuple[tuple[int, int], Tensor]] = {}
 
     def of(self, layer: nn.Linear, x: Float[Tensor, "*batch d_in"]) -> Tensor | None:
@@ -90,8 +77,8 @@ Lean = Callable[..., Tensor]
 
 class _Swaps(NamedTuple):
     modules: list[tuple[nn.Module, Lean]]
-    rotary: list[tuple[Any, Callable[..., Any]]]
-    """Python modules of the family's code, and the rotary embedding that each has of its own."""
+    attentions: list[nn.Module]
+    """Those that turn queries and keys by a function of the family's code that the in-place version equals."""
 
 
 _known: WeakKeyDictionary[ChatModel, _Swaps] = WeakKeyDictionary()
@@ -101,9 +88,8 @@ _known: WeakKeyDictionary[ChatModel, _Swaps] = WeakKeyDictionary()
 def lean_forwards(model: ChatModel, weights: PackedWeights | None = None) -> Iterator[None]:
     """Inside the context, float32 passes of `model.hf` without gradients use the faster versions.
 
-    Hold `model.lock`: one thread at a time. Passes of other threads, which may want gradients that what is written over
-    in place has not, are left alone, to the bit. The rotary embedding is a function of the family's code, so that this
-    thread's passes of its other models use the in-place version too.
+    Hold `model.lock`. Passes of other threads, which may want gradients that what is written over in place has not, and
+    passes of other models are left alone, to the bit.
 
     Args:
         weights: multiply by these.
@@ -111,19 +97,27 @@ def lean_forwards(model: ChatModel, weights: PackedWeights | None = None) -> Ite
     # Lower precisions round in an order of their own.
     swaps = _Swaps([], []) if torch.is_grad_enabled() or model.dtype != torch.float32 else _swaps(model)
     weights = weights if weights is not None and weights.usable else None
-    try:
-        for module, lean in swaps.modules:
-            if lean is not linear or weights is not None:
-                own = partial(type(module).forward, module)
-                module.__dict__["forward"] = in_this_thread(partial(lean, module, weights=weights), own)
-        for code, own in swaps.rotary:
-            setattr(code, _ROTARY, in_this_thread(rotary, own))
+    forwards: dict[nn.Module, Callable[..., Any]] = {
+        module: partial(lean, module, weights=weights)
+        for module, lean in swaps.modules
+        if lean is not linear or weights is not None
+    }
+    turning = {kind: _turning_in_place(kind.forward) for kind in set(map(type, swaps.attentions))}
+    forwards |= {module: partial(turning[type(module)], module) for module in swaps.attentions}
+    with swapped_forwards(forwards):
         yield
-    finally:
-        for module, _ in swaps.modules:
-            module.__dict__.pop("forward", None)
-        for code, own in swaps.rotary:
-            setattr(code, _ROTARY, own)
+
+
+def _turning_in_place(forward: Any) -> Any:
+    """An attention's forward as it is written, but where it turns queries and keys it calls `rotary`.
+
+    The function that it calls there is a global name of the family's code, which all models of the family share: the
+    copy has global names of its own.
+    """
+    own = {**forward.__globals__, _ROTARY: rotary}
+    copied = FunctionType(forward.__code__, own, forward.__name__, forward.__defaults__, forward.__closure__)
+    copied.__kwdefaults__ = forward.__kwdefaults__
+    return copied
 
 
 def linear(
@@ -201,11 +195,8 @@ def _swaps(model: ChatModel) -> _Swaps:
                 agree[kind] = all(_same(module.forward, partial(lean, module, weights=w), x) for w in tried)
             if agree[kind]:
                 modules.append((module, lean))
-        homes = {type(block.attention).__module__ for block in model.blocks}
-        codes = [sys.modules[home] for home in sorted(homes)]
-        _known[model] = _Swaps(
-            modules, [(code, getattr(code, _ROTARY)) for code in codes if _is_rotary(code)]
-        )
+        attentions = [part for block in model.blocks for part in block.attention.modules() if _turns(part)]
+        _known[model] = _Swaps(modules, attentions)
     return _known[model]
 
 
@@ -230,8 +221,15 @@ def _candidates(model: ChatModel) -> Iterator[tuple[nn.Module, Lean, int]]:
             yield module, rms_norm, weight.numel()
 
 
-def _is_rotary(code: Any) -> bool:
-    own: Any = getattr(code, _ROTARY, None)
+def _turns(module: nn.Module) -> bool:
+    """Whether a module's own forward turns queries and keys as `rotary` does."""
+    forward: Any = type(module).forward
+    named = isinstance(forward, FunctionType) and _ROTARY in forward.__code__.co_names
+    return named and "forward" not in vars(module) and _is_rotary(forward.__globals__.get(_ROTARY))
+
+
+@cache
+def _is_rotary(own: Any) -> bool:
     if own is None or [*inspect.signature(own).parameters] != [*inspect.signature(rotary).parameters]:
         return False
     # Some families turn only the first part of each head, which the in-place version does not.

@@ -14,15 +14,12 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from interp.engine.batching import SharedPrefix, pad_id, plan_batches, run_batches, shared_length
+from interp.engine.budgets import PassBudget
 from interp.engine.cpu_kernels import PackedWeights, lean_forwards
 from interp.engine.interventions import Applied
+from interp.engine.layouts import PassLayout
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, pad_left
-
-DECODE_ROWS = 64
-"""Completions decoded together: reading the weights then costs less than the arithmetic."""
-_PACKED_PASSES = 8
-"""From so many passes on, packing all weights for them pays."""
 
 Pick = Callable[[Float[Tensor, "batch d_vocab"]], Int[Tensor, " batch"]]
 """Chooses the next token of every row."""
@@ -43,36 +40,45 @@ class Decoding:
     """State of one batch between decoding steps."""
 
     def __init__(
-        self, cache: DynamicCache, mask: Tensor, position: Tensor, weights: PackedWeights | None
+        self,
+        cache: DynamicCache,
+        mask: Tensor,
+        position: Tensor,
+        weights: PackedWeights | None,
+        applied: Applied,
+        layout: PassLayout | None,
     ) -> None:
         self.cache, self.mask, self.position, self.weights = cache, mask, position, weights
+        self._applied, self._layout = applied, layout
 
     @classmethod
     def joined(cls, states: Sequence["Decoding"]) -> "Decoding":
-        """Rows of several batches of one width, one after the other."""
+        """Rows of several batches of one width, one after the other; no intervention acts on what they generate."""
         cache = states[0].cache
         for number in range(len(cache.layers)):
             layers: list[Any] = [state.cache.layers[number] for state in states]
             layers[0].keys = torch.cat([layer.keys for layer in layers])
             layers[0].values = torch.cat([layer.values for layer in layers])
         mask, position = torch.cat([s.mask for s in states]), torch.cat([s.position for s in states])
-        return cls(cache, mask, position, states[0].weights)
+        return cls(cache, mask, position, states[0].weights, Applied([]), None)
 
     def take(self, rows: list[int]) -> None:
         index = torch.tensor(rows, device=self.mask.device)
         self.cache.batch_select_indices(index)
         self.mask, self.position = self.mask[index], self.position[index]
+        self._layout = None if self._layout is None else self._layout.take(rows)
 
     def step(self, model: ChatModel, chosen: Int[Tensor, " batch"]) -> Float[Tensor, "batch d_vocab"]:
         self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
         self.position = self.position + 1
+        self._layout = None if self._layout is None else self._layout.following()
         return self.logits(model, chosen[:, None], self.position[:, None])
 
     def logits(
         self, model: ChatModel, ids: Int[Tensor, "batch pos"], positions: Int[Tensor, "batch pos"]
     ) -> Float[Tensor, "batch d_vocab"]:
         """Run these tokens, which the mask has already, and give the logits of the last one's successor."""
-        with _arithmetic(model, self.weights):
+        with _arithmetic(model, self.weights), self._applied.running(self._layout):
             return model.hf(
                 input_ids=ids,
                 attention_mask=self.mask,
@@ -126,8 +132,9 @@ def stop_ids(model: ChatModel) -> set[int]:
 
 def packed_weights(model: ChatModel, rows: int, max_new_tokens: int) -> PackedWeights:
     """The weights for so many completions."""
-    passes = max_new_tokens * -(-rows // DECODE_ROWS)
-    return PackedWeights(model, keep=passes >= _PACKED_PASSES)
+    budget = PassBudget.for_(model)
+    passes = max_new_tokens * -(-rows // budget.decode_rows)
+    return PackedWeights(model, keep=passes >= budget.prepacked_passes)
 
 
 @contextmanager
@@ -150,7 +157,7 @@ def decoding_passes(
         applied,
         weights is not None,
         beyond=max_new_tokens,
-        max_rows=DECODE_ROWS,
+        decodes=True,
         weights=weights,
     )
 
@@ -162,10 +169,15 @@ def prompt_passes(
     fast: bool,
     *,
     beyond: int = 0,
-    max_rows: int | None = None,
+    decodes: bool = False,
     weights: PackedWeights | None = None,
 ) -> Iterator[tuple[list[int], tuple[Tensor, Decoding]]]:
-    """Run every prompt once; yields rows, logits of the next token, and the state to go on decoding from."""
+    """Run every prompt once; yields rows, logits of the next token, and the state to go on decoding from.
+
+    Args:
+        beyond: tokens that will be generated after each prompt.
+        decodes: cut into batches that decode together, not into those in which prompts run fastest.
+    """
     shared = shared_length(model, tokens, applied, beyond=beyond) if fast else 0
     with _arithmetic(model, weights):
         prefix = SharedPrefix(model, tokens, applied, shared)
@@ -173,17 +185,23 @@ def prompt_passes(
     def run(rows: list[int]) -> tuple[Tensor, Decoding]:
         batch = tokens.take(rows)
         padded = pad_left([ids[shared:] for ids in batch.ids], pad_id=pad_id(model), first_position=shared)
-        applied.place(batch, shared=shared)
         ids, position_ids = padded.ids.to(model.device), padded.position_ids.to(model.device)
         mask = torch.cat([torch.ones(len(rows), shared, dtype=torch.long), padded.mask], dim=1).to(
             model.device
         )
-        state = Decoding(prefix.cache(len(rows)), mask, position_ids[:, -1], weights)
+        layout = PassLayout.left_padded(batch, shared=shared) if applied.tracks else None
+        state = Decoding(prefix.cache(len(rows)), mask, position_ids[:, -1], weights, applied, layout)
         return state.logits(model, ids, position_ids), state
 
-    lengths = [len(ids) - shared for ids in tokens.ids]
-    batches = plan_decoding(lengths, max_rows) if max_rows else plan_batches(lengths)
-    yield from run_batches(batches, run)
+    lengths, budget = [len(ids) - shared for ids in tokens.ids], PassBudget.for_(model)
+    batches = (
+        plan_decoding(lengths, budget.decode_rows)
+        if decodes
+        else plan_batches(
+            lengths, budget=budget.plain_tokens, max_rows=budget.rows, overhead=budget.overhead_tokens
+        )
+    )
+    yield from run_batches(batches, run, max_rows=budget.rows)
 
 
 def plan_decoding(lengths: Sequence[int], max_rows: int) -> list[list[int]]:

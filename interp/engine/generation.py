@@ -17,8 +17,8 @@ from torch import Tensor
 
 from interp.display.cards import Card, Shown, Table, shortened
 from interp.display.progress import progress
+from interp.engine.budgets import PassBudget
 from interp.engine.decoding import (
-    DECODE_ROWS,
     Decoding,
     Pick,
     Step,
@@ -113,7 +113,7 @@ def stream(
     """The completions of `generate`, token by token as they are made.
 
     The interventions are in force, in this thread, until the stream ends or is closed: do not run the model for
-    anything else between its steps. Prompts are decoded up to `DECODE_ROWS` at a time. Arguments and errors as
+    anything else between its steps. Prompts are decoded as many at a time as the budget has. Arguments and errors as
     `generate`.
     """
     pick = _picker(max_new_tokens, temperature, seed)
@@ -175,18 +175,19 @@ def generate_each(
         steps = decode_steps(model, logits, state, _likeliest, max_new_tokens=max_new_tokens, shrink=True)
         _gather(steps, places)
 
+    most = PassBudget.for_(model).decode_rows
     with torch.no_grad():
-        for chunk in plan_decoding([len(ids) for ids in tokens.ids], DECODE_ROWS):
+        for chunk in plan_decoding([len(ids) for ids in tokens.ids], most):
             part = tokens.take(chunk)
             for arm, interventions in enumerate(arms):
                 with apply(model, interventions) as applied:
-                    passes = decoding_passes(model, part, applied, weights, max_new_tokens)
-                    for rows, (logits, state) in passes:
-                        # Rows that were padded to another width, after running out of memory, decode apart.
-                        odd = waiting and waiting[0][3].mask.shape[1] != state.mask.shape[1]
-                        if odd or sum(len(w[1]) for w in waiting) + len(rows) > DECODE_ROWS:
-                            flush()
-                        waiting.append((arm, [chunk[row] for row in rows], logits, state))
+                    ran = list(decoding_passes(model, part, applied, weights, max_new_tokens))
+                for rows, (logits, state) in ran:
+                    # Rows that were padded to another width, after running out of memory, decode apart.
+                    odd = waiting and waiting[0][3].mask.shape[1] != state.mask.shape[1]
+                    if odd or sum(len(w[1]) for w in waiting) + len(rows) > most:
+                        flush()
+                    waiting.append((arm, [chunk[row] for row in rows], logits, state))
             flush()
     return [_completions(model, replies) for replies in done]
 

@@ -16,21 +16,23 @@ Zhao et al. 2025, arXiv:2507.11878 (their `max_decode_step_while_intervene` = 1 
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from interp.directions import Direction, unit
-from interp.models.chat_model import ChatModel, Edit, Site, in_this_thread
+from interp.engine.layouts import PassLayout
+from interp.models.chat_model import ChatModel, Edit, Site
+from interp.models.threads import in_this_thread
 from interp.models.tokens import ChatTokens, Positions
 
 Steps = Literal["prompt", "all"] | int | None
 """Generated tokens acted on: `prompt` (none), the first n, `all`; None is `all` if positions="all", else `prompt`."""
+Where = Bool[Tensor, "row pos"] | bool
 
 
 @runtime_checkable
@@ -158,59 +160,27 @@ class Add:
 
 
 class Applied:
-    """What is in force inside `apply`, and which token of which sequence each forward pass is at."""
+    """What is in force inside `apply`."""
 
     def __init__(self, interventions: Sequence[Intervention]) -> None:
         self.interventions = list(interventions)
         self.fired = [0] * len(self.interventions)
         """Times that each intervention saw a site, over all sites and passes."""
-        self.stops_early = False
-        """Set by a caller whose passes end before the last block: then an intervention above may never act."""
-        self._masks: list[Tensor | None] = [None] * len(self.interventions)
-        self._width: int | None = None
-        self._packed = False
-        self._past = 0
-        self._length = 0
+        self.tracks = any(i.positions != "all" or last_step(i) is not None for i in self.interventions)
+        """Whether any intervention depends on where a token stands; passes then need a layout."""
+        self._where: list[Where] | None = None
 
-    @property
-    def tracks(self) -> bool:
-        """Whether any intervention depends on where a token stands."""
-        return any(i.positions != "all" or last_step(i) is not None for i in self.interventions)
-
-    def place(
-        self,
-        tokens: ChatTokens | None,
-        *,
-        shared: int = 0,
-        nodes: tuple[Int[Tensor, " node"], Int[Tensor, " node"]] | None = None,
-    ) -> None:
-        """Say which prompts the next passes run, so that roles become columns.
-
-        The first `shared` tokens of every prompt come first, unpadded; the rest is padded on the left to one width,
-        or packed into nodes (`interp.engine.packing`). None forgets the prompts: then only interventions on all
-        positions can act.
-
-        Args:
-            nodes: of packed prompts, a prompt that holds each node and its column there, behind the prefix.
-        """
-        self._packed = nodes is not None
-        if tokens is None:
-            self._width = None
-            self._masks = [None] * len(self.interventions)
-            return
-        longest = max(len(ids) for ids in tokens.ids)
-        self._width = longest
-        for number, intervention in enumerate(self.interventions):
-            if intervention.positions == "all":
-                self._masks[number] = None
-                continue
-            mask = torch.zeros(len(tokens), longest, dtype=torch.bool)
-            for row in range(len(tokens)):
-                own = tokens.mask(row, intervention.positions)
-                gap = longest - len(own) if nodes is None else 0
-                mask[row, :shared] = own[:shared]
-                mask[row, shared + gap : gap + len(own)] = own[shared:]
-            self._masks[number] = mask if nodes is None else mask[:, shared:][nodes][None]
+    @contextmanager
+    def running(self, layout: PassLayout | None) -> Iterator[None]:
+        """Passes inside the context hold what the layout says; None where nothing depends on it."""
+        before = self._where
+        self._where = (
+            None if layout is None or not self.tracks else [reach(i, layout) for i in self.interventions]
+        )
+        try:
+            yield
+        finally:
+            self._where = before
 
     def marks(self, tokens: ChatTokens) -> list[list[tuple[bool, ...]]] | None:
         """Of every token, which interventions limited to some positions act on it; None where none is limited."""
@@ -220,15 +190,6 @@ class Applied:
         return [
             list(zip(*(tokens.mask(row, positions).tolist() for positions in limited), strict=True))
             for row in range(len(tokens))
-        ]
-
-    def place_prefix(self, tokens: ChatTokens, shared: int) -> None:
-        """Say that the next pass runs the first `shared` tokens of these prompts, once for all."""
-        self._packed = False
-        self._width = max(len(ids) for ids in tokens.ids)
-        self._masks = [
-            None if i.positions == "all" else tokens.mask(0, i.positions)[None, :shared]
-            for i in self.interventions
         ]
 
     def shareable(self, tokens: ChatTokens) -> int:
@@ -241,50 +202,44 @@ class Applied:
                     shared -= 1
         return shared
 
-    def at(self, past: int, length: int) -> None:
-        """Note the absolute positions of the pass that begins."""
-        self._past, self._length = past, length
-
     def act(self, number: int, resid: Tensor) -> Tensor | None:
         """The edited value, or None where the intervention does not reach."""
         self.fired[number] += 1
         intervention = self.interventions[number]
-        where = self._where(number) if self.tracks else True
-        if where is False:
-            return None
-        edited = intervention(resid)
-        return edited if where is True else torch.where(where.to(resid.device)[..., None], edited, resid)
-
-    def _where(self, number: int) -> Bool[Tensor, "batch pos"] | bool:
-        intervention, last = self.interventions[number], last_step(self.interventions[number])
-        if self._width is None:
+        if not self.tracks:
+            return intervention(resid)
+        if self._where is None:
             raise ValueError(
-                f"positions={intervention.positions!r}, steps={intervention.steps!r} need to know the prompts: call "
-                "`place(tokens)` on what `apply` gives, or use `interp.engine.generation`"
+                f"positions={intervention.positions!r}, steps={intervention.steps!r} need to know the prompts: give "
+                "`apply` tokens=, or say what a pass runs with `running(layout)` on what `apply` gives"
             )
-        if self._packed:  # nodes are prompt tokens
-            inside = self._masks[number]
-            return True if inside is None or inside.all() else inside if inside.any() else False
-        past, stop = self._past, self._past + self._length
-        if past >= self._width:  # generated tokens only
-            return last is None or past - self._width < last
-        mask = self._masks[number]
-        inside = (
-            torch.ones(1, min(stop, self._width) - past, dtype=torch.bool)
-            if mask is None
-            else mask[:, past:stop]
+        return acted(intervention, resid, self._where[number])
+
+
+def reach(intervention: Intervention, layout: PassLayout) -> Where:
+    """Where in a pass an intervention acts; True or False where everywhere or nowhere."""
+    return layout.where(intervention.positions, last_step(intervention))
+
+
+def acted(intervention: Intervention, resid: Tensor, where: Where) -> Tensor | None:
+    """The value with the intervention applied where it acts; None where it acts nowhere."""
+    if where is False:
+        return None
+    if where is not True and where.shape != resid.shape[:2]:
+        raise ValueError(
+            f"the layout describes a pass of {list(where.shape)} tokens, got {list(resid.shape[:2])}"
         )
-        if stop > self._width:  # the prompt and generated tokens in one pass
-            beyond = torch.arange(stop - self._width) < (stop if last is None else last)
-            inside = torch.cat([inside, beyond.expand(len(inside), -1)], dim=1)
-        if inside.all():
-            return True
-        return inside if inside.any() else False
+    changed = intervention(resid)
+    return changed if where is True else torch.where(where.to(resid.device)[..., None], changed, resid)
 
 
 @contextmanager
 def apply(
-    model: ChatModel, interventions: Sequence[Intervention], *, tokens: ChatTokens | None = None
+    model: ChatModel,
+    interventions: Sequence[Intervention],
+    *,
+    tokens: ChatTokens | None = None,
+    until: int | None = None,
 ) -> Iterator[Applied]:
     """Put interventions in force for every forward pass of `model.hf` inside the context, in the order given.
 
@@ -294,6 +249,7 @@ def apply(
 
     Args:
         tokens: the left-padded prompts that will be run, where positions or steps are limited.
+        until: passes end before this block, so that an intervention above it may never act; None is the model's end.
 
     Raises:
         ValueError: direction of the wrong width, layer out of range, positions limited but no prompts known, or an
@@ -301,36 +257,57 @@ def apply(
     """
     prepared: list[Intervention] = [prepare(model, i) for i in interventions]
     applied = Applied(prepared)
-    if tokens is not None:
-        applied.place(tokens)
     edits: list[tuple[Site, int, Edit]] = [
         (site, layer, _edit(applied, number))
         for number, intervention in enumerate(prepared)
         for layer in layers_of(model, intervention)
         for site in intervention.sites
     ]
+    with ExitStack() as stack:
+        if tokens is not None and applied.tracks:
+            stack.enter_context(_told_of_each_pass(model, applied, tokens))
+        stack.enter_context(model.hooks(edits))
+        yield applied
+    end = model.n_layers if until is None else until
+    for intervention, count in zip(prepared, applied.fired, strict=True):
+        if count == 0 and any(layer < end for layer in layers_of(model, intervention)):
+            raise ValueError(
+                f"{type(intervention).__name__} never acted: no forward pass of {model.name} in this thread reached "
+                "its sites"
+            )
 
-    note = in_this_thread(partial(_note, applied), lambda *_: None)
-    watch = model.decoder.register_forward_pre_hook(note, with_kwargs=True) if applied.tracks else None
+
+@contextmanager
+def _told_of_each_pass(model: ChatModel, applied: Applied, tokens: ChatTokens) -> Iterator[None]:
+    """Inside the context, the layout of each pass over these left-padded prompts follows from its cache and width."""
+    running: list[Any] = []
+
+    def begin(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        chunk = ids if ids is not None else kwargs["inputs_embeds"]
+        past = kwargs.get("past_key_values")
+        first = 0 if past is None else past.get_seq_length()
+        layout = PassLayout.left_padded(tokens, first=first, stop=first + chunk.shape[1])
+        running.append(applied.running(layout))
+        running[-1].__enter__()
+
+    def end(*_: Any) -> None:
+        if running:  # a pass that failed before it began has none
+            running.pop().__exit__(None, None, None)
+
+    handles = [
+        model.decoder.register_forward_pre_hook(in_this_thread(begin, _nothing), with_kwargs=True),
+        model.decoder.register_forward_hook(in_this_thread(end, _nothing), always_call=True),
+    ]
     try:
-        with model.hooks(edits):
-            yield applied
+        yield
     finally:
-        if watch is not None:
-            watch.remove()
-    silent = [type(i).__name__ for i, count in zip(prepared, applied.fired, strict=True) if count == 0]
-    if silent and not applied.stops_early:
-        raise ValueError(
-            f"{silent[0]} never acted: no forward pass of {model.name} in this thread reached its sites"
-        )
+        for handle in handles:
+            handle.remove()
 
 
-def _note(applied: Applied, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Before a forward pass: where it begins."""
-    ids = kwargs.get("input_ids", args[0] if args else None)
-    chunk = ids if ids is not None else kwargs["inputs_embeds"]
-    past = kwargs.get("past_key_values")
-    applied.at(0 if past is None else past.get_seq_length(), chunk.shape[1])
+def _nothing(*_: Any) -> None:
+    return None
 
 
 def bridge_hooks(
@@ -348,14 +325,13 @@ def bridge_hooks(
             raise ValueError(f"positions={intervention.positions!r} need tokens= to become columns")
         if intervention.positions == "all" and last_step(intervention) is not None and tokens is None:
             raise ValueError("a limit on generated tokens cannot be told from prompt tokens in the bridge")
-        applied = Applied([intervention])
-        if tokens is not None:
-            applied.place(tokens)
 
-        def hook(value: Tensor, hook: Any, applied: Applied = applied) -> Tensor:  # noqa: ARG001 (TransformerLens passes it by name)
-            applied.at(0, value.shape[1])
-            edited = applied.act(0, value)
-            return value if edited is None else edited
+        def hook(value: Tensor, hook: Any, intervention: Intervention = intervention) -> Tensor:  # noqa: ARG001 (TransformerLens passes it by name)
+            where: Where = True
+            if tokens is not None:
+                where = reach(intervention, PassLayout.left_padded(tokens, stop=value.shape[1]))
+            changed = acted(intervention, value, where)
+            return value if changed is None else changed
 
         pairs += [
             (model.site(site, layer), hook)

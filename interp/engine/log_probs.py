@@ -15,14 +15,14 @@ from torch import Tensor
 from interp.display.progress import progress
 from interp.engine.activations import fast_path_agrees
 from interp.engine.batching import pad_id, plan_batches, run_batches
+from interp.engine.budgets import PassBudget
 from interp.engine.cpu_kernels import PackedWeights
 from interp.engine.decoding import prompt_passes
 from interp.engine.interventions import Applied, Intervention, apply
+from interp.engine.layouts import PassLayout
 from interp.engine.packing import packed_passes
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, as_tokens, pad_left
-
-_SCORE_BUDGET = 512
 
 
 def next_token_log_probs(
@@ -86,7 +86,11 @@ def packed_next_tokens(
     with packed_passes(
         model, tokens, applied, most_shared=most_shared, budget=budget, weights=weights
     ) as passes:
-        yield from run_batches(passes.batches, lambda rows: passes.next_token_logits(passes.place(rows)))
+        yield from run_batches(
+            passes.batches,
+            lambda rows: passes.next_token_logits(passes.pack(rows)),
+            max_rows=passes.max_rows,
+        )
 
 
 def completion_log_probs(
@@ -144,21 +148,25 @@ def map_completions(
             tail[i, : len(completions[row])] = torch.tensor(list(completions[row]))
         ids = torch.cat([prompt.ids, tail], dim=1).to(model.device)
         mask = torch.cat([prompt.mask, torch.ones_like(tail)], dim=1).to(model.device)
-        applied.place(batch)
-        logits = model.hf(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-            use_cache=False,
-            logits_to_keep=longest + 1,
-        ).logits
+        layout = PassLayout.left_padded(batch, stop=ids.shape[1]) if applied.tracks else None
+        with applied.running(layout):
+            logits = model.hf(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+                use_cache=False,
+                logits_to_keep=longest + 1,
+            ).logits
         for i, row in enumerate(rows):
             out[row] = reduce(logits[i, : len(completions[row])].float().log_softmax(-1), row).cpu()
 
-    with torch.no_grad(), apply(model, interventions) as applied:
-        if present:
-            for _ in run_batches(plan_batches(lengths, budget=_SCORE_BUDGET), run):
-                pass
-        else:
-            applied.stops_early = True
+    # Where nothing is to be scored no pass runs, and no intervention need act.
+    until = None if present else 0
+    budget = PassBudget.for_(model)
+    plan = plan_batches(
+        lengths, budget=budget.scored_tokens, max_rows=budget.rows, overhead=budget.overhead_tokens
+    )
+    with torch.no_grad(), apply(model, interventions, until=until) as applied:
+        for _ in run_batches(plan, run, max_rows=budget.rows):
+            pass
     return out

@@ -29,6 +29,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.engine.activations import fast_path_agrees
+from interp.engine.budgets import PassBudget
 from interp.engine.cpu_kernels import PackedWeights
 from interp.engine.interventions import Ablate, Add, Intervention, apply
 from interp.engine.log_probs import next_token_log_probs, packed_next_tokens
@@ -45,8 +46,6 @@ Place = tuple[int, int]
 """(position from the prompt's end, layer) of a candidate."""
 Watch = Callable[[Iterable[Place], str], Iterable[Place]]
 """Wraps a loop over candidates, named by what is measured: a progress bar."""
-_PASS_NODES = 1280
-"""Nodes of a pass: a candidate's validation prompts fit into one or two."""
 _FIRST = 8
 """Harmless prompts on which a candidate's kl is looked at first."""
 
@@ -83,6 +82,7 @@ class Sweep:
         self._keep = keep
         self._fast = fast and fast_path_agrees(model, self._both)
         self._weights = PackedWeights(model, keep=True)
+        self._pass_tokens = PassBudget.for_(model).sweep_tokens
         base = next_token_log_probs(model, self._both, fast=self._fast)
         self.baseline = refusal_metric(base, self._refusal_ids)
         """Refusal metric of the unmodified model: harmful prompts, then harmless ones."""
@@ -137,7 +137,7 @@ class Sweep:
         with apply(self.model, everywhere) as applied:
             # The prefix changes with every candidate: it joins the first pass instead of having its own.
             for rows, logits in packed_next_tokens(
-                self.model, tokens, applied, most_shared=0, budget=_PASS_NODES, weights=self._weights
+                self.model, tokens, applied, most_shared=0, budget=self._pass_tokens, weights=self._weights
             ):
                 yield rows, logits.float().log_softmax(-1).cpu()
 
@@ -167,7 +167,7 @@ class Sweep:
         ):
             for rows, resid in zip(passes.batches, unmodified, strict=True):
                 start = resid[layer] + vector.to(resid)
-                logits = passes.next_token_logits(passes.place(rows), resume=(layer, start))
+                logits = passes.next_token_logits(passes.pack(rows), resume=(layer, start))
                 out[rows] = refusal_metric(logits.float().log_softmax(-1), self._refusal_ids).cpu()
         return out
 
@@ -189,10 +189,11 @@ class Sweep:
             self.model.hooks(reads),
         ):
             for rows in passes.batches:
-                packed = passes.place(rows)
+                packed = passes.pack(rows)
                 size = (self.model.n_layers, 1, len(packed.tree.ids), self.model.d_model)
                 kept.append(torch.empty(size, dtype=self.model.dtype, device=self.model.device))
-                self.model.decoder(**packed.inputs)
+                with passes.whole(packed):
+                    self.model.decoder(**packed.inputs)
         return kept
 
     @cached_property

@@ -9,7 +9,6 @@ from transformers import PreTrainedTokenizerFast
 from interp.display.progress import progress
 from interp.engine import activations
 from interp.engine.activations import collect, collect_means
-from interp.engine.batching import plan_batches, run_batches
 from interp.engine.interventions import Ablate, Add
 from interp.models.chat_model import SITES, ChatModel
 from interp.models.tokens import tokenize
@@ -139,30 +138,6 @@ def test_mistakes_are_named(tiny: ChatModel) -> None:
         collect(tiny, PROMPTS, positions=-500)
     with pytest.raises(ValueError, match="no prompts"):
         collect(tiny, [])
-
-
-def test_batches_hold_every_row_once_within_budget() -> None:
-    lengths = [7, 3, 3, 50, 9, 9, 9, 1, 200]
-    batches = plan_batches(lengths, budget=60)
-    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
-    for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= 60
-
-
-def test_out_of_memory_halves_the_batch() -> None:
-    sizes: list[int] = []
-
-    def run(rows: list[int]) -> int:
-        sizes.append(len(rows))
-        if len(rows) > 3:
-            raise RuntimeError("CUDA out of memory")
-        return sum(rows)
-
-    done = list(run_batches([list(range(10)), [10, 11, 12, 13]], run))
-    assert sorted(row for rows, _ in done for row in rows) == list(range(14))
-    assert max(len(rows) for rows, _ in done) <= 3
-    with pytest.raises(RuntimeError, match="other"):
-        list(run_batches([[0, 1]], lambda _: (_ for _ in ()).throw(RuntimeError("other"))))
 
 
 def test_the_progress_bar_moves_by_prompts_and_only_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import nn
 from transformers import LlamaConfig, PreTrainedTokenizerFast
-from transformers.models.gpt_neox import modeling_gpt_neox
 from transformers.models.llama import modeling_llama
 
+from interp.engine import budgets
 from interp.engine import cpu_kernels as lean
 from interp.engine.activations import collect
+from interp.engine.budgets import PassBudget
 from interp.engine.cpu_kernels import PackedWeights, lean_forwards
 from interp.models.chat_model import ChatModel
 from tests.families import COVERED, build
@@ -47,19 +48,16 @@ def test_what_has_the_parts_is_swapped_and_what_computes_otherwise_is_not(
 ) -> None:
     own = modeling_llama.apply_rotary_pos_emb
     with lean_forwards(tiny):
-        # Three blocks with one MLP and two norms each, and the final norm.
-        assert len(swapped(tiny)) == 3 * 3 + 1
-        assert modeling_llama.apply_rotary_pos_emb is not own
-    assert modeling_llama.apply_rotary_pos_emb is own
+        # Three blocks with an attention, an MLP and two norms each, and the final norm.
+        assert len(swapped(tiny)) == 3 * 4 + 1
+        assert modeling_llama.apply_rotary_pos_emb is own
     with lean_forwards(tiny, PackedWeights(tiny, keep=True)):  # and seven linear layers, and the unembedding
-        assert len(swapped(tiny)) == 3 * 10 + 2
+        assert len(swapped(tiny)) == 3 * 11 + 2
     gemma = ChatModel(build(*COVERED["gemma2"]), tokenizer, name="gemma2")
     with lean_forwards(gemma):  # its norms multiply by 1 + weight
-        assert {type(module).__name__ for module in swapped(gemma)} == {"Gemma2MLP"}
-    turn = modeling_gpt_neox.apply_rotary_pos_emb
+        assert {type(module).__name__ for module in swapped(gemma)} == {"Gemma2MLP", "Gemma2Attention"}
     neox = ChatModel(build(*COVERED["gpt_neox"]), tokenizer, name="gpt_neox")
     with lean_forwards(neox):  # it turns a part of each head
-        assert modeling_gpt_neox.apply_rotary_pos_emb is turn
         assert not swapped(neox)
 
 
@@ -70,7 +68,7 @@ def test_a_norm_of_another_formula_is_left_alone(tiny: ChatModel, monkeypatch: p
     monkeypatch.setattr(modeling_llama.LlamaRMSNorm, "forward", offset)
     other = ChatModel(tiny.hf, tiny.tokenizer, name="other")
     with torch.no_grad(), lean_forwards(other):
-        assert {type(module).__name__ for module in swapped(other)} == {"LlamaMLP"}
+        assert {type(module).__name__ for module in swapped(other)} == {"LlamaMLP", "LlamaAttention"}
 
 
 @pytest.mark.parametrize("reason", ["gradient", "half precision"])
@@ -85,12 +83,27 @@ def test_passes_with_gradients_or_in_half_precision_stay_as_they_are(
 
 
 def test_everything_is_back_after_an_exception(tiny: ChatModel) -> None:
-    own = modeling_llama.apply_rotary_pos_emb
     with pytest.raises(RuntimeError, match="stop"), torch.no_grad(), lean_forwards(tiny):
         assert swapped(tiny)  # control
         raise RuntimeError("stop")
     assert not swapped(tiny)
-    assert modeling_llama.apply_rotary_pos_emb is own
+
+
+@torch.no_grad()
+def test_queries_and_keys_are_turned_in_place_in_this_model_alone(
+    tiny: ChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turned: list[int] = []
+    own = lean.rotary
+    monkeypatch.setattr(lean, "rotary", lambda *args: (turned.append(1), own(*args))[1])
+    other = ChatModel(build(*COVERED["llama"]), tiny.tokenizer, name="of the same family")
+    with lean_forwards(tiny):
+        tiny.hf(IDS)
+        assert len(turned) == tiny.n_layers
+        other.hf(IDS)
+        assert len(turned) == tiny.n_layers
+    tiny.hf(IDS)
+    assert len(turned) == tiny.n_layers
 
 
 def test_a_collection_uses_them(tiny: ChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,37 +195,26 @@ def test_weights_that_leave_too_little_memory_are_not_kept(
     layer = tiny.blocks[0].mlp.down_proj
     few, many = torch.randn(1, 3, layer.in_features), torch.randn(1, 1000, layer.in_features)
     for free, kept in ((2 * size - 1, False), (2 * size + 1, True)):
-        monkeypatch.setattr(lean.psutil, "virtual_memory", lambda free=free: SimpleNamespace(available=free))
+        monkeypatch.setattr(
+            budgets.psutil, "virtual_memory", lambda free=free: SimpleNamespace(available=free)
+        )
         weights = PackedWeights(tiny, keep=True)
         assert (weights.of(layer, few) is not None) is kept
         assert weights.of(layer, many) is not None  # worth packing for this product alone
         assert bool(weights._kept) is kept
 
 
-def test_a_pass_is_as_large_as_activations_and_waiting_allow(
-    tiny: ChatModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert PackedWeights(tiny, keep=False).pass_nodes == lean._MOST_NODES
-    count = sum(m.weight.numel() for m in tiny.decoder.modules() if type(m) is nn.Linear)
-    for work, nodes in ((2 * count * 2000, 2000), (2 * count * 100, 2 * lean._PACKED_ROWS)):
-        monkeypatch.setattr(lean, "_MOST_WORK", work)
-        assert PackedWeights(tiny, keep=False).pass_nodes == nodes
-    monkeypatch.setattr(lean, "_WIDEST", 50 * tiny.blocks[0].mlp.up_proj.out_features)
-    assert PackedWeights(tiny, keep=False).pass_nodes == 50
-
-
-@pytest.mark.parametrize("share", [0.0, 0.5])
+@pytest.mark.parametrize("keep", [False, True])
 @torch.no_grad()
 def test_packed_products_that_come_out_otherwise_are_not_used(
-    tiny: ChatModel, monkeypatch: pytest.MonkeyPatch, share: float
+    tiny: ChatModel, monkeypatch: pytest.MonkeyPatch, keep: bool
 ) -> None:
-    monkeypatch.setattr(lean, "_MEMORY_SHARE", share)  # of 0, no weights are kept
     monkeypatch.setattr(lean, "_known", WeakKeyDictionary())  # what was compared before is forgotten
     reorder = torch.ops.mkldnn._reorder_linear_weight
     monkeypatch.setattr(lean, "_pack", lambda layer, rows: reorder(2 * layer.weight, rows))
-    ids = IDS.expand(lean._PACKED_ROWS, -1)
+    ids = IDS.expand(PassBudget.for_(tiny).prepacked_rows, -1)
     expected = tiny.hf(ids).logits
-    with lean_forwards(tiny, PackedWeights(tiny, keep=True)):
+    with lean_forwards(tiny, PackedWeights(tiny, keep=keep)):
         assert not any(isinstance(module, nn.Linear) for module in swapped(tiny))
         torch.testing.assert_close(tiny.hf(ids).logits, expected, rtol=1e-4, atol=1e-4)
 
@@ -228,5 +230,5 @@ def test_a_large_pass_packs_as_it_goes_and_gives_the_same(
     small = collect(tiny, prompts, budget=100)["resid_pre"]
     assert not packed
     large = collect(tiny, prompts)["resid_pre"]
-    assert packed and min(packed) >= lean._PACKED_ROWS
+    assert packed and min(packed) >= PassBudget.for_(tiny).prepacked_rows
     torch.testing.assert_close(large, small, rtol=1e-4, atol=1e-5)

@@ -1,5 +1,7 @@
 """Batched, cached, prefix-sharing generation against plain Hugging Face, one prompt at a time."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -8,6 +10,7 @@ from interp.data.prompts import load_prompts
 from interp.directions import Direction
 from interp.engine import cpu_kernels as lean
 from interp.engine.activations import collect
+from interp.engine.budgets import PassBudget
 from interp.engine.decoding import stop_ids
 from interp.engine.generation import generate, generate_each, stream
 from interp.engine.interventions import Ablate, Add, apply
@@ -161,8 +164,8 @@ def test_bundled_greedy_equals_hugging_face_generate(bundled) -> None:
 def test_sets_of_interventions_decode_together_as_they_do_apart(
     family: ChatModel, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
-    for module in ("decoding", "generation"):
-        monkeypatch.setattr(f"interp.{module}.DECODE_ROWS", rows)
+    fewer = replace(PassBudget.for_(family), decode_rows=rows)
+    monkeypatch.setattr(PassBudget, "for_", lambda _model: fewer)
     generator = torch.Generator().manual_seed(0)
     vectors = 4 * torch.randn(3, 32, generator=generator)
     arms = [

@@ -269,9 +269,10 @@ def test_an_intervention_acts_in_its_own_thread_only(tiny: ChatModel) -> None:
     with torch.no_grad():
         plain = tiny.hf(ids).logits
         with apply(
-            tiny, [Add(direction=vector(), layers=[1], coefficient=5.0, positions="all", steps=1)]
-        ) as applied:
-            applied.place(tokenize(tiny.tokenizer, ["Hi"]))
+            tiny,
+            [Add(direction=vector(), layers=[1], coefficient=5.0, positions="all", steps=1)],
+            tokens=tokenize(tiny.tokenizer, ["Hi"]),
+        ):
             steered = tiny.hf(ids).logits
             other = threading.Thread(target=elsewhere)
             other.start()

@@ -1,15 +1,19 @@
 """Packed prompts: every distinct beginning once, and attention that cannot tell the difference."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from interp.engine import packing as trees
+from interp.engine import packing, unfolded_attention
 from interp.engine.activations import collect
+from interp.engine.budgets import PassBudget
 from interp.engine.interventions import Add, apply
-from interp.engine.packing import PackedPasses, can_pack, pack, packed_passes, plan_trees
+from interp.engine.packing import PackedPasses, can_pack, packed_passes
+from interp.engine.prefix_trees import pack, plan_trees
+from interp.engine.unfolded_attention import PackedAttention
 from interp.models.chat_model import SITES, ChatModel, Edit, Site
 from interp.models.tokens import tokenize
 from tests.families import COVERED, build
@@ -39,15 +43,15 @@ def test_tokens_with_different_marks_are_not_shared_nor_what_follows() -> None:
 def test_passes_hold_every_prompt_once_and_stay_near_the_budget() -> None:
     generator = torch.Generator().manual_seed(0)
     rows = [tuple(torch.randint(0, 3, (n,), generator=generator).tolist()) for n in range(1, 60)]
-    plan = plan_trees(rows, budget=100)
+    plan = plan_trees(rows, budget=100, unfolded=1600)
     assert sorted(row for batch in plan for row in batch) == list(range(59))
     sizes = [len(pack([rows[row] for row in batch]).ids) for batch in plan]
     assert max(sizes) <= 100
-    assert len(plan_trees(rows, budget=10_000)) == 1
+    assert len(plan_trees(rows, budget=10_000, unfolded=160_000)) == 1
     # A long beginning in common costs few nodes, but attention unfolds it for every prompt.
     alike = [(*range(90), n) for n in range(100)]
     assert len(pack(alike).ids) == 190
-    assert all(len(batch) * 91 <= 16 * 200 for batch in plan_trees(alike, budget=200))
+    assert all(len(batch) * 91 <= 16 * 200 for batch in plan_trees(alike, budget=200, unfolded=3200))
 
 
 def test_what_prompts_share_is_run_once(tiny: ChatModel) -> None:
@@ -74,17 +78,19 @@ def test_interventions_on_some_tokens_reach_only_their_own_prompt(
 
 
 def test_the_models_own_attention_is_back_afterwards(tiny: ChatModel) -> None:
-    tokens, before = tokenize(tiny.tokenizer, ALIKE), tiny.hf.config._attn_implementation
-    ids = torch.tensor([tokens.ids[0]])
+    tokens, ids = tokenize(tiny.tokenizer, ALIKE), torch.tensor([tokenize(tiny.tokenizer, ALIKE).ids[0]])
+    module, implementation = tiny.blocks[0].attention, tiny.hf.config._attn_implementation
+    before = module.config
     logits = tiny.hf(ids).logits
     with (
         pytest.raises(RuntimeError, match="stop"),
         apply(tiny, []) as applied,
         packed_passes(tiny, tokens, applied),
     ):
-        assert tiny.hf.config._attn_implementation != before
+        assert module.config is not before
+        assert module.config._attn_implementation != implementation  # pyright: ignore
         raise RuntimeError("stop")
-    assert tiny.hf.config._attn_implementation == before
+    assert module.config is before and tiny.hf.config._attn_implementation == implementation
     assert torch.equal(tiny.hf(ids).logits, logits)
 
 
@@ -126,17 +132,17 @@ def test_attention_by_key_head_is_the_models_own(
 ) -> None:
     model = ChatModel(build(*COVERED[kind]), tokenizer, name=kind)
     used: list[int] = []
-    ours = PackedPasses._attend_by_key_head
+    ours = PackedAttention._attend_by_key_head
 
-    def counted(self: PackedPasses, *args: object) -> torch.Tensor:
+    def counted(self: PackedAttention, *args: object) -> torch.Tensor:
         used.append(1)
         return ours(self, *args)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(PackedPasses, "_attend_by_key_head", counted)
+    monkeypatch.setattr(PackedAttention, "_attend_by_key_head", counted)
     by_key_head = collect(model, ALIKE, positions=["t_inst", -1])["resid_pre"]
     assert used
     used.clear()
-    monkeypatch.setattr("interp.engine.packing._KNOWN_OPTIONS", set())
+    monkeypatch.setattr("interp.engine.unfolded_attention._KNOWN_OPTIONS", set())
     own = collect(model, ALIKE, positions=["t_inst", -1])["resid_pre"]
     assert not used
     torch.testing.assert_close(by_key_head, own, rtol=1e-4, atol=1e-5)
@@ -159,14 +165,14 @@ def test_a_pass_that_runs_out_of_memory_half_way_is_tried_again_in_parts(
     tiny: ChatModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     plain = collect(tiny, ALIKE, fast=False)["resid_pre"]
-    own, failures = PackedPasses._few_queries, [RuntimeError("CUDA out of memory")]
+    own, failures = packing.unfold_few, [RuntimeError("CUDA out of memory")]
 
-    def once(self: PackedPasses, *args: object) -> object:
+    def once(*args: Any, **options: Any) -> object:
         if failures:
             raise failures.pop()
-        return own(self, *args)  # pyright: ignore[reportArgumentType]
+        return own(*args, **options)
 
-    monkeypatch.setattr(PackedPasses, "_few_queries", once)
+    monkeypatch.setattr(packing, "unfold_few", once)
     torch.testing.assert_close(collect(tiny, ALIKE)["resid_pre"], plain, rtol=1e-4, atol=1e-5)
     assert "out of memory with 6 prompts in a batch; going on with 3" in caplog.text
 
@@ -178,21 +184,21 @@ def test_what_all_prompts_begin_with_attends_once(tiny: ChatModel, monkeypatch: 
     assert pack([(5, 6), (5, 6)]).n_common == 1
     assert pack([(5, 6)]).n_common == pack([(5, 6), (7, 6)]).n_common == 0
     asked: list[int] = []
-    own = trees._attention
+    own = unfolded_attention._attention
 
     def counted(query: torch.Tensor, *args: Any) -> torch.Tensor:
         asked.append(query.shape[1])
         return own(query, *args)
 
     collect(tiny, ALIKE)  # the self-test comes first
-    monkeypatch.setattr(trees, "_attention", counted)
+    monkeypatch.setattr(unfolded_attention, "_attention", counted)
     with (
         torch.no_grad(),
         apply(tiny, []) as applied,
         packed_passes(tiny, tokens, applied, most_shared=0) as passes,
     ):
         (rows,) = passes.batches
-        logits = passes.next_token_logits(passes.place(rows))
+        logits = passes.next_token_logits(passes.pack(rows))
     sharing = tiny.hf.config.num_attention_heads // tiny.hf.config.num_key_value_heads
     longest = max(map(len, tokens.ids))
     # What all begin with, what comes after it, and the last block's last tokens.
@@ -205,7 +211,7 @@ def test_what_all_prompts_begin_with_attends_once(tiny: ChatModel, monkeypatch: 
 @pytest.mark.parametrize("scaling", [None, 0.3])
 @pytest.mark.parametrize("masks", [1, 5])
 def test_attention_over_few_scores_is_what_the_kernel_gives(
-    masks: int, scaling: float | None, monkeypatch: pytest.MonkeyPatch
+    tiny: ChatModel, masks: int, scaling: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(5, n, 8, generator=generator) for n in (6, 9, 9))
@@ -213,7 +219,9 @@ def test_attention_over_few_scores_is_what_the_kernel_gives(
         torch.rand(masks, 1, 6, 9, generator=generator) < 0.4, torch.finfo(torch.float32).min, 0.0
     )
     mask[..., 0] = 0
-    few = trees._attention(query, key, value, mask, scaling)
-    monkeypatch.setattr(trees, "_FEW_SCORES", 5 * 6 * 9 - 1)
+    attend, budget = unfolded_attention._attention, PassBudget.for_(tiny)
+    few = attend(query, key, value, mask, scaling, budget)
     monkeypatch.setattr(torch, "baddbmm", None)  # the kernel's path does not call it
-    torch.testing.assert_close(few, trees._attention(query, key, value, mask, scaling), rtol=1e-5, atol=1e-6)
+    for less in (replace(budget, few_scores=5 * 6 * 9 - 1), replace(budget, short_scores=6 * 9 - 1)):
+        found = attend(query, key, value, mask, scaling, less)
+        torch.testing.assert_close(few, found, rtol=1e-5, atol=1e-6)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from interp.data.prompts import Prompts
 from interp.directions import random_direction
-from interp.engine.decoding import DECODE_ROWS
+from interp.engine.budgets import PassBudget
 from interp.engine.interventions import Add
 from interp.evaluation.responses import observe_each
 from interp.experiments.harmfulness.reply_inversion import INVERSIONS, ask, baselines, verdicts_each
@@ -74,9 +74,9 @@ INVERSION_ARMS = {
 T = TypeVar("T")
 
 
-def _grouped(jobs: Sequence[T], prompts: int) -> list[Sequence[T]]:
+def _grouped(model: ChatModel, jobs: Sequence[T], prompts: int) -> list[Sequence[T]]:
     """Jobs that decode together."""
-    size = max(1, DECODE_ROWS // prompts)
+    size = max(1, PassBudget.for_(model).decode_rows // prompts)
     return [jobs[i : i + size] for i in range(0, len(jobs), size)]
 
 
@@ -104,7 +104,7 @@ def refusal_sweep(
             for seen in observe_each(model, answered, arms, substrings="zhao", max_new_tokens=max_new_tokens)
         ]
 
-    groups = _grouped([(arm, layer) for arm in REFUSAL_ARMS for layer in layers], len(answered))
+    groups = _grouped(model, [(arm, layer) for arm in REFUSAL_ARMS for layer in layers], len(answered))
     rates: dict[str, list[Any]] = {arm: [] for arm in REFUSAL_ARMS}
     for number, group in enumerate(watch(groups, "steering towards refusal")):
         found = keep(f"steer-{number}", lambda g=group: steered(g))
@@ -152,7 +152,7 @@ def inversion_sweep(
         jobs = [("baseline", 0), *((arm, layer) for arm in INVERSION_ARMS[kind] for layer in layers)]
         verdicts: list[dict[str, Any]] = []
         for number, group in enumerate(
-            watch(_grouped(jobs, len(texts)), f"inverted question, {kind} prompts")
+            watch(_grouped(model, jobs, len(texts)), f"inverted question, {kind} prompts")
         ):
             verdicts += keep(f"invert-{kind}-{number}", lambda g=group: steered(g))
         by_arm: dict[str, list[Any]] = {arm: [] for arm in INVERSION_ARMS[kind]}
@@ -198,7 +198,9 @@ def position_sweep(
 
     jobs = [(role, layer) for role in range(len(vectors)) for layer in layers]
     found: list[list[dict[str, Any]]] = [[] for _ in range(len(vectors))]
-    for number, group in enumerate(watch(_grouped(jobs, len(harmless)), "directions of other positions")):
+    for number, group in enumerate(
+        watch(_grouped(model, jobs, len(harmless)), "directions of other positions")
+    ):
         verdicts = keep(f"position-{number}", lambda g=group: steered(g))
         for (role, _), entry in zip(group, verdicts, strict=True):
             found[role].append(entry)

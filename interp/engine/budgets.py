@@ -1,0 +1,174 @@
+"""How much one forward pass may hold: `PassBudget.for_(model)`, from the device's free memory and the model's size.
+
+On a CPU a pass should stay in its caches: the numbers were measured on two AMD cores and do not depend on memory. On
+a GPU the more tokens a pass has the better, until they fill the card: memory decides, by an upper bound on what a
+token takes. Budgets of a GPU are powers of two, so that a few megabytes more or less free do not change how prompts
+are batched.
+
+    budget = PassBudget.for_(model)
+    budget.packed_tokens                   # 5120 on a CPU for smollm2, 131072 on a card of 80 GB
+"""
+
+import sys
+from dataclasses import dataclass
+
+import psutil
+import torch
+from torch import nn
+
+from interp.models.chat_model import ChatModel
+
+_CARD_SHARE = 0.4
+"""Of a card's free memory, what one pass may take; the rest is for results, fragments and what others do there."""
+_MOST_CARD_TOKENS = 2**17
+"""Tokens of a pass on a card, which larger passes keep no busier; a progress bar moves between passes."""
+_DECODED_LENGTH = 1024
+"""Tokens, prompt and completion, that a row of a decoding batch may have on a card."""
+_CPU_PACKED = 5120
+"""Most tokens of a CPU pass that packs weights as it goes; packing then costs a twentieth of the products."""
+_CPU_WIDEST = 2**23
+"""Most numbers in the widest activation of such a pass: 32 MB."""
+_CPU_WORK = 1.2e12
+"""Most floating-point operations of such a pass: seconds on two cores, after which a progress bar moves."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassBudget:
+    """What one pass may hold on a device. Tokens count padding."""
+
+    plain_tokens: int
+    """Tokens of a padded pass over prompts behind their shared prefix."""
+    plain_rows: int
+    """Prompts of a pass on the plain path, that of whole prompts."""
+    packed_tokens: int
+    """Tokens of a packed pass."""
+    sweep_tokens: int
+    """Tokens of a packed pass of a sweep over candidates, which is repeated for every candidate."""
+    unfolded_tokens: int
+    """Tokens to which attention may unfold a packed pass: prompts may share a long prefix."""
+    scored_tokens: int
+    """Tokens of a pass that unembeds all positions of its completions."""
+    decode_rows: int
+    """Completions decoded together."""
+    rows: int
+    """Prompts of any pass."""
+    overhead_tokens: int
+    """Fixed cost of one pass, in tokens: reading the weights once and launching the kernels."""
+    short_scores: int
+    """Attention scores of a row up to which two products and a softmax beat the fused kernel; 0 is never."""
+    few_scores: int
+    """The same, of all rows of a pass."""
+    prepacked_rows: int
+    """Rows from which packing a weight into oneDNN's layout for one product pays."""
+    prepacked_passes: int
+    """Passes from which keeping all weights in that layout pays."""
+    prepacked_bytes: int
+    """Most memory that weights kept in that layout may take."""
+
+    @classmethod
+    def for_(cls, model: ChatModel) -> "PassBudget":
+        """The budget of a model where it is, with the memory that is free now."""
+        linear = [module for module in model.decoder.modules() if type(module) is nn.Linear]
+        config = model.hf.config.get_text_config()
+        d_mlp = max([module.out_features for module in linear], default=0)
+        return pass_budget(
+            model.device.type,
+            free_bytes(model.device),
+            d_model=model.d_model,
+            d_mlp=d_mlp or getattr(config, "intermediate_size", None) or 4 * model.d_model,
+            n_layers=model.n_layers,
+            d_vocab=model.d_vocab,
+            dtype=model.dtype,
+            linear_weights=sum(module.weight.numel() for module in linear),
+        )
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that new tensors on a device can take."""
+    if device.type != "cuda":
+        return int(psutil.virtual_memory().available)
+    reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + reserved
+
+
+def pass_budget(
+    device: str,
+    free: int,
+    *,
+    d_model: int,
+    d_mlp: int,
+    n_layers: int,
+    d_vocab: int,
+    dtype: torch.dtype,
+    linear_weights: int | None = None,
+) -> PassBudget:
+    """The budget of a model of this size on such a device.
+
+    Args:
+        device: type of the device, as torch names it.
+        free: bytes that are free there.
+        d_mlp: width of the widest activation between two products.
+        linear_weights: weights of linear layers that oneDNN could hold; None counts those of a gated transformer.
+    """
+    if linear_weights is None:
+        linear_weights = n_layers * d_model * (4 * d_model + 3 * d_mlp)
+    if device == "cpu":
+        return _cpu_budget(free, d_mlp=d_mlp, prepacks=dtype == torch.float32, weights=linear_weights)
+    return _card_budget(free, d_model, d_mlp, n_layers, d_vocab, dtype.itemsize)
+
+
+def _cpu_budget(free: int, *, d_mlp: int, prepacks: bool, weights: int) -> PassBudget:
+    plain, prepacked_rows = 640, 768
+    packed = plain
+    if prepacks and weights and torch.backends.mkldnn.is_available():
+        quick = max(2 * prepacked_rows, int(_CPU_WORK / (2 * weights)))
+        packed = max(plain, min(_CPU_PACKED, _CPU_WIDEST // d_mlp, quick))
+    return PassBudget(
+        plain_tokens=plain,  # with more the activations leave the cache
+        plain_rows=32,
+        packed_tokens=packed,
+        sweep_tokens=1280,  # a candidate's validation prompts fit into one or two passes
+        unfolded_tokens=32 * plain,
+        scored_tokens=512,
+        decode_rows=64,  # reading the weights then costs less than the arithmetic
+        rows=128,
+        overhead_tokens=48,
+        short_scores=2**15,  # by a factor of 2.3 for prompts of 20 tokens; at 300 tokens by nothing
+        few_scores=2**22,
+        prepacked_rows=prepacked_rows,
+        prepacked_passes=8,
+        prepacked_bytes=free // 2,
+    )
+
+
+def _card_budget(
+    free: int, d_model: int, d_mlp: int, n_layers: int, d_vocab: int, itemsize: int
+) -> PassBudget:
+    """Bounds count every head as a key head, and logits in float32 four times over: as they are, and for a softmax."""
+    available = _CARD_SHARE * free
+    cached = 2 * n_layers * d_model * itemsize
+    passing = (16 * d_model + 4 * d_mlp) * itemsize
+    unembedded = 16 * d_vocab
+    tokens = min(_MOST_CARD_TOKENS, _power_of_two(available / (cached + passing)))
+    rows = _power_of_two(available / 4 / unembedded)
+    return PassBudget(
+        plain_tokens=tokens,
+        plain_rows=max(1, min(rows, tokens // _DECODED_LENGTH)),
+        packed_tokens=tokens,
+        sweep_tokens=tokens,
+        unfolded_tokens=4 * tokens,
+        scored_tokens=min(tokens, rows),
+        decode_rows=min(rows, _power_of_two(available / (cached * _DECODED_LENGTH + unembedded))),
+        rows=rows,
+        overhead_tokens=2048,
+        short_scores=0,
+        few_scores=0,
+        prepacked_rows=sys.maxsize,
+        prepacked_passes=sys.maxsize,
+        prepacked_bytes=0,
+    )
+
+
+def _power_of_two(most: float) -> int:
+    """The largest power of two up to `most`; at least 1."""
+    return 1 << max(0, int(most).bit_length() - 1)
