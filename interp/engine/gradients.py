@@ -1,0 +1,269 @@
+"""Activations and log-probabilities with gradients, through a model that stays frozen.
+
+What can be trained goes in: embeddings in place of a prompt's own, a soft prefix (embeddings that are no token's,
+before or inside the rendered prompt), or the direction of an intervention. What comes out, sites at token roles and the
+log-probabilities of the first completion token, is that of `collect` and `next_token_log_probs` and keeps its graph.
+
+    with differentiable(model, checkpointing=True) as through:
+        soft = SoftPrefix(embeddings=through.embed(prompts)[0][:8].clone().requires_grad_())
+        readings = through.run(prompts, soft_prefix=soft, sites=["resid_pre"], positions="t_post_inst")
+        loss = -(readings["resid_pre"][:, 12, 0] @ direction).mean()
+        loss.backward()                     # inside the context where blocks are checkpointed
+    soft.embeddings.grad.shape              # [8, d_model]
+
+The model's parameters ask for no gradient while the context lasts. One call of `run` is one padded pass: how many
+prompts fit is the caller's to choose. Soft prefixes: Lester et al. 2021, arXiv:2104.08691.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from interp.engine.activations import Layers
+from interp.engine.batching import pad_id
+from interp.engine.interventions import Applied, Intervention, apply
+from interp.engine.layouts import PassLayout
+from interp.models.chat_model import ChatModel, Edit, Site
+from interp.models.threads import on_behalf_of, swapped_forwards, this_thread
+from interp.models.tokens import ChatTokens, Positions, as_tokens
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SoftPrefix:
+    """Embeddings that stand in every prompt as if they were tokens."""
+
+    embeddings: Float[Tensor, "soft d_model"]
+    """In the scale of what the model's input embedding gives."""
+    before: str | int | None = None
+    """Token that they stand before: a role, the first token of a region, or counted from the prompt's end; None is the
+    prompt's first."""
+
+    def start(self, tokens: ChatTokens, row: int) -> int:
+        """Index of the token that they stand before in a prompt.
+
+        Raises:
+            ValueError: unknown role or region, or one that the prompt has no token of.
+        """
+        if self.before is None:
+            return 0
+        where = tokens.mask(row, self.before).nonzero()  # pyright: ignore[reportArgumentType]
+        if not len(where):
+            raise ValueError(
+                f"prompt {row} has no token of {self.before!r} for the soft prefix to stand before"
+            )
+        return int(where[0])
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Readings:
+    """What one pass gives, with its graph, on the model's device."""
+
+    values: dict[Site, Float[Tensor, "prompt layer role d_model"]]
+    """Activations by site, in the model's dtype."""
+    log_probs: Float[Tensor, "prompt d_vocab"]
+    """Of the first completion token, in nats, in float32 or wider."""
+    layers: tuple[int, ...]
+    """What the layer axis counts."""
+    roles: tuple[str, ...]
+    """What the role axis counts."""
+
+    def __getitem__(self, site: Site) -> Float[Tensor, "prompt layer role d_model"]:
+        return self.values[site]
+
+
+class Differentiable:
+    """Passes with gradients; made by `differentiable`."""
+
+    def __init__(self, model: ChatModel, applied: Applied) -> None:
+        self._model, self._applied = model, applied
+        self._layout: PassLayout | None = None
+        self._open = True
+
+    def embed(self, prompts: Sequence[str] | ChatTokens) -> list[Float[Tensor, "_ d_model"]]:
+        """The model's own embedding of every token of every prompt, outside of any graph."""
+        tokens = as_tokens(self._model.tokenizer, prompts)
+        with torch.no_grad():
+            return [self._model.embedding(torch.tensor(ids, device=self._model.device)) for ids in tokens.ids]
+
+    def run(
+        self,
+        prompts: Sequence[str] | ChatTokens,
+        *,
+        inputs_embeds: Sequence[Float[Tensor, "_ d_model"]] | None = None,
+        soft_prefix: SoftPrefix | None = None,
+        sites: Sequence[Site] = (),
+        layers: Layers = None,
+        positions: Positions = ("t_inst", "t_post_inst"),
+    ) -> Readings:
+        """Run the prompts in one left-padded pass.
+
+        Interventions on all positions act on a soft prefix too; it has no role.
+
+        Args:
+            inputs_embeds: for each prompt, embeddings in place of those of its tokens, whose roles they have.
+            soft_prefix: stands in every prompt.
+            sites: activations to read; none by default.
+            layers: layers to read; None is all.
+            positions: token roles to read.
+
+        Raises:
+            ValueError: unknown site or role, layer or position out of range, or embeddings that do not fit the prompts.
+        """
+        model, tokens = self._model, as_tokens(self._model.tokenizer, prompts)
+        wanted = range(model.n_layers) if layers is None else [layers] if isinstance(layers, int) else layers
+        chosen = tuple(model.layer(layer) for layer in wanted)
+        roles, where = tokens.resolve(positions)
+        embeds = self._checked(tokens, inputs_embeds) if inputs_embeds is not None else self.embed(tokens)
+        inputs, slots = _padded(model, tokens, embeds, soft_prefix)
+        values: dict[tuple[Site, int], Tensor] = {}
+        reads: list[tuple[Site, int, Edit]] = [
+            (site, layer, partial(values.__setitem__, (site, layer))) for site in sites for layer in chosen
+        ]
+        layout = _layout(tokens, slots)
+        self._layout = layout
+        with self._applied.running(layout), model.hooks(reads):
+            logits = model.hf(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1]
+        rows = torch.arange(len(tokens))[:, None]
+        places = rows.to(model.device), slots[rows, where].to(model.device)
+        return Readings(
+            values={
+                site: torch.stack([values[site, layer][places] for layer in chosen], dim=1) for site in sites
+            },
+            log_probs=logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1),
+            layers=chosen,
+            roles=tuple(roles),
+        )
+
+    def _checked(self, tokens: ChatTokens, embeds: Sequence[Tensor]) -> list[Tensor]:
+        if len(embeds) != len(tokens):
+            raise ValueError(f"got inputs_embeds of {len(embeds)} prompts for {len(tokens)}; give one each")
+        for row, (ids, value) in enumerate(zip(tokens.ids, embeds, strict=True)):
+            expected = (len(ids), self._model.d_model)
+            if tuple(value.shape) != expected:
+                raise ValueError(
+                    f"inputs_embeds of prompt {row} must have shape {list(expected)}, one row a token, got "
+                    f"{list(value.shape)}"
+                )
+        return list(embeds)
+
+    def checkpointed(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """A block's forward that keeps its input alone and runs again in the backward pass."""
+
+        def run(*args: Any, **options: Any) -> Any:
+            contexts = nullcontext(), _Repeated(partial(self.again, self._layout, this_thread()))
+            return checkpoint(
+                forward,
+                *args,
+                use_reentrant=False,
+                preserve_rng_state=False,  # nothing is drawn in eval mode
+                context_fn=lambda: contexts,
+                **options,
+            )
+
+        return run
+
+    @contextmanager
+    def again(self, layout: PassLayout | None, owner: int) -> Iterator[None]:
+        """A block runs again as it ran: for the same tokens, and as if in the same thread (autograd has its own)."""
+        if not self._open:
+            raise RuntimeError("the backward pass of checkpointed blocks must run inside `differentiable`")
+        with on_behalf_of(owner), self._applied.running(layout):
+            yield
+
+    def close(self) -> None:
+        """From here on, interventions and frozen parameters are not in force."""
+        self._open = False
+
+
+class _Repeated:
+    """A context that can be entered once for each backward pass."""
+
+    def __init__(self, make: Callable[[], AbstractContextManager[None]]) -> None:
+        self._make, self._entered = make, list[AbstractContextManager[None]]()
+
+    def __enter__(self) -> None:
+        context = self._make()
+        context.__enter__()
+        self._entered.append(context)
+
+    def __exit__(self, *error: Any) -> None:
+        self._entered.pop().__exit__(*error)
+
+
+@contextmanager
+def differentiable(
+    model: ChatModel, *, interventions: Sequence[Intervention] = (), checkpointing: bool = False
+) -> Iterator[Differentiable]:
+    """Passes with gradients through the model, whose parameters are frozen inside the context.
+
+    Parameters ask for gradients afterwards as they did before, also after an exception, and have none from here. The
+    context holds `model.lock`: fast passes of other threads wait.
+
+    Args:
+        interventions: in force in every pass; a direction may require a gradient.
+        checkpointing: keep only what enters each block and run blocks again in the backward pass, for memory; gradients
+            are equal.
+
+    Raises:
+        ValueError: an intervention that does not fit, or that no pass reached.
+    """
+    asked = [parameter for parameter in model.hf.parameters() if parameter.requires_grad]
+    with model.lock, ExitStack() as stack:
+        applied = stack.enter_context(apply(model, interventions))
+        through = Differentiable(model, applied)
+        if checkpointing:
+            blocks: list[nn.Module] = [block.module for block in model.blocks]
+            stack.enter_context(
+                swapped_forwards({block: through.checkpointed(block.forward) for block in blocks})
+            )
+        try:
+            for parameter in asked:
+                parameter.requires_grad_(False)
+            yield through
+        finally:
+            through.close()
+            for parameter in asked:
+                parameter.requires_grad_(True)
+
+
+def _padded(
+    model: ChatModel, tokens: ChatTokens, embeds: list[Tensor], soft: SoftPrefix | None
+) -> tuple[dict[str, Tensor], Int[Tensor, "prompt pos"]]:
+    """Arguments of the pass, and the slot of every token of every prompt; -1 beyond a prompt's end."""
+    count = 0 if soft is None else len(soft.embeddings)
+    lengths = [len(ids) + count for ids in tokens.ids]
+    width = max(lengths)
+    with torch.no_grad():
+        padding = model.embedding(torch.tensor([pad_id(model)], device=model.device))
+    slots = torch.full((len(tokens), width - count), -1)
+    rows = []
+    for row, embedded in enumerate(embeds):
+        start = 0 if soft is None else soft.start(tokens, row)
+        gap = width - lengths[row]
+        inserted = [] if soft is None else [soft.embeddings]
+        parts = [padding.expand(gap, -1), embedded[:start], *inserted, embedded[start:]]
+        rows.append(torch.cat([part.to(padding) for part in parts]))
+        index = torch.arange(len(embedded))
+        slots[row, : len(embedded)] = gap + index + count * (index >= start)
+    mask = (torch.arange(width) >= width - torch.tensor(lengths)[:, None]).long().to(model.device)
+    position_ids = (mask.cumsum(1) - 1).clamp(min=0)
+    inputs = {"inputs_embeds": torch.stack(rows), "attention_mask": mask, "position_ids": position_ids}
+    return inputs, slots
+
+
+def _layout(tokens: ChatTokens, slots: Int[Tensor, "prompt pos"]) -> PassLayout:
+    """Where each token stands; slots of padding and of a soft prefix are no token."""
+    width = int(slots.max()) + 1
+    positions = torch.full((len(slots), width), -1)
+    rows, index = (slots >= 0).nonzero().T
+    positions[rows, slots[rows, index]] = index
+    prompts = rearrange(torch.arange(len(slots)), "row -> row 1").expand(-1, width)
+    return PassLayout(tokens=tokens, prompts=prompts, positions=positions)
