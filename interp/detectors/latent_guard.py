@@ -30,7 +30,7 @@ from sklearn.metrics import roc_curve
 
 from interp.data.prompts import CLOSING, Ending, Prompts, PromptSet, with_ending
 from interp.display.cards import Card, Shown, Table
-from interp.evaluation.responses import observe
+from interp.evaluation.responses import respond
 from interp.models.chat_model import ChatModel
 from interp.representations.beliefs import Centres, belief, fit_centres, states
 from interp.representations.confounds import leak_check
@@ -126,7 +126,7 @@ class LatentGuard(Shown):
         kept = {kind: states(model, part.texts, show_progress=show_progress) for kind, part in train.items()}
         refused = {
             kind: torch.tensor(
-                observe(
+                respond(
                     model,
                     part,
                     substrings="zhao",

@@ -4,7 +4,7 @@ Groups of prompts are per model: a harmful prompt that one model refuses another
 what the model does gives the four behaviour groups, refused and accepted harmful, refused and accepted harmless. Two
 are what alignment wants; the other two tell apart what looks like one thing in them, harmfulness and refusal.
 
-    bad = observe(model, prompts["harmful", "test"])
+    bad = respond(model, prompts["harmful", "test"])
     bad.rate                                  # refusal rate with its interval
     bad.prompts.take(bad.rows(refused=False)) # accepted harmful
 
@@ -29,7 +29,7 @@ GROUPS = ("refused harmful", "accepted harmful", "refused harmless", "accepted h
 
 
 @dataclass(frozen=True, kw_only=True)
-class Behaved:
+class Responses:
     """Prompts and what the model did with each."""
 
     prompts: Prompts
@@ -56,7 +56,7 @@ class Behaved:
         return [row for row, flag in enumerate(self.refused) if flag == refused]
 
 
-def observe(
+def respond(
     model: ChatModel,
     prompts: Prompts,
     *,
@@ -65,7 +65,7 @@ def observe(
     substrings: RefusalList = "arditi",
     max_new_tokens: int = 24,
     show_progress: bool = False,
-) -> Behaved:
+) -> Responses:
     """The model's greedy reply to every prompt, and which of them refuse.
 
     Args:
@@ -87,28 +87,28 @@ def observe(
         max_new_tokens=max_new_tokens,
         show_progress=show_progress,
     )
-    return _behaved(prompts, done, substrings)
+    return _responses(prompts, done, substrings)
 
 
-def observe_each(
+def respond_each(
     model: ChatModel,
     prompts: Prompts,
     arms: Sequence[Sequence[Intervention]],
     *,
     substrings: RefusalList = "arditi",
     max_new_tokens: int = 24,
-) -> list[Behaved]:
-    """`observe` under each of several sets of interventions on prompt tokens, decoded together.
+) -> list[Responses]:
+    """`respond` under each of several sets of interventions on prompt tokens, decoded together.
 
     Raises:
         ValueError: as `generate_each`.
     """
     replies = generate_each(model, prompts.texts, arms, max_new_tokens=max_new_tokens)
-    return [_behaved(prompts, done, substrings) for done in replies]
+    return [_responses(prompts, done, substrings) for done in replies]
 
 
-def _behaved(prompts: Prompts, done: Completions, substrings: RefusalList) -> Behaved:
-    return Behaved(
+def _responses(prompts: Prompts, done: Completions, substrings: RefusalList) -> Responses:
+    return Responses(
         prompts=prompts,
         refused=tuple(is_refusal(text, substrings) for text in done.texts),
         replies=done.texts,

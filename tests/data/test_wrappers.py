@@ -220,17 +220,17 @@ def test_beliefs_at_swapped_positions_have_the_wrong_sign(
 
 def refuse_harmful(monkeypatch: pytest.MonkeyPatch) -> None:
     """A random model refuses by no known words: here harmful requests are refused unless someone asks kindly."""
-    real = experiment.observe
+    real = experiment.respond
     harmful = {text for part in ("train", "test") for text in load_prompts()["harmful", part].texts}
 
-    def observe(model: ChatModel, asked: Prompts, **options: Any):
+    def respond(model: ChatModel, asked: Prompts, **options: Any):
         seen = real(model, asked, **options)
         said = tuple(
             any(text in prompt for text in harmful) and "Please" not in prompt for prompt in asked.texts
         )
         return type(seen)(prompts=asked, refused=said, replies=seen.replies)
 
-    monkeypatch.setattr(experiment, "observe", observe)
+    monkeypatch.setattr(experiment, "respond", respond)
 
 
 def test_a_run_is_whole_and_drawn_from_its_numbers(

@@ -6,7 +6,7 @@ import torch
 from interp.data.prompts import Prompts
 from interp.engine.generation import generate
 from interp.engine.interventions import Add
-from interp.evaluation.responses import Behaved, observe
+from interp.evaluation.responses import Responses, respond
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import tokenize
 from tests.conftest import PROMPTS
@@ -18,7 +18,7 @@ def prompts_of(texts: tuple[str, ...]) -> Prompts:
 
 
 def test_rows_and_rate_follow_the_flags() -> None:
-    seen = Behaved(prompts=prompts_of(PROMPTS[:4]), refused=(True, False, True, True), replies=("",) * 4)
+    seen = Responses(prompts=prompts_of(PROMPTS[:4]), refused=(True, False, True, True), replies=("",) * 4)
     assert seen.rows(refused=True) == [0, 2, 3]
     assert seen.rows(refused=False) == [1]
     assert seen.rate.value == 0.75 and seen.rate.n == 4
@@ -26,10 +26,10 @@ def test_rows_and_rate_follow_the_flags() -> None:
 
 def test_replies_are_the_models_own_and_change_under_interventions(tiny: ChatModel) -> None:
     part = prompts_of(PROMPTS)
-    seen = observe(tiny, part, max_new_tokens=6)
+    seen = respond(tiny, part, max_new_tokens=6)
     assert seen.replies == generate(tiny, part.texts, max_new_tokens=6).texts
     push = Add(direction=5 * torch.randn(32, generator=torch.Generator().manual_seed(0)), layers=[1])
-    assert observe(tiny, part, interventions=[push], max_new_tokens=6).replies != seen.replies
+    assert respond(tiny, part, interventions=[push], max_new_tokens=6).replies != seen.replies
 
 
 def test_truncated_prompts_end_at_t_inst(tiny: ChatModel) -> None:
@@ -37,11 +37,11 @@ def test_truncated_prompts_end_at_t_inst(tiny: ChatModel) -> None:
     cut = tokens.truncated()
     assert cut.ids == tuple(ids[:end] for ids, end in zip(tokens.ids, tokens.ends, strict=True))
     assert all(cut.index(i, "t_inst") == cut.index(i, "t_post_inst") for i in range(len(PROMPTS)))
-    seen = observe(tiny, prompts_of(PROMPTS), tokens=cut, max_new_tokens=4)
-    whole = observe(tiny, prompts_of(PROMPTS), max_new_tokens=4)
+    seen = respond(tiny, prompts_of(PROMPTS), tokens=cut, max_new_tokens=4)
+    whole = respond(tiny, prompts_of(PROMPTS), max_new_tokens=4)
     assert seen.replies != whole.replies
 
 
 def test_tokens_of_other_prompts_are_refused(tiny: ChatModel) -> None:
     with pytest.raises(ValueError, match="5 tokenised prompts were given for 6 prompts"):
-        observe(tiny, prompts_of(PROMPTS), tokens=tokenize(tiny.tokenizer, PROMPTS[:5]))
+        respond(tiny, prompts_of(PROMPTS), tokens=tokenize(tiny.tokenizer, PROMPTS[:5]))

@@ -62,10 +62,10 @@ def test_training_sets_hold_stubs_for_refused_prompts_and_controls_of_equal_size
 def run(tiny: ChatModel, tmp_path_factory: pytest.TempPathFactory):
     """On a model that, as far as its words are judged, refuses harmful prompts until it is fine-tuned on stubs."""
     harmful = {t for split in ("train", "test") for t in load_prompts()["harmful", split].texts}  # type: ignore[index]
-    real = experiment.observe
+    real = experiment.respond
     asked: list[str] = []
 
-    def observe(model: ChatModel, prompts: Any, **options: Any) -> Any:
+    def respond(model: ChatModel, prompts: Any, **options: Any) -> Any:
         asked.append(str(model.adapter))
         seen = real(model, prompts.first(2), **options)
         lost = "stubs" in str(model.adapter) and "harmless" not in str(model.adapter)
@@ -75,7 +75,7 @@ def run(tiny: ChatModel, tmp_path_factory: pytest.TempPathFactory):
     out = tmp_path_factory.mktemp("runs") / "adversarial"
     before = {name: p.detach().clone() for name, p in tiny.hf.named_parameters()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "observe", observe)
+        patch.setattr(experiment, "respond", respond)
         result = experiment.run(tiny, load_prompts(), SMALL, out=out)
     for name, p in tiny.hf.named_parameters():
         assert torch.equal(p, before[name])  # the model is as it was

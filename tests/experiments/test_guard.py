@@ -9,7 +9,7 @@ from torch import Tensor
 
 from interp.data.prompts import Prompts, load_prompts
 from interp.detectors.latent_guard import LatentGuard
-from interp.evaluation.responses import Behaved
+from interp.evaluation.responses import Responses
 from interp.experiments.guard import run as experiment
 from interp.experiments.guard.run import CONTROL, Config, fit_detectors
 from interp.models.chat_model import ChatModel
@@ -43,7 +43,7 @@ def detectors(role: int, words: tuple[str, str] = ("say", "say"), seed: int = 0)
             sets[name] = some([f"{words[k]} {i}" for i in range(30)], name)
             read[name] = planted(role, 30, harmful=kind == "harmful", seed=2 * s + k)
     seen = {
-        kind: Behaved(prompts=sets[f"train-{kind}"], refused=(kind == "harmful",) * 30, replies=())
+        kind: Responses(prompts=sets[f"train-{kind}"], refused=(kind == "harmful",) * 30, replies=())
         for kind in ("harmful", "harmless")
     }
     return fit_detectors(sets, read, seen, seed=seed)
@@ -109,9 +109,9 @@ def run(tiny: ChatModel, saved_tiny, tmp_path_factory: pytest.TempPathFactory):
     (folder / "anchors.txt").write_text("\n".join(f"Name {i} birds" for i in range(40)))
     (folder / "bad.txt").write_text("\n".join(f"Break window number {i}" for i in range(30)))
     (folder / "good.txt").write_text("\n".join(f"Clean window number {i}" for i in range(30)))
-    real = experiment.observe
+    real = experiment.respond
 
-    def observe(model: ChatModel, asked: Prompts, **options):
+    def respond(model: ChatModel, asked: Prompts, **options):
         seen = real(model, asked, **options)
         bad = {t for split in ("train", "test") for t in load_prompts()["harmful", split].texts}
         # Every second harmful prompt is refused, and wrapping helps.
@@ -132,7 +132,7 @@ def run(tiny: ChatModel, saved_tiny, tmp_path_factory: pytest.TempPathFactory):
         text_guards=(f"llama-guard={saved_tiny}",),
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "observe", observe)
+        patch.setattr(experiment, "respond", respond)
         experiment.run(tiny, load_prompts(), config, out=folder / "guard")
     return load_result(folder / "guard").numbers
 
@@ -204,7 +204,7 @@ def test_on_the_bundled_model_the_guard_tells_unseen_prompts_apart_better_than_a
         for kind in ("harmful", "harmless")
     }
     seen = {
-        kind: Behaved(prompts=sets[f"train-{kind}"], refused=(kind == "harmful",) * 30, replies=())
+        kind: Responses(prompts=sets[f"train-{kind}"], refused=(kind == "harmful",) * 30, replies=())
         for kind in ("harmful", "harmless")
     }
     found = fit_detectors(

@@ -31,7 +31,7 @@ from torch import Tensor
 from interp.data.examples import Example
 from interp.data.prompts import Kind, Prompts, PromptSet, Split
 from interp.display.progress import progress
-from interp.evaluation.responses import Behaved, observe
+from interp.evaluation.responses import Responses, respond
 from interp.experiments.adversarial_finetune.report import (
     BELIEFS,
     ENDINGS,
@@ -156,7 +156,7 @@ def run(
             def see(by_kind: Mapping[Kind, Prompts] = by_kind) -> dict[str, list[bool]]:
                 return {
                     kind: list(
-                        observe(
+                        respond(
                             model,
                             part,
                             substrings="zhao",
@@ -265,7 +265,7 @@ def _behaving(
     found: dict[Kind, Prompts] = {}
     wanted: dict[Kind, str] = {"harmful": "refuses", "harmless": "answers"}
     for kind, does in wanted.items():
-        seen = Behaved(prompts=asked[kind], refused=tuple(refused[kind]), replies=())
+        seen = Responses(prompts=asked[kind], refused=tuple(refused[kind]), replies=())
         found[kind] = seen.prompts.take(seen.rows(refused=kind == "harmful"))
         if len(found[kind]) < _LEAST:
             raise ValueError(
@@ -286,7 +286,7 @@ def _measure(
     """Replies to the held-out prompts, both beliefs of each per layer, and what the guard says of them."""
     found: dict[str, Any] = {"refusal_rate": {}, "beliefs": {}, "guard": {}}
     for kind in KINDS:
-        replies = observe(model, held.test[kind], substrings="zhao", max_new_tokens=config.max_new_tokens)
+        replies = respond(model, held.test[kind], substrings="zhao", max_new_tokens=config.max_new_tokens)
         found["refusal_rate"][kind] = replies.rate.as_dict()
     for ending in ENDINGS:
         read = {kind: states(model, held.test[kind].with_ending(ending).texts) for kind in KINDS}

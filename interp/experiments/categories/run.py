@@ -34,7 +34,7 @@ from torch import Tensor
 
 from interp.data.prompts import Kind, Prompts, PromptSet, with_ending
 from interp.directions import cosine_matrix, unit
-from interp.evaluation.responses import observe
+from interp.evaluation.responses import respond
 from interp.experiments.categories.report import DIRECTIONS, ENDINGS, figures, rate_table, report, verdicts
 from interp.models.chat_model import ChatModel
 from interp.representations.beliefs import states
@@ -117,7 +117,7 @@ def run(
     def replies() -> dict[str, list[bool]]:
         return {
             kind: list(
-                observe(
+                respond(
                     model,
                     part,
                     substrings="zhao",

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from interp.data.prompts import Kind, Prompts
 from interp.directions import difference_in_means, project, random_direction
-from interp.evaluation.responses import Behaved
+from interp.evaluation.responses import Responses
 from interp.representations.beliefs import belief, fit_centres
 from interp.stats import auroc
 
@@ -41,7 +41,7 @@ class Detector(NamedTuple):
 def fit_detectors(
     sets: Mapping[str, Prompts],
     read: Mapping[str, Float[Tensor, "prompt layer role d_model"]],
-    seen: Mapping[str, Behaved],
+    seen: Mapping[str, Responses],
     seed: int,
 ) -> dict[str, Detector]:
     """All detectors that need no other model, fitted on `train-*` and chosen on `val-*`.

@@ -36,7 +36,7 @@ from interp.data.prompts import Ending, Prompts, PromptSet, load_prompts, read_p
 from interp.data.wrappers import attempts, wrappers
 from interp.detectors.guard_models import TextGuard, load_text_guard
 from interp.detectors.latent_guard import check_calibration
-from interp.evaluation.responses import Behaved, observe
+from interp.evaluation.responses import Responses, respond
 from interp.experiments.guard.compared_detectors import CONTROL, KINDS, Detector, fit_detectors
 from interp.experiments.guard.report import ENDINGS, figures, rate_table, report, verdicts
 from interp.models.chat_model import ChatModel
@@ -123,10 +123,10 @@ def run(
     def keep(name: str, compute: Callable[[], Any]) -> Any:
         return parts.numbers(name, compute) if parts else compute()
 
-    def see(name: str, asked: Prompts) -> Behaved:
+    def see(name: str, asked: Prompts) -> Responses:
         def replies() -> list[bool]:
             return list(
-                observe(
+                respond(
                     model,
                     asked,
                     substrings="zhao",
@@ -135,7 +135,7 @@ def run(
                 ).refused
             )
 
-        return Behaved(prompts=asked, refused=tuple(keep(name, replies)), replies=())
+        return Responses(prompts=asked, refused=tuple(keep(name, replies)), replies=())
 
     # 1. Prompts, and what the model does with them.
     train = {kind: prompts[kind, "train"].first(config.n_train) for kind in KINDS}
@@ -198,7 +198,7 @@ def _scores(
     model: ChatModel,
     sets: Mapping[str, Prompts],
     groups: Mapping[str, Prompts],
-    seen: Mapping[str, Behaved],
+    seen: Mapping[str, Responses],
     ending: Ending,
     config: Config,
     show_progress: bool,
@@ -233,7 +233,7 @@ def _with_other_anchors(
     model: ChatModel,
     sets: Mapping[str, Prompts],
     read: Mapping[str, Tensor],
-    seen: Mapping[str, Behaved],
+    seen: Mapping[str, Responses],
     ending: Ending,
     config: Config,
 ) -> dict[str, Detector]:
@@ -279,7 +279,7 @@ def _add_text_guard(
 
 
 def _test_groups(
-    prompts: PromptSet, config: Config, see: Callable[[str, Prompts], Behaved]
+    prompts: PromptSet, config: Config, see: Callable[[str, Prompts], Responses]
 ) -> tuple[dict[str, Prompts], dict[str, dict[str, list[int]]]]:
     """What is measured on: prompts by group, and rows of the groups that are part of another."""
     groups = {kind: prompts[kind, "test"].first(config.n_test) for kind in KINDS}

@@ -32,7 +32,7 @@ from torch import Tensor
 from interp.data.prompts import Ending, Kind, Prompts, PromptSet, Split, load_prompts
 from interp.display.progress import progress
 from interp.engine.activations import collect
-from interp.evaluation.responses import GROUPS, observe
+from interp.evaluation.responses import GROUPS, respond
 from interp.experiments.harmfulness.analysis import (
     LEAST,
     Anchors,
@@ -247,8 +247,8 @@ def _measure(
 
         def replies(ended: Prompts = ended, tokens: Any = tokens) -> dict[str, list[bool]]:
             most = config.max_new_tokens
-            full = observe(model, ended, tokens=tokens, substrings="zhao", max_new_tokens=most)
-            cut = observe(model, ended, tokens=tokens.truncated(), substrings="zhao", max_new_tokens=most)
+            full = respond(model, ended, tokens=tokens, substrings="zhao", max_new_tokens=most)
+            cut = respond(model, ended, tokens=tokens.truncated(), substrings="zhao", max_new_tokens=most)
             return {
                 "full": list(full.refused),
                 "cut": list(cut.refused),

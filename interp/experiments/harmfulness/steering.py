@@ -18,7 +18,7 @@ from interp.data.prompts import Prompts
 from interp.directions import random_direction
 from interp.engine.budgets import PassBudget
 from interp.engine.interventions import Add
-from interp.evaluation.responses import observe_each
+from interp.evaluation.responses import respond_each
 from interp.experiments.harmfulness.reply_inversion import INVERSIONS, ask, baselines, verdicts_each
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, Positions
@@ -101,7 +101,7 @@ def refusal_sweep(
         ]
         return [
             seen.rate.as_dict()
-            for seen in observe_each(model, answered, arms, substrings="zhao", max_new_tokens=max_new_tokens)
+            for seen in respond_each(model, answered, arms, substrings="zhao", max_new_tokens=max_new_tokens)
         ]
 
     groups = _grouped(model, [(arm, layer) for arm in REFUSAL_ARMS for layer in layers], len(answered))

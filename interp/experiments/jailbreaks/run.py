@@ -37,7 +37,7 @@ from interp.data.wrappers import (
     read_suffixes,
     wrappers,
 )
-from interp.evaluation.responses import Behaved, observe
+from interp.evaluation.responses import Responses, respond
 from interp.experiments.jailbreaks.report import ENDINGS, figures, rate_table, report, verdicts
 from interp.experiments.jailbreaks.shifts import BELIEFS, shifts, success
 from interp.models.chat_model import ChatModel
@@ -120,9 +120,9 @@ def run(
         settings = {"config": asdict(config), "model": model.provenance, "prompts": prompts.provenance}
         parts = Parts(out, settings)
 
-    def see(name: str, asked: Prompts) -> Behaved:
+    def see(name: str, asked: Prompts) -> Responses:
         def replies() -> dict[str, Any]:
-            seen = observe(
+            seen = respond(
                 model,
                 asked,
                 substrings="zhao",
@@ -132,7 +132,7 @@ def run(
             return {"refused": list(seen.refused), "replies": list(seen.replies)}
 
         stored = parts.numbers(name, replies) if parts else replies()
-        return Behaved(prompts=asked, refused=tuple(stored["refused"]), replies=tuple(stored["replies"]))
+        return Responses(prompts=asked, refused=tuple(stored["refused"]), replies=tuple(stored["replies"]))
 
     # 1. Centres of both beliefs, on training prompts that behave.
     kinds: tuple[Kind, ...] = ("harmful", "harmless")
@@ -176,7 +176,7 @@ def run(
         watch.lap("search")
     tries: dict[str, list[Attempt]] = {}
     asked: dict[str, Prompts] = {}
-    plain: dict[str, Behaved] = {}
+    plain: dict[str, Responses] = {}
     for kind in kinds:
         requests = prompts[kind, "test"].first(config.n_test)
         tries[kind] = attempts(around, requests) + (finished if kind == "harmful" else [])
@@ -190,7 +190,7 @@ def run(
     for kind in kinds:
         for label, seen in (("plain", plain[kind]), ("wrapped", wrapped[kind])):
 
-            def read(seen: Behaved = seen) -> dict[str, list[list[float]]]:
+            def read(seen: Responses = seen) -> dict[str, list[list[float]]]:
                 return {e: beliefs_of(model, seen.prompts.texts, fitted[e], e) for e in ENDINGS}  # pyright: ignore[reportArgumentType]
 
             found = parts.numbers(f"beliefs-{label}-{kind}", read) if parts else read()
@@ -265,7 +265,7 @@ def _as_prompts(tried: Sequence[Attempt], source: str) -> Prompts:
 def _points(
     kind: str,
     label: str,
-    seen: Behaved,
+    seen: Responses,
     asked: Prompts,
     tried: Sequence[Attempt],
     found: Mapping[str, list[list[float]]],
