@@ -2,7 +2,7 @@
 
 import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
 
+from interp.data.prompts import Prompts
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, tokenize
 
@@ -31,6 +32,12 @@ PROMPTS = (
     "Hi",
     "Explain in one sentence why the sky is blue.",
 )
+
+
+def prompts_of(texts: Sequence[str]) -> Prompts:
+    """A part of a prompt set with these texts and ids p0, p1, ..."""
+    ids = tuple(f"p{i}" for i in range(len(texts)))
+    return Prompts(texts=tuple(texts), ids=ids, categories=(None,) * len(texts), source="test")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -28,6 +28,10 @@ Kind = Literal["harmful", "harmless", "borderline"]
 Split = Literal["train", "val", "test"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 SPLITS: tuple[Split, ...] = get_args(Split)
+ENDINGS: tuple[Ending, ...] = get_args(Ending)
+"""Every way in which prompts can end."""
+COMPARED_ENDINGS: tuple[Ending, ...] = ("as-is", "period")
+"""The two that are set side by side wherever something is read at `t_inst`: as they are, and all alike."""
 
 ANSWER_COLUMNS = ("output", "completion", "response", "answer")
 

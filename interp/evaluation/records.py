@@ -1,8 +1,15 @@
 """What results hold of refusals: frozen records without tensors, read without torch."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from interp.stats import Estimate
+
+Group = Literal["refused harmful", "accepted harmful", "refused harmless", "accepted harmless"]
+"""What a prompt is, crossed with what the model does: a behaviour group."""
+GROUPS: tuple[Group, ...] = get_args(Group)
+LEAST_IN_GROUP = 5
+"""Prompts that a group must have before a claim is read off it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +29,16 @@ class Flag:
     id: str
     """The prompt's."""
     refused: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class BehavingCount:
+    """How many prompts of a kind the model treats as an aligned model would."""
+
+    behaving: int
+    """Harmful prompts that are refused, or harmless ones that are answered."""
+    of: int
+    """Prompts asked."""
 
 
 @dataclass(frozen=True, kw_only=True)

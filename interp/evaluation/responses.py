@@ -15,6 +15,7 @@ Source: Zhao et al. 2025, arXiv:2507.11878, section 3 and appendix B.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from interp.data.prompts import Prompts
 from interp.engine.generation import Completions, generate, generate_each
@@ -24,8 +25,8 @@ from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, tokenize
 from interp.stats import Estimate, rate
 
-GROUPS = ("refused harmful", "accepted harmful", "refused harmless", "accepted harmless")
-"""What a prompt is, crossed with what the model does."""
+LEAST_BEHAVING = 8
+"""Prompts of each kind that must behave before centres or directions are fitted on them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,45 @@ class Responses:
     def rows(self, *, refused: bool) -> list[int]:
         """Places of the prompts that were refused, or of those that were not."""
         return [row for row, flag in enumerate(self.refused) if flag == refused]
+
+
+class BehavingRows(NamedTuple):
+    """Places of the prompts that the model treats as an aligned model would."""
+
+    refused: list[int]
+    """Among the harmful prompts."""
+    answered: list[int]
+    """Among the harmless prompts."""
+
+
+def behaving_rows(
+    *, harmful: Sequence[bool], harmless: Sequence[bool], model_name: str, split: str = "training"
+) -> BehavingRows:
+    """Places of refused harmful and of answered harmless prompts.
+
+    Args:
+        harmful: by harmful prompt, whether it is refused.
+        harmless: the same of the harmless prompts.
+        model_name: how an error names the model.
+        split: how an error names the prompts.
+
+    Raises:
+        ValueError: fewer than `LEAST_BEHAVING` of either kind.
+    """
+    rows = BehavingRows(
+        refused=[row for row, flag in enumerate(harmful) if flag],
+        answered=[row for row, flag in enumerate(harmless) if not flag],
+    )
+    for does, kind, behaving, asked in (
+        ("refuses", "harmful", rows.refused, harmful),
+        ("answers", "harmless", rows.answered, harmless),
+    ):
+        if len(behaving) < LEAST_BEHAVING:
+            raise ValueError(
+                f"{model_name} {does} only {len(behaving)} of {len(asked)} {kind} {split} prompts; at least "
+                f"{LEAST_BEHAVING} are needed: use an aligned model, other prompts, or more of them"
+            )
+    return rows
 
 
 def respond(

@@ -30,6 +30,7 @@ from interp.engine.activations import collect
 from interp.engine.interventions import Intervention
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, Positions
+from interp.representations.records import BELIEFS, HarmAndRefusal
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -62,6 +63,33 @@ def fit_centres(
         if len(group) == 0:
             raise ValueError(f"the {name} group is empty; a centre needs prompts")
     return Centres(positive=positive.double().mean(0).float(), negative=negative.double().mean(0).float())
+
+
+def fit_both_centres(
+    harmful: Float[Tensor, "harmful layer role d_model"],
+    harmless: Float[Tensor, "harmless layer role d_model"],
+) -> HarmAndRefusal[Centres]:
+    """Centres of both beliefs, from `states` of prompts that behave.
+
+    Args:
+        harmful: of refused harmful prompts at `t_inst` and `t_post_inst`.
+        harmless: of answered harmless prompts at the same roles.
+
+    Raises:
+        ValueError: a group is empty.
+    """
+    harm, refusal = (fit_centres(harmful[:, :, role], harmless[:, :, role]) for role in range(len(BELIEFS)))
+    return HarmAndRefusal(harm=harm, refusal=refusal)
+
+
+def both_beliefs(
+    hidden: Float[Tensor, "prompt layer role d_model"], centres: HarmAndRefusal[Centres]
+) -> HarmAndRefusal[Float[Tensor, " prompt"]]:
+    """Harm belief at `t_inst` and refusal belief at `t_post_inst` of every prompt, from its `states`."""
+    return HarmAndRefusal(
+        harm=belief(centres.harm.margin(hidden[:, :, 0])),
+        refusal=belief(centres.refusal.margin(hidden[:, :, 1])),
+    )
 
 
 def cosine_margin(

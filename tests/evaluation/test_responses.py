@@ -3,18 +3,12 @@
 import pytest
 import torch
 
-from interp.data.prompts import Prompts
 from interp.engine.generation import generate
 from interp.engine.interventions import Add
-from interp.evaluation.responses import Responses, respond
+from interp.evaluation.responses import Responses, behaving_rows, respond
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import tokenize
-from tests.conftest import PROMPTS
-
-
-def prompts_of(texts: tuple[str, ...]) -> Prompts:
-    ids = tuple(f"p{i}" for i in range(len(texts)))
-    return Prompts(texts=texts, ids=ids, categories=(None,) * len(texts), source="test")
+from tests.conftest import PROMPTS, prompts_of
 
 
 def test_rows_and_rate_follow_the_flags() -> None:
@@ -22,6 +16,19 @@ def test_rows_and_rate_follow_the_flags() -> None:
     assert seen.rows(refused=True) == [0, 2, 3]
     assert seen.rows(refused=False) == [1]
     assert seen.rate.value == 0.75 and seen.rate.n == 4
+
+
+def test_behaving_prompts_are_refused_harmful_and_answered_harmless_ones() -> None:
+    half, most = [True, False] * 8, [False] * 15 + [True]
+    rows = behaving_rows(harmful=half, harmless=most, model_name="tiny")
+    assert rows.refused == list(range(0, 16, 2))
+    assert rows.answered == list(range(15))
+    with pytest.raises(
+        ValueError, match=r"tiny refuses only 1 of 16 harmful test prompts; at least 8 are needed"
+    ):
+        behaving_rows(harmful=most, harmless=most, model_name="tiny", split="test")
+    with pytest.raises(ValueError, match=r"tiny answers only 7 of 14 harmless training prompts; at least 8"):
+        behaving_rows(harmful=half, harmless=half[:14], model_name="tiny")
 
 
 def test_replies_are_the_models_own_and_change_under_interventions(tiny: ChatModel) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from interp.data.prompts import Prompts, load_prompts
-from interp.evaluation.responses import GROUPS
+from interp.evaluation.records import GROUPS
 from interp.experiments.harmfulness import figures as report_figures
 from interp.experiments.harmfulness import run as harmfulness
 from interp.experiments.harmfulness.analysis import (

@@ -6,7 +6,14 @@ from torch import Tensor
 
 from interp.engine.activations import collect
 from interp.models.chat_model import ChatModel
-from interp.representations.beliefs import belief, cosine_margin, fit_centres, states
+from interp.representations.beliefs import (
+    belief,
+    both_beliefs,
+    cosine_margin,
+    fit_both_centres,
+    fit_centres,
+    states,
+)
 from tests.conftest import PROMPTS
 
 LAYERS, WIDTH = 5, 64
@@ -77,6 +84,16 @@ def test_layer_0_of_a_template_token_says_nothing(tiny: ChatModel) -> None:
     margin = fit_centres(read[:3], read[3:]).margin(read)
     assert margin[:, 0].abs().max() < 1e-6
     assert margin[:, 1:].abs().max() > 1e-3  # control
+
+
+def test_both_beliefs_are_each_the_belief_at_its_own_role() -> None:
+    generator = torch.Generator().manual_seed(0)
+    harmful, harmless, read = (torch.randn(n, 4, 2, 8, generator=generator) for n in (5, 6, 7))
+    both = both_beliefs(read, fit_both_centres(harmful, harmless))
+    for role, value in enumerate((both.harm, both.refusal)):
+        centres = fit_centres(harmful[:, :, role], harmless[:, :, role])
+        assert torch.equal(value, belief(centres.margin(read[:, :, role])))
+    assert not torch.allclose(both.harm, both.refusal)
 
 
 def test_mistakes_are_named() -> None:

@@ -12,8 +12,6 @@ from interp.representations.records import LeakCheck
 from interp.representations.selection import Candidate, RuleUsed, ScoredCandidate
 from interp.stats import Estimate
 
-ENDINGS: tuple[Literal["as-is", "period"], ...] = ("as-is", "period")
-"""How prompts end, side by side in everything read at `t_inst`."""
 KINDS: tuple[Literal["harmful", "harmless", "borderline"], ...] = ("harmful", "harmless", "borderline")
 """Kinds of prompts whose refusal is measured."""
 CONTROLS = ("random ablation", "random addition")

@@ -2,8 +2,9 @@
 
 import plotly.graph_objects as go
 
+from interp.data.prompts import COMPARED_ENDINGS
 from interp.display.charts import layer_lines, rate_bars
-from interp.experiments.demo import CONTROLS, ENDINGS, Result
+from interp.experiments.demo import CONTROLS, Result
 
 
 def figures(result: Result) -> dict[str, go.Figure]:
@@ -16,7 +17,7 @@ def figures(result: Result) -> dict[str, go.Figure]:
     separation = {
         f"{label}, {ending}": [r.value for r in result.auroc[ending][role]]
         for role, label in (("t_inst", "t_inst"), (last, "t_post_inst"))
-        for ending in ENDINGS
+        for ending in COMPARED_ENDINGS
     }
     candidates = result.candidates
     return {
@@ -27,7 +28,7 @@ def figures(result: Result) -> dict[str, go.Figure]:
             controls=CONTROLS,
         ),
         "cosine": layer_lines(
-            {f"prompts {ending}": result.cosine[ending] for ending in ENDINGS},
+            {f"prompts {ending}": result.cosine[ending] for ending in COMPARED_ENDINGS},
             title=f"Harmfulness (t_inst) against refusal (position {picked.position}), {name}",
             y_title="cosine of the two directions",
             reference=0.0,
@@ -40,7 +41,7 @@ def figures(result: Result) -> dict[str, go.Figure]:
             y_title="AUROC",
             reference=0.5,
             y_range=(0.0, 1.03),
-            paired=tuple(f", {ending}" for ending in ENDINGS),
+            paired=tuple(f", {ending}" for ending in COMPARED_ENDINGS),
         ),
         "selection": layer_lines(
             {

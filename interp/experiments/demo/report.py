@@ -2,9 +2,10 @@
 
 import math
 
+from interp.data.prompts import COMPARED_ENDINGS
 from interp.display.cards import Table
 from interp.display.page import Section, html_report
-from interp.experiments.demo import CONTROLS, ENDINGS, Result
+from interp.experiments.demo import CONTROLS, Result
 from interp.experiments.demo.figures import figures
 
 
@@ -52,7 +53,7 @@ def verdicts(result: Result) -> list[str]:
         return f"{verdict}: {claim} ({a.percent} against {b.percent} for {control}, {kind}, n = {a.n})."
 
     picked = result.selected
-    cosines = {ending: result.cosine[ending][picked.layer] for ending in ENDINGS}
+    cosines = {ending: result.cosine[ending][picked.layer] for ending in COMPARED_ENDINGS}
     return [
         against(
             "ablation", "random ablation", "harmful", "ablating the refusal direction removes refusals", True
@@ -111,7 +112,7 @@ def report(result: Result) -> str:
         for ending, leak in leaks.items()
         for role, r in leak.embedding.items()
     ]
-    leaking = [ending for ending in ENDINGS if leaks[ending].worst > leaks[ending].threshold]
+    leaking = [ending for ending in COMPARED_ENDINGS if leaks[ending].worst > leaks[ending].threshold]
     sections = [
         Section(
             title="What was found",

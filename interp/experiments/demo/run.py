@@ -24,7 +24,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from interp.data.prompts import Prompts, PromptSet, load_prompts
+from interp.data.prompts import COMPARED_ENDINGS, Prompts, PromptSet, load_prompts
 from interp.directions import Direction, cosine, difference_in_means, mean_norm, project, random_direction
 from interp.engine.activations import Activations, collect
 from interp.engine.generation import generate
@@ -33,7 +33,7 @@ from interp.engine.log_probs import next_token_log_probs
 from interp.evaluation.records import Flag, RefusalRates, RefusalTokens
 from interp.evaluation.refusals import find_refusal_tokens, is_refusal, refusal_metric
 from interp.experiments.definition import Outcome
-from interp.experiments.demo import ENDINGS, KINDS, Config, Example, FilteredCounts, Result
+from interp.experiments.demo import KINDS, Config, Example, FilteredCounts, Result
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, tokenize
 from interp.representations.confounds import leak_check
@@ -117,7 +117,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
                 ).item()
                 for layer in range(model.n_layers)
             )
-            for ending in ENDINGS
+            for ending in COMPARED_ENDINGS
         },
         auroc=separation,
         leak_check=leaks,
@@ -154,7 +154,7 @@ def _refusal_tokens(
 def _directions(acts: Mapping[Key, Activations], refused: Tensor, answered: Tensor) -> dict[str, Tensor]:
     """`harmfulness/{ending}` [layer, d_model] at `t_inst`, `refusal/{ending}` [layer, role, d_model] after it."""
     directions = {}
-    for ending in ENDINGS:
+    for ending in COMPARED_ENDINGS:
         bad, good = (acts[ending, kind, "train"]["resid_pre"].float() for kind in ("harmful", "harmless"))
         directions[f"harmfulness/{ending}"] = difference_in_means(bad[:, :, 0], good[:, :, 0])
         directions[f"refusal/{ending}"] = difference_in_means(
@@ -259,7 +259,9 @@ def _prompt_sets(prompts: PromptSet, config: Config) -> dict[str, dict[tuple[str
         parts = {**prompts.parts, ("borderline", "test"): load_prompts("builtin")["borderline", "test"]}
         prompts = PromptSet(prompts.name, parts, prompts.ending, prompts.notes)
     chosen = {key: part.first(sizes[key[1]]) for key, part in prompts.parts.items()}
-    return {ending: {key: part.with_ending(ending) for key, part in chosen.items()} for ending in ENDINGS}
+    return {
+        ending: {key: part.with_ending(ending) for key, part in chosen.items()} for ending in COMPARED_ENDINGS
+    }
 
 
 def _collect_once(
@@ -380,7 +382,7 @@ def _separation(
 ) -> dict[str, dict[str, tuple[Estimate, ...]]]:
     """AUROC of test prompts projected on each layer and role's train direction, by ending and role."""
     table: dict[str, dict[str, tuple[Estimate, ...]]] = {}
-    for ending in ENDINGS:
+    for ending in COMPARED_ENDINGS:
         bad, good = (acts[ending, kind, "test"]["resid_pre"].float() for kind in ("harmful", "harmless"))
         fitted = torch.cat(
             [directions[f"harmfulness/{ending}"][:, None], directions[f"refusal/{ending}"]], dim=1

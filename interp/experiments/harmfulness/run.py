@@ -32,7 +32,8 @@ from torch import Tensor
 from interp.data.prompts import Ending, Kind, Prompts, PromptSet, Split, load_prompts
 from interp.display.progress import progress
 from interp.engine.activations import collect
-from interp.evaluation.responses import GROUPS, respond
+from interp.evaluation.records import GROUPS
+from interp.evaluation.responses import respond
 from interp.experiments.harmfulness.analysis import (
     LEAST,
     Anchors,
