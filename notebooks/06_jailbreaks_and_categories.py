@@ -23,7 +23,7 @@
 import interp
 
 SOURCE = "stored"  # "computed": about half an hour on two cores
-jailbreaks = interp.run("jailbreaks", source=SOURCE)
+jailbreaks = interp.run("jailbreaks", source=SOURCE, settings={"n_test": 40})
 jailbreaks
 
 # %% [markdown]

@@ -1,0 +1,181 @@
+"""Jailbreaks: which of the two beliefs moves when a wrapped request gets past the model?
+
+Zhao et al. 2025, *LLMs Encode Harmfulness and Refusal Separately* (arXiv:2507.11878), section 4. Method in `run.py`,
+statistics of the shifts in `shifts.py`; figures and report are drawn from a stored `Result`. Nothing here imports
+torch.
+"""
+
+from dataclasses import dataclass
+
+from interp.data.prompts import Ending, Kind
+from interp.data.wrappers import wrappers
+from interp.evaluation.records import BehavingCount
+from interp.experiments.definition import Claim, Experiment, ExperimentResult
+from interp.representations.records import HarmAndRefusal
+from interp.stats import Estimate, Measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings."""
+
+    families: tuple[str, ...] = ("template", "persuasion")
+    """Families of wrappers of `interp.data.wrappers`."""
+    suffixes: str = ""
+    """File of adversarial suffixes, one a line."""
+    attacks: str = ""
+    """File of further jailbreaks: wrappers, or finished prompts with the request each is for."""
+    n_found: int = 0
+    """Refused training requests for each of which a suffix is searched (needs nanogcg); 0 is none."""
+    search_steps: int = 100
+    """Steps of a search (the package's default is 250)."""
+    search_width: int = 512
+    """Candidates a step (the package's default)."""
+    n_train: int = 100
+    """Prompts of each kind that the centres are fitted on, before filtering (the paper's guard has 100)."""
+    n_test: int = 50
+    """Requests of each kind that are wrapped."""
+    max_new_tokens: int = 24
+    """Length of the replies that say what is refused."""
+    seed: int = 0
+    """Of the bootstrap and of the search for suffixes."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_train", "n_test", "max_new_tokens", "search_steps", "search_width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        wrappers(self.families)  # an unknown family is refused here
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One prompt: what it is, what the model did, what it believes."""
+
+    kind: Kind
+    """Harmful or harmless."""
+    family: str
+    """Of its wrapper; `plain` for a request as it is."""
+    wrapper: str
+    """Name of its wrapper; `plain` for a request as it is."""
+    id: str
+    """The request's."""
+    refused: bool
+    """By the reply to the message as it is."""
+    beliefs: dict[Ending, HarmAndRefusal[float]]
+    """By ending: both beliefs, -2 to 2; above 0 is nearer the harmful, or the refused, centre."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptCounts:
+    """How many prompts behave, by kind."""
+
+    train: dict[Kind, BehavingCount]
+    """Training prompts; the centres are fitted on those that behave."""
+    plain: dict[Kind, BehavingCount]
+    """Requests as they are; only those that behave are wrapped and counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Success:
+    """What a wrapper, or a family of them, does to requests that behave when asked plainly."""
+
+    family: str
+    harmful_answered: Estimate
+    """Share of plainly refused harmful requests that are answered when wrapped: the success."""
+    harmless_refused: Estimate
+    """Share of plainly answered harmless requests that are refused when wrapped: the control."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeliefShift:
+    """How far one belief of successful prompts lies from that of their own plain requests; n counts requests."""
+
+    moved: Estimate
+    """Mean over requests of (mean belief of the request's successful prompts - belief of the plain request)."""
+    p_value: Measured
+    """Wilcoxon's signed-rank test of `moved` against 0; NaN where there are too few."""
+    effect_size: Measured
+    """Mean over standard deviation of the differences (Cohen's d_z); NaN where there are too few."""
+    share_of_gap: Estimate
+    """`moved` over the gap between plain harmful and plain harmless requests, so that both beliefs have one unit."""
+    harmless: Estimate
+    """Control: the same shift of harmless requests, each wrapper weighted as often as it succeeded."""
+    beyond: Estimate
+    """`moved` minus `harmless`: what wrapping by itself does not explain."""
+    still_refused: Estimate
+    """Shift of wrapped harmful requests that did not succeed."""
+    negative_side: Estimate
+    """Share of successes with a belief of 0 or less."""
+    plain_negative_side: Estimate
+    """The same share of these requests, plainly asked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilyShifts:
+    """Shifts of both beliefs under one family of wrappers."""
+
+    requests: int
+    """Harmful requests with a success."""
+    prompts: int
+    """Successful prompts."""
+    beliefs: HarmAndRefusal[BeliefShift]
+    refusal_beyond_harm: Estimate
+    """How much further the refusal belief falls than the harm belief, in shares of their gaps; above 0 is further."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shifts:
+    """Shifts of all families with prompts of one ending."""
+
+    gap: HarmAndRefusal[float]
+    """Mean belief of plain refused harmful requests minus that of plain answered harmless ones."""
+    families: dict[str, FamilyShifts]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(ExperimentResult):
+    """What a run found."""
+
+    config: Config
+    """Settings of the run."""
+    counts: PromptCounts
+    """Prompts that the rest is fitted and measured on."""
+    points: tuple[Point, ...]
+    """Every prompt, plain and wrapped."""
+    wrappers: dict[str, Success]
+    """By name of the wrapper."""
+    families: dict[str, Success]
+    """By family: means over requests of the share of its wrappers."""
+    shifts: dict[Ending, Shifts]
+    """By ending."""
+
+
+CLAIMS = (
+    Claim(
+        text="every family of jailbreaks lowers the refusal belief",
+        where="figure 6",
+        theirs="-0.19..0.00, refused harmful 0.21..0.33 (read off it)",
+        same_when="lower, beyond wrapped harmless requests",
+    ),
+    Claim(
+        text="template and suffix jailbreaks keep the harm belief",
+        where="figure 6",
+        theirs="0.00..0.15, refused harmful 0.04..0.15 (read off it)",
+        same_when="most successes lie on the harmful side",
+    ),
+    Claim(
+        text="part of the persuasion jailbreaks flips the harm belief",
+        where="figure 6",
+        theirs="-0.07..-0.02 and 0.07..0.13 (read off it)",
+        same_when="more successes lie on the harmless side than the same requests plainly asked",
+    ),
+)
+
+EXPERIMENT = Experiment(
+    name="jailbreaks",
+    summary="what jailbreaks move: the belief that a request is harmful, or that it is refused (Zhao et al. 2025)",
+    config=Config,
+    result=Result,
+    package=__name__,
+    claims=CLAIMS,
+)
