@@ -30,8 +30,9 @@ from interp.evaluation.losses import kl_divergence
 from interp.evaluation.refusals import find_refusal_tokens, refusal_metric
 from interp.models.chat_model import ChatModel, load
 from interp.models.tokens import ChatTokens, pad_left, tokenize
+from interp.representations.picks import choose, scored_candidates
 from interp.representations.selection import NothingSurvives, Rule, pick
-from interp.representations.sweeps import Place, Sweep, choose
+from interp.representations.sweeps import Place, Sweep
 
 
 @torch.no_grad()
@@ -133,15 +134,15 @@ def main() -> None:
         begun = time.perf_counter()
         swept = sweep()
         try:
-            found, _ = choose(swept, [rule], exhaustive=mode == "exhaustive", watch=between)
+            found, _ = choose(swept, [rule], exhaustive=mode == "exhaustive", progress=between)
             picks[mode] = f"position {found.position}, layer {found.layer}"
         except NothingSurvives as error:
             picks[mode] = f"none; {str(error).split('; nearest: ')[1].split(' (')[0]} is nearest"
         seconds[mode] = time.perf_counter() - begun - sum(taken)
         plain_seconds[mode] = sum(taken) * len(places) / len(taken)
-        scores[mode] = {(r["position"], r["layer"]): r for r in swept.table(rule)}
+        scores[mode] = {(c.position, c.layer): c for c in scored_candidates(swept, rule)}
     gap = max(
-        abs(plain[place][score] - scores["exhaustive"][place][score])
+        abs(plain[place][score] - getattr(scores["exhaustive"][place], score))
         for place in plain
         for score in ("bypass", "induce", "kl")
     )
@@ -161,9 +162,7 @@ def main() -> None:
     total = sum(value[2] for value in stats.values())
     top = sorted(stats.items(), key=lambda item: -item[1][2])[:8]
     shares = "\n".join(f"| {key[2].strip('<>')} | {value[2] / total:.0%} |" for key, value in top)
-    measured = sum(
-        not math.isnan(row["induce"] + row["bypass"] + row["kl"]) for row in scores["default"].values()
-    )
+    measured = sum(not math.isnan(c.induce + c.bypass + c.kl) for c in scores["default"].values())
     name = prompts.name.rsplit("/", 1)[-1]
     how = {"exhaustive": len(places) if args.full else len(few), "default": len(few)}
     labels = {"exhaustive": "exhaustive", "default": f"default ({measured} candidates scored in full)"}

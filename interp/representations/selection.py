@@ -15,7 +15,7 @@ are not strict, as in the released code.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -69,13 +69,25 @@ class RuleUsed:
     kl_threshold: float | None
     """Largest kl allowed, in nats; None is no bound."""
     induce_threshold: float | None
-    """Least induce needed, in nats; None is no bound."""
+    """Smallest induce allowed, in nats; None is no bound."""
     prune_layer_fraction: float
     """Share of the last layers that was left out."""
     published: bool
     """Whether it is the paper's rule."""
     text: str
     """In words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PickShare:
+    """How often a candidate is picked over resampled validation prompts."""
+
+    position: int | None
+    """As in `Candidate`; None for the draws in which nothing passes."""
+    layer: int | None
+    """As in `Candidate`; None for the draws in which nothing passes."""
+    share: float
+    """Of the draws, 0 to 1."""
 
 
 class NothingSurvives(ValueError):
@@ -89,7 +101,7 @@ class Rule:
     kl_threshold: float = 0.1
     """Largest kl allowed, in nats."""
     induce_threshold: float = 0.0
-    """Least induce needed, in nats."""
+    """Smallest induce allowed, in nats."""
     prune_layer_fraction: float = 0.2
     """Share of the last layers that is left out."""
 
@@ -145,7 +157,7 @@ def pick(
     """The candidate with the lowest bypass score that passes the filters; ties go to the lower position, then layer.
 
     Args:
-        scores: table with columns position, layer, bypass, induce, kl: a list of dicts or a DataFrame.
+        scores: table with columns position, layer, bypass, induce, kl: candidates, dicts or a DataFrame.
         n_layers: number of the model's layers.
         kl_threshold: largest kl allowed.
         induce_threshold: least induce needed.
@@ -195,11 +207,8 @@ def _near_misses(table: Sequence[Candidate], rule: Rule, n_layers: int) -> str:
 
 
 def _table(scores: Any) -> list[Candidate]:
-    rows = (
-        scores.to_dict("records")
-        if hasattr(scores, "to_dict")
-        else [r.as_dict() if isinstance(r, Candidate) else dict(r) for r in scores]
-    )
+    given = scores.to_dict("records") if hasattr(scores, "to_dict") else scores
+    rows: list[Mapping[str, Any]] = [r if isinstance(r, Mapping) else asdict(r) for r in given]
     if not rows:
         raise ValueError("the table of candidates is empty")
     columns = ("position", "layer", "bypass", "induce", "kl")

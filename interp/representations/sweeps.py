@@ -1,7 +1,6 @@
 """Scores of many candidate directions on the validation prompts, at a fraction of the cost of three full sweeps.
 
-What a candidate costs, and why it is less than three passes over all prompts (`interp.representations.selection` has
-the scores):
+Why a candidate costs less than three passes over all prompts (`interp.representations.selection` has the scores):
 
 1. bypass and kl share their passes: both ablate the candidate, one reads harmful prompts, the other harmless ones;
 2. prompts are packed (`interp.engine.packing`) and only their last tokens are unembedded;
@@ -9,13 +8,13 @@ the scores):
 4. a stream that enters without a component along u keeps none when every contribution is ablated, so `resid_pre` is
    ablated once, at the first block, and not at every block.
 
-`choose` goes further and leaves out what cannot win. A candidate is dropped as soon as its kl provably exceeds the
-limit: after a few prompts, since the others can lower the sum by no more than a bound that follows from Jensen's
-inequality and the epsilon in the published formula. Induce, which decides most often, comes next; the other prompts'
-kl and then bypass are measured for those that induce. The pick is that of the full table; `complete` measures the
-full table. A zero direction (layer 0 at template tokens) scores as the unmodified model and is not run.
+A zero direction (layer 0 at template tokens) scores as the unmodified model and is not run.
+`interp.representations.picks` goes further and leaves out what cannot win.
 
-Source of scores and rule: Arditi et al. 2024, arXiv:2406.11717, section 2.3 and appendix C.
+    sweep = Sweep(model, directions, harmful=harmful, harmless=harmless, refusal_ids=tokens.ids)
+    sweep.complete((-1, 14))                                # Candidate(position=-1, layer=14, bypass=…, …)
+
+Source of the scores: Arditi et al. 2024, arXiv:2406.11717, section 2.3 and appendix C.
 """
 
 import logging
@@ -38,16 +37,17 @@ from interp.evaluation.losses import KLFrom
 from interp.evaluation.refusals import refusal_metric
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens
-from interp.representations.selection import Candidate, Rule, pick
+from interp.representations.selection import Candidate
+from interp.stats import Measured
 
 logger = logging.getLogger(__name__)
 
 Place = tuple[int, int]
 """(position from the prompt's end, layer) of a candidate."""
-Watch = Callable[[Iterable[Place], str], Iterable[Place]]
-"""Wraps a loop over candidates, named by what is measured: a progress bar."""
-_FIRST = 8
-"""Harmless prompts on which a candidate's kl is looked at first."""
+Keep = Callable[[str, Callable[[], Any], Any], Any]
+"""`(name, compute, type of the value)` → the value, computed or read again: `interp.storage.stages.Stages.keep`."""
+FIRST_PROMPTS = 8
+"""Harmless prompts on which a candidate's kl is measured first."""
 
 
 class Sweep:
@@ -59,7 +59,10 @@ class Sweep:
         harmless: prompts that induce and kl are measured on.
         refusal_ids: tokens that begin the model's refusals.
         fast: False takes the plain path: whole prompts, one candidate at a time, all blocks.
-        keep: stores a finished part and gives it back, `Parts.numbers` for instance.
+        keep: stores what was measured and gives it back, so that a stopped sweep continues (`Stages.keep`).
+
+    Raises:
+        ValueError: no directions.
     """
 
     def __init__(
@@ -71,7 +74,7 @@ class Sweep:
         harmless: ChatTokens,
         refusal_ids: Sequence[int],
         fast: bool = True,
-        keep: Callable[[str, Callable[[], Any]], Any] = lambda _name, compute: compute(),
+        keep: Keep = lambda _name, compute, _kind: compute(),
     ) -> None:
         if not directions:
             raise ValueError("no candidate directions to score")
@@ -103,26 +106,26 @@ class Sweep:
         Args:
             rows: prompts, the harmful ones counted first; None is all.
         """
-        chosen = torch.arange(len(self._both)) if rows is None else torch.tensor(rows)
-        out = torch.full((len(chosen),), math.nan, dtype=torch.float64)
-        if not torch.isfinite(
-            vector
-        ).all():  # float16 can overflow in single candidates: they must be dropped
+        prompts = torch.arange(len(self._both)) if rows is None else torch.tensor(rows)
+        out = torch.full((len(prompts),), math.nan, dtype=torch.float64)
+        # float16 can overflow in single candidates: they must be dropped.
+        if not torch.isfinite(vector).all():
             return out
         if not vector.any():  # ablating nothing
-            out[:] = torch.where(chosen < self.n_harmful, self.baseline[chosen], 0.0)
+            out[:] = torch.where(prompts < self.n_harmful, self.baseline[prompts], 0.0)
             return out
-        for part, log_probs in self._next_tokens(self._both.take(chosen.tolist()), vector):
+        for part, log_probs in self._next_tokens(self._both.take(prompts.tolist()), vector):
             where = torch.tensor(part)
-            harmless = chosen[where] - self.n_harmful
-            bad = harmless < 0
-            out[where[bad]] = refusal_metric(log_probs, self._refusal_ids)[bad]
-            out[where[~bad]] = self._kl(log_probs[~bad], harmless[~bad])
+            harmless_row = prompts[where] - self.n_harmful
+            harmful = harmless_row < 0
+            out[where[harmful]] = refusal_metric(log_probs, self._refusal_ids)[harmful]
+            out[where[~harmful]] = self._kl(log_probs[~harmful], harmless_row[~harmful])
         return out
 
     def _next_tokens(
         self, tokens: ChatTokens, vector: Float[Tensor, " d_model"]
     ) -> Iterable[tuple[list[int], Float[Tensor, "batch d_vocab"]]]:
+        """Next-token log-probabilities with the vector ablated, by groups of rows."""
         if not self._fast:
             ablate = Ablate(direction=vector)
             yield (
@@ -174,10 +177,10 @@ class Sweep:
     @cached_property
     def _resid(self) -> list[Float[Tensor, "layer one node d_model"]]:
         """Unmodified `resid_pre` of every layer on the packed harmless prompts, one entry a pass."""
-        kept: list[Tensor] = []
+        streams: list[Tensor] = []
 
         def reader(layer: int) -> Any:
-            return lambda value: kept[-1].__setitem__(layer, value)
+            return lambda value: streams[-1].__setitem__(layer, value)
 
         reads: list[Any] = [("resid_pre", layer, reader(layer)) for layer in range(self.model.n_layers)]
         with (
@@ -191,10 +194,10 @@ class Sweep:
             for rows in passes.batches:
                 packed = passes.pack(rows)
                 size = (self.model.n_layers, 1, len(packed.tree.ids), self.model.d_model)
-                kept.append(torch.empty(size, dtype=self.model.dtype, device=self.model.device))
+                streams.append(torch.empty(size, dtype=self.model.dtype, device=self.model.device))
                 with passes.whole(packed):
                     self.model.decoder(**packed.inputs)
-        return kept
+        return streams
 
     @cached_property
     def _resumes(self) -> bool:
@@ -217,7 +220,7 @@ class Sweep:
     # Scores of the candidates, measured once
 
     def _rows(self, place: Place, rows: range) -> Tensor:
-        """Ablation's values on these rows of a candidate."""
+        """What the candidate's ablation gives on these rows."""
         table = self.ablated.setdefault(place, torch.full((len(self._both),), math.inf, dtype=torch.float64))
         missing = [row for row in rows if table[row] == math.inf]  # no score is infinite; NaN is measured
         if missing:
@@ -226,9 +229,9 @@ class Sweep:
         return table[rows.start : rows.stop]
 
     def _kept(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
-        """Values of a part that was finished before, or computed now; stored NaN come back as None."""
-        values = self._keep(name, lambda: compute().tolist())
-        return torch.tensor([math.nan if v is None else v for v in values], dtype=torch.float64)
+        """Values that were measured before the sweep was stopped, or are measured now."""
+        values = self._keep(name, lambda: compute().tolist(), list[Measured])
+        return torch.tensor(values, dtype=torch.float64)
 
     def bypass(self, place: Place) -> Float[Tensor, " harmful"]:
         """Refusal metric of every harmful prompt with the candidate ablated."""
@@ -249,30 +252,15 @@ class Sweep:
         """False when the first few prompts prove that the mean kl exceeds `limit`."""
         if not math.isfinite(limit):
             return True
-        first = min(_FIRST, self.n_harmless)
+        first = min(FIRST_PROMPTS, self.n_harmless)
         self._rows(place, range(self.n_harmful, self.n_harmful + first))
-        return self.least_kl(place) <= limit
+        return self.kl_lower_bound(place) <= limit
 
-    def least_kl(self, place: Place) -> float:
-        """What the mean kl of a candidate is at least, from the prompts measured so far; 0 or a little less if none."""
+    def kl_lower_bound(self, place: Place) -> float:
+        """Lower bound on a candidate's mean kl from the prompts measured so far; 0 or a little less where none is."""
         table = self.ablated.get(place)
         known = table[self.n_harmful :] if table is not None else torch.full_like(self._kl.least, math.inf)
         return torch.where(known == math.inf, self._kl.least, known).mean().item()
-
-    def least_lack(self, place: Place, rule: Rule) -> float:
-        """By how much a candidate misses the kl and induce limits at least, as far as it was measured, in nats.
-
-        Exact once both are measured; infinite for scores that are not a number, which no limit admits.
-        """
-        lack = max(self.least_kl(place) - rule.kl_threshold, 0.0)
-        if place in self.induced:
-            lack += max(rule.induce_threshold - self.induced[place].mean().item(), 0.0)
-        return math.inf if math.isnan(lack) else lack
-
-    def early(self, rule: Rule) -> list[Place]:
-        """Candidates before the rule's layer cut."""
-        cut = rule.first_late_layer(self.model.n_layers)
-        return [place for place in self.directions if place[1] < cut]
 
     def complete(self, place: Place) -> Candidate:
         """All three scores of a candidate; both kinds of prompts share the ablation's passes."""
@@ -290,148 +278,3 @@ class Sweep:
         if place in self.induced:
             means[2] = self.induced[place].mean().item()
         return Candidate(position=place[0], layer=place[1], bypass=means[0], induce=means[2], kl=means[1])
-
-    def table(self, rule: Rule) -> list[dict[str, Any]]:
-        """One row per candidate: scores (NaN where not measured), `kept`, and the `reason` where it is not."""
-        rows = []
-        for place in self.directions:
-            scored = self.candidate(place)
-            if place[1] >= rule.first_late_layer(self.model.n_layers):
-                why = "too late a layer"
-            elif self._broken(place):
-                why = "not finite"
-            elif scored.induce < rule.induce_threshold:
-                why = "induces too little"
-            elif place in self.ablated and math.isnan(scored.kl):
-                first = self.ablated[place][self.n_harmful : self.n_harmful + _FIRST].mean()
-                why = f"kl too large (mean {first:.2f} on the first {_FIRST} prompts settles it)"
-            elif scored.kl > rule.kl_threshold:
-                why = "kl too large"
-            else:
-                why = rule.reason(scored, n_layers=self.model.n_layers)
-            rows.append({**scored.as_dict(), "kept": why is None, "reason": why})
-        return rows
-
-    def _broken(self, place: Place) -> bool:
-        """Whether a measured score of a candidate is not a number."""
-        return any(
-            bool(table[place].isnan().any()) for table in (self.ablated, self.induced) if place in table
-        )
-
-
-def choose(
-    sweep: Sweep,
-    rules: Sequence[Rule] = (Rule(),),
-    *,
-    exhaustive: bool = False,
-    watch: Watch = lambda places, _label: places,
-) -> tuple[Candidate, Rule]:
-    """The pick and the rule that admitted it: the first rule under which a candidate passes.
-
-    Args:
-        rules: the published one first; later ones only when no candidate passes.
-        exhaustive: measure every score of every candidate.
-
-    Raises:
-        NothingSurvives: no candidate passes under any rule; the message names the nearest misses.
-    """
-    if exhaustive:
-        for place in watch(sweep.directions, "scoring candidates"):
-            sweep.complete(place)
-    for rule in rules:
-        if chosen := _first_that_passes(sweep, rule, watch):
-            return chosen, rule
-    last = rules[-1]
-    _score_near_misses(sweep, last, watch)
-    pick(
-        [sweep.candidate(place) for place in sweep.directions],
-        n_layers=sweep.model.n_layers,
-        kl_threshold=last.kl_threshold,
-        induce_threshold=last.induce_threshold,
-        prune_layer_fraction=last.prune_layer_fraction,
-    )
-    raise AssertionError("pick finds nothing where nothing passes")
-
-
-def _score_near_misses(sweep: Sweep, rule: Rule, watch: Watch, *, most: int = 3) -> None:
-    """Measure in full the candidates that miss the rule by least: best first, until no other can come nearer."""
-    bounds = {place: sweep.least_lack(place, rule) for place in sweep.early(rule)}
-    misses: list[tuple[float, Place]] = []
-    for place in watch(sorted(bounds, key=lambda p: (bounds[p], *p)), "nothing passes: near misses"):
-        if len(misses) >= most and bounds[place] > misses[most - 1][0]:
-            break
-        sweep.kl(place)
-        sweep.induce(place)
-        miss = sweep.least_lack(place, rule)
-        if math.isfinite(miss):
-            misses = sorted([*misses, (miss, place)])
-    for _, place in misses[:most]:
-        sweep.complete(place)
-
-
-def _first_that_passes(sweep: Sweep, rule: Rule, watch: Watch) -> Candidate | None:
-    candidates = watch(sweep.early(rule), "KL of candidates")
-    possible = [p for p in candidates if sweep.kl_may_be_within(p, rule.kl_threshold)]
-    # NaN compares false: such a candidate is dropped here, as the rule drops it.
-    inducing = [
-        p
-        for p in watch(possible, "induce of candidates")
-        if sweep.induce(p).mean().item() >= rule.induce_threshold
-    ]
-    for place in watch(inducing, "bypass of candidates"):
-        if sweep.kl(place).mean() <= rule.kl_threshold:
-            sweep.bypass(place)
-    scored = [sweep.candidate(place) for place in inducing]
-    kept = [c for c in scored if rule.reason(c, n_layers=sweep.model.n_layers) is None]
-    return min(kept, key=lambda c: (c.bypass, c.position, c.layer)) if kept else None
-
-
-def pick_stability(
-    sweep: Sweep, rule: Rule, *, contenders: int = 12, resamples: int = 2000, seed: int = 0
-) -> list[dict[str, Any]]:
-    """How often each candidate is picked when the validation prompts are drawn anew with replacement.
-
-    Near-ties swap between such draws, and so they would between runs. Only candidates measured in full take part: all
-    of them after an exhaustive sweep, else those that pass and the `contenders` nearest to passing, which are completed
-    here.
-
-    Returns:
-        `position, layer, share` of every candidate picked at least once, most frequent first; a row with position None
-        counts the draws in which nothing passes.
-    """
-    early = sweep.early(rule)
-    near = [p for p in early if p in sweep.induced and sweep.least_kl(p) <= 2 * rule.kl_threshold]
-    for place in sorted(near, key=lambda p: (sweep.least_lack(p, rule), *p))[:contenders]:
-        sweep.complete(place)
-    full = [
-        p
-        for p in early
-        if all(
-            map(math.isfinite, (sweep.candidate(p).bypass, sweep.candidate(p).kl, sweep.candidate(p).induce))
-        )
-    ]
-    generator = torch.Generator().manual_seed(seed)
-
-    def means(scores: list[Tensor], draws: Tensor) -> Tensor:
-        return torch.stack([s[draws].mean(1) for s in scores], dim=1)
-
-    harmful = torch.randint(sweep.n_harmful, (resamples, sweep.n_harmful), generator=generator)
-    harmless = torch.randint(sweep.n_harmless, (resamples, sweep.n_harmless), generator=generator)
-    full.sort()  # ties go to the lower position, then layer
-    bypass = means([sweep.bypass(p) for p in full], harmful)
-    passes = (means([sweep.kl(p) for p in full], harmless) <= rule.kl_threshold) & (
-        means([sweep.induce(p) for p in full], harmless) >= rule.induce_threshold
-    )
-    best = torch.where(passes, bypass, math.inf).min(1)
-    counts: dict[Place | None, int] = {}
-    for value, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-        key = full[index] if value < math.inf else None
-        counts[key] = counts.get(key, 0) + 1
-    return [
-        {
-            "position": place[0] if place else None,
-            "layer": place[1] if place else None,
-            "share": count / resamples,
-        }
-        for place, count in sorted(counts.items(), key=lambda item: -item[1])
-    ]

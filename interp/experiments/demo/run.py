@@ -37,9 +37,10 @@ from interp.experiments.demo import KINDS, Config, Example, FilteredCounts, Resu
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, tokenize
 from interp.representations.confounds import leak_check
+from interp.representations.picks import choose, scored_candidates
 from interp.representations.records import LeakCheck
 from interp.representations.selection import Candidate, Rule, RuleUsed, ScoredCandidate
-from interp.representations.sweeps import Sweep, choose
+from interp.representations.sweeps import Sweep
 from interp.stats import Estimate, auroc, rate
 from interp.storage.direction_files import direction_bytes
 from interp.storage.provenance import provenance
@@ -189,10 +190,10 @@ def _select(
         )
         for kl, induce in config.rules
     ]
-    chosen, rule = choose(sweep, rules, exhaustive=True, watch=stages.progress)
+    chosen, rule = choose(sweep, rules, exhaustive=True, progress=stages.progress)
     return Selection(
         selected=chosen,
-        candidates=tuple(ScoredCandidate(**row) for row in sweep.table(rule)),
+        candidates=scored_candidates(sweep, rule),
         rule=rule.used(model.n_layers),
     )
 

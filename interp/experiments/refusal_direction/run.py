@@ -42,8 +42,9 @@ from interp.experiments.refusal_direction.mechanism import base_check, mechanism
 from interp.experiments.refusal_direction.report import figures, rate_table, report, verdicts
 from interp.models.chat_model import ChatModel, load
 from interp.models.tokens import ChatTokens, tokenize
+from interp.representations.picks import choose, pick_stability, scored_candidates
 from interp.representations.selection import Rule
-from interp.representations.sweeps import Place, Sweep, choose, pick_stability
+from interp.representations.sweeps import Place, Sweep
 from interp.storage.direction_files import direction_bytes
 from interp.storage.provenance import provenance
 from interp.storage.untyped import ExperimentResult, Parts, Stopwatch
@@ -189,7 +190,7 @@ def run(
         harmful=filtered.tokens["harmful", "val"],
         harmless=filtered.tokens["harmless", "val"],
         refusal_ids=filtered.refusal_ids,
-        keep=context.keep,
+        keep=lambda name, compute, _kind: context.keep(name, compute),
     )
     direction, selection = _select(context, sweep, norms, prompts)
     context = context._replace(picked=f"{direction.position}-{direction.layer}")
@@ -318,7 +319,9 @@ def _select(
     context: _Context, sweep: Sweep, norms: Tensor, prompts: PromptSet
 ) -> tuple[Direction, dict[str, Any]]:
     model, config = context.model, context.config
-    chosen, rule = choose(sweep, [config.rule], exhaustive=config.sweep == "exhaustive", watch=context.watch)
+    chosen, rule = choose(
+        sweep, [config.rule], exhaustive=config.sweep == "exhaustive", progress=context.watch
+    )
     place = (chosen.position, chosen.layer)
     direction = Direction(
         vector=sweep.directions[place],
@@ -337,12 +340,12 @@ def _select(
         "selected_norm": direction.norm,
         "rule": {**asdict(rule), "published": rule.published, "text": rule.text(model.n_layers)},
         "sweep": config.sweep,
-        "candidates": sweep.table(rule),
+        "candidates": [asdict(row) for row in scored_candidates(sweep, rule)],
         "selection_baseline": {
             "harmful": sweep.baseline[:n].mean().item(),
             "harmless": sweep.baseline[n:].mean().item(),
         },
-        "pick_stability": stability,
+        "pick_stability": [asdict(row) for row in stability],
     }
 
 

@@ -1,0 +1,192 @@
+"""Picking a direction from a sweep: measure no more than the rule needs, and how stable the pick is.
+
+What cannot win is left out. A candidate is dropped as soon as its kl provably exceeds the limit: after a few prompts,
+since the others can lower the sum by no more than a bound that follows from Jensen's inequality and the epsilon in the
+published formula. Induce, which decides most often, comes next; the other prompts' kl and then bypass are measured for
+those that induce. The pick is that of the full table, which `exhaustive=True` measures.
+
+Source of the rule: Arditi et al. 2024, arXiv:2406.11717, section 2.3 and appendix C.
+
+    candidate, rule = choose(sweep, [Rule(), Rule(kl_threshold=1.0)])
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from interp.representations.selection import Candidate, PickShare, Rule, ScoredCandidate, pick
+from interp.representations.sweeps import FIRST_PROMPTS, Place, Sweep
+
+Progress = Callable[[Iterable[Place], str], Iterable[Place]]
+"""Wraps a loop over candidates, named by what is measured: a progress bar."""
+
+
+def choose(
+    sweep: Sweep,
+    rules: Sequence[Rule] = (Rule(),),
+    *,
+    exhaustive: bool = False,
+    progress: Progress = lambda places, _label: places,
+) -> tuple[Candidate, Rule]:
+    """The pick and the rule that admitted it: the first rule under which a candidate passes.
+
+    Args:
+        rules: the published one first; later ones only when no candidate passes.
+        exhaustive: measure every score of every candidate.
+
+    Raises:
+        NothingSurvives: no candidate passes under any rule; the message names the nearest misses.
+    """
+    if exhaustive:
+        for place in progress(sweep.directions, "scoring candidates"):
+            sweep.complete(place)
+    for rule in rules:
+        if picked := _first_that_passes(sweep, rule, progress):
+            return picked, rule
+    last = rules[-1]
+    _score_near_misses(sweep, last, progress)
+    pick(
+        [sweep.candidate(place) for place in sweep.directions],
+        n_layers=sweep.model.n_layers,
+        kl_threshold=last.kl_threshold,
+        induce_threshold=last.induce_threshold,
+        prune_layer_fraction=last.prune_layer_fraction,
+    )
+    raise AssertionError("pick finds nothing where nothing passes")
+
+
+def _first_that_passes(sweep: Sweep, rule: Rule, progress: Progress) -> Candidate | None:
+    """The pick under one rule; None where no candidate passes."""
+    candidates = progress(before_layer_cut(sweep, rule), "KL of candidates")
+    possible = [p for p in candidates if sweep.kl_may_be_within(p, rule.kl_threshold)]
+    # NaN compares false: such a candidate is dropped here, as the rule drops it.
+    inducing = [
+        p
+        for p in progress(possible, "induce of candidates")
+        if sweep.induce(p).mean().item() >= rule.induce_threshold
+    ]
+    for place in progress(inducing, "bypass of candidates"):
+        if sweep.kl(place).mean() <= rule.kl_threshold:
+            sweep.bypass(place)
+    scored = [sweep.candidate(place) for place in inducing]
+    passing = [c for c in scored if rule.reason(c, n_layers=sweep.model.n_layers) is None]
+    return min(passing, key=lambda c: (c.bypass, c.position, c.layer)) if passing else None
+
+
+def _score_near_misses(sweep: Sweep, rule: Rule, progress: Progress, *, n: int = 3) -> None:
+    """Measure in full the n candidates with the smallest shortfall: best first, until no other can come nearer."""
+    bounds = {place: shortfall(sweep, place, rule) for place in before_layer_cut(sweep, rule)}
+    misses: list[tuple[float, Place]] = []
+    for place in progress(sorted(bounds, key=lambda p: (bounds[p], *p)), "nothing passes: near misses"):
+        if len(misses) >= n and bounds[place] > misses[n - 1][0]:
+            break
+        sweep.kl(place)
+        sweep.induce(place)
+        miss = shortfall(sweep, place, rule)
+        if math.isfinite(miss):
+            misses = sorted([*misses, (miss, place)])
+    for _, place in misses[:n]:
+        sweep.complete(place)
+
+
+def before_layer_cut(sweep: Sweep, rule: Rule) -> list[Place]:
+    """Candidates of the layers that the rule does not leave out."""
+    cut = rule.first_late_layer(sweep.model.n_layers)
+    return [place for place in sweep.directions if place[1] < cut]
+
+
+def shortfall(sweep: Sweep, place: Place, rule: Rule) -> float:
+    """Lower bound on how far a candidate is from meeting the kl and induce limits, in nats, as far as it was measured.
+
+    Exact once both are measured; infinite for scores that are not a number, which no limit admits.
+    """
+    nats = max(sweep.kl_lower_bound(place) - rule.kl_threshold, 0.0)
+    if place in sweep.induced:
+        nats += max(rule.induce_threshold - sweep.induced[place].mean().item(), 0.0)
+    return math.inf if math.isnan(nats) else nats
+
+
+def scored_candidates(sweep: Sweep, rule: Rule) -> tuple[ScoredCandidate, ...]:
+    """Every candidate of a sweep with its scores, NaN where not measured, and why the rule drops it."""
+    rows = []
+    for place in sweep.directions:
+        scored = sweep.candidate(place)
+        why = _reason(sweep, place, scored, rule)
+        rows.append(
+            ScoredCandidate(
+                position=scored.position,
+                layer=scored.layer,
+                bypass=scored.bypass,
+                induce=scored.induce,
+                kl=scored.kl,
+                kept=why is None,
+                reason=why,
+            )
+        )
+    return tuple(rows)
+
+
+def _reason(sweep: Sweep, place: Place, scored: Candidate, rule: Rule) -> str | None:
+    """Why the rule drops a candidate, from as much of its scores as was measured."""
+    if place[1] >= rule.first_late_layer(sweep.model.n_layers):
+        return "too late a layer"
+    if any(bool(table[place].isnan().any()) for table in (sweep.ablated, sweep.induced) if place in table):
+        return "not finite"
+    if scored.induce < rule.induce_threshold:
+        return "induces too little"
+    if place in sweep.ablated and math.isnan(scored.kl):
+        first = sweep.ablated[place][sweep.n_harmful : sweep.n_harmful + FIRST_PROMPTS].mean()
+        return f"kl too large (mean {first:.2f} on the first {FIRST_PROMPTS} prompts settles it)"
+    if scored.kl > rule.kl_threshold:
+        return "kl too large"  # before the rule looks at bypass, which was not measured then
+    return rule.reason(scored, n_layers=sweep.model.n_layers)
+
+
+def pick_stability(
+    sweep: Sweep, rule: Rule, *, contenders: int = 12, resamples: int = 2000, seed: int = 0
+) -> tuple[PickShare, ...]:
+    """How often each candidate is picked when the validation prompts are resampled with replacement.
+
+    Near-ties swap between such draws, and so they would between runs. Only candidates measured in full take part: all
+    of them after an exhaustive sweep, else those that pass and the `contenders` nearest to passing, which are completed
+    here.
+
+    Returns:
+        Every candidate picked at least once, most frequent first; position None counts the draws in which nothing
+        passes.
+    """
+    early = before_layer_cut(sweep, rule)
+    near = [p for p in early if p in sweep.induced and sweep.kl_lower_bound(p) <= 2 * rule.kl_threshold]
+    for place in sorted(near, key=lambda p: (shortfall(sweep, p, rule), *p))[:contenders]:
+        sweep.complete(place)
+    full = sorted(p for p in early if _measured(sweep.candidate(p)))  # ties: lower position, then layer
+    generator = torch.Generator().manual_seed(seed)
+
+    def means(scores: list[Tensor], draws: Tensor) -> Tensor:
+        return torch.stack([s[draws].mean(1) for s in scores], dim=1)
+
+    harmful = torch.randint(sweep.n_harmful, (resamples, sweep.n_harmful), generator=generator)
+    harmless = torch.randint(sweep.n_harmless, (resamples, sweep.n_harmless), generator=generator)
+    bypass = means([sweep.bypass(p) for p in full], harmful)
+    passes = (means([sweep.kl(p) for p in full], harmless) <= rule.kl_threshold) & (
+        means([sweep.induce(p) for p in full], harmless) >= rule.induce_threshold
+    )
+    best = torch.where(passes, bypass, math.inf).min(1)
+    counts: dict[Place | None, int] = {}
+    for value, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+        key = full[index] if value < math.inf else None
+        counts[key] = counts.get(key, 0) + 1
+    return tuple(
+        PickShare(
+            position=place[0] if place else None,
+            layer=place[1] if place else None,
+            share=count / resamples,
+        )
+        for place, count in sorted(counts.items(), key=lambda item: -item[1])
+    )
+
+
+def _measured(candidate: Candidate) -> bool:
+    return all(map(math.isfinite, (candidate.bypass, candidate.kl, candidate.induce)))
