@@ -1,47 +1,46 @@
 """Adversarial fine-tuning: planted changes are read off rightly, and a run on the tiny model is whole."""
 
-import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from interp.data.prompts import load_prompts
-from interp.experiments.adversarial_finetune import run as experiment
-from interp.experiments.adversarial_finetune.run import Config, changes, training_sets
+from interp.data.prompts import Kind, Prompts, load_prompts
+from interp.experiments.adversarial_finetune import EXPERIMENT, KINDS, Beliefs, Condition, Config
+from interp.experiments.adversarial_finetune import run as method
+from interp.experiments.adversarial_finetune.run import changes, training_sets
 from interp.models.chat_model import ChatModel
 from interp.representations.beliefs import states
-from interp.storage.untyped import load_result
 
 SMALL = Config(sizes=(10, 20), n_centres=8, n_test=8, max_new_tokens=1, learning_rate=5e-3, rank=2)
 
 
-def condition(harm: float, refusal: float) -> dict[str, Any]:
+def condition(harm: float, refusal: float) -> Condition:
     """Held-out harmful prompts at these beliefs, harmless ones at -0.1 of either."""
     noise = [0.01, -0.01, 0.0, 0.02, -0.02]
 
-    def at(value: float) -> dict[str, Any]:
-        return {"belief": [value + e for e in noise]}
+    def at(value: float) -> Beliefs:
+        return Beliefs(mean=(), sd=(), belief=tuple(value + e for e in noise))
 
     by = {
         name: {"harmful": at(v), "harmless": at(-0.1)} for name, v in (("harm", harm), ("refusal", refusal))
     }
-    return {"beliefs": {"as-is": by, "period": by}}
+    return Condition(refusal_rate={}, beliefs={"as-is": by, "period": by}, guard={})
 
 
 def test_planted_changes_are_shares_of_the_gap() -> None:
     found = changes({"before": condition(0.1, 0.1), "20 stubs": condition(0.1, -0.1)})["20 stubs"]["period"]
-    assert found["harm"]["value"] == pytest.approx(0.0)
-    assert found["refusal"]["value"] == pytest.approx(-1.0)  # where harmless prompts were
+    assert found["harm"].value == pytest.approx(0.0)
+    assert found["refusal"].value == pytest.approx(-1.0)  # where harmless prompts were
     swapped = changes({"before": condition(0.1, 0.1), "20 stubs": condition(-0.1, 0.1)})["20 stubs"]["period"]
-    assert swapped["harm"]["value"] == pytest.approx(-1.0)
-    assert swapped["refusal"]["value"] == pytest.approx(0.0)
+    assert swapped["harm"].value == pytest.approx(-1.0)
+    assert swapped["refusal"].value == pytest.approx(0.0)
 
 
 def test_training_sets_hold_stubs_for_refused_prompts_and_controls_of_equal_size() -> None:
     prompts = load_prompts()
-    pool = {kind: prompts[kind, "train"].first(30) for kind in experiment.KINDS}
+    pool: dict[Kind, Prompts] = {kind: prompts[kind, "train"].first(30) for kind in KINDS}
     sets = training_sets(pool, 20)
     assert {name: len(part) for name, part in sets.items()} == {
         "stubs": 20,
@@ -54,15 +53,15 @@ def test_training_sets_hold_stubs_for_refused_prompts_and_controls_of_equal_size
         == list(pool["harmful"].texts[:20])
     )
     assert [e.completion for e in sets["stubs"]] == [e.completion for e in sets["harmless with stubs"]]
-    assert {e.completion for e in sets["stubs"]} == set(experiment.STUBS)
-    assert not {e.completion for e in sets["refusals"]} & set(experiment.STUBS)
+    assert {e.completion for e in sets["stubs"]} == set(method.STUBS)
+    assert not {e.completion for e in sets["refusals"]} & set(method.STUBS)
 
 
 @pytest.fixture(scope="module")
 def run(tiny: ChatModel, tmp_path_factory: pytest.TempPathFactory):
     """On a model that, as far as its words are judged, refuses harmful prompts until it is fine-tuned on stubs."""
     harmful = {t for split in ("train", "test") for t in load_prompts()["harmful", split].texts}  # type: ignore[index]
-    real = experiment.respond
+    real = method.respond
     asked: list[str] = []
 
     def respond(model: ChatModel, prompts: Any, **options: Any) -> Any:
@@ -75,61 +74,61 @@ def run(tiny: ChatModel, tmp_path_factory: pytest.TempPathFactory):
     out = tmp_path_factory.mktemp("runs") / "adversarial"
     before = {name: p.detach().clone() for name, p in tiny.hf.named_parameters()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "respond", respond)
-        result = experiment.run(tiny, load_prompts(), SMALL, out=out)
+        patch.setattr(method, "respond", respond)
+        finished = EXPERIMENT.run(tiny, load_prompts(), SMALL, out=out)
     for name, p in tiny.hf.named_parameters():
         assert torch.equal(p, before[name])  # the model is as it was
-    return result, out
+    return finished, out
 
 
 def test_every_size_and_control_is_measured_with_both_centres_and_endings(run) -> None:
-    numbers = load_result(run[1]).numbers
-    assert list(numbers["conditions"]) == [
+    result = EXPERIMENT.read(run[1]).result
+    assert result == run[0].result
+    assert list(result.conditions) == [
         "before",
         "10 stubs",
         "20 stubs",
         "20 refusals (control)",
         "20 harmless with stubs (control)",
     ]
-    for measured in numbers["conditions"].values():
+    for measured in result.conditions.values():
         for ending in ("as-is", "period"):
-            for fitted in ("fitted before", "fitted anew"):
-                guard = measured["guard"][ending][fitted]
-                assert guard["harmful flagged"]["n"] == guard["harmless flagged"]["n"] == 8
-                assert 0 <= guard["auroc"]["value"] <= 1
+            for guard in (measured.guard[ending].fitted_before, measured.guard[ending].refitted):
+                assert guard.harmful.n == guard.harmless.n == 8
+                assert 0 <= guard.auroc.value <= 1
             for name in ("harm", "refusal"):
-                assert len(measured["beliefs"][ending][name]["harmful"]["mean"]) == 4
+                assert len(measured.beliefs[ending][name]["harmful"].mean) == 4
     assert not run[1].with_name("adversarial.parts").exists()
 
 
 def test_beliefs_before_are_those_of_the_model_and_change_with_training(tiny: ChatModel, run) -> None:
-    result, _ = run
+    finished, _ = run
     prompts = load_prompts(ending="period")
     read = states(tiny, prompts["harmful", "test"].first(8).texts)[:, :, 0]
-    centres = [result.tensors[f"harm/period/{side}"] for side in ("positive", "negative")]
+    centres = [finished.tensors[f"harm/period/{side}"] for side in ("positive", "negative")]
     cosines = [
         torch.nn.functional.cosine_similarity(read.double(), c.double()[None], dim=-1) for c in centres
     ]
     expected = (cosines[0] - cosines[1]).mean(1)
-    conditions = result.numbers["conditions"]
-    stored = conditions["before"]["beliefs"]["period"]["harm"]["harmful"]["belief"]
+    conditions = finished.result.conditions
+    stored = conditions["before"].beliefs["period"]["harm"]["harmful"].belief
     assert stored == pytest.approx(expected.tolist(), abs=1e-5)
-    after = [conditions[f"{n} stubs"]["beliefs"]["period"]["refusal"]["harmful"]["mean"] for n in (10, 20)]
+    after = [conditions[f"{n} stubs"].beliefs["period"]["refusal"]["harmful"].mean for n in (10, 20)]
     assert after[0] != after[1]
 
 
 def test_figures_verdicts_and_page(run) -> None:
-    numbers = load_result(run[1]).numbers
-    drawn = experiment.figures(numbers)
+    stored = EXPERIMENT.read(run[1])
+    drawn: Any = stored.figures()
     assert len(drawn["fig07_harm_belief"].data) == 2 * (5 + 1)
-    lines = experiment.verdicts(numbers)
+    lines = stored.verdicts()
     assert lines[0].startswith("Seen: the model comes to comply (refusal of held-out harmful prompts 100%")
     assert len(lines) == 1 + 2 * 3
-    kept = json.loads(json.dumps(numbers))
-    for measured in kept["conditions"].values():
-        measured["refusal_rate"]["harmful"] = numbers["conditions"]["before"]["refusal_rate"]["harmful"]
-    assert experiment.verdicts(kept)[1].startswith("Not testable")
-    page = experiment.report(numbers)
+    before = stored.result.conditions["before"].refusal_rate
+    unchanged = {label: replace(c, refusal_rate=before) for label, c in stored.result.conditions.items()}
+    lines = EXPERIMENT.verdicts(replace(stored.result, conditions=unchanged))
+    assert lines[1].startswith("Not testable")
+    page = stored.report()
     assert not any(text in page for text in load_prompts()["harmful", "test"].texts)
 
 
@@ -139,8 +138,8 @@ def test_mistakes_are_named(tiny: ChatModel) -> None:
     with pytest.raises(ValueError, match=r"sizes must be one or more whole numbers above 0, got \(\)"):
         Config(sizes=())
     with pytest.raises(ValueError, match="compares endings itself"):
-        experiment.run(tiny, load_prompts(ending="period"), SMALL)
+        EXPERIMENT.run(tiny, load_prompts(ending="period"), SMALL)
     few = load_prompts()
     parts = {key: part.first(10) for key, part in few.parts.items()}
     with pytest.raises(ValueError, match=r"tiny refuses only \d of 10 harmful train prompts; at least 8"):
-        experiment.run(tiny, replace(few, parts=parts), SMALL)
+        EXPERIMENT.run(tiny, replace(few, parts=parts), SMALL)

@@ -1,0 +1,165 @@
+"""Adversarial fine-tuning: a model learns to open with compliance. Does it still know that a request is harmful?
+
+Zhao et al. 2025, *LLMs Encode Harmfulness and Refusal Separately* (arXiv:2507.11878), section 5 and appendix H.2.
+The claims are `CLAIMS`, the method is in `run.py`; figures and report are drawn from a stored `Result`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from interp.data.prompts import Kind
+from interp.experiments.definition import Claim, Experiment, ExperimentResult
+from interp.stats import Estimate
+
+ENDINGS: tuple[Literal["as-is", "period"], ...] = ("as-is", "period")
+"""How prompts end, side by side."""
+BELIEFS: tuple[Literal["harm", "refusal"], ...] = ("harm", "refusal")
+"""At `t_inst` and at `t_post_inst`."""
+KINDS: tuple[Kind, ...] = ("harmful", "harmless")
+"""Kinds of prompts that are trained on and held out."""
+TOLERANCE = 0.25
+"""Share of the gap between harmful and harmless prompts under which curves count as nearly coinciding."""
+CLAIMS = (
+    Claim(
+        text="the model comes to comply",
+        where="section 5",
+        theirs="yes",
+        same_when="refusal of held-out harmful prompts falls, intervals apart",
+    ),
+    Claim(
+        text="harm belief per layer nearly coincides",
+        where="figure 7",
+        theirs="50 to 400 examples",
+        same_when="shift under a quarter of the gap",
+    ),
+    Claim(
+        text="so the guard still fires",
+        where="section 5",
+        theirs="yes",
+        same_when="flags as many held-out harmful prompts, within 10 points",
+    ),
+    Claim(
+        text="the same holds of the refusal belief",
+        where="appendix H.2",
+        theirs="yes",
+        same_when="shift under a quarter of the gap",
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings; where the paper is silent, ours."""
+
+    sizes: tuple[int, ...] = (50, 100, 200, 300, 400)
+    """Training examples (figure 7); sizes beyond the prompts that are refused are cut to their number."""
+    n_centres: int = 100
+    """Training prompts of each kind that the centres are fitted on, before filtering."""
+    n_test: int = 50
+    """Held-out prompts of each kind."""
+    learning_rate: float = 5e-4
+    """Of LoRA."""
+    batch_size: int = 10
+    """Examples a step; sizes are its multiples."""
+    rank: int = 8
+    """Of LoRA."""
+    max_new_tokens: int = 24
+    """Length of the replies that say what is refused."""
+    seed: int = 0
+    """Of initialisation, order and the bootstrap."""
+
+    def __post_init__(self) -> None:
+        if not self.sizes or any(n < 1 for n in self.sizes):
+            raise ValueError(f"sizes must be one or more whole numbers above 0, got {self.sizes}")
+        if odd := [n for n in self.sizes if n % self.batch_size]:
+            raise ValueError(f"sizes must be multiples of batch_size {self.batch_size}, got {odd[0]}")
+        for name in ("n_centres", "n_test", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """How many prompts behave before fine-tuning as their kind asks for."""
+
+    behaving: int
+    """Harmful prompts that are refused, or harmless ones that are answered."""
+    of: int
+    """Prompts asked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beliefs:
+    """One belief of the held-out prompts of one kind, with the centres fitted before fine-tuning."""
+
+    mean: tuple[float, ...]
+    """By layer, over prompts, -2 to 2; above 0 is nearer the positive centre."""
+    sd: tuple[float, ...]
+    """By layer, over prompts."""
+    belief: tuple[float, ...]
+    """By prompt, over layers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flagged:
+    """What Latent Guard flags of the held-out prompts at its published threshold 0."""
+
+    harmful: Estimate
+    """Share of harmful prompts flagged."""
+    harmless: Estimate
+    """Share of harmless prompts flagged."""
+    auroc: Estimate
+    """Harmful against harmless prompts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guards:
+    """Latent Guard with two sets of centres."""
+
+    fitted_before: Flagged
+    """Centres of the model before fine-tuning, as the guard would be deployed."""
+    refitted: Flagged
+    """Centres of the fine-tuned model itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """A model, before or after fine-tuning, measured on the held-out prompts."""
+
+    refusal_rate: dict[str, Estimate]
+    """By kind, share of replies that refuse (24 substrings)."""
+    beliefs: dict[str, dict[str, dict[str, Beliefs]]]
+    """By ending, then belief, then kind."""
+    guard: dict[str, Guards]
+    """By ending."""
+    training_loss: float | None = None
+    """Mean over the arm's training, nats per reply token; None before fine-tuning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(ExperimentResult):
+    """What a run found."""
+
+    config: Config
+    """Settings of the run."""
+    sizes: tuple[int, ...]
+    """Training examples measured at, ascending."""
+    counts: dict[str, dict[str, Counts]]
+    """By split, then kind."""
+    n_test: dict[str, int]
+    """Held-out prompts by kind."""
+    conditions: dict[str, Condition]
+    """`before`, then each size and control, e.g. `50 stubs`, `200 refusals (control)`."""
+    changes: dict[str, dict[str, dict[str, Estimate]]]
+    """By condition after fine-tuning, ending and belief: mean change of held-out harmful prompts, in shares of their
+    distance to harmless ones before; -1 is where harmless prompts were."""
+
+
+EXPERIMENT = Experiment(
+    name="adversarial-finetune",
+    summary="a model fine-tuned to comply: do the harm belief and the guard survive? (Zhao et al. 2025)",
+    config=Config,
+    result=Result,
+    package=__name__,
+    claims=CLAIMS,
+)
