@@ -37,7 +37,7 @@ class Direction(Shown):
     kind: str = "difference_in_means"
     """How it was computed."""
     mean_activation_norm: float | None = None
-    """Mean norm of the activations at that site, layer and position: the unit of a relative dose."""
+    """Mean norm of the activations at that site, layer and position: the unit of `relative_norm`."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Model, prompt sets, seed, versions."""
 

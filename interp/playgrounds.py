@@ -100,8 +100,10 @@ class Playground(widgets.VBox):
         self.layer = widgets.IntSlider(
             value=directions[last].layer, min=0, max=model.n_layers - 1, description="layer"
         )
-        self.unit = widgets.ToggleButtons(options=["coefficient", "dose"], style={"button_width": "8em"})
-        self.unit.tooltips = ["times the direction's length", "times the mean activation norm there"]
+        self.unit = widgets.ToggleButtons(
+            options=["coefficient", "relative_norm"], style={"button_width": "8em"}
+        )
+        self.unit.tooltips = ["times the direction's own norm", "times the mean activation norm there"]
         self.amount = widgets.FloatSlider(value=1.0, min=-5, max=5, step=0.1, description="amount")
         places = [*REGIONS, "t_inst", "post_inst", "t_post_inst"]
         self.positions = widgets.Combobox(
@@ -151,12 +153,12 @@ class Playground(widgets.VBox):
         """
         if not self.prompt.value.strip():
             raise ValueError("the prompt is empty; type one")
-        dosed = self.unit.value == "dose"
+        relative = self.unit.value == "relative_norm"
         return Setting(
             prompt=self.prompt.value,
             direction=self._directions[str(self.direction.value)],
-            coefficient=1.0 if dosed else self.amount.value,
-            dose=self.amount.value if dosed else None,
+            coefficient=1.0 if relative else self.amount.value,
+            relative_norm=self.amount.value if relative else None,
             layer=self.layer.value,
             positions=read_positions(self.positions.value),
             steps=read_steps(self.steps.value),

@@ -39,7 +39,7 @@ prompts
 
 # %%
 N_PROMPTS = 64  # of each kind
-directions = interp.find_directions(model, prompts, layer=17, n=N_PROMPTS)
+directions = interp.find_directions(model, prompts, layer=17, n_prompts=N_PROMPTS)
 directions["refusal"]
 
 # %% [markdown]

@@ -122,7 +122,7 @@ for name, endings in ends.items():
 # template tokens alone:
 
 # %%
-refusal = interp.find_directions(model, prompts, layer=17, n=N_PROMPTS)["refusal"]
+refusal = interp.find_directions(model, prompts, layer=17, n_prompts=N_PROMPTS)["refusal"]
 interp.steer(model, "How do I bake bread?", refusal, positions="post_inst", max_new_tokens=24)
 
 # %% [markdown]

@@ -32,7 +32,7 @@ prompts = interp.load_prompts("builtin", ending="period")
 # to refuse*.
 
 # %%
-guard = interp.LatentGuard.fit(model, prompts, n=N_PROMPTS, show_progress=True)
+guard = interp.LatentGuard.fit(model, prompts, n_prompts=N_PROMPTS, show_progress=True)
 guard
 
 # %% [markdown]

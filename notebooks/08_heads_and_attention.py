@@ -28,7 +28,7 @@ from interp.engine.interventions import bridge_hooks
 N_PROMPTS = 64  # of each kind
 model = interp.load("smollm2-safe")
 prompts = interp.load_prompts("builtin")
-refusal = interp.find_directions(model, prompts, layer=17, n=N_PROMPTS)["refusal"]
+refusal = interp.find_directions(model, prompts, layer=17, n_prompts=N_PROMPTS)["refusal"]
 bridge = model.bridge
 
 # %% [markdown]

@@ -73,7 +73,7 @@ def test_run_shows_what_steer_gives(panel: Playground, tiny: ChatModel) -> None:
 
 def test_controls_reach_the_answer(panel: Playground, tiny: ChatModel) -> None:
     panel.direction.value = "harmfulness"
-    panel.unit.value = "dose"
+    panel.unit.value = "relative_norm"
     panel.amount.value = -2.0
     panel.layer.value = 2
     panel.positions.value = "t_inst, -1"
@@ -81,11 +81,18 @@ def test_controls_reach_the_answer(panel: Playground, tiny: ChatModel) -> None:
     panel.run()
     panel.wait(20.0)
     expected = steer(
-        tiny, PROMPT, direction(1), dose=-2.0, layers=[2], positions=["t_inst", -1], steps=2, max_new_tokens=8
+        tiny,
+        PROMPT,
+        direction(1),
+        relative_norm=-2.0,
+        layers=[2],
+        positions=["t_inst", -1],
+        steps=2,
+        max_new_tokens=8,
     )
     assert shown(panel.steered.value) == expected.steered[0]
     assert (
-        expected.steered != steer(tiny, PROMPT, direction(1), dose=-2.0, max_new_tokens=8).steered
+        expected.steered != steer(tiny, PROMPT, direction(1), relative_norm=-2.0, max_new_tokens=8).steered
     )  # control
 
 
@@ -179,9 +186,9 @@ def test_mistakes_are_shown_in_the_panel(panel: Playground, tiny: ChatModel) -> 
     assert panel.error.value == "" and panel.status.value.startswith("done")
     bare = Direction(vector=torch.ones(32), layer=1, position="t_inst")
     made = playground(tiny, bare)
-    made.unit.value = "dose"
+    made.unit.value = "relative_norm"
     made.run()
-    assert "a relative dose needs" in html.unescape(made.error.value)
+    assert "relative_norm needs" in html.unescape(made.error.value)
 
 
 def test_a_fault_of_ours_is_shown_and_logged(

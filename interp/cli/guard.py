@@ -35,7 +35,7 @@ def guard_fit(
         float | None,
         typer.Option("--false-positive-rate", help="Calibrate the threshold on harmless/val; else 0."),
     ] = None,
-    n: Annotated[int, typer.Option("--n", help="Training prompts of each kind.")] = 100,
+    n_prompts: Annotated[int, typer.Option("--n-prompts", help="Training prompts of each kind.")] = 100,
     layers: Annotated[
         str | None, typer.Option(help="Layers to average, e.g. 10-20 or 8,12,16; all when not given.")
     ] = None,
@@ -56,7 +56,7 @@ def guard_fit(
         fitted = LatentGuard.fit(
             loaded,
             chosen,
-            n=n,
+            n_prompts=n_prompts,
             layers=None if layers is None else _layer_list(layers),
             false_positive_rate=false_positive_rate,
             show_progress=sys.stderr.isatty(),

@@ -55,10 +55,11 @@ def steer(
         Path, typer.Option("--direction", "-d", help="Direction file (.safetensors, .pt, .gguf).")
     ],
     coefficient: Annotated[
-        float, typer.Option("--coefficient", "-c", help="Multiples of the direction's length.")
+        float, typer.Option("--coefficient", "-c", help="Multiples of the direction's own norm.")
     ] = 1.0,
-    dose: Annotated[
-        float | None, typer.Option(help="Multiples of the mean activation norm, instead.")
+    relative_norm: Annotated[
+        float | None,
+        typer.Option("--relative-norm", help="Multiples of the mean activation norm, instead."),
     ] = None,
     layer: Annotated[int | None, typer.Option(help="Layer to add it at; its own when not given.")] = None,
     positions: Annotated[str, typer.Option(help="all, instruction, post_inst, t_inst, ...")] = "all",
@@ -82,15 +83,19 @@ def steer(
             prompt,
             found,
             coefficient=coefficient,
-            dose=dose,
-            layers=None if layer is None else [layer],
+            relative_norm=relative_norm,
+            layers=layer,
             positions=positions,
             max_new_tokens=max_new_tokens,
         )
         if json_output:
             print_json({"prompt": prompt, "plain": answers.plain[0], "steered": answers.steered[0]})
             return
-        step = f"dose {dose:g}" if dose is not None else f"coefficient {coefficient:g}"
+        step = (
+            f"relative norm {relative_norm:g}"
+            if relative_norm is not None
+            else f"coefficient {coefficient:g}"
+        )
         table = Table(
             "plain",
             f"steered ({step}, layer {found.layer if layer is None else layer})",

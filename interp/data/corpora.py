@@ -9,7 +9,7 @@ Source: Ji et al. 2025, arXiv:2406.06144, definition 3.3 and theorem 3.4 ("compr
 code length of an arithmetic coder, which is the cross-entropy.
 
     prose = read_corpus("prose", "text.txt")
-    bits(model, prose, n=16)            # bits and bytes of each document
+    bits(model, prose, n_documents=16)  # bits and bytes of each document
 """
 
 import hashlib

@@ -20,6 +20,8 @@ from typing import Any, Literal, get_args
 
 from interp.data.files import SUFFIXES, source_rows, text_column
 from interp.display.cards import Card, Shown, Table
+from interp.models.prompt_inputs import gather_prompts
+from interp.models.tokens import ChatTokens, PromptInput
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +57,8 @@ class Prompts(Shown):
     """Harm category, where the source gives one."""
     source: str
     """Set, kind and split, e.g. `builtin/harmful/train`."""
+    conversations: tuple[tuple[Mapping[str, Any], ...], ...] = ()
+    """The messages of each prompt where prompts are conversations; `texts` are then these as JSON."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -85,7 +89,7 @@ class Prompts(Shown):
 
     def first(self, n: int) -> "Prompts":
         """At most the first n prompts."""
-        return replace(self, texts=self.texts[:n], ids=self.ids[:n], categories=self.categories[:n])
+        return self.take(list(range(min(n, len(self)))))
 
     def shuffled(self, seed: int) -> "Prompts":
         """The same prompts in a seeded random order."""
@@ -100,14 +104,17 @@ class Prompts(Shown):
             texts=tuple(self.texts[i] for i in rows),
             ids=tuple(self.ids[i] for i in rows),
             categories=tuple(self.categories[i] for i in rows),
+            conversations=tuple(self.conversations[i] for i in rows) if self.conversations else (),
         )
 
     def with_ending(self, ending: Ending) -> "Prompts":
         """The same prompts with their ends as-is, stripped of closing punctuation, or ended by a full stop.
 
         Raises:
-            ValueError: unknown ending, or a prompt that is punctuation only.
+            ValueError: unknown ending, a prompt that is punctuation only, or conversations.
         """
+        if self.conversations and ending != "as-is":
+            raise ValueError(f"{self.source} holds conversations, whose endings stay; take ending='as-is'")
         try:
             texts = tuple(with_ending(text, ending) for text in self.texts)
         except ValueError as error:
@@ -116,6 +123,32 @@ class Prompts(Shown):
                 raise ValueError(f"{self.source}: prompt {bare[0]} is punctuation only; remove it") from error
             raise
         return replace(self, texts=texts)
+
+
+def as_prompts(given: PromptInput, *, source: str = "given prompts") -> Prompts:
+    """What stands for prompts (`interp.models.prompt_inputs`) as `Prompts`, with the ids that it has.
+
+    Args:
+        source: how results name it, where it has no name of its own.
+
+    Raises:
+        ValueError: no prompts, or something that is no list of prompts.
+    """
+    if isinstance(given, Prompts):
+        return given
+    if isinstance(given, ChatTokens):
+        items, identity = (), given.identity
+    else:
+        items, identity = gather_prompts(given)
+    messages = [({"role": "user", "content": item},) if isinstance(item, str) else item for item in items]
+    several = any(not isinstance(item, str) for item in items)
+    return Prompts(
+        texts=identity.texts,
+        ids=identity.ids,
+        categories=identity.categories,
+        source=identity.source or source,
+        conversations=tuple(messages) if several else (),
+    )
 
 
 def with_ending(text: str, ending: Ending) -> str:

@@ -19,7 +19,8 @@ import torch
 from interp.engine.generation import generate
 from interp.engine.log_probs import completion_log_probs
 from interp.models.chat_model import ChatModel, load
-from interp.models.tokens import ChatTokens
+from interp.models.prompt_inputs import gather_prompts
+from interp.models.tokens import ChatTokens, PromptInput
 
 _ANSWER_TOKENS = 12
 
@@ -146,14 +147,20 @@ class TextGuard:
     model: ChatModel
     format: Format
 
-    def score(self, prompts: Sequence[str]) -> list[TextVerdict]:
+    def score(self, prompts: PromptInput) -> list[TextVerdict]:
         """Score and verdict of every prompt, in order.
 
+        Args:
+            prompts: instructions: these formats ask about one message.
+
         Raises:
-            ValueError: a tokenizer whose template is not that of the format.
+            ValueError: a tokenizer whose template is not that of the format, conversations, or tokens.
         """
         tokenizer: Any = self.model.tokenizer
-        asked = [self.format.render(tokenizer, prompt) for prompt in prompts]
+        items = gather_prompts(prompts).items
+        if not all(isinstance(item, str) for item in items):
+            raise ValueError("guard models are asked about one message; pass instructions, not conversations")
+        asked = [self.format.render(tokenizer, str(item)) for item in items]
         tokens = _tokens(tokenizer, [text for texts in asked for text in texts])
         odds = [0.0] * len(tokens)
         for answer, sign in ((self.format.harmful, 1.0), (self.format.safe, -1.0)):
@@ -173,7 +180,11 @@ class TextGuard:
 
 
 def load_text_guard(
-    name: str, *, revision: str | None = None, dtype: torch.dtype | None = None, device: str | None = None
+    name: str,
+    *,
+    revision: str | None = None,
+    dtype: torch.dtype | str | None = None,
+    device: str | None = None,
 ) -> TextGuard:
     """A guard model by Hub id or folder; its format by name, or given as `FORMAT=name`.
 

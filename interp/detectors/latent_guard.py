@@ -17,7 +17,7 @@ Source: Zhao et al. 2025, arXiv:2507.11878, section 5 ("Latent Guard").
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -32,6 +32,9 @@ from interp.data.prompts import CLOSING, Ending, Prompts, PromptSet, with_ending
 from interp.display.cards import Card, Shown, Table
 from interp.evaluation.responses import respond
 from interp.models.chat_model import ChatModel
+from interp.models.layers import Layers
+from interp.models.prompt_inputs import Message, PromptIdentity, gather_prompts
+from interp.models.tokens import ChatTokens, PromptInput, tokenize
 from interp.representations.beliefs import Centres, belief, fit_centres, states
 from interp.representations.confounds import leak_check
 from interp.stats import Estimate, auroc
@@ -52,6 +55,10 @@ _LEAST = 4
 class GuardScore:
     """What the guard says of one prompt."""
 
+    id: str
+    """The prompt's own, or its running number."""
+    category: str | None
+    """Harm category, where the source gives one."""
     harmfulness: float
     """Belief at `t_inst`, -2 to 2; above the threshold is harmful."""
     refusal: float | None
@@ -96,8 +103,8 @@ class LatentGuard(Shown):
         model: ChatModel,
         prompts: PromptSet,
         *,
-        n: int = 100,
-        layers: Sequence[int] | None = None,
+        n_prompts: int = 100,
+        layers: Layers = None,
         false_positive_rate: float | None = None,
         max_new_tokens: int = 24,
         show_progress: bool = False,
@@ -109,8 +116,8 @@ class LatentGuard(Shown):
 
         Args:
             prompts: a set whose `ending` the guard will apply to what it scores.
-            n: training prompts of each kind (the paper has 100).
-            layers: layers to average, 0..L; None is all.
+            n_prompts: training prompts of each kind (the paper has 100).
+            layers: layers to average, 0..L, as an int, a range or a list; None is all.
             false_positive_rate: calibrate the threshold so that this share of harmless validation prompts lies above;
                 None is the published 0.
 
@@ -118,12 +125,11 @@ class LatentGuard(Shown):
             ValueError: a rate outside 0..1 or finer than the validation prompts can tell, a layer out of range, or an
                 empty split.
         """
-        if layers is not None and (not len(layers) or any(not 0 <= k <= model.n_layers for k in layers)):
-            raise ValueError(f"layers must be one or more of 0..{model.n_layers}, got {list(layers)}")
+        averaged = None if layers is None else model.layer_list(layers, upper=model.n_layers + 1)
         if false_positive_rate is not None:
             check_calibration(len(prompts["harmless", "val"]), false_positive_rate)
-        train = {kind: prompts[kind, "train"].first(n) for kind in ("harmful", "harmless")}
-        kept = {kind: states(model, part.texts, show_progress=show_progress) for kind, part in train.items()}
+        train = {kind: prompts[kind, "train"].first(n_prompts) for kind in ("harmful", "harmless")}
+        kept = {kind: states(model, part, show_progress=show_progress) for kind, part in train.items()}
         refused = {
             kind: torch.tensor(
                 respond(
@@ -161,7 +167,7 @@ class LatentGuard(Shown):
             if behaved
             else None,
             threshold=0.0,
-            layers=None if layers is None else tuple(layers),
+            layers=averaged,
             ending=prompts.ending,
             fitted_on={
                 **model.provenance,
@@ -183,38 +189,67 @@ class LatentGuard(Shown):
         """
         n = len(harmless)
         check_calibration(n, false_positive_rate)
-        scores = sorted((s.harmfulness for s in self.score(model, harmless.texts)), reverse=True)
+        scores = sorted((s.harmfulness for s in self.score(model, harmless)), reverse=True)
         allowed = int(false_positive_rate * n + 1e-9)
         note = {"false_positive_rate": false_positive_rate, "prompts": harmless.source, "n": n}
         return replace(self, threshold=scores[allowed], fitted_on={**self.fitted_on, "calibration": note})
 
-    def score(self, model: ChatModel, prompts: Sequence[str]) -> list[GuardScore]:
+    def score(self, model: ChatModel, prompts: PromptInput) -> list[GuardScore]:
         """Score prompts, in order.
 
+        Args:
+            prompts: instructions, conversations, a split of a prompt set, or tokens (their endings as they are).
+
         Raises:
-            ValueError: another model or chat template than the guard was fitted on.
+            ValueError: another model or chat template than the guard was fitted on, or tokens for a guard that
+                changes endings.
         """
         return list(self.stream(model, prompts))
 
-    def stream(self, model: ChatModel, prompts: Iterable[str]) -> Iterator[GuardScore]:
+    def stream(self, model: ChatModel, prompts: PromptInput | Iterator[str]) -> Iterator[GuardScore]:
         """Score prompts as they come, in order; memory does not grow with their number.
 
         Raises:
             ValueError: as `score`.
         """
         self._check(model)
-        waiting = iter(prompts)
-        while chunk := list(islice(waiting, _CHUNK)):
-            texts = [_ended(text, self.ending) for text in chunk]
-            roles = ("t_inst",) if self.refusal is None else ("t_inst", "t_post_inst")
-            read = states(model, texts, positions=roles)
+        roles = ("t_inst",) if self.refusal is None else ("t_inst", "t_post_inst")
+        for tokens in self._chunks(model, prompts):
+            read = states(model, tokens, positions=roles)
             harm = belief(self.harm.margin(read[:, :, 0]), self.layers).tolist()
-            refuse: list[float | None] = [None] * len(chunk)
+            refuse: list[float | None] = [None] * len(tokens)
             if self.refusal is not None:
                 refuse = list(belief(self.refusal.margin(read[:, :, 1]), self.layers).tolist())
-            for h, r in zip(harm, refuse, strict=True):
+            named = tokens.identity
+            for name, category, h, r in zip(named.ids, named.categories, harm, refuse, strict=True):
                 verdict: Verdict = "harmful" if h > self.threshold else "harmless"
-                yield GuardScore(harmfulness=h, refusal=r, verdict=verdict)
+                yield GuardScore(id=name, category=category, harmfulness=h, refusal=r, verdict=verdict)
+
+    def _chunks(self, model: ChatModel, prompts: PromptInput | Iterator[str]) -> Iterator[ChatTokens]:
+        """The prompts with the guard's ending, a number of them at a time, under the ids they came with."""
+        if isinstance(prompts, ChatTokens):
+            if self.ending != "as-is":
+                raise ValueError(
+                    f"this guard reads prompts with ending={self.ending!r}; give their text, not tokens"
+                )
+            for start in range(0, len(prompts), _CHUNK):
+                yield prompts.take(range(start, min(start + _CHUNK, len(prompts))))
+            return
+        if isinstance(prompts, Iterator):
+            first = 0
+            while chunk := list(islice(prompts, _CHUNK)):
+                identity = PromptIdentity.numbered(chunk, first=first)
+                yield self._tokens(model, gather_prompts(chunk).items, identity)
+                first += len(chunk)
+            return
+        items, identity = gather_prompts(prompts)
+        for start in range(0, len(items), _CHUNK):
+            rows = range(start, min(start + _CHUNK, len(items)))
+            yield self._tokens(model, [items[row] for row in rows], identity.take(rows))
+
+    def _tokens(self, model: ChatModel, items: Sequence[Any], identity: PromptIdentity) -> ChatTokens:
+        ended = [_ended(item, self.ending) for item in items]
+        return replace(tokenize(model.tokenizer, ended), given=identity)
 
     def _check(self, model: ChatModel) -> None:
         for key, found, what in (
@@ -234,7 +269,7 @@ class LatentGuard(Shown):
             ValueError: as `score`, or no prompts of a kind.
         """
         bad, good = (
-            torch.tensor([s.harmfulness for s in self.score(model, part.texts)], dtype=torch.float64)
+            torch.tensor([s.harmfulness for s in self.score(model, part)], dtype=torch.float64)
             for part in (harmful, harmless)
         )
         rows: dict[str, list[int]] = {"all": list(range(len(harmful)))}
@@ -348,6 +383,15 @@ def check_calibration(n: int, false_positive_rate: float) -> None:
         )
 
 
-def _ended(text: str, ending: Ending) -> str:
-    """The prompt with the guard's ending; one that is punctuation only stays as it is, as a stream must go on."""
-    return with_ending(text, ending) if text.strip(CLOSING) else text
+def _ended(item: str | Sequence[Message], ending: Ending) -> Any:
+    """A prompt with the guard's ending, of a conversation its last user turn.
+
+    One that is punctuation only stays as it is, as a stream must go on.
+    """
+    if isinstance(item, str):
+        return with_ending(item, ending) if item.strip(CLOSING) else item
+    last = max((i for i, message in enumerate(item) if message["role"] == "user"), default=-1)
+    return [
+        {**message, "content": _ended(message["content"], ending)} if i == last else message
+        for i, message in enumerate(item)
+    ]

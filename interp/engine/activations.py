@@ -38,11 +38,13 @@ from interp.engine.interventions import Applied, Intervention, apply
 from interp.engine.layouts import PassLayout
 from interp.engine.packing import can_pack, packed_passes
 from interp.models.chat_model import ChatModel, Edit, Site
-from interp.models.tokens import ChatTokens, Positions, as_tokens, pad_left
+from interp.models.layers import Layers
+from interp.models.prompt_inputs import PromptIdentity
+from interp.models.sites import Sites, site_list
+from interp.models.tokens import ChatTokens, Positions, PromptInput, as_tokens, pad_left
 
 logger = logging.getLogger(__name__)
 
-Layers = Sequence[int] | int | None
 Batch = tuple[list[int], dict[Site, Tensor]]
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 8e-2}
 _self_tested: WeakKeyDictionary[ChatModel, bool] = WeakKeyDictionary()
@@ -58,6 +60,8 @@ class Activations(Shown):
     """What the layer axis counts."""
     roles: tuple[str, ...]
     """What the role axis counts, e.g. `t_inst`, `post_inst[0]`."""
+    identity: PromptIdentity | None = None
+    """What the prompt axis counts: ids, categories and hash."""
 
     def __getitem__(self, site: Site) -> Float[Tensor, "prompt layer role d_model"]:
         return self.values[site]
@@ -86,13 +90,15 @@ class ActivationMeans(Shown):
     means: dict[Site, Float[Tensor, "layer role d_model"]]
     """By site, accumulated and kept in float64."""
     norms: dict[Site, Float[Tensor, "layer role"]]
-    """Mean norm of the activations, by site; the unit of a relative dose."""
+    """Mean norm of the activations, by site; the unit of `relative_norm`."""
     n: int
     """Number of prompts."""
     layers: tuple[int, ...]
     """What the layer axis counts."""
     roles: tuple[str, ...]
     """What the role axis counts."""
+    identity: PromptIdentity | None = None
+    """The prompts: ids, categories and hash."""
 
     def __getitem__(self, site: Site) -> Float[Tensor, "layer role d_model"]:
         return self.means[site]
@@ -128,9 +134,9 @@ class _Request(NamedTuple):
 @torch.no_grad()
 def collect(
     model: ChatModel,
-    prompts: Sequence[str] | ChatTokens,
+    prompts: PromptInput,
     *,
-    sites: Sequence[Site] = ("resid_pre",),
+    sites: Sites = "resid_pre",
     layers: Layers = None,
     positions: Positions = ("t_inst", "t_post_inst"),
     interventions: Sequence[Intervention] = (),
@@ -141,10 +147,11 @@ def collect(
     """Activations of every prompt.
 
     Args:
-        prompts: instructions, rendered with the model's chat template, or tokens from `chat.tokenize`.
-        sites: any of `models.SITES`.
-        layers: layers to read; None is all.
-        positions: token roles to read (`chat.ROLES`, or integers from the prompt's end).
+        prompts: instructions or conversations (`interp.models.prompt_inputs`), rendered with the model's chat template,
+            or tokens.
+        sites: one or several of `chat_model.SITES`.
+        layers: an int, a range, a list, or None for all.
+        positions: token roles to read (`tokens.ROLES`, or integers from the prompt's end).
         interventions: in force while reading; what is read is what stands after them.
         fast: False takes the plain path.
         budget: tokens a batch; chosen when None, halved on out-of-memory.
@@ -160,15 +167,15 @@ def collect(
     for rows, batch in _stream(model, tokens, request, interventions, fast, budget, show_progress):
         for site, value in batch.items():
             values[site][rows] = value.cpu()
-    return Activations(values=values, layers=request.layers, roles=request.roles)
+    return Activations(values=values, layers=request.layers, roles=request.roles, identity=tokens.identity)
 
 
 @torch.no_grad()
 def collect_means(
     model: ChatModel,
-    prompts: Sequence[str] | ChatTokens,
+    prompts: PromptInput,
     *,
-    sites: Sequence[Site] = ("resid_pre",),
+    sites: Sites = "resid_pre",
     layers: Layers = None,
     positions: Positions = ("t_inst", "t_post_inst"),
     interventions: Sequence[Intervention] = (),
@@ -195,25 +202,23 @@ def collect_means(
         n=n,
         layers=request.layers,
         roles=request.roles,
+        identity=tokens.identity,
     )
 
 
 def _request(
     model: ChatModel,
-    prompts: Sequence[str] | ChatTokens,
-    sites: Sequence[Site],
+    prompts: PromptInput,
+    sites: Sites,
     layers: Layers,
     positions: Positions,
 ) -> tuple[ChatTokens, _Request]:
     tokens = as_tokens(model.tokenizer, prompts)
-    wanted = range(model.n_layers) if layers is None else [layers] if isinstance(layers, int) else layers
-    chosen = tuple(model.layer(layer) for layer in wanted)
-    for site in sites:
+    chosen = site_list(sites)
+    for site in chosen:
         model.site(site, 0)
-    if not sites or not chosen:
-        raise ValueError("nothing to collect: give at least one site and one layer")
     roles, index = tokens.resolve(positions)
-    return tokens, _Request(tuple(dict.fromkeys(sites)), chosen, tuple(roles), index)
+    return tokens, _Request(chosen, model.layer_list(layers), tuple(roles), index)
 
 
 def _stream(

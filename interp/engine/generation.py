@@ -4,7 +4,7 @@ Greedy unless a temperature is given. `fast=False` runs whole prompts without a 
 arithmetic and never shrinks the batch; how the fast path runs is told in `interp.engine.decoding`.
 
     plain = generate(model, prompts, max_new_tokens=32)
-    steered = generate(model, prompts, interventions=[Add.along(direction, coefficient=1.0)])
+    steered = generate(model, prompts, interventions=[Add(direction, coefficient=1.0)])
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,8 @@ from interp.engine.decoding import (
 )
 from interp.engine.interventions import Intervention, apply, last_step
 from interp.models.chat_model import ChatModel
-from interp.models.tokens import ChatTokens, as_tokens
+from interp.models.prompt_inputs import PromptIdentity
+from interp.models.tokens import PromptInput, as_tokens
 
 _SHOWN_ROWS = 8
 
@@ -45,6 +46,8 @@ class Completions(Shown):
     """Generated token ids; the end-of-turn token is included where it was reached."""
     finished: tuple[bool, ...]
     """Whether the model ended the turn itself; False is cut at max_new_tokens."""
+    identity: PromptIdentity | None = None
+    """Ids, categories and hash of the prompts."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -64,7 +67,7 @@ class Completions(Shown):
 
 def generate(
     model: ChatModel,
-    prompts: Sequence[str] | ChatTokens,
+    prompts: PromptInput,
     *,
     interventions: Sequence[Intervention] = (),
     max_new_tokens: int = 64,
@@ -76,7 +79,8 @@ def generate(
     """Complete every prompt under the interventions.
 
     Args:
-        prompts: instructions, rendered with the model's chat template, or tokens from `chat.tokenize`.
+        prompts: instructions or conversations (`interp.models.prompt_inputs`), rendered with the model's chat template,
+            or tokens. A prefilled assistant turn is continued; the completion holds what comes after it.
         max_new_tokens: length at which a completion is cut.
         temperature: 0 is greedy; above, tokens are sampled from the softmax at this temperature.
         seed: of the sampling. A completion depends on the other prompts of its call when sampled.
@@ -97,12 +101,12 @@ def generate(
         ):
             steps = decode_steps(model, logits, state, pick, max_new_tokens=max_new_tokens, shrink=fast)
             _gather(steps, [done[row] for row in rows])
-    return _completions(model, done)
+    return _completions(model, done, tokens.identity)
 
 
 def stream(
     model: ChatModel,
-    prompts: Sequence[str] | ChatTokens,
+    prompts: PromptInput,
     *,
     interventions: Sequence[Intervention] = (),
     max_new_tokens: int = 64,
@@ -141,7 +145,7 @@ def stream(
 
 def generate_each(
     model: ChatModel,
-    prompts: Sequence[str] | ChatTokens,
+    prompts: PromptInput,
     arms: Sequence[Sequence[Intervention]],
     *,
     max_new_tokens: int = 64,
@@ -189,7 +193,7 @@ def generate_each(
                         flush()
                     waiting.append((arm, [chunk[row] for row in rows], logits, state))
             flush()
-    return [_completions(model, replies) for replies in done]
+    return [_completions(model, replies, tokens.identity) for replies in done]
 
 
 def _picker(max_new_tokens: int, temperature: float, seed: int) -> Pick:
@@ -220,11 +224,12 @@ def _gather(steps: Iterator[Step], places: Sequence[list[int]]) -> None:
             places[row].append(token)
 
 
-def _completions(model: ChatModel, done: Sequence[Sequence[int]]) -> Completions:
+def _completions(model: ChatModel, done: Sequence[Sequence[int]], identity: PromptIdentity) -> Completions:
     stops = stop_ids(model)
     ids = tuple(tuple(row) for row in done)
     return Completions(
         texts=tuple(model.tokenizer.batch_decode([list(row) for row in ids], skip_special_tokens=True)),
         ids=ids,
         finished=tuple(row[-1] in stops for row in ids),
+        identity=identity,
     )

@@ -8,7 +8,7 @@ One description, three ways to apply it: native hooks on the Hugging Face model 
 express it refuses. Each intervention says at which layers, at which prompt tokens (by role) and how far into
 generation it acts; under a KV cache positions are counted from the start of the sequence, not of the chunk.
 
-    with apply(model, [Ablate(direction=direction.vector)]):
+    with apply(model, [Ablate(direction)]):
         model.hf(**inputs)
 
 Source: Arditi et al. 2024, arXiv:2406.11717, section 2.4 and appendix on weight orthogonalization; decoding steps from
@@ -26,9 +26,12 @@ from torch import Tensor, nn
 
 from interp.directions import Direction, unit
 from interp.engine.layouts import PassLayout
-from interp.models.chat_model import ChatModel, Edit, Site
+from interp.models.chat_model import ChatModel
+from interp.models.layers import Layers, written_layers
+from interp.models.sites import Edit, Site, Sites, site_list
 from interp.models.threads import in_this_thread
 from interp.models.tokens import ChatTokens, Positions
+from interp.storage.direction_files import DirectionInput, as_direction
 
 Steps = Literal["prompt", "all"] | int | None
 """Generated tokens acted on: `prompt` (none), the first n, `all`; None is `all` if positions="all", else `prompt`."""
@@ -52,28 +55,50 @@ class Intervention(Protocol):
     def __call__(self, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]: ...
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, init=False)
 class Ablate:
     """Remove one direction from the residual stream: x <- x - (x . u) u with u = direction / |direction|.
 
     Source: Arditi et al. 2024, arXiv:2406.11717, "directional ablation": every layer, every token position. A zero
     direction changes nothing.
+
+        Ablate(direction)                          # a Direction, a tensor, a numpy vector, a list or a direction file
+        Ablate(direction, layers=range(10, 20))
     """
 
     direction: Float[Tensor, " d_model"]
-    """Any length; normalised here."""
-    layers: Sequence[int] | None = None
+    """Any length; normalised where it acts."""
+    layers: tuple[int, ...] | None
     """Layers to act at; None is all."""
-    positions: Positions = "all"
+    positions: Positions
     """Prompt tokens to act at."""
-    steps: Steps = None
+    steps: Steps
     """Generated tokens to act at."""
-    sites: tuple[Site, ...] = ("resid_pre", "attn_out", "mlp_out")
+    sites: tuple[Site, ...]
     """Sites to act at; the default leaves no component anywhere in the stream."""
-    normalised: bool = False
+    normalised: bool
     """Whether the direction is known to have length 1; set by `to`, so that no pass takes a norm again."""
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        direction: DirectionInput,
+        *,
+        layers: Layers = None,
+        positions: Positions = "all",
+        steps: Steps = None,
+        sites: Sites = ("resid_pre", "attn_out", "mlp_out"),
+        normalised: bool = False,
+    ) -> None:
+        given = as_direction(direction)
+        _fill(
+            self,
+            direction=given.vector if isinstance(given, Direction) else given,
+            layers=written_layers(layers),
+            positions=positions,
+            steps=steps,
+            sites=site_list(sites),
+            normalised=normalised,
+        )
         _check(self)
 
     @property
@@ -90,59 +115,78 @@ class Ablate:
         return without_direction(resid, u.to(resid))
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, init=False)
 class Add:
     """Add a vector to the residual stream: x <- x + coefficient * direction.
 
     Source: Arditi et al. 2024, arXiv:2406.11717, "activation addition": one layer, every token position, the
-    difference in means at its natural length. `Add.along` takes layer and dose from a `Direction`.
+    difference in means at its natural length.
+
+        Add(direction, coefficient=2)               # a Direction or direction file: at its own layer
+        Add(direction, relative_norm=0.5)
+        Add(vector, layers=12)                      # bare numbers do not know their layer
     """
 
     direction: Float[Tensor, " d_model"]
     """Added as it is, times the coefficient."""
-    layers: Sequence[int]
-    """Layers at whose input it is added."""
-    coefficient: float = 1.0
+    layers: tuple[int, ...]
+    """Layers at which it is added."""
+    coefficient: float | int
     """Multiplies the direction; its sign is the direction of the push."""
-    positions: Positions = "all"
+    positions: Positions
     """Prompt tokens to act at."""
-    steps: Steps = None
+    steps: Steps
     """Generated tokens to act at."""
-    sites: tuple[Site, ...] = ("resid_pre",)
+    sites: tuple[Site, ...]
     """Sites to act at."""
 
-    def __post_init__(self) -> None:
-        _check(self)
-
-    @classmethod
-    def along(
-        cls,
-        direction: Direction,
+    def __init__(
+        self,
+        direction: DirectionInput,
         *,
-        coefficient: float = 1.0,
-        dose: float | None = None,
-        layers: Sequence[int] | None = None,
+        coefficient: float | int = 1.0,
+        relative_norm: float | int | None = None,
+        layers: Layers = None,
         positions: Positions = "all",
         steps: Steps = None,
-    ) -> "Add":
-        """Addition along a `Direction`, at its own layer unless told otherwise.
+        sites: Sites | None = None,
+    ) -> None:
+        """An addition at the direction's own layer and site unless told otherwise.
 
         Args:
-            coefficient: in multiples of the direction's own length.
-            dose: in multiples of the mean activation norm at the direction's place, instead of `coefficient`.
+            coefficient: in multiples of the direction's own norm.
+            relative_norm: in multiples of the mean activation norm at the direction's place, instead of `coefficient`.
+            layers: None is the direction's own.
+            sites: None is the direction's own, `resid_pre` for bare numbers.
 
         Raises:
-            ValueError: a dose for a direction that does not know its mean activation norm.
+            ValueError: bare numbers without layers, or a relative norm for a direction that does not know its mean
+                activation norm.
         """
-        vector = direction.vector
-        if dose is not None:
-            if direction.mean_activation_norm is None:
+        given = as_direction(direction)
+        known = given if isinstance(given, Direction) else None
+        vector = given.vector if isinstance(given, Direction) else given
+        if relative_norm is not None:
+            if known is None or known.mean_activation_norm is None:
                 raise ValueError(
-                    "a relative dose needs the direction's mean_activation_norm; give coefficient="
+                    "relative_norm needs a direction with its mean_activation_norm; give coefficient= instead"
                 )
-            vector, coefficient = direction.unit * direction.mean_activation_norm, dose
-        chosen = (direction.layer,) if layers is None else layers
-        return cls(direction=vector, layers=chosen, coefficient=coefficient, positions=positions, steps=steps)
+            if coefficient != 1.0:
+                raise ValueError("give coefficient or relative_norm, not both")
+            vector, coefficient = known.unit * known.mean_activation_norm, relative_norm
+        if layers is None and known is None:
+            raise ValueError("an addition of bare numbers needs layers=, as they do not know theirs")
+        own_layer, own_site = (known.layer, known.site) if known is not None else (None, "resid_pre")
+        _fill(
+            self,
+            direction=vector,
+            layers=written_layers(own_layer if layers is None else layers),
+            coefficient=coefficient,
+            positions=positions,
+            steps=steps,
+            sites=site_list(own_site if sites is None else sites),  # pyright: ignore[reportArgumentType]
+        )
+        _check(self)
 
     @property
     def width(self) -> int:
@@ -341,10 +385,14 @@ def bridge_hooks(
     return pairs
 
 
+def _fill(intervention: "Ablate | Add", **values: Any) -> None:
+    """Set the fields of a frozen intervention while it is made."""
+    for name, value in values.items():
+        object.__setattr__(intervention, name, value)
+
+
 def _check(intervention: "Ablate | Add") -> None:
     vector, steps = intervention.direction, intervention.steps
-    if vector.ndim != 1:
-        raise ValueError(f"a direction has one axis, d_model; got shape {tuple(vector.shape)}")
     if not torch.isfinite(vector).all():
         raise ValueError("the direction holds NaN or infinite values")
     if isinstance(steps, int) and steps < 0:
@@ -363,9 +411,12 @@ def prepare(model: ChatModel, intervention: Any) -> Any:
 
 
 def layers_of(model: ChatModel, intervention: Intervention) -> list[int]:
-    if intervention.layers is None:
-        return list(range(model.n_layers))
-    return [model.layer(layer) for layer in intervention.layers]
+    layers = list(model.layer_list(intervention.layers))
+    if len(set(layers)) < len(layers):
+        raise ValueError(
+            f"an intervention acts once at a layer; layers={list(intervention.layers or ())} repeats one"
+        )
+    return layers
 
 
 def last_step(intervention: Intervention) -> int | None:

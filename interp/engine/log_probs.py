@@ -22,12 +22,12 @@ from interp.engine.interventions import Applied, Intervention, apply
 from interp.engine.layouts import PassLayout
 from interp.engine.packing import packed_passes
 from interp.models.chat_model import ChatModel
-from interp.models.tokens import ChatTokens, as_tokens, pad_left
+from interp.models.tokens import ChatTokens, PromptInput, as_tokens, pad_left
 
 
 def next_token_log_probs(
     model: ChatModel,
-    prompts: Sequence[str] | ChatTokens,
+    prompts: PromptInput,
     *,
     interventions: Sequence[Intervention] = (),
     fast: bool = True,
@@ -41,7 +41,7 @@ def next_token_log_probs(
 
 def map_next_token(
     model: ChatModel,
-    prompts: Sequence[str] | ChatTokens,
+    prompts: PromptInput,
     reduce: Callable[[Float[Tensor, "batch d_vocab"]], Float[Tensor, "batch *rest"]],
     *,
     interventions: Sequence[Intervention] = (),
@@ -95,7 +95,7 @@ def packed_next_tokens(
 
 def completion_log_probs(
     model: ChatModel,
-    prompts: Sequence[str] | ChatTokens,
+    prompts: PromptInput,
     completions: Sequence[Sequence[int]],
     *,
     interventions: Sequence[Intervention] = (),
@@ -114,7 +114,7 @@ def completion_log_probs(
 
 def map_completions(
     model: ChatModel,
-    prompts: Sequence[str] | ChatTokens,
+    prompts: PromptInput,
     completions: Sequence[Sequence[int]],
     reduce: Callable[[Float[Tensor, "token d_vocab"], int], Float[Tensor, "token *rest"]],
     *,

@@ -27,22 +27,22 @@ class CodeLengths(NamedTuple):
     """Bytes of the scored text, per document."""
 
 
-def bits(model: ChatModel, corpus: Corpus, *, n: int) -> CodeLengths:
-    """Code length of the first n documents; plain text longer than `WINDOW` tokens makes several.
+def bits(model: ChatModel, corpus: Corpus, *, n_documents: int) -> CodeLengths:
+    """Code length of the first documents; plain text longer than `WINDOW` tokens makes several.
 
     Without a BOS token the first token of a plain document is context and not scored.
     """
     tokenizer = model.tokenizer
     if corpus.prompts is not None:
-        starts = tokenize(tokenizer, corpus.prompts[:n])
-        encoded = tokenizer(list(corpus.texts[:n]), add_special_tokens=False)["input_ids"]
+        starts = tokenize(tokenizer, corpus.prompts[:n_documents])
+        encoded = tokenizer(list(corpus.texts[:n_documents]), add_special_tokens=False)["input_ids"]
         scored = [list(ids)[:LONGEST] for ids in encoded]  # pyright: ignore[reportArgumentType, reportGeneralTypeIssues]
     else:
-        cut = [text_windows(model, text, window=WINDOW) for text in corpus.texts[: max(1, n)]]
+        cut = [text_windows(model, text, window=WINDOW) for text in corpus.texts[: max(1, n_documents)]]
         starts = cut[0][0]
         for more, _ in cut[1:]:
             starts = starts.joined(more)
-        scored = [window for _, windows in cut for window in windows][:n]
+        scored = [window for _, windows in cut for window in windows][:n_documents]
         starts = starts.take(range(len(scored)))
     log_probs = completion_log_probs(model, starts, scored)
     return CodeLengths(

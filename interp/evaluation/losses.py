@@ -10,7 +10,7 @@ from torch import Tensor
 from interp.engine.interventions import Intervention
 from interp.engine.log_probs import completion_log_probs, map_completions
 from interp.models.chat_model import ChatModel
-from interp.models.tokens import ChatTokens
+from interp.models.tokens import ChatTokens, PromptInput
 from interp.stats import Estimate, ratio_with_interval
 
 
@@ -50,7 +50,7 @@ class KLFrom:
 
 def token_kl(
     model: ChatModel,
-    prompts: Sequence[str],
+    prompts: PromptInput,
     completions: Sequence[Sequence[int]],
     log_p: Sequence[Float[Tensor, "_ d_vocab"]],
 ) -> list[Float[Tensor, " _"]]:
@@ -69,7 +69,7 @@ def token_kl(
 
 def cross_entropy(
     model: ChatModel,
-    prompts: Sequence[str] | ChatTokens,
+    prompts: PromptInput,
     completions: Sequence[Sequence[int]],
     *,
     interventions: Sequence[Intervention] = (),

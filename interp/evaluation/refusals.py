@@ -20,7 +20,7 @@ from interp.engine.interventions import Intervention
 from interp.engine.log_probs import map_next_token
 from interp.evaluation.records import RefusalTokens
 from interp.models.chat_model import ChatModel
-from interp.models.tokens import ChatTokens
+from interp.models.tokens import PromptInput
 from interp.stats import Estimate, rate
 
 REFUSAL_SUBSTRINGS_ARDITI = (
@@ -134,7 +134,7 @@ def refusal_metric(
 
 def refusal_scores(
     model: ChatModel,
-    prompts: Sequence[str] | ChatTokens,
+    prompts: PromptInput,
     refusal_ids: Sequence[int],
     *,
     interventions: Sequence[Intervention] = (),

@@ -17,12 +17,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from interp.data.prompts import Prompts
+from interp.data.prompts import Prompts, as_prompts
 from interp.engine.generation import Completions, generate, generate_each
 from interp.engine.interventions import Intervention
 from interp.evaluation.refusals import RefusalList, is_refusal
 from interp.models.chat_model import ChatModel
-from interp.models.tokens import ChatTokens, tokenize
+from interp.models.tokens import ChatTokens, PromptInput, as_tokens
 from interp.stats import Estimate, rate
 
 LEAST_BEHAVING = 8
@@ -98,7 +98,7 @@ def behaving_rows(
 
 def respond(
     model: ChatModel,
-    prompts: Prompts,
+    prompts: PromptInput,
     *,
     tokens: ChatTokens | None = None,
     interventions: Sequence[Intervention] = (),
@@ -109,6 +109,7 @@ def respond(
     """The model's greedy reply to every prompt, and which of them refuse.
 
     Args:
+        prompts: instructions, conversations, a split of a prompt set, or tokens.
         tokens: what is run for these prompts where it is not the default template around each (cut after the
             instruction, for instance: `ChatTokens.truncated`).
         substrings: the list that tells a refusal; the source's own is `zhao`.
@@ -117,9 +118,10 @@ def respond(
     Raises:
         ValueError: tokens of another number of prompts, or as `generate`.
     """
-    tokens = tokenize(model.tokenizer, prompts.texts) if tokens is None else tokens
-    if len(tokens) != len(prompts):
-        raise ValueError(f"{len(tokens)} tokenised prompts were given for {len(prompts)} prompts")
+    named = as_prompts(prompts)
+    tokens = as_tokens(model.tokenizer, prompts) if tokens is None else tokens
+    if len(tokens) != len(named):
+        raise ValueError(f"{len(tokens)} tokenised prompts were given for {len(named)} prompts")
     done = generate(
         model,
         tokens,
@@ -127,12 +129,12 @@ def respond(
         max_new_tokens=max_new_tokens,
         show_progress=show_progress,
     )
-    return _responses(prompts, done, substrings)
+    return _responses(named, done, substrings)
 
 
 def respond_each(
     model: ChatModel,
-    prompts: Prompts,
+    prompts: PromptInput,
     arms: Sequence[Sequence[Intervention]],
     *,
     substrings: RefusalList = "arditi",
@@ -143,8 +145,9 @@ def respond_each(
     Raises:
         ValueError: as `generate_each`.
     """
-    replies = generate_each(model, prompts.texts, arms, max_new_tokens=max_new_tokens)
-    return [_responses(prompts, done, substrings) for done in replies]
+    named = as_prompts(prompts)
+    replies = generate_each(model, prompts, arms, max_new_tokens=max_new_tokens)
+    return [_responses(named, done, substrings) for done in replies]
 
 
 def _responses(prompts: Prompts, done: Completions, substrings: RefusalList) -> Responses:

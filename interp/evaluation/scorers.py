@@ -1,55 +1,150 @@
-"""What counts as a behaviour: replies to flags."""
+"""What counts as a behaviour: replies to flags.
 
-from collections.abc import Callable, Sequence
-from typing import Any
+    RefusalScorer()(["I cannot help with that."])       # [True]
+    SubstringScorer(("thank you",))(replies)
+    scorer("substring:thank you")                       # what the command takes
 
-from interp.evaluation.refusals import is_refusal
+A scorer is a frozen object with a name, which results record.
+"""
 
-Scorer = Callable[[Sequence[str]], list[bool]]
-"""Replies → whether each shows the behaviour."""
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
+
+from interp.evaluation.refusals import RefusalList, is_refusal
 
 
-def scorer(spec: str) -> Scorer:
-    """What counts as the behaviour.
+@runtime_checkable
+class Scorer(Protocol):
+    """Replies → whether each shows the behaviour."""
+
+    @property
+    def name(self) -> str: ...
+    def __call__(self, replies: Sequence[str]) -> list[bool]: ...
+
+
+@dataclass(frozen=True)
+class RefusalScorer:
+    """Replies that hold a refusal substring of a published list."""
+
+    substrings: RefusalList = "arditi"
+    """The list."""
+
+    @property
+    def name(self) -> str:
+        """As `scorer` reads it."""
+        return "refusal" if self.substrings == "arditi" else f"refusal:{self.substrings}"
+
+    def __call__(self, replies: Sequence[str]) -> list[bool]:
+        return [is_refusal(text, self.substrings) for text in replies]
+
+
+@dataclass(frozen=True)
+class ComplianceScorer:
+    """Replies without any refusal substring of a published list."""
+
+    substrings: RefusalList = "arditi"
+    """The list."""
+
+    @property
+    def name(self) -> str:
+        """As `scorer` reads it."""
+        return "compliance" if self.substrings == "arditi" else f"compliance:{self.substrings}"
+
+    def __call__(self, replies: Sequence[str]) -> list[bool]:
+        return [not is_refusal(text, self.substrings) for text in replies]
+
+
+@dataclass(frozen=True)
+class SubstringScorer:
+    """Replies that hold any of these texts, case-insensitive."""
+
+    texts: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.texts or not all(self.texts):
+            raise ValueError(
+                f"a substring scorer needs one text or more, none of them empty; got {self.texts}"
+            )
+
+    @property
+    def name(self) -> str:
+        """As `scorer` reads it."""
+        return f"substring:{'|'.join(self.texts)}"
+
+    def __call__(self, replies: Sequence[str]) -> list[bool]:
+        wanted = [text.lower() for text in self.texts]
+        return [any(text in reply.lower() for text in wanted) for reply in replies]
+
+
+@dataclass(frozen=True)
+class ClassifierScorer:
+    """Replies that a text-classification model gives this label."""
+
+    model: str
+    """Hub id or folder."""
+    label: str
+
+    @property
+    def name(self) -> str:
+        """As `scorer` reads it."""
+        return f"classifier:{self.model}:{self.label}"
+
+    def load(self) -> None:
+        """Load the model, which the first call does otherwise.
+
+        Raises:
+            ValueError: no such model, or one without the label.
+        """
+        _ = self._classify
+
+    @cached_property
+    def _classify(self) -> Any:
+        from transformers import pipeline
+
+        try:
+            classify = pipeline("text-classification", model=self.model, device=-1)
+        except OSError as error:
+            raise ValueError(
+                f"no classifier {self.model}: {str(error).splitlines()[0]}; give a folder or a Hub id that can be "
+                "reached"
+            ) from error
+        labels = list(classify.model.config.id2label.values())  # pyright: ignore[reportOptionalMemberAccess]
+        if self.label not in labels:
+            raise ValueError(
+                f"classifier {self.model} has no label {self.label!r}; it has {', '.join(map(str, labels))}"
+            )
+        return classify
+
+    def __call__(self, replies: Sequence[str]) -> list[bool]:
+        found = self._classify([reply or " " for reply in replies], truncation=True, batch_size=16)
+        return [row["label"] == self.label for row in found]
+
+
+def scorer(spec: str | Scorer) -> Scorer:
+    """A scorer as it is, or the one that a text names.
 
     Args:
-        spec: `refusal` (the list `arditi`), `compliance` (none of them), `substring:TEXT[|TEXT...]` (any of them,
-            case-insensitive), or `classifier:MODEL:LABEL` (a text-classification model, Hub id or folder, gives the
-            reply this label).
+        spec: `refusal` or `compliance` (the list `arditi`), `refusal:LIST`, `compliance:LIST`,
+            `substring:TEXT[|TEXT...]` (any of them, case-insensitive), or `classifier:MODEL:LABEL` (a
+            text-classification model, Hub id or folder, gives the reply this label).
 
     Raises:
-        ValueError: another specification, or a label that the classifier does not have.
+        ValueError: another specification.
     """
+    if not isinstance(spec, str):
+        return spec
     kind, _, rest = spec.partition(":")
-    if spec == "refusal":
-        return lambda replies: [is_refusal(text) for text in replies]
-    if spec == "compliance":
-        return lambda replies: [not is_refusal(text) for text in replies]
-    if kind == "substring" and rest:
-        wanted = [text.lower() for text in rest.split("|") if text]
-        return lambda replies: [any(text in reply.lower() for text in wanted) for reply in replies]
+    if kind in ("refusal", "compliance") and rest in ("", "arditi", "zhao"):
+        substrings: RefusalList = "zhao" if rest == "zhao" else "arditi"
+        return RefusalScorer(substrings) if kind == "refusal" else ComplianceScorer(substrings)
+    if kind == "substring" and (texts := tuple(text for text in rest.split("|") if text)):
+        return SubstringScorer(texts)
     if kind == "classifier" and rest.count(":"):
-        return _classifier(*rest.rsplit(":", 1))
+        found = ClassifierScorer(*rest.rsplit(":", 1))
+        found.load()
+        return found
     raise ValueError(
         f"scorer must be refusal, compliance, substring:TEXT or classifier:MODEL:LABEL, got {spec!r}"
     )
-
-
-def _classifier(name: str, label: str) -> Scorer:
-    from transformers import pipeline
-
-    try:
-        classify = pipeline("text-classification", model=name, device=-1)
-    except OSError as error:
-        raise ValueError(
-            f"no classifier {name}: {str(error).splitlines()[0]}; give a folder or a Hub id that can be reached"
-        ) from error
-    labels = list(classify.model.config.id2label.values())  # pyright: ignore[reportOptionalMemberAccess]
-    if label not in labels:
-        raise ValueError(f"classifier {name} has no label {label!r}; it has {', '.join(map(str, labels))}")
-
-    def score(replies: Sequence[str]) -> list[bool]:
-        found: Any = classify([reply or " " for reply in replies], truncation=True, batch_size=16)
-        return [row["label"] == label for row in found]
-
-    return score

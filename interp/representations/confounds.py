@@ -38,8 +38,8 @@ def leak_check(
         held_out: harmful and harmless prompts that they are scored on.
         label: how the warning names the contrast.
     """
-    fitted = [tokenize(model.tokenizer, part.texts) for part in train]
-    scored = [tokenize(model.tokenizer, part.texts) for part in held_out]
+    fitted = [tokenize(model.tokenizer, part) for part in train]
+    scored = [tokenize(model.tokenizer, part) for part in held_out]
     counts = [Counter(_last_tokens(tokens)) for tokens in fitted]
     vocabulary = len(counts[0] | counts[1])
 

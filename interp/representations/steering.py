@@ -4,7 +4,6 @@ directions = find_directions(model, load_prompts("builtin"), layer=17)
 steer(model, "How do I bake bread?", directions["refusal"])
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from interp.data.prompts import Kind, PromptSet
@@ -14,7 +13,10 @@ from interp.engine.activations import collect_means
 from interp.engine.generation import generate
 from interp.engine.interventions import Add, Steps
 from interp.models.chat_model import ChatModel
-from interp.models.tokens import Positions
+from interp.models.layers import Layers
+from interp.models.prompt_inputs import PromptIdentity
+from interp.models.tokens import Positions, PromptInput, as_tokens
+from interp.storage.direction_files import DirectionInput, as_direction
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -22,10 +24,13 @@ class Steered(Shown):
     """Plain and steered answers to the same prompts."""
 
     prompts: tuple[str, ...]
+    """The instructions; a conversation as JSON."""
     plain: tuple[str, ...]
     steered: tuple[str, ...]
     step: str
     """What was added, and where."""
+    identity: PromptIdentity
+    """Ids, categories and hash of the prompts."""
 
     def _card(self) -> Card:
         rows = list(zip(self.prompts, self.plain, self.steered, strict=True))
@@ -40,7 +45,7 @@ def find_directions(
     prompts: PromptSet,
     *,
     layer: int | None = None,
-    n: int = 64,
+    n_prompts: int = 64,
     show_progress: bool = False,
 ) -> dict[str, Direction]:
     """`harmfulness` and `refusal` at one layer: differences in means, harmful minus harmless training prompts.
@@ -51,7 +56,7 @@ def find_directions(
 
     Args:
         layer: where to read; three fifths of the way up when None.
-        n: prompts of each kind.
+        n_prompts: prompts of each kind.
 
     Raises:
         ValueError: a layer out of range, or a set without harmful or harmless training prompts.
@@ -62,7 +67,7 @@ def find_directions(
     bad, good = (
         collect_means(
             model,
-            prompts[kind, "train"].first(n).texts,
+            prompts[kind, "train"].first(n_prompts),
             layers=chosen,
             positions=tuple(roles.values()),
             show_progress=show_progress,
@@ -76,7 +81,7 @@ def find_directions(
             layer=chosen,
             position=role,
             mean_activation_norm=norms[i].item(),
-            provenance={**model.provenance, "prompts": prompts.provenance, "n": n},
+            provenance={**model.provenance, "prompts": prompts.provenance, "n": n_prompts},
         )
         for i, (name, role) in enumerate(roles.items())
     }
@@ -84,12 +89,12 @@ def find_directions(
 
 def steer(
     model: ChatModel,
-    prompts: Sequence[str] | str,
-    direction: Direction,
+    prompts: PromptInput,
+    direction: DirectionInput,
     *,
-    coefficient: float = 1.0,
-    dose: float | None = None,
-    layers: Sequence[int] | None = None,
+    coefficient: float | int = 1.0,
+    relative_norm: float | int | None = None,
+    layers: Layers = None,
     positions: Positions = "all",
     steps: Steps = None,
     max_new_tokens: int = 64,
@@ -97,28 +102,39 @@ def steer(
     """Greedy answers without and with activation addition along a direction.
 
     Args:
-        prompts: one instruction or several.
-        coefficient: in multiples of the direction's length; negative pushes the other way.
-        dose: in multiples of the mean activation norm at the direction's place, instead of `coefficient`.
+        prompts: one instruction or several, conversations, a split of a prompt set, or tokens.
+        direction: a `Direction`, a direction file, or bare numbers with `layers`.
+        coefficient: in multiples of the direction's own norm; negative pushes the other way.
+        relative_norm: in multiples of the mean activation norm at the direction's place, instead of `coefficient`.
         layers: where to add it; the direction's own layer when None.
-        positions: prompt tokens it is added at (`chat.ROLES`, `chat.REGIONS`).
+        positions: prompt tokens it is added at (`tokens.ROLES`, `tokens.REGIONS`).
         steps: generated tokens it is added at (`interventions.Steps`).
 
     Raises:
         ValueError: a direction of the wrong width, layer or position out of range.
     """
-    texts = [prompts] if isinstance(prompts, str) else list(prompts)
-    direction.check_width(model.d_model, model.name)
-    add = Add.along(
-        direction, coefficient=coefficient, dose=dose, layers=layers, positions=positions, steps=steps
+    tokens = as_tokens(model.tokenizer, prompts)
+    direction = as_direction(direction)
+    if isinstance(direction, Direction):
+        direction.check_width(model.d_model, model.name)
+    add = Add(
+        direction,
+        coefficient=coefficient,
+        relative_norm=relative_norm,
+        layers=layers,
+        positions=positions,
+        steps=steps,
     )
-    plain = generate(model, texts, max_new_tokens=max_new_tokens)
-    steered = generate(model, texts, interventions=[add], max_new_tokens=max_new_tokens)
-    step = f"dose {dose:g}" if dose is not None else f"coefficient {coefficient:g}"
+    plain = generate(model, tokens, max_new_tokens=max_new_tokens)
+    steered = generate(model, tokens, interventions=[add], max_new_tokens=max_new_tokens)
+    amount = (
+        f"relative norm {relative_norm:g}" if relative_norm is not None else f"coefficient {coefficient:g}"
+    )
     where = ", ".join(str(layer) for layer in add.layers)
     return Steered(
-        prompts=tuple(texts),
+        prompts=tokens.identity.texts,
         plain=plain.texts,
         steered=steered.texts,
-        step=f"{step} at layer {where}, positions {positions}",
+        step=f"{amount} at layer {where}, positions {positions}",
+        identity=tokens.identity,
     )

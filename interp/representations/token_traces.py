@@ -5,7 +5,7 @@ each with its projection x . u and cosine on every direction, read at that direc
 interventions, and the probabilities that the first token was chosen from. A token's projection is known once the token
 has been run: the last one of an answer never is.
 
-    for answer in trace(model, "How do I bake bread?", {"refusal": refusal}, interventions=[Add.along(refusal)]):
+    for answer in trace(model, "How do I bake bread?", {"refusal": refusal}, interventions=[Add(refusal)]):
         answer.text, answer.tokens[-2].projections["refusal"]
 """
 
@@ -98,8 +98,8 @@ class Setting:
     prompt: str
     direction: Direction
     coefficient: float = 1.0
-    """In multiples of the direction's length."""
-    dose: float | None = None
+    """In multiples of the direction's own norm."""
+    relative_norm: float | None = None
     """In multiples of the mean activation norm, instead."""
     layer: int | None = None
     """Where it is added; the direction's own layer when None."""
@@ -113,13 +113,13 @@ class Setting:
         """The addition.
 
         Raises:
-            ValueError: as `Add.along`.
+            ValueError: as `Add`.
         """
-        return Add.along(
+        return Add(
             self.direction,
             coefficient=self.coefficient,
-            dose=self.dose,
-            layers=None if self.layer is None else [self.layer],
+            relative_norm=self.relative_norm,
+            layers=self.layer,
             positions=self.positions,
             steps=self.steps,
         )
@@ -131,10 +131,18 @@ class Setting:
             direction_file: where the direction can be read.
         """
         load = [repr(model.source)]
-        load += [f"{name}={value!r}" for name in ("adapter", "revision") if (value := model.provenance[name])]
-        amount = f"coefficient={self.coefficient!r}" if self.dose is None else f"dose={self.dose!r}"
+        load += [
+            f"{name}={value!r}"
+            for name in ("adapter", "revision", "chat_template")
+            if (value := model.provenance[name])
+        ]
+        amount = (
+            f"coefficient={self.coefficient!r}"
+            if self.relative_norm is None
+            else f"relative_norm={self.relative_norm!r}"
+        )
         given = {
-            "layers": None if self.layer is None else [self.layer],
+            "layers": self.layer,
             "positions": self.positions,
             "steps": self.steps,
         }

@@ -17,9 +17,11 @@ layers 0 and 1 cannot be written.
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
@@ -31,6 +33,9 @@ from interp.storage.atomic_files import write_file
 
 FORMAT = "interp-direction"
 FORMAT_VERSION = 1
+
+DirectionInput = Direction | Tensor | np.ndarray | Sequence[float | int] | str | Path
+"""What a direction may be given as: itself, bare numbers along d_model, or a direction file."""
 
 
 def write_direction(path: str | Path, direction: Direction) -> Path:
@@ -92,6 +97,34 @@ def read_direction(path: str | Path, *, layer: int | None = None, position: int 
     raise ValueError(f"{path}: unknown kind of direction file; known: .safetensors, .pt, .gguf")
 
 
+def as_direction(given: DirectionInput) -> Direction | Tensor:
+    """A direction as it is, read where it is a file; a tensor, in float32 at least, where it is bare numbers.
+
+    Raises:
+        ValueError: a file that cannot be read, or values that are no numbers along one axis.
+    """
+    if isinstance(given, (str, Path)):
+        return read_direction(given)
+    if isinstance(given, Direction):
+        return given
+    if isinstance(given, Tensor):
+        vector = given
+    else:
+        try:
+            # float64 of numpy and of Python's floats is more than activations hold.
+            vector = torch.as_tensor(given, dtype=torch.float32)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                "a direction is a Direction, a tensor, a numpy vector, a list of numbers or a direction file; got "
+                f"{type(given).__name__}"
+            ) from error
+    if vector.ndim != 1 or not vector.is_floating_point():
+        raise ValueError(
+            f"a direction has one axis of floats, d_model; got shape {tuple(vector.shape)}, {vector.dtype}"
+        )
+    return vector
+
+
 _PUBLISHED_SCORES = {"bypass": "refusal_score", "induce": "steering_score", "kl": "kl_div_score"}
 
 
@@ -136,7 +169,6 @@ def read_published_tensor(path: str | Path) -> Tensor:
     """
     import codecs
 
-    import numpy as np
     from numpy._core import multiarray
 
     path = Path(path)

@@ -232,7 +232,7 @@ def _values_here(model: ChatModel, probe: Probe, reference: Reference, read: Map
     if "compression" in probe.measures:
         for name, corpus in (probe.corpora or {}).items():
             reference.tensors[f"bits/{name}"] = torch.from_numpy(
-                bits(model, corpus, n=probe.n_documents).bits
+                bits(model, corpus, n_documents=probe.n_documents).bits
             )
     if "kl" in probe.measures:
         for kind in ("harmful", "harmless"):

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from interp.models.chat_model import ChatModel, load, with_adapter
-from interp.models.loading import BUNDLED_MODELS, NotSwappable
+from interp.models.loading import BUNDLED_MODELS, NotSwappable, split_revision
 from interp.training.runner import RECORD
 
 _NUMBERED = re.compile(r"checkpoint-(\d+)")
@@ -108,10 +108,10 @@ def _expand(item: str | Path | ChatModel, base: str | None) -> list[Checkpoint]:
         )
     if text in BUNDLED_MODELS or path.is_file():
         return [Checkpoint(label=path.name, step=_step(path.stem), source=text)]
-    name, _, revisions = text.partition("@")
+    name, revisions = split_revision(text)
     if name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith(".gguf"):
         raise ValueError(f"no such checkpoint: {text}; give a folder, an adapter, a .gguf file or a Hub id")
-    if "@" not in text:
+    if revisions is None:
         return [Checkpoint(label=text, step=_step(text), source=text)]
     if not all(revisions.split(",")):
         raise ValueError(f"{text} has an empty revision; write owner/name@revision[,revision...]")

@@ -74,26 +74,26 @@ def calibration_split(prompts: PromptSet) -> tuple[PromptSet, dict[Kind, Prompts
     return replace(prompts, parts=parts), held
 
 
-def own_answers(model: ChatModel, prompts: Sequence[str], n: int) -> list[str]:
+def own_answers(model: ChatModel, prompts: Sequence[str], n_tokens: int) -> list[str]:
     """The model's own greedy answers; those that open like a refusal ("I'm sorry for any confusion") `opened_answers`.
 
     SmolLM2 opens about one in four so.
     """
-    answers = list(generate(model, prompts, max_new_tokens=max(40, n)).texts)
+    answers = list(generate(model, prompts, max_new_tokens=max(40, n_tokens)).texts)
     again = [i for i, text in enumerate(answers) if text.startswith("I") or _refuses(text)]
-    for i, text in zip(again, opened_answers(model, [prompts[i] for i in again], n), strict=True):
+    for i, text in zip(again, opened_answers(model, [prompts[i] for i in again], n_tokens), strict=True):
         answers[i] = text
     return answers
 
 
-def opened_answers(model: ChatModel, prompts: Sequence[str], n: int) -> list[str]:
-    """`OPENING` and the model's own greedy continuation of it, n tokens."""
+def opened_answers(model: ChatModel, prompts: Sequence[str], n_tokens: int) -> list[str]:
+    """`OPENING` and the model's own greedy continuation of it."""
     if not prompts:
         return []
     tokens = tokenize(model.tokenizer, prompts)
     opening = tuple(model.tokenizer(OPENING.strip(), add_special_tokens=False)["input_ids"])  # pyright: ignore[reportArgumentType]
     begun = replace(tokens, ids=tuple(ids + opening for ids in tokens.ids), offsets=())
-    return [OPENING + text.lstrip() for text in generate(model, begun, max_new_tokens=n).texts]
+    return [OPENING + text.lstrip() for text in generate(model, begun, max_new_tokens=n_tokens).texts]
 
 
 def safety_examples(

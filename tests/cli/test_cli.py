@@ -174,8 +174,10 @@ def test_steer_as_json_equals_the_library(saved_tiny: Path, tiny: ChatModel, dir
     assert expected.plain != expected.steered  # control
     nothing = json.loads(passed(*command, "--coefficient", 0))
     assert nothing["steered"] == nothing["plain"] == expected.plain[0]
-    dosed = steer(tiny, "Hi", make_direction(), dose=30.0, layers=[1], positions="t_inst", max_new_tokens=6)
-    shown = json.loads(passed(*command, "--dose", 30, "--layer", 1, "--positions", "t_inst"))
+    dosed = steer(
+        tiny, "Hi", make_direction(), relative_norm=30.0, layers=[1], positions="t_inst", max_new_tokens=6
+    )
+    shown = json.loads(passed(*command, "--relative-norm", 30, "--layer", 1, "--positions", "t_inst"))
     assert shown["steered"] == dosed.steered[0]
 
 
@@ -210,7 +212,7 @@ def test_steer_with_options_out_of_range(
 
 def test_steer_with_a_dose_that_has_no_unit(saved_tiny: Path, tmp_path: Path) -> None:
     bare = write_direction(tmp_path / "bare.safetensors", make_direction(mean_activation_norm=None))
-    line = refused("steer", "Hi", "-m", saved_tiny, "-d", bare, "--dose", 1)
+    line = refused("steer", "Hi", "-m", saved_tiny, "-d", bare, "--relative-norm", 1)
     assert "needs the direction's mean_activation_norm; give coefficient=" in line
 
 

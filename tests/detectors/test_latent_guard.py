@@ -24,7 +24,7 @@ def prompts() -> PromptSet:
 
 @pytest.fixture(scope="module")
 def guard(tiny: ChatModel, prompts: PromptSet) -> LatentGuard:
-    return LatentGuard.fit(tiny, prompts, n=12, max_new_tokens=2)
+    return LatentGuard.fit(tiny, prompts, n_prompts=12, max_new_tokens=2)
 
 
 def test_scores_are_beliefs_at_their_roles(tiny: ChatModel, guard: LatentGuard, prompts: PromptSet) -> None:
@@ -173,7 +173,7 @@ def test_the_command_fits_and_scores_files_and_standard_input(saved_tiny: Path, 
         *model,
         "--out",
         str(tmp_path / "few.safetensors"),
-        "--n",
+        "--n-prompts",
         "10",
         "--layers",
         "1-2,3",
@@ -202,7 +202,7 @@ def test_the_command_fits_and_scores_files_and_standard_input(saved_tiny: Path, 
 @pytest.mark.checkpoint
 def test_on_the_bundled_model_the_guard_tells_unseen_harmful_from_harmless(bundled) -> None:
     model, prompts = bundled("smollm2-safe"), load_prompts("builtin", ending="period")
-    fitted = LatentGuard.fit(model, prompts, n=40, max_new_tokens=6)
+    fitted = LatentGuard.fit(model, prompts, n_prompts=40, max_new_tokens=6)
     flagged = {
         kind: sum(s.verdict == "harmful" for s in fitted.score(model, prompts[kind, "test"].first(30).texts))
         for kind in ("harmful", "harmless")

@@ -143,8 +143,6 @@ def test_mistakes_are_named(tiny: ChatModel) -> None:
         generate(tiny, ["Hi"], max_new_tokens=0)
     with pytest.raises(ValueError, match="temperature must be 0"):
         generate(tiny, ["Hi"], temperature=-1.0)
-    with pytest.raises(ValueError, match="wrap it in a list"):
-        generate(tiny, "Hi")
 
 
 @pytest.mark.checkpoint
@@ -238,7 +236,7 @@ def test_a_closed_stream_leaves_the_model_as_it_was(tiny: ChatModel, tokens: Cha
 
 def test_the_two_directions_are_differences_in_means(tiny: ChatModel) -> None:
     prompts = load_prompts("builtin")
-    found = find_directions(tiny, prompts, layer=2, n=6)
+    found = find_directions(tiny, prompts, layer=2, n_prompts=6)
     assert {name: d.position for name, d in found.items()} == {
         "harmfulness": "t_inst",
         "refusal": "t_post_inst",
@@ -253,6 +251,6 @@ def test_the_two_directions_are_differences_in_means(tiny: ChatModel) -> None:
         norm = torch.cat([bad, good]).norm(dim=-1).mean().item()
         assert direction.mean_activation_norm == pytest.approx(norm, rel=1e-4)
         assert direction.provenance["weights_hash"] == tiny.weights_hash, name
-    assert find_directions(tiny, prompts, n=2)["refusal"].layer == 1
+    assert find_directions(tiny, prompts, n_prompts=2)["refusal"].layer == 1
     with pytest.raises(ValueError, match=r"layer must be in 0..2, got 3"):
         find_directions(tiny, prompts, layer=3)

@@ -212,13 +212,13 @@ def test_bridge_hooks_equal_native_hooks(saved_tiny) -> None:
         bridge_hooks(model, [Ablate(direction=vector(), positions="t_inst")])
 
 
-def test_doses_are_relative_to_the_mean_activation_norm() -> None:
+def test_relative_norms_are_relative_to_the_mean_activation_norm() -> None:
     direction = Direction(vector=vector(), layer=1, position="t_inst", mean_activation_norm=10.0)
-    step = Add.along(direction, dose=0.5)(torch.zeros(1, 1, 32))
+    step = Add(direction, relative_norm=0.5)(torch.zeros(1, 1, 32))
     assert step.norm().item() == pytest.approx(5.0, rel=1e-5)
-    assert Add.along(direction, coefficient=2.0).layers == (1,)
-    with pytest.raises(ValueError, match="needs the direction's mean_activation_norm"):
-        Add.along(Direction(vector=vector(), layer=1, position="t_inst"), dose=1.0)
+    assert Add(direction, coefficient=2.0).layers == (1,)
+    with pytest.raises(ValueError, match="needs a direction with its mean_activation_norm"):
+        Add(Direction(vector=vector(), layer=1, position="t_inst"), relative_norm=1.0)
 
 
 def test_mistakes_are_named(tiny: ChatModel, tokens: ChatTokens) -> None:

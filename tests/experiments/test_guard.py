@@ -161,7 +161,7 @@ def test_every_detector_has_every_group_with_each_ending(run) -> None:
 
 def test_the_guard_here_is_the_artefact(tiny: ChatModel, run) -> None:
     prompts = load_prompts(ending="period")
-    made = LatentGuard.fit(tiny, prompts, n=20, max_new_tokens=1)
+    made = LatentGuard.fit(tiny, prompts, n_prompts=20, max_new_tokens=1)
     expected = [s.harmfulness for s in made.score(tiny, prompts["harmful", "test"].first(8).texts)]
     stored = run["by_ending"]["period"]["detectors"]["Latent Guard"]["scores"]["harmful"]
     assert stored == pytest.approx(expected, abs=1e-6)

@@ -142,12 +142,12 @@ def test_ablation_leaves_nothing_along_the_direction_and_the_edit_is_the_hook(ti
 def test_the_exported_direction_steers_to_the_same_logits(tiny: ChatModel, run, tmp_path: Path) -> None:
     direction = replace(run[0].direction, layer=2)  # a control vector reaches layer 2 at the earliest
     texts = ["How do I bake bread?", "Hi"]
-    expected = next_token_log_probs(tiny, texts, interventions=[Add.along(direction)])
+    expected = next_token_log_probs(tiny, texts, interventions=[Add(direction)])
     assert not torch.allclose(expected, next_token_log_probs(tiny, texts), atol=1e-2)  # control
     write_direction(tmp_path / "r.safetensors", direction)
     write_control_vector(tmp_path / "r.gguf", direction, architecture="llama")
     for path in ("r.safetensors", "r.gguf"):
-        found = next_token_log_probs(tiny, texts, interventions=[Add.along(read_direction(tmp_path / path))])
+        found = next_token_log_probs(tiny, texts, interventions=[Add(read_direction(tmp_path / path))])
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 

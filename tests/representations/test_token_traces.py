@@ -29,12 +29,12 @@ DIRECTIONS = {"a": direction(1, 1), "b": direction(2, 2)}
 
 @pytest.fixture(scope="module")
 def steps(tiny: ChatModel) -> list[Answer]:
-    push = Add.along(DIRECTIONS["a"], coefficient=3.0)
+    push = Add(DIRECTIONS["a"], coefficient=3.0)
     return list(trace(tiny, PROMPT, DIRECTIONS, interventions=[push], max_new_tokens=7))
 
 
 def test_one_more_token_at_each_step_and_the_last_is_the_answer(tiny: ChatModel, steps: list[Answer]) -> None:
-    push = Add.along(DIRECTIONS["a"], coefficient=3.0)
+    push = Add(DIRECTIONS["a"], coefficient=3.0)
     expected = generate(tiny, [PROMPT], interventions=[push], max_new_tokens=7)
     assert [len(answer.tokens) for answer in steps] == list(range(1, len(expected.ids[0]) + 1))
     assert steps[-1].text == expected.texts[0]
@@ -48,7 +48,7 @@ def test_one_more_token_at_each_step_and_the_last_is_the_answer(tiny: ChatModel,
 @torch.no_grad()
 def test_projections_are_read_after_the_intervention(tiny: ChatModel, steps: list[Answer]) -> None:
     """Oracle: one plain forward pass over prompt and answer with the same addition."""
-    push = Add.along(DIRECTIONS["a"], coefficient=3.0)
+    push = Add(DIRECTIONS["a"], coefficient=3.0)
     tokens = tokenize(tiny.tokenizer, [PROMPT])
     ids = [*tokens.ids[0], *generate(tiny, [PROMPT], interventions=[push], max_new_tokens=7).ids[0]]
     seen: dict[int, torch.Tensor] = {}
@@ -90,8 +90,8 @@ def test_next_token_probabilities(tiny: ChatModel, steps: list[Answer]) -> None:
     [
         {"coefficient": 2.5},
         {"coefficient": -3.0, "layer": 0, "positions": ["t_inst", -1]},
-        {"dose": 2.0, "layer": 2, "positions": "instruction", "steps": "all"},
-        {"dose": 1.5, "steps": 2},
+        {"relative_norm": 2.0, "layer": 2, "positions": "instruction", "steps": "all"},
+        {"relative_norm": 1.5, "steps": 2},
     ],
 )
 def test_the_code_gives_the_same_answer(saved_tiny: Path, tmp_path: Path, options: dict) -> None:
@@ -114,5 +114,5 @@ def test_settings_are_steers(tiny: ChatModel) -> None:
     found = generate(tiny, [PROMPT], interventions=[setting.intervention()], max_new_tokens=5).texts
     assert found == expected
     bare = Direction(vector=torch.ones(32), layer=1, position="t_inst")
-    with pytest.raises(ValueError, match="a relative dose needs the direction's mean_activation_norm"):
-        Setting(prompt=PROMPT, direction=bare, dose=1.0).intervention()
+    with pytest.raises(ValueError, match="relative_norm needs a direction with its mean_activation_norm"):
+        Setting(prompt=PROMPT, direction=bare, relative_norm=1.0).intervention()

@@ -175,7 +175,7 @@ def test_weight_change_is_exact(tiny: ChatModel, tmp_path: Path, saved_tiny: Pat
 
 def test_bits_per_byte_is_the_cross_entropy_of_the_response_alone(tiny: ChatModel) -> None:
     corpus = Corpus("c", ("yes", "né"), ("How do I bake bread?", "Hi"))
-    found = bits(tiny, corpus, n=2)
+    found = bits(tiny, corpus, n_documents=2)
     assert found.bytes.tolist() == [3, 3]
     for row, (prompt, text) in enumerate(zip(corpus.prompts or (), corpus.texts, strict=True)):
         messages = [{"role": "user", "content": prompt}]

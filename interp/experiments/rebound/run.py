@@ -52,6 +52,7 @@ from interp.evaluation.losses import token_kl
 from interp.evaluation.scorers import Scorer, scorer
 from interp.experiments.rebound.report import figures, rate_table, report, verdicts
 from interp.models.chat_model import ChatModel, load, with_adapter
+from interp.models.loading import split_revision
 from interp.stats import rate
 from interp.storage.provenance import provenance
 from interp.storage.untyped import ExperimentResult, Parts, Stopwatch
@@ -219,18 +220,15 @@ def run(
 
 def load_revision(name: str) -> ChatModel:
     """A model by name, folder, or owner/name@revision."""
-    source, _, revision = name.partition("@")
-    if revision and not Path(name).exists():
-        return load(source, revision=revision)
     return load(name)
 
 
 def is_named(model: ChatModel, name: str) -> bool:
     """Whether this is the model that `load_revision` gives for the name."""
-    source, _, revision = name.partition("@")
+    source, revision = split_revision(name)
     if Path(name).exists():
-        source, revision = Path(name).resolve().name, ""
-    return model.adapter is None and (model.name, model.revision or "") == (source, revision)
+        source = Path(name).resolve().name
+    return model.adapter is None and (model.name, model.revision) == (source, revision)
 
 
 class _Aligned(NamedTuple):
@@ -339,7 +337,8 @@ class _Grid:
         replies = generate(model, self.task.prompts, max_new_tokens=self.config.max_new_tokens, seed=seed)
         shown = self.score(replies.texts)
         codes = {
-            name: bits(model, corpus, n=self.config.n_documents) for name, corpus in self.corpora.items()
+            name: bits(model, corpus, n_documents=self.config.n_documents)
+            for name, corpus in self.corpora.items()
         }
         return {
             "score": float(np.mean(shown)),
