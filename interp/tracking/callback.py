@@ -1,6 +1,7 @@
 """A trajectory of a model while it is trained, by transformers' Trainer or any of TRL's.
 
-    trainer = SFTTrainer(..., callbacks=[ElasticityCallback(every=50, out="runs/live")])
+    trainer = SFTTrainer(...)
+    ElasticityCallback(every=50, out="runs/live").attach(trainer)
 
 The run is the same with and without the callback: a measurement happens between two optimiser steps, in eval mode,
 without gradients, on caches of its own, and puts the mode of every module and the state of every random generator
@@ -9,7 +10,6 @@ without gradients, on caches of its own, and puts the mode of every module and t
 seconds and in training steps.
 """
 
-import inspect
 import logging
 import random
 import shutil
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer_callback import CallbackHandler
 
 from interp.models.chat_model import ChatModel
@@ -84,12 +84,25 @@ class ElasticityCallback(TrainerCallback):
         self._series: list[Measured] = []
         self._begun = 0.0
         self._step_seconds: list[float] = []
+        self._handler: CallbackHandler | None = None
+        self._warned = False
+
+    def attach(self, trainer: Trainer) -> "ElasticityCallback":
+        """Take part in a trainer's runs, and report to whatever it reports to.
+
+        A callback that the trainer was made with measures all the same, but a trainer does not tell its callbacks of
+        each other: without this call values go to the trainer's history and to `out` alone.
+        """
+        handler: CallbackHandler = trainer.callback_handler
+        if self not in handler.callbacks:
+            trainer.add_callback(self)
+        self._handler = handler
+        return self
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Fit the reference and measure step 0, or go on with the trajectory of a run that is resumed."""
         if not state.is_world_process_zero:
             return
-        self._handler = _calling_handler()
         with untouched(given["model"]):
             self._begin(args, state, control, given)
 
@@ -178,14 +191,20 @@ class ElasticityCallback(TrainerCallback):
     def _report(self, args: Any, state: Any, control: Any, logs: dict[str, float]) -> None:
         """Log as the trainer itself would: to its history and to every callback that reports.
 
-        `Trainer.log` is out of a callback's reach, and asking for a log by `control.should_log` would log the loss at
-        other steps than without us. The handler that calls us passes a log on to all callbacks alike.
+        Asking for a log by `control.should_log` would log the loss at other steps than without us. The trainer's
+        handler passes a log on to all callbacks alike.
         """
         if state.epoch is not None:
             logs["epoch"] = state.epoch
         state.log_history.append({**logs, "step": state.global_step})
         if self._handler is None:
-            logger.warning("the trainer's callbacks are out of reach; see %s instead", self.out)
+            if args.report_to and not self._warned:
+                self._warned = True
+                logger.warning(
+                    "values go to %s and the trainer's history, not to %s; call attach(trainer) on the callback",
+                    self.out,
+                    ", ".join(args.report_to),
+                )
             return
         asked = control.should_log
         self._handler.on_log(args, state, control, dict(logs))
@@ -222,16 +241,6 @@ def _chat_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> ChatMod
         plain = plain.get_base_model()
     name = Path(str(plain.config.name_or_path)).name or "live model"
     return ChatModel(plain, tokenizer, name=name)
-
-
-def _calling_handler() -> CallbackHandler | None:
-    """The handler whose event is being answered: the only object with all callbacks, and given to none of them."""
-    frame = inspect.currentframe()
-    while frame is not None:
-        if isinstance(found := frame.f_locals.get("self"), CallbackHandler):
-            return found
-        frame = frame.f_back
-    return None
 
 
 @contextmanager

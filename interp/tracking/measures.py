@@ -89,7 +89,7 @@ def measure(model: ChatModel, probe: Probe, reference: Reference) -> list[Row]:
         if "guard" in probe.measures:
             rows.append(_guard(reference, read))
     if "compression" in probe.measures:
-        for corpus in (probe.corpora or {}).values():
+        for corpus in probe.measured_corpora.values():
             rows += _compression(reference, corpus, bits(model, corpus, n_documents=probe.n_documents))
     if "kl" in probe.measures:
         rows += [_kl_from(model, probe, reference, kind) for kind in ("harmful", "harmless")]

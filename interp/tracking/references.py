@@ -230,7 +230,7 @@ def _values_here(model: ChatModel, probe: Probe, reference: Reference, read: Map
         for kind in KINDS:
             reference.tensors[f"test/{axis.name}/{kind}"] = along(reference, axis, read[kind, "test"])
     if "compression" in probe.measures:
-        for name, corpus in (probe.corpora or {}).items():
+        for name, corpus in probe.measured_corpora.items():
             reference.tensors[f"bits/{name}"] = torch.from_numpy(
                 bits(model, corpus, n_documents=probe.n_documents).bits
             )

@@ -6,7 +6,8 @@ fits it, `interp.tracking.measures` compares.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 from jaxtyping import Float
@@ -55,15 +56,19 @@ class Probe:
             raise ValueError(
                 f"measures must be some of {', '.join(GROUPS)}; got {', '.join(unknown) or 'none'}"
             )
-        if ("borderline", "test") not in self.prompts:
-            parts = {
-                **self.prompts.parts,
-                ("borderline", "test"): load_prompts("builtin")["borderline", "test"],
-            }
-            whole = PromptSet(self.prompts.name, parts, self.prompts.ending, self.prompts.notes)
-            object.__setattr__(self, "prompts", whole)
-        if self.corpora is None:
-            object.__setattr__(self, "corpora", default_corpora(self.prompts))
+
+    @cached_property
+    def measured_prompts(self) -> PromptSet:
+        """The prompts, with the builtin borderline ones where the set has none."""
+        if ("borderline", "test") in self.prompts:
+            return self.prompts
+        borderline = load_prompts("builtin")["borderline", "test"]
+        return replace(self.prompts, parts={**self.prompts.parts, ("borderline", "test"): borderline})
+
+    @cached_property
+    def measured_corpora(self) -> Mapping[str, Corpus]:
+        """The corpora, by name."""
+        return default_corpora(self.prompts) if self.corpora is None else self.corpora
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -72,13 +77,13 @@ class Probe:
         return {
             "measures": list(self.measures),
             **{name: getattr(self, name) for name in sizes},
-            "prompts": self.prompts.provenance,
-            "corpora": {name: corpus.provenance for name, corpus in (self.corpora or {}).items()},
+            "prompts": self.measured_prompts.provenance,
+            "corpora": {name: corpus.provenance for name, corpus in self.measured_corpora.items()},
         }
 
     def part(self, kind: Kind, split: Split) -> Prompts:
         """The prompts used of a kind and split."""
-        return self.prompts[kind, split].first(self.n if split == "test" else self.n_fit)
+        return self.measured_prompts[kind, split].first(self.n if split == "test" else self.n_fit)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -192,7 +192,7 @@ def assemble(
         reference=facts,
         provenance={
             **model,
-            "prompts": probe.prompts.provenance,
+            "prompts": probe.measured_prompts.provenance,
             "probe": probe.provenance,
             "seed": probe.seed,
             "versions": library_versions(),

@@ -52,6 +52,14 @@ def rows(tiny: ChatModel) -> Dataset:
     return Dataset.from_list([{"input_ids": row[:12], "labels": row[:12]} for row in ids if len(row) >= 12])
 
 
+def attached(trainer: Trainer, callbacks: list[TrainerCallback]) -> None:
+    """Tell our callbacks of the trainer, as its user does."""
+    for callback in callbacks:
+        if isinstance(callback, ElasticityCallback):
+            assert callback.attach(trainer) is callback
+    assert trainer.callback_handler.callbacks.count(callbacks[0]) == 1
+
+
 def train_plain(tiny: ChatModel, out: Path, callbacks: list[TrainerCallback], **changes: Any) -> Trainer:
     settings = {
         "output_dir": str(out),
@@ -71,6 +79,7 @@ def train_plain(tiny: ChatModel, out: Path, callbacks: list[TrainerCallback], **
         processing_class=copy.deepcopy(tiny.tokenizer),
         callbacks=callbacks,
     )
+    attached(trainer, callbacks)
     trainer.train()
     return trainer
 
@@ -109,6 +118,7 @@ def train_sft(tiny: ChatModel, out: Path, callbacks: list[TrainerCallback], **ch
         ),
         callbacks=callbacks,
     )
+    attached(trainer, callbacks)
     trainer.train()
     return trainer
 
@@ -201,6 +211,33 @@ def test_values_are_in_tensorboard_in_the_history_and_in_the_trajectory(
     assert 0 < stored.cost["share_of_training"] < 1
     page = (tmp_path / "run" / "elasticity" / "report.html").read_text()
     assert "training steps of" in page
+
+
+def test_a_callback_that_is_not_attached_says_where_its_values_are(
+    tiny: ChatModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def not_attached(*_: object) -> None:
+        return None
+
+    monkeypatch.setattr("tests.tracking.test_callback.attached", not_attached)
+    callback = ElasticityCallback(SMALL, every=2)
+    trainer = train_plain(tiny, tmp_path / "run", [callback], report_to=["tensorboard"])
+    assert caplog.text.count("attach(trainer)") == 1 and "not to tensorboard" in caplog.text
+    found = scalars(tmp_path / "run" / "runs")
+    assert "train/loss" in found and not any("elasticity" in tag for tag in found)
+    history = [row for row in trainer.state.log_history if any("elasticity" in key for key in row)]
+    assert len(history) == trainer.state.max_steps // 2 + 1
+    assert callback.trajectory is not None and len(callback.trajectory.checkpoints) == len(history)
+
+
+def test_attaching_adds_the_callback_once(tiny: ChatModel, tmp_path: Path) -> None:
+    callback = ElasticityCallback(SMALL)
+    trainer = Trainer(
+        model=fresh(tiny), args=TrainingArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True)
+    )
+    for _ in range(2):
+        callback.attach(trainer)
+        assert trainer.callback_handler.callbacks.count(callback) == 1
 
 
 def test_it_measures_what_track_measures_on_the_saved_checkpoints(
