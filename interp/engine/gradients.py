@@ -27,13 +27,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from interp.engine.activations import Layers
 from interp.engine.batching import pad_id
 from interp.engine.interventions import Applied, Intervention, apply
 from interp.engine.layouts import PassLayout
 from interp.models.chat_model import ChatModel, Edit, Site
+from interp.models.layers import Layers, layer_list
 from interp.models.threads import on_behalf_of, swapped_forwards, this_thread
-from interp.models.tokens import ChatTokens, Positions, as_tokens
+from interp.models.tokens import ChatTokens, Positions, PromptInput, as_tokens
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -87,7 +87,7 @@ class Differentiable:
         self._layout: PassLayout | None = None
         self._open = True
 
-    def embed(self, prompts: Sequence[str] | ChatTokens) -> list[Float[Tensor, "_ d_model"]]:
+    def embed(self, prompts: PromptInput) -> list[Float[Tensor, "_ d_model"]]:
         """The model's own embedding of every token of every prompt, outside of any graph."""
         tokens = as_tokens(self._model.tokenizer, prompts)
         with torch.no_grad():
@@ -95,7 +95,7 @@ class Differentiable:
 
     def run(
         self,
-        prompts: Sequence[str] | ChatTokens,
+        prompts: PromptInput,
         *,
         inputs_embeds: Sequence[Float[Tensor, "_ d_model"]] | None = None,
         soft_prefix: SoftPrefix | None = None,
@@ -118,8 +118,7 @@ class Differentiable:
             ValueError: unknown site or role, layer or position out of range, or embeddings that do not fit the prompts.
         """
         model, tokens = self._model, as_tokens(self._model.tokenizer, prompts)
-        wanted = range(model.n_layers) if layers is None else [layers] if isinstance(layers, int) else layers
-        chosen = tuple(model.layer(layer) for layer in wanted)
+        chosen = layer_list(layers, n_layers=model.n_layers, of=model.name)
         roles, where = tokens.resolve(positions)
         embeds = self._checked(tokens, inputs_embeds) if inputs_embeds is not None else self.embed(tokens)
         inputs, slots = _padded(model, tokens, embeds, soft_prefix)

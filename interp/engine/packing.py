@@ -38,9 +38,6 @@ from interp.engine.unfolded_attention import (
 from interp.models.chat_model import ChatModel, Edit, Site
 from interp.models.tokens import ChatTokens
 
-_UNFOLDED = 16
-"""Times its nodes that a pass unfolds to at most; further limits are the budget's."""
-
 
 class Packed(NamedTuple):
     """What one pass runs."""
@@ -78,8 +75,7 @@ class PackedPasses:
         self._model, self._tokens, self._applied, self._prefix = model, tokens, applied, prefix
         self._attention, self._budget = attention, budget
         self._tails = [ids[self.shared :] for ids in tokens.ids]
-        unfolded = min(budget.unfolded_tokens, _UNFOLDED * nodes)
-        self.batches = plan_trees(self._tails, budget=nodes, unfolded=unfolded)
+        self.batches = plan_trees(self._tails, budget=nodes, unfolded=budget.unfolded_tokens)
 
     def pack(self, rows: list[int]) -> Packed:
         """What a pass over these prompts runs."""
