@@ -16,12 +16,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from interp.data.files import SUFFIXES, source_rows, text_column
 from interp.display.cards import Card, Shown, Table
 from interp.models.prompt_inputs import gather_prompts
-from interp.models.tokens import ChatTokens, PromptInput
+
+if TYPE_CHECKING:  # torch is not needed to name prompts and their endings
+    from interp.models.tokens import PromptInput
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +127,7 @@ class Prompts(Shown):
         return replace(self, texts=texts)
 
 
-def as_prompts(given: PromptInput, *, source: str = "given prompts") -> Prompts:
+def as_prompts(given: "PromptInput", *, source: str = "given prompts") -> Prompts:
     """What stands for prompts (`interp.models.prompt_inputs`) as `Prompts`, with the ids that it has.
 
     Args:
@@ -134,6 +136,8 @@ def as_prompts(given: PromptInput, *, source: str = "given prompts") -> Prompts:
     Raises:
         ValueError: no prompts, or something that is no list of prompts.
     """
+    from interp.models.tokens import ChatTokens
+
     if isinstance(given, Prompts):
         return given
     if isinstance(given, ChatTokens):
