@@ -19,7 +19,7 @@
 import interp
 
 SOURCE = "stored"  # "computed": about half an hour on two cores
-run = interp.run("harmfulness", source=SOURCE)
+run = interp.run("harmfulness", source=SOURCE, settings={"steer_every": 3})
 figures = run.figures()
 list(figures)
 

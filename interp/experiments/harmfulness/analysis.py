@@ -6,7 +6,7 @@ States are `[prompt, layer, role, d_model]` with roles `t_inst`, `t_post_inst` a
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import torch
 from einops import einsum
@@ -14,14 +14,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.directions import cosine
-from interp.representations.beliefs import Centres, belief, fit_centres
-from interp.stats import auroc, mean_with_interval
+from interp.evaluation.records import LEAST_IN_GROUP, Group
+from interp.experiments.harmfulness.results import (
+    Band,
+    Clusters,
+    Curve,
+    Geometry,
+    GroupBeliefs,
+    GroupMargin,
+    PositionMargin,
+    PromptBeliefs,
+    Separation,
+)
+from interp.representations.beliefs import Centres, belief, both_beliefs, fit_centres
+from interp.representations.records import HarmAndRefusal
+from interp.stats import Estimate, auroc, mean_with_interval
 
-ROLES = ("t_inst", "t_post_inst")
-LEAST = 5
-"""Prompts that a group must have before a claim is read off it."""
-Groups = Mapping[str, Float[Tensor, "_ layer role d_model"]]
-"""States [prompt, ...] by behaviour group (`interp.evaluation.responses.GROUPS`)."""
+Groups = Mapping[Group, Float[Tensor, "_ layer role d_model"]]
+"""States [prompt, ...] by behaviour group."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -37,76 +47,79 @@ class Anchors:
         """Centres of both groups at one role."""
         return fit_centres(self.harmful[:, :, role], self.harmless[:, :, role])
 
+    def both_centres(self) -> HarmAndRefusal[Centres]:
+        """Centres of both beliefs."""
+        return HarmAndRefusal(harm=self.centres(0), refusal=self.centres(1))
+
     def directions(self) -> Float[Tensor, "role layer d_model"]:
         """Difference in means at every role, float32 (equation 5)."""
         difference = self.harmful.double().mean(0) - self.harmless.double().mean(0)
         return difference.transpose(0, 1).float()
 
 
-def clusters(groups: Groups, anchors: Anchors, role: int, *, draws: int, seed: int) -> dict[str, Any]:
-    """Mean and SD of the margin s^l per group and layer, beside the range that shuffled labels give (equation 2).
-
-    Returns:
-        `curves` (group → n, mean, sd per layer) and `shuffled` (group → low, high: the central 95% over draws of the
-        mean margin with centres of two random halves of the anchors).
-    """
+def clusters(
+    groups: Groups,
+    anchors: Anchors,
+    role: int,
+    *,
+    labels: Literal["full", "truncated"] = "full",
+    draws: int,
+    seed: int,
+) -> Clusters:
+    """Mean and SD of the margin s^l per group and layer, beside the range that shuffled labels give (equation 2)."""
     margin = anchors.centres(role).margin
-    return {
-        "curves": {name: _curve(margin(states[:, :, role])) for name, states in groups.items()},
-        "shuffled": _shuffled(groups, anchors, role, draws=draws, seed=seed),
-    }
+    return Clusters(
+        curves={name: _curve(margin(states[:, :, role])) for name, states in groups.items()},
+        shuffled=_shuffled(groups, anchors, role, draws=draws, seed=seed),
+        labels=labels,
+    )
 
 
-def _curve(margins: Float[Tensor, "prompt layer"]) -> dict[str, Any]:
-    n, n_layers = margins.shape
+def _curve(values: Float[Tensor, "prompt layer"]) -> Curve:
+    n, n_layers = values.shape
     if n == 0:
-        return {"n": 0, "mean": [None] * n_layers, "sd": [None] * n_layers}
-    return {"n": n, "mean": margins.mean(0).tolist(), "sd": margins.std(0, correction=0).tolist()}
+        nothing = (float("nan"),) * n_layers
+        return Curve(n=0, mean=nothing, sd=nothing)
+    return Curve(n=n, mean=tuple(values.mean(0).tolist()), sd=tuple(values.std(0, correction=0).tolist()))
 
 
-def _shuffled(groups: Groups, anchors: Anchors, role: int, *, draws: int, seed: int) -> dict[str, Any]:
+def _shuffled(groups: Groups, anchors: Anchors, role: int, *, draws: int, seed: int) -> dict[Group, Band]:
+    """The central 95% over draws of each group's mean margin, with centres of two random halves of the anchors."""
     generator = torch.Generator().manual_seed(seed)
     pooled = torch.cat([anchors.harmful[:, :, role], anchors.harmless[:, :, role]])
     n = len(anchors.harmful)
-    means: dict[str, list[Tensor]] = {name: [] for name, states in groups.items() if len(states)}
+    means: dict[Group, list[Tensor]] = {name: [] for name, states in groups.items() if len(states)}
     for _ in range(draws):
         order = torch.randperm(len(pooled), generator=generator)
         margin = fit_centres(pooled[order[:n]], pooled[order[n:]]).margin
         for name in means:
             means[name].append(margin(groups[name][:, :, role]).mean(0))
-    found = {}
-    for name, drawn in means.items():
-        low, high = torch.stack(drawn).quantile(torch.tensor([0.025, 0.975]).double(), dim=0)
-        found[name] = {"low": low.tolist(), "high": high.tolist()}
-    return found
+    ends = torch.tensor([0.025, 0.975]).double()
+    bands = {name: torch.stack(margins).quantile(ends, dim=0).tolist() for name, margins in means.items()}
+    return {name: Band(low=tuple(low), high=tuple(high)) for name, (low, high) in bands.items()}
 
 
 def beliefs(
-    groups: Groups, ids: Mapping[str, Sequence[str]], anchors: Anchors, *, seed: int
-) -> dict[str, Any]:
+    groups: Groups, ids: Mapping[Group, Sequence[str]], anchors: Anchors, *, seed: int
+) -> GroupBeliefs:
     """Both beliefs of every prompt, their means by group, and what each belief tells apart (equations 3 and 4)."""
-    centres = [anchors.centres(role) for role in range(len(ROLES))]
-    both = {
-        name: [belief(c.margin(states[:, :, role])) for role, c in enumerate(centres)]
-        for name, states in groups.items()
+    centres = anchors.both_centres()
+    both = {name: both_beliefs(states, centres) for name, states in groups.items()}
+    points = {
+        name: tuple(
+            PromptBeliefs(id=i, beliefs=HarmAndRefusal(harm=harm, refusal=refusal))
+            for i, harm, refusal in zip(ids[name], two.harm.tolist(), two.refusal.tolist(), strict=True)
+        )
+        for name, two in both.items()
     }
-    return {
-        "points": {
-            name: [
-                {"id": i, "harmfulness": h, "refusal": r}
-                for i, h, r in zip(ids[name], harm.tolist(), refuse.tolist(), strict=True)
-            ]
-            for name, (harm, refuse) in both.items()
-        },
-        "means": {
-            name: {
-                "harmfulness": mean_with_interval(harm.tolist(), seed=seed).as_dict(),
-                "refusal": mean_with_interval(refuse.tolist(), seed=seed).as_dict(),
-            }
-            for name, (harm, refuse) in both.items()
-        },
-        "separation": _separation(both, seed),
+    means = {
+        name: HarmAndRefusal(
+            harm=mean_with_interval(two.harm.tolist(), seed=seed),
+            refusal=mean_with_interval(two.refusal.tolist(), seed=seed),
+        )
+        for name, two in both.items()
     }
+    return GroupBeliefs(points=points, means=means, separation=_separation(both, seed))
 
 
 _CONTRASTS = (
@@ -117,52 +130,59 @@ _CONTRASTS = (
 )
 
 
-def _separation(both: Mapping[str, Sequence[Tensor]], seed: int) -> list[dict[str, Any]]:
+def _separation(both: Mapping[Group, HarmAndRefusal[Tensor]], seed: int) -> tuple[Separation, ...]:
     """AUROC of each belief for harm among prompts treated alike, and for refusal among prompts of a kind."""
     rows = []
-    for what, among, positive, negative in _CONTRASTS:
-        sizes = {"n_positive": len(both[positive][0]), "n_negative": len(both[negative][0])}
-        for number, name in enumerate(("harmfulness", "refusal")):
-            value = None
-            if min(sizes.values()) >= LEAST:
-                found = auroc(both[positive][number].float(), both[negative][number].float(), seed=seed)
-                value = found.as_dict()
-            rows.append({"tells": what, "among": among, "belief": name, "auroc": value, **sizes})
-    return rows
+    for tells, among, positive, negative in _CONTRASTS:
+        for name, scores in both[positive].items():
+            against = both[negative].of(name)
+            enough = min(len(scores), len(against)) >= LEAST_IN_GROUP
+            rows.append(
+                Separation(
+                    tells=tells,
+                    among=among,
+                    belief=name,
+                    auroc=auroc(scores.float(), against.float(), seed=seed)
+                    if enough
+                    else Estimate.unmeasured(len(scores) + len(against), unit="AUROC"),
+                    n_positive=len(scores),
+                    n_negative=len(against),
+                )
+            )
+    return tuple(rows)
 
 
-def geometry(anchors: Anchors, *, resamples: int, seed: int) -> dict[str, Any]:
-    """Cosine of the two directions per layer with its bootstrap interval, their norms, and how reliable each is.
-
-    `reliability` is the cosine of a direction with itself fitted on two halves of the anchors: a cosine between the two
-    directions cannot be expected to exceed it. A random pair has SD 1/sqrt(d_model).
-    """
+def geometry(anchors: Anchors, *, resamples: int, seed: int) -> Geometry:
+    """Cosine of the two directions per layer with its bootstrap interval, their norms, and how reliable each is."""
     harm, refuse = anchors.directions()
     drawn = _resampled_cosines(anchors, resamples, seed)
     used = cosine(harm, refuse).double()
     n = len(anchors.harmful) + len(anchors.harmless)
     scale = torch.cat([anchors.harmful, anchors.harmless]).double().norm(dim=-1).mean(0)
-    return {
-        "cosine": [_around(v, sd, n) for v, sd in zip(used.tolist(), drawn.std(0).tolist(), strict=True)],
-        "mean_cosine": _around(used.mean().item(), drawn.mean(1).std().item(), n),
-        "random_sd": harm.shape[-1] ** -0.5,
-        "norms": {
-            "harmfulness": harm.norm(dim=-1).tolist(),
-            "refusal": refuse.norm(dim=-1).tolist(),
-            "activations at t_inst": scale[:, 0].tolist(),
-            "activations at t_post_inst": scale[:, 1].tolist(),
-        },
-        "reliability": _reliability(anchors, seed=seed),
-    }
+    return Geometry(
+        cosine=tuple(_around(v, sd, n) for v, sd in zip(used.tolist(), drawn.std(0).tolist(), strict=True)),
+        mean_cosine=_around(used.mean().item(), drawn.mean(1).std().item(), n),
+        random_sd=harm.shape[-1] ** -0.5,
+        direction_norm=_both(harm.norm(dim=-1), refuse.norm(dim=-1)),
+        activation_norm=_both(scale[:, 0], scale[:, 1]),
+        reliability=_reliability(anchors, seed=seed),
+    )
 
 
-def _around(value: float, sd: float, n: int) -> dict[str, float | int]:
+def _both(
+    harm: Float[Tensor, " layer"], refusal: Float[Tensor, " layer"]
+) -> HarmAndRefusal[tuple[float, ...]]:
+    return HarmAndRefusal(harm=tuple(harm.tolist()), refusal=tuple(refusal.tolist()))
+
+
+def _around(value: float, sd: float, n: int) -> Estimate:
     """A cosine with the 95% normal interval of its bootstrap SD.
 
     Directions of resampled prompts carry the sampling noise twice, so percentiles of their cosines are biased and can
     leave the estimate out.
     """
-    return {"value": value, "low": max(-1.0, value - 1.96 * sd), "high": min(1.0, value + 1.96 * sd), "n": n}
+    low, high = max(-1.0, value - 1.96 * sd), min(1.0, value + 1.96 * sd)
+    return Estimate(value=value, n=n, low=low, high=high, unit="cosine", interval="normal, bootstrap SD")
 
 
 def _resampled_cosines(anchors: Anchors, resamples: int, seed: int) -> Float[Tensor, "draw layer"]:
@@ -185,9 +205,10 @@ def _resampled_cosines(anchors: Anchors, resamples: int, seed: int) -> Float[Ten
     return torch.stack(cosines, dim=1).double()
 
 
-def _reliability(anchors: Anchors, *, seed: int, draws: int = 20) -> dict[str, list[float]]:
+def _reliability(anchors: Anchors, *, seed: int, draws: int = 20) -> HarmAndRefusal[tuple[float, ...]]:
+    """Mean over draws of the cosine of each direction with itself, fitted on two random halves of the anchors."""
     generator = torch.Generator().manual_seed(seed)
-    total = torch.zeros(len(ROLES), anchors.harmful.shape[1])
+    total = torch.zeros(anchors.harmful.shape[2], anchors.harmful.shape[1])
     for _ in range(draws):
         halves = []
         orders = [torch.randperm(len(x), generator=generator) for x in (anchors.harmful, anchors.harmless)]
@@ -196,38 +217,44 @@ def _reliability(anchors: Anchors, *, seed: int, draws: int = 20) -> dict[str, l
             half = Anchors(harmful=anchors.harmful[rows[0]], harmless=anchors.harmless[rows[1]])
             halves.append(half.directions())
         total += cosine(halves[0], halves[1])
-    mean = (total / draws).tolist()
-    return {"harmfulness": mean[0], "refusal": mean[1]}
+    harm, refusal = total / draws
+    return _both(harm, refusal)
 
 
-def yardstick(groups: Groups, anchors: Anchors) -> dict[str, dict[str, Any]]:
+def yardstick(groups: Groups, anchors: Anchors) -> HarmAndRefusal[dict[Group, Curve]]:
     """Cosine of held-out states with each direction per layer, by group (section 3.2: 0.57 and -0.14 on Llama-2)."""
-    directions = anchors.directions()
-    return {
-        name: {
-            group: _curve(cosine(states[:, :, role], directions[role].expand_as(states[:, :, role])))
+    harm, refusal = (
+        {
+            group: _curve(cosine(states[:, :, role], direction.expand_as(states[:, :, role])))
             for group, states in groups.items()
         }
-        for role, name in enumerate(("harmfulness", "refusal"))
-    }
+        for role, direction in enumerate(anchors.directions())
+    )
+    return HarmAndRefusal(harm=harm, refusal=refusal)
 
 
-def positions_margin(groups: Groups, anchors: Anchors, names: Sequence[str]) -> list[dict[str, Any]]:
+_MISBEHAVING: tuple[Group, ...] = ("accepted harmful", "refused harmless")
+
+
+def positions_margin(groups: Groups, anchors: Anchors, names: Sequence[str]) -> tuple[PositionMargin, ...]:
     """The misbehaving groups' margins at every position, per layer and over the middle layers (appendix F).
 
     The source averages layers 9 to 20 of 32; the same share of the depth is taken here.
     """
     n_layers = anchors.harmful.shape[1] - 1
     middle = range(round(9 / 32 * n_layers), round(20 / 32 * n_layers) + 1)
-    table = []
-    for role, name in enumerate(names):
-        margin = anchors.centres(role).margin
-        row: dict[str, Any] = {"position": name, "middle_layers": [middle.start, middle.stop - 1]}
-        for group in ("accepted harmful", "refused harmless"):
-            margins = margin(groups[group][:, :, role])
-            row[group] = {
-                **_curve(margins),
-                "middle": mean_with_interval(belief(margins, list(middle)).tolist()).as_dict(),
-            }
-        table.append(row)
-    return table
+
+    def of_group(role: int, group: Group) -> GroupMargin:
+        margins = anchors.centres(role).margin(groups[group][:, :, role])
+        return GroupMargin(
+            curve=_curve(margins), middle=mean_with_interval(belief(margins, list(middle)).tolist())
+        )
+
+    return tuple(
+        PositionMargin(
+            position=name,
+            middle_layers=(middle.start, middle.stop - 1),
+            groups={group: of_group(role, group) for group in _MISBEHAVING},
+        )
+        for role, name in enumerate(names)
+    )

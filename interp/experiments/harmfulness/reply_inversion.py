@@ -9,10 +9,11 @@ prompts.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from interp.engine.generation import generate_each
 from interp.engine.interventions import Intervention
+from interp.experiments.harmfulness.results import QuestionBaseline, VerdictRates, Verdicts
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, tokenize
 from interp.stats import rate
@@ -92,27 +93,27 @@ def verdicts_each(
     arms: Sequence[Sequence[Intervention]],
     *,
     max_new_tokens: int,
-) -> list[dict[str, Any]]:
-    """Per arm, share of "No" among valid replies by both scores, and the share of invalid ones, with n and interval."""
+) -> list[Verdicts]:
+    """Per arm, share of "No" among valid replies and the share of invalid ones, by both scores."""
     return [
-        {
-            name: _tally([score(reply) for reply in done.texts])
-            for name, score in (("strict", strict_verdict), ("published", published_verdict))
-        }
-        for done in generate_each(model, tokens, arms, max_new_tokens=max_new_tokens)
+        Verdicts(
+            strict=_tally([strict_verdict(reply) for reply in replies.texts]),
+            published=_tally([published_verdict(reply) for reply in replies.texts]),
+        )
+        for replies in generate_each(model, tokens, arms, max_new_tokens=max_new_tokens)
     ]
 
 
-def _tally(verdicts: Sequence[Verdict | None]) -> dict[str, Any]:
-    return {
-        "no": rate([verdict == "no" for verdict in verdicts if verdict is not None]).as_dict(),
-        "invalid": rate([verdict is None for verdict in verdicts]).as_dict(),
-    }
+def _tally(verdicts: Sequence[Verdict | None]) -> VerdictRates:
+    return VerdictRates(
+        no=rate([verdict == "no" for verdict in verdicts if verdict is not None]),
+        invalid=rate([verdict is None for verdict in verdicts]),
+    )
 
 
 def baselines(
     model: ChatModel, *, harmful: Sequence[str], harmless: Sequence[str], max_new_tokens: int
-) -> list[dict[str, Any]]:
+) -> tuple[QuestionBaseline, ...]:
     """How the unsteered model answers each question, and the gap that a question opens between the two kinds.
 
     The gap is the share of all harmless prompts answered "No" minus that of all harmful ones, by the strict score, less
@@ -120,15 +121,16 @@ def baselines(
     """
     table = []
     for number, inversion in enumerate(INVERSIONS):
-        by_kind = {
-            kind: verdicts_each(model, ask(model, texts, inversion), [[]], max_new_tokens=max_new_tokens)[0]
-            for kind, texts in (("harmful", harmful), ("harmless", harmless))
-        }
-        invalid = {kind: by["strict"]["invalid"]["value"] for kind, by in by_kind.items()}
-        no = {
-            kind: (1 - invalid[kind]) * by["strict"]["no"]["value"] if invalid[kind] < 1 else 0.0
-            for kind, by in by_kind.items()
-        }
-        gap = no["harmless"] - no["harmful"] - max(invalid.values())
-        table.append({"question": number, "gap": gap, **by_kind})
-    return table
+        bad, good = (
+            verdicts_each(model, ask(model, texts, inversion), [[]], max_new_tokens=max_new_tokens)[0]
+            for texts in (harmful, harmless)
+        )
+        invalid = max(bad.strict.invalid.value, good.strict.invalid.value)
+        gap = _share_of_all(good.strict) - _share_of_all(bad.strict) - invalid
+        table.append(QuestionBaseline(question=number, gap=gap, harmful=bad, harmless=good))
+    return tuple(table)
+
+
+def _share_of_all(rates: VerdictRates) -> float:
+    """Share of "No" among all replies, valid or not."""
+    return (1 - rates.invalid.value) * rates.no.value if rates.no.measurable else 0.0

@@ -7,9 +7,9 @@ one's norm, and the refusal direction at instruction tokens alone, which does ne
 dissociation if it were compared with the harmfulness direction at the same tokens.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -19,15 +19,22 @@ from interp.directions import random_direction
 from interp.engine.budgets import PassBudget
 from interp.engine.interventions import Add
 from interp.evaluation.responses import respond_each
+from interp.experiments.harmfulness import ON_INSTRUCTION, RANDOM, Config
 from interp.experiments.harmfulness.reply_inversion import INVERSIONS, ask, baselines, verdicts_each
+from interp.experiments.harmfulness.results import (
+    InversionArms,
+    InversionSweep,
+    PositionSweep,
+    QuestionChoice,
+    RefusalSweep,
+    Verdicts,
+)
 from interp.models.chat_model import ChatModel
-from interp.models.tokens import ChatTokens, Positions
+from interp.models.tokens import Positions
+from interp.stats import Estimate
+from interp.storage.stages import Stages
 
 BEFORE_QUESTION: Positions = ("prefix", "instruction")
-RANDOM = ("random, harmfulness norm", "random, refusal norm")
-ON_INSTRUCTION = "refusal, instruction tokens only"
-Keep = Callable[[str, Callable[[], Any]], Any]
-Watch = Callable[[Iterable[Any], str], Iterable[Any]]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -69,139 +76,162 @@ INVERSION_ARMS = {
     "harmful": ("-harmfulness", "-refusal", "+refusal", "-" + ON_INSTRUCTION, *RANDOM),
 }
 """Figure 5a steers harmless prompts, figure 5b harmful ones."""
+Job = TypeVar("Job")
+Found = TypeVar("Found")
 
 
-T = TypeVar("T")
+def _in_batches(
+    model: ChatModel,
+    jobs: Sequence[Job],
+    compute: Callable[[Sequence[Job]], Sequence[Found]],
+    kind: type[Found],
+    *,
+    n_prompts: int,
+    stage: str,
+    label: str,
+    stages: Stages,
+) -> list[Found]:
+    """Results of all jobs, those that decode together at a time; each batch is kept under `<stage>-<number>`."""
+    size = max(1, PassBudget.for_(model).decode_rows // n_prompts)
+    batches = [jobs[i : i + size] for i in range(0, len(jobs), size)]
+    results: list[Found] = []
+    for number, batch in enumerate(stages.progress(batches, label)):
+        results += stages.keep(f"{stage}-{number}", lambda b=batch: tuple(compute(b)), tuple[kind, ...])  # pyright: ignore[reportInvalidTypeForm]
+    return results
 
 
-def _grouped(model: ChatModel, jobs: Sequence[T], prompts: int) -> list[Sequence[T]]:
-    """Jobs that decode together."""
-    size = max(1, PassBudget.for_(model).decode_rows // prompts)
-    return [jobs[i : i + size] for i in range(0, len(jobs), size)]
+def _by_arm(arms: Sequence[str], results: Sequence[Found]) -> dict[str, tuple[Found, ...]]:
+    """Results of every arm, which stand arm by arm."""
+    n = len(results) // len(arms)
+    return {arm: tuple(results[i * n : (i + 1) * n]) for i, arm in enumerate(arms)}
 
 
 def refusal_sweep(
     model: ChatModel,
     directions: Directions,
     answered: Prompts,
+    config: Config,
+    stages: Stages,
     *,
-    layers: Sequence[int],
-    coefficient: float,
-    max_new_tokens: int,
-    seed: int,
-    keep: Keep,
-    watch: Watch,
-) -> dict[str, Any]:
+    stage: str = "steer",
+) -> RefusalSweep:
     """Refusal rate of harmless prompts that the model answers, by arm and steered layer (figure 4)."""
 
-    def steered(group: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
+    def steered(batch: Sequence[tuple[str, int]]) -> list[Estimate]:
         arms = [
-            [directions.arm(arm, layer, coefficient=coefficient, inversion=False, seed=seed)]
-            for arm, layer in group
+            [directions.arm(arm, layer, coefficient=config.coefficient, inversion=False, seed=config.seed)]
+            for arm, layer in batch
         ]
-        return [
-            seen.rate.as_dict()
-            for seen in respond_each(model, answered, arms, substrings="zhao", max_new_tokens=max_new_tokens)
-        ]
+        each = respond_each(model, answered, arms, substrings="zhao", max_new_tokens=config.max_new_tokens)
+        return [responses.rate for responses in each]
 
-    groups = _grouped(model, [(arm, layer) for arm in REFUSAL_ARMS for layer in layers], len(answered))
-    rates: dict[str, list[Any]] = {arm: [] for arm in REFUSAL_ARMS}
-    for number, group in enumerate(watch(groups, "steering towards refusal")):
-        found = keep(f"steer-{number}", lambda g=group: steered(g))
-        for (arm, _), entry in zip(group, found, strict=True):
-            rates[arm].append(entry)
-    return {"layers": list(layers), "n": len(answered), "rates": rates}
+    layers = tuple(range(0, model.n_layers, config.steer_every))
+    rates = _in_batches(
+        model,
+        [(arm, layer) for arm in REFUSAL_ARMS for layer in layers],
+        steered,
+        Estimate,
+        n_prompts=len(answered),
+        stage=stage,
+        label="steering towards refusal",
+        stages=stages,
+    )
+    return RefusalSweep(layers=layers, n=len(answered), rates=_by_arm(REFUSAL_ARMS, rates))
 
 
 def choose_question(
     model: ChatModel, harmful: Sequence[str], harmless: Sequence[str], *, max_new_tokens: int
-) -> dict[str, Any]:
+) -> QuestionChoice:
     """The question that the unsteered model answers best on validation prompts, and how it answers each."""
     table = baselines(model, harmful=harmful, harmless=harmless, max_new_tokens=max_new_tokens)
-    best = max(table, key=lambda row: (row["gap"], -row["question"]))
-    return {"question": best["question"], "gap": best["gap"], "table": table}
+    best = max(table, key=lambda row: (row.gap, -row.question))
+    return QuestionChoice(question=best.question, gap=best.gap, table=table)
 
 
 def inversion_sweep(
     model: ChatModel,
     directions: Directions,
     prompts: Mapping[str, Sequence[str]],
-    *,
     question: int,
-    layers: Sequence[int],
-    coefficient: float,
-    max_new_tokens: int,
-    seed: int,
-    keep: Keep,
-    watch: Watch,
-) -> dict[str, Any]:
-    """Share of "No" by kind of prompt, arm and steered layer (figure 5), with the unsteered answers."""
-    found: dict[str, Any] = {"layers": list(layers)}
-    for kind, texts in prompts.items():
-        tokens = ask(model, texts, INVERSIONS[question])
+    config: Config,
+    stages: Stages,
+    *,
+    stage: str = "invert",
+) -> InversionSweep:
+    """Share of "No" by kind of prompt, arm and steered layer (figure 5), with the unsteered answers.
 
-        def steered(group: Sequence[tuple[str, int]], tokens: ChatTokens = tokens) -> list[dict[str, Any]]:
+    Args:
+        prompts: `harmless` and `harmful` ones.
+    """
+    layers = tuple(range(0, model.n_layers, config.invert_every))
+
+    def of_kind(kind: str) -> InversionArms:
+        tokens, names = ask(model, prompts[kind], INVERSIONS[question]), INVERSION_ARMS[kind]
+
+        def steered(batch: Sequence[tuple[str, int]]) -> list[Verdicts]:
             arms = [
-                [directions.arm(arm, layer, coefficient=coefficient, inversion=True, seed=seed)]
-                if arm != "baseline"
-                else []
-                for arm, layer in group
+                []
+                if arm == "baseline"
+                else [
+                    directions.arm(
+                        arm, layer, coefficient=config.invert_coefficient, inversion=True, seed=config.seed
+                    )
+                ]
+                for arm, layer in batch
             ]
-            return verdicts_each(model, tokens, arms, max_new_tokens=max_new_tokens)
+            return verdicts_each(model, tokens, arms, max_new_tokens=config.verdict_tokens)
 
-        jobs = [("baseline", 0), *((arm, layer) for arm in INVERSION_ARMS[kind] for layer in layers)]
-        verdicts: list[dict[str, Any]] = []
-        for number, group in enumerate(
-            watch(_grouped(model, jobs, len(texts)), f"inverted question, {kind} prompts")
-        ):
-            verdicts += keep(f"invert-{kind}-{number}", lambda g=group: steered(g))
-        by_arm: dict[str, list[Any]] = {arm: [] for arm in INVERSION_ARMS[kind]}
-        for (arm, _), entry in zip(jobs[1:], verdicts[1:], strict=True):
-            by_arm[arm].append(entry)
-        found[kind] = {"baseline": verdicts[0], "arms": by_arm}
-    return found
+        verdicts = _in_batches(
+            model,
+            [("baseline", 0), *((arm, layer) for arm in names for layer in layers)],
+            steered,
+            Verdicts,
+            n_prompts=len(tokens),
+            stage=f"{stage}-{kind}",
+            label=f"inverted question, {kind} prompts",
+            stages=stages,
+        )
+        return InversionArms(baseline=verdicts[0], arms=_by_arm(names, verdicts[1:]))
+
+    return InversionSweep(layers=layers, harmless=of_kind("harmless"), harmful=of_kind("harmful"))
 
 
 def position_sweep(
     model: ChatModel,
     vectors: Float[Tensor, "role layer d_model"],
     harmless: Sequence[str],
-    *,
     question: int,
-    layers: Sequence[int],
-    coefficient: float,
-    max_new_tokens: int,
-    keep: Keep,
-    watch: Watch,
-) -> list[list[dict[str, Any]]]:
-    """Verdicts on harmless prompts steered before the question with each source position's direction (figure 16).
-
-    Returns:
-        By source position, then by layer.
-    """
+    config: Config,
+    stages: Stages,
+) -> PositionSweep:
+    """Verdicts on harmless prompts steered before the question with each source position's direction (figure 16)."""
     tokens = ask(model, harmless, INVERSIONS[question])
+    layers = tuple(range(0, model.n_layers, 2 * config.invert_every))
 
-    def steered(group: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+    def steered(batch: Sequence[tuple[int, int]]) -> list[Verdicts]:
         arms = [
             [
                 Add(
                     direction=vectors[role, layer],
                     layers=(layer,),
-                    coefficient=coefficient,
+                    coefficient=config.invert_coefficient,
                     positions=BEFORE_QUESTION,
                     steps="prompt",
                 )
             ]
-            for role, layer in group
+            for role, layer in batch
         ]
-        return verdicts_each(model, tokens, arms, max_new_tokens=max_new_tokens)
+        return verdicts_each(model, tokens, arms, max_new_tokens=config.verdict_tokens)
 
-    jobs = [(role, layer) for role in range(len(vectors)) for layer in layers]
-    found: list[list[dict[str, Any]]] = [[] for _ in range(len(vectors))]
-    for number, group in enumerate(
-        watch(_grouped(model, jobs, len(harmless)), "directions of other positions")
-    ):
-        verdicts = keep(f"position-{number}", lambda g=group: steered(g))
-        for (role, _), entry in zip(group, verdicts, strict=True):
-            found[role].append(entry)
-    return found
+    verdicts = _in_batches(
+        model,
+        [(role, layer) for role in range(len(vectors)) for layer in layers],
+        steered,
+        Verdicts,
+        n_prompts=len(harmless),
+        stage="position",
+        label="directions of other positions",
+        stages=stages,
+    )
+    rows = [verdicts[i : i + len(layers)] for i in range(0, len(verdicts), len(layers))]
+    return PositionSweep(layers=layers, verdicts=tuple(map(tuple, rows)))
