@@ -1,6 +1,5 @@
 """The refusal-direction experiment end to end on the tiny model: every part of its result, resume, and the page."""
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -11,18 +10,19 @@ from typer.testing import CliRunner
 
 from interp.cli.main import app
 from interp.data.prompts import load_prompts
-from interp.directions import unit
+from interp.directions import Direction, unit
 from interp.engine.activations import collect
 from interp.engine.interventions import Ablate, Add
 from interp.engine.log_probs import next_token_log_probs
 from interp.engine.weight_edits import edited_weights
-from interp.experiments.refusal_direction import run as refusal_direction
-from interp.experiments.refusal_direction.run import Config
-from interp.experiments.refusal_direction.run import mechanism as refusal_direction_mechanism
+from interp.experiments.refusal_direction import ARMS, Config
+from interp.experiments.refusal_direction import EXPERIMENT as REFUSAL_DIRECTION
+from interp.experiments.refusal_direction.base_model import base_check, with_newline
+from interp.experiments.refusal_direction.mechanism import conditions, regions
 from interp.models.chat_model import ChatModel
 from interp.representations.selection import NothingSurvives, pick
+from interp.representations.sweeps import Sweep
 from interp.storage.direction_files import read_direction, write_control_vector, write_direction
-from interp.storage.untyped import load_result
 
 SMALL = Config(
     n_train=40,
@@ -32,8 +32,8 @@ SMALL = Config(
     n_random=2,
     random_every=2,
     n_mechanism=4,
-    kl_threshold=math.inf,
-    induce_threshold=-math.inf,
+    kl_threshold=None,
+    induce_threshold=None,
 )
 
 
@@ -51,51 +51,65 @@ def config(tiny: ChatModel) -> Config:
 @pytest.fixture(scope="module")
 def run(tiny: ChatModel, config: Config, tmp_path_factory: pytest.TempPathFactory):
     out = tmp_path_factory.mktemp("runs") / "refusal"
-    return refusal_direction.run(tiny, load_prompts(), replace(config, sweep="exhaustive"), out=out), out
+    made = REFUSAL_DIRECTION.run(tiny, load_prompts(), replace(config, sweep="exhaustive"), out=out)
+    return made, out
+
+
+@pytest.fixture(scope="module")
+def direction(run) -> Direction:
+    """The picked one, as the run keeps it."""
+    return read_direction(run[1] / "refusal.safetensors")
 
 
 def test_the_result_holds_what_it_promises(run) -> None:
-    result, out = run
-    numbers = load_result(out).numbers
-    assert numbers["selected"] == json.loads(json.dumps(result.numbers["selected"]))
-    for row in numbers["candidates"]:
-        assert {"position", "layer", "bypass", "induce", "kl", "kept", "reason"} <= set(row)
-    harmful, harmless = numbers["refusal_rate"]["harmful"], numbers["refusal_rate"]["harmless"]
-    assert set(harmful) == {"baseline", "ablation", "addition_minus", "orthogonalized", "random_ablation"}
-    assert set(harmless) == {"baseline", "addition_plus", "random_addition"}
-    for arms in (harmful, harmless):
-        for by in arms.values():
-            for words in ("12", "24"):
-                assert by[words]["n"] == 5
-                assert by[words]["low"] <= by[words]["value"] <= by[words]["high"]
-    assert {"collect", "select", "generate", "total"} <= set(numbers["seconds"])
-    assert set(numbers["cross_entropy"]) == {"own replies", "text"}
-    assert len(numbers["random_directions"]["directions"]) == 2
-    assert sum(row["share"] for row in numbers["pick_stability"]) == pytest.approx(1.0)
-    for counts in numbers["filtered_counts"].values():
-        assert 0 < counts["kept"] < counts["of"]  # the filter did something
+    made, out = run
+    result = REFUSAL_DIRECTION.read(out).result
+    assert result == made.result
+    assert result.candidates
+    assert {kind: tuple(by) for kind, by in result.refusal_rate.items()} == ARMS
+    for by in result.refusal_rate.values():
+        for rates in by.values():
+            for entry in (rates.arditi, rates.zhao):
+                assert (entry.n, entry.interval) == (5, "Wilson")
+                assert entry.low <= entry.value <= entry.high
+    assert {"collect", "select", "generate", "total"} <= set(result.seconds)
+    assert set(result.cross_entropy) == {"own replies", "text"}
+    assert len(result.random_directions.directions) == 2
+    assert sum(pick.share for pick in result.pick_stability) == pytest.approx(1.0)
+    for counts in result.filtered_counts.values():
+        assert 0 < counts.behaving < counts.of  # the filter did something
     assert not out.with_name("refusal.parts").exists()
+    stored = REFUSAL_DIRECTION.read(out).tensors
+    assert set(stored) == {"mean_diffs", "bypass", "induce", "kl"}
+    for score in ("bypass", "induce", "kl"):
+        means = [getattr(c, score) for c in result.candidates]
+        assert stored[score].mean(1).tolist() == pytest.approx(means, abs=1e-5)
 
 
 def test_the_pick_is_that_of_the_rule_on_the_stored_table(run) -> None:
-    numbers = load_result(run[1]).numbers
-    found = pick(numbers["candidates"], n_layers=3, kl_threshold=math.inf, induce_threshold=-math.inf)
-    assert found.as_dict() == numbers["selected"]
+    result = REFUSAL_DIRECTION.read(run[1]).result
+    rule = run[0].result.config.rule
+    found = pick(
+        result.candidates,
+        n_layers=3,
+        kl_threshold=rule.kl_threshold,
+        induce_threshold=rule.induce_threshold,
+    )
+    assert found == result.selected
 
 
 def test_layer_0_scores_as_the_unmodified_model(run) -> None:
-    numbers = run[0].numbers
-    base = numbers["selection_baseline"]
-    rows = [row for row in numbers["candidates"] if row["layer"] == 0]
+    result = run[0].result
+    rows = [row for row in result.candidates if row.layer == 0]
     assert rows
     for row in rows:
-        assert row["bypass"] == pytest.approx(base["harmful"], abs=1e-5)
-        assert row["induce"] == pytest.approx(base["harmless"], abs=1e-5)
-        assert row["kl"] == pytest.approx(0.0, abs=1e-6)
+        assert row.bypass == pytest.approx(result.selection_baseline.harmful, abs=1e-5)
+        assert row.induce == pytest.approx(result.selection_baseline.harmless, abs=1e-5)
+        assert row.kl == pytest.approx(0.0, abs=1e-6)
 
 
 def test_the_direction_is_the_difference_of_the_means_of_prompts_that_behave(
-    tiny: ChatModel, config: Config, run
+    tiny: ChatModel, config: Config, run, direction: Direction
 ) -> None:
     prompts, ids = load_prompts(), list(config.refusal_tokens)
     means = []
@@ -111,22 +125,23 @@ def test_the_direction_is_the_difference_of_the_means_of_prompts_that_behave(
         means.append(acts.mean(0))
     expected = (means[0] - means[1]).float().transpose(0, 1)
     torch.testing.assert_close(run[0].tensors["mean_diffs"], expected, rtol=1e-3, atol=1e-5)
-    picked = run[0].numbers["selected"]
-    vector = expected[picked["position"], picked["layer"]]
-    torch.testing.assert_close(run[0].direction.vector, vector, rtol=1e-3, atol=1e-5)
+    picked = run[0].result.selected
+    torch.testing.assert_close(
+        direction.vector, expected[picked.position, picked.layer], rtol=1e-3, atol=1e-5
+    )
+    assert (direction.position, direction.layer) == (str(picked.position), picked.layer)
 
 
 def test_default_and_exhaustive_sweeps_pick_alike(tiny: ChatModel, config: Config, run) -> None:
-    numbers = refusal_direction.run(tiny, load_prompts(), config).numbers
-    place = ("position", "layer")
-    assert [numbers["selected"][k] for k in place] == [run[0].numbers["selected"][k] for k in place]
+    default = REFUSAL_DIRECTION.run(tiny, load_prompts(), config).result.selected
+    exhaustive = run[0].result.selected
+    assert (default.position, default.layer) == (exhaustive.position, exhaustive.layer)
 
 
-def test_ablation_leaves_nothing_along_the_direction_and_the_edit_is_the_hook(tiny: ChatModel, run) -> None:
-    ablate, texts = (
-        Ablate(direction=run[0].direction.vector),
-        list(load_prompts()["harmful", "test"].texts[:3]),
-    )
+def test_ablation_leaves_nothing_along_the_direction_and_the_edit_is_the_hook(
+    tiny: ChatModel, direction: Direction
+) -> None:
+    ablate, texts = Ablate(direction=direction.vector), list(load_prompts()["harmful", "test"].texts[:3])
     sites = ("resid_pre", "attn_out", "mlp_out", "resid_post")
     seen = collect(tiny, texts, sites=sites, positions=["t_inst", "post_inst"], interventions=[ablate])
     plain = collect(tiny, texts, sites=sites, positions=["t_inst", "post_inst"])
@@ -139,8 +154,10 @@ def test_ablation_leaves_nothing_along_the_direction_and_the_edit_is_the_hook(ti
     torch.testing.assert_close(edited, hooked, rtol=1e-4, atol=1e-4)
 
 
-def test_the_exported_direction_steers_to_the_same_logits(tiny: ChatModel, run, tmp_path: Path) -> None:
-    direction = replace(run[0].direction, layer=2)  # a control vector reaches layer 2 at the earliest
+def test_the_exported_direction_steers_to_the_same_logits(
+    tiny: ChatModel, direction: Direction, tmp_path: Path
+) -> None:
+    direction = replace(direction, layer=2)  # a control vector reaches layer 2 at the earliest
     texts = ["How do I bake bread?", "Hi"]
     expected = next_token_log_probs(tiny, texts, interventions=[Add(direction)])
     assert not torch.allclose(expected, next_token_log_probs(tiny, texts), atol=1e-2)  # control
@@ -152,31 +169,29 @@ def test_the_exported_direction_steers_to_the_same_logits(tiny: ChatModel, run, 
 
 
 def test_attribution_adds_up_to_the_stream(run) -> None:
-    inside = run[0].numbers["mechanism"]
-    explained = inside["explained"]
-    assert abs(explained["rest"]) < 1e-3 * max(1.0, abs(explained["total"]))
-    assert abs(explained["heads"]) + abs(explained["mlps"]) > 1e-3  # control: something is written
-    assert len(inside["heads"]) == 8
-    strength = [head["projection"]["plain"]["value"] for head in inside["heads"]]
+    mechanism = run[0].result.mechanism
+    explained = mechanism.explained
+    assert abs(explained.rest) < 1e-3 * max(1.0, abs(explained.total))
+    assert abs(explained.heads) + abs(explained.mlps) > 1e-3  # control: something is written
+    assert len(mechanism.heads) == 8
+    strength = [head.projection["plain"].value for head in mechanism.heads]
     assert strength == sorted(strength, reverse=True)
-    for head in inside["heads"]:
-        for regions in head["attention"].values():
-            assert sum(regions.values()) == pytest.approx(1.0, abs=1e-4)
-        assert head["attention"]["plain"]["added"] == 0
-        assert head["attention"]["random suffix"]["added"] > 0
+    for head in mechanism.heads:
+        for by_region in head.attention.values():
+            assert sum(by_region.values()) == pytest.approx(1.0, abs=1e-4)
+        assert head.attention["plain"]["added"] == 0
+        assert head.attention["random suffix"]["added"] > 0
 
 
 def test_regions_are_the_requests_own_characters(tiny: ChatModel) -> None:
-    asked = refusal_direction_mechanism.conditions(
-        tiny.tokenizer, ["Name three colours."], suffixes=["zzz qqq"], seed=0, suffix_tokens=4
-    )
+    asked = conditions(tiny.tokenizer, ["Name three colours."], suffixes=["zzz qqq"], seed=0, suffix_tokens=4)
     for name in ("plain", "character", "no refusals", "suffix 0"):
         tokens, spans = asked[name]
-        regions = refusal_direction_mechanism._regions(tokens, 0, spans[0])
-        assert (regions.sum(0) == 1).all()  # every token in one region
+        found = regions(tokens, 0, spans[0])
+        assert (found.sum(0) == 1).all()  # every token in one region
         ids = torch.tensor(tokens.ids[0])
-        assert tiny.tokenizer.decode(ids[regions[1]]) == "Name three colours."
-        added = tiny.tokenizer.decode(ids[regions[2]])
+        assert tiny.tokenizer.decode(ids[found[1]]) == "Name three colours."
+        added = tiny.tokenizer.decode(ids[found[2]])
         assert (
             added
             == {
@@ -188,21 +203,17 @@ def test_regions_are_the_requests_own_characters(tiny: ChatModel) -> None:
         )
 
 
-def test_base_check_reads_the_newline_after_the_prompt(tiny: ChatModel, run) -> None:
-    found = refusal_direction_mechanism.base_check(
-        tiny, tiny, run[0].direction.vector, harmful=["Do a bad thing"], harmless=["Do a good thing"]
-    )
-    assert set(found["cosine"]) == {"chat, harmful", "chat, harmless", "base, harmful", "base, harmless"}
-    with_template = refusal_direction_mechanism._with_newline(tiny, ["Do it"], with_template=True)
+def test_base_check_reads_the_newline_after_the_prompt(tiny: ChatModel, direction: Direction) -> None:
+    found = base_check(tiny, tiny, direction.vector, harmful=["Do a bad thing"], harmless=["Do a good thing"])
+    assert set(found.cosine) == {"chat, harmful", "chat, harmless", "base, harmful", "base, harmless"}
+    with_template = with_newline(tiny, ["Do it"], with_template=True)
     assert tiny.tokenizer.decode(with_template.ids[0]) == "<|im_start|>user\nDo it\n"
-    assert tiny.tokenizer.decode(
-        refusal_direction_mechanism._with_newline(tiny, ["Do it"], with_template=False).ids[0]
-    ) == ("Do it\n")
+    assert tiny.tokenizer.decode(with_newline(tiny, ["Do it"], with_template=False).ids[0]) == "Do it\n"
 
 
-def test_figures_and_page_are_drawn_from_the_stored_numbers_alone(run) -> None:
-    numbers = load_result(run[1]).numbers
-    drawn = refusal_direction.figures(numbers)
+def test_figures_and_page_are_drawn_from_the_stored_result_alone(run) -> None:
+    stored = REFUSAL_DIRECTION.read(run[1])
+    drawn = stored.figures()
     assert set(drawn) == {
         "fig01_bypass",
         "fig03_induce",
@@ -217,21 +228,21 @@ def test_figures_and_page_are_drawn_from_the_stored_numbers_alone(run) -> None:
     }
     lines = [t for t in drawn["fig11_selection"].data if t.name and t.name.startswith("position -1 ")]
     assert len(lines) == 3
-    assert list(lines[0].y) == [row["bypass"] for row in numbers["candidates"] if row["position"] == -1]
+    assert list(lines[0].y) == [row.bypass for row in stored.result.candidates if row.position == -1]
     assert any(trace.name and trace.name.startswith("picked") for trace in drawn["fig11_selection"].data)
     assert any(trace.name == "2 random directions, range" for trace in drawn["fig11_selection"].data)
     assert "relaxed rule" in drawn["fig01_bypass"].layout.title.text
-    page = refusal_direction.report(numbers)
+    page = stored.report()
     assert "relaxed by the user" in page
     assert not any(text in page for text in load_prompts()["harmful", "test"].texts)
-    assert len(refusal_direction.verdicts(numbers)) == 5
+    assert len(stored.verdicts()) == 5
 
 
 def test_a_killed_run_continues_and_gives_the_same_result(
     tiny: ChatModel, config: Config, run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exhaustive, calls = replace(config, sweep="exhaustive"), []
-    real = refusal_direction.Sweep.ablate
+    real = Sweep.ablate
 
     def counted(self, vector, rows=None):
         calls.append(1)
@@ -239,21 +250,27 @@ def test_a_killed_run_continues_and_gives_the_same_result(
             raise KeyboardInterrupt
         return real(self, vector, rows)
 
-    monkeypatch.setattr(refusal_direction.Sweep, "ablate", counted)
+    monkeypatch.setattr(Sweep, "ablate", counted)
     with pytest.raises(KeyboardInterrupt):
-        refusal_direction.run(tiny, load_prompts(), exhaustive, out=tmp_path / "run")
+        REFUSAL_DIRECTION.run(tiny, load_prompts(), exhaustive, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    numbers = refusal_direction.run(tiny, load_prompts(), exhaustive, out=tmp_path / "run").numbers
-    candidates = len(numbers["candidates"])
-    assert len(calls) == 5 + (candidates - 4) + 2  # four kept; two random directions
-    whole = run[0].numbers
-    assert numbers["refusal_rate"] == whole["refusal_rate"]
-    for found, expected in zip(numbers["candidates"], whole["candidates"], strict=True):
-        assert found["reason"] == expected["reason"]
-        for key in ("position", "layer", "bypass", "induce", "kl"):
-            assert found[key] == pytest.approx(expected[key], abs=1e-6)  # float32 sums in another order
-    place = [numbers["selected"][key] for key in ("position", "layer")]
-    assert place == [whole["selected"][key] for key in ("position", "layer")]
+    result = REFUSAL_DIRECTION.run(tiny, load_prompts(), exhaustive, out=tmp_path / "run").result
+    assert len(calls) == 5 + (len(result.candidates) - 4) + 2  # four kept; two random directions
+    whole = run[0].result
+    assert result.refusal_rate == whole.refusal_rate
+    for found, expected in zip(result.candidates, whole.candidates, strict=True):
+        assert (found.position, found.layer, found.reason) == (
+            expected.position,
+            expected.layer,
+            expected.reason,
+        )
+        for score in ("bypass", "induce", "kl"):
+            # float32 sums in another order
+            assert getattr(found, score) == pytest.approx(getattr(expected, score), abs=1e-6)
+    assert (result.selected.position, result.selected.layer) == (
+        whole.selected.position,
+        whole.selected.layer,
+    )
 
 
 def test_when_nothing_passes_the_error_names_what_would_and_no_score_is_lost(
@@ -261,11 +278,11 @@ def test_when_nothing_passes_the_error_names_what_would_and_no_score_is_lost(
 ) -> None:
     strict = replace(config, kl_threshold=1e-9, induce_threshold=50.0)
     with pytest.raises(NothingSurvives, match=r"none of 39 candidates .* needs .*induce_threshold=-?\d"):
-        refusal_direction.run(tiny, load_prompts(), strict, out=tmp_path / "run")
+        REFUSAL_DIRECTION.run(tiny, load_prompts(), strict, out=tmp_path / "run")
     scored: list[int] = []
-    real = refusal_direction.Sweep.add
-    monkeypatch.setattr(refusal_direction.Sweep, "add", lambda *args: scored.append(1) or real(*args))
-    refusal_direction.run(tiny, load_prompts(), config, out=tmp_path / "run")
+    real = Sweep.add
+    monkeypatch.setattr(Sweep, "add", lambda *args: scored.append(1) or real(*args))
+    REFUSAL_DIRECTION.run(tiny, load_prompts(), config, out=tmp_path / "run")
     assert len(scored) == 2 * 2  # two random directions at two layers; every candidate's score was there
 
 
@@ -273,14 +290,20 @@ def test_a_model_that_does_not_refuse_is_an_error_that_says_so(tiny: ChatModel) 
     with pytest.raises(
         ValueError, match=r"tiny refuses only 0 of 40 harmful train prompts .*name its refusal tokens"
     ):
-        refusal_direction.run(tiny, load_prompts(), replace(SMALL, refusal_tokens=(5,)))
+        REFUSAL_DIRECTION.run(tiny, load_prompts(), replace(SMALL, refusal_tokens=(5,)))
 
 
 def test_settings_are_checked() -> None:
+    config = Config()
+    object.__setattr__(config, "sweep", "all")  # the tests' type checks would refuse it first
     with pytest.raises(ValueError, match="sweep must be default or exhaustive, got 'all'"):
-        Config(sweep="all")
+        config.__post_init__()
+    with pytest.raises(ValueError, match="sweep: Input should be 'default' or 'exhaustive', got 'all'"):
+        REFUSAL_DIRECTION.configure({"sweep": "all"})
     with pytest.raises(ValueError, match="n_val must be 1 or more, got 0"):
         Config(n_val=0)
+    assert REFUSAL_DIRECTION.configure({"kl_threshold": None}).rule.kl_threshold == math.inf
+    assert Config().rule.published
 
 
 def test_the_command_sets_what_is_asked_and_refuses_the_rest(saved_tiny: Path, tmp_path: Path) -> None:
@@ -294,8 +317,8 @@ def test_the_command_sets_what_is_asked_and_refuses_the_rest(saved_tiny: Path, t
     for setting, message in (
         ("kl=1", "give name=value, name one of"),
         ("kl_threshold", "give name=value"),
-        ("kl_threshold=small", "the value must be of type float"),
-        ("suffixes=abc", "the value must be a JSON list"),
+        ("kl_threshold=small", "kl_threshold: Input should be a valid number"),
+        ("suffixes=abc", "suffixes: Input should be a valid tuple"),
     ):
         done = invoke(setting)
         assert done.exit_code == 2

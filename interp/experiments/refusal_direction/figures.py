@@ -1,11 +1,9 @@
-"""The refusal-direction experiment's figures, drawn from its stored numbers alone.
+"""The refusal-direction experiment's figures, drawn from a stored result alone.
 
 Figure numbers are those of the final arXiv version of Arditi et al. 2024 (2406.11717).
 """
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -22,6 +20,8 @@ from interp.display.charts import (
     intervals,
     rate_bars,
 )
+from interp.experiments.refusal_direction import Result
+from interp.experiments.refusal_direction.results import BaseCheck
 
 ARM_LABELS = {
     "baseline": "no intervention",
@@ -32,102 +32,106 @@ ARM_LABELS = {
     "random_ablation": "random ablation",
     "random_addition": "random addition",
 }
+"""Interventions in words."""
 CONTROLS = ("random ablation", "random addition")
+"""Labels of the interventions that should change nothing."""
 SCORES = {
     "bypass": "bypass: metric on harmful, ablated",
     "induce": "induce: metric on harmless, added",
     "kl": "KL on harmless, ablated",
 }
+"""Scores of a candidate, as its fields are called."""
 
 
-def figures(numbers: Mapping[str, Any]) -> dict[str, go.Figure]:
+def figures(result: Result) -> dict[str, go.Figure]:
     """Every figure of the paper that plots data, by name."""
-    found = {
+    drawn = {
         "fig01_bypass": _bars(
-            numbers, "harmful", ("baseline", "ablation", "orthogonalized", "random_ablation")
+            result, "harmful", ("baseline", "ablation", "orthogonalized", "random_ablation")
         ),
-        "fig03_induce": _bars(numbers, "harmless", ("baseline", "addition_plus", "random_addition")),
-        "fig05_cosine": _conditions(numbers),
-        "fig09_first_tokens": _first_tokens(numbers),
-        "fig10_refusal_metric": _metric_histogram(numbers),
-        "fig11_selection": _selection(numbers),
-        "fig22_scatter": _scatter(numbers),
-        "fig23_subtract": _bars(numbers, "harmful", ("baseline", "addition_minus", "random_ablation")),
+        "fig03_induce": _bars(result, "harmless", ("baseline", "addition_plus", "random_addition")),
+        "fig05_cosine": _conditions(result),
+        "fig09_first_tokens": _first_tokens(result),
+        "fig10_refusal_metric": _metric_histogram(result),
+        "fig11_selection": _selection(result),
+        "fig22_scatter": _scatter(result),
+        "fig23_subtract": _bars(result, "harmful", ("baseline", "addition_minus", "random_ablation")),
     }
-    if numbers["mechanism"]["heads"]:
-        found["fig06a_heads"] = _heads(numbers)
-        found["fig06b_attention"] = _attention(numbers)
-    if "base_check" in numbers:
-        found["fig24_base_model"] = _base_check(numbers)
-    return dict(sorted(found.items()))
+    if result.mechanism.heads:
+        drawn["fig06a_heads"] = _heads(result)
+        drawn["fig06b_attention"] = _attention(result)
+    if result.base_check is not None:
+        drawn["fig24_base_model"] = _base_check(result, result.base_check)
+    return dict(sorted(drawn.items()))
 
 
-def _note(numbers: Mapping[str, Any]) -> str:
+def _note(result: Result) -> str:
     """Model, and the rule where it is not the published one: goes into every title."""
-    name = numbers["provenance"]["model"]
-    if numbers["rule"]["published"]:
+    name = result.provenance.model_name
+    if result.rule.published:
         return name
-    return f"{name}<br><sub>relaxed rule: {numbers['rule']['text']}</sub>"
+    return f"{name}<br><sub>relaxed rule: {result.rule.text}</sub>"
 
 
-def _bars(numbers: Mapping[str, Any], kind: str, arms: Sequence[str]) -> go.Figure:
-    rates = numbers["refusal_rate"][kind]
-    here = [arm for arm in arms if arm in rates]
-    lists = {"12": "12 substrings", "24": "24 substrings"}
-    n = rates["baseline"]["12"]["n"]
+def _bars(result: Result, kind: str, arms: Sequence[str]) -> go.Figure:
+    """Refusal rates of one kind of prompts in those of the arms that were run."""
+    rates = result.refusal_rate[kind]
     return rate_bars(
-        {ARM_LABELS[arm]: {label: rates[arm][words] for words, label in lists.items()} for arm in here},
-        title=f"Refusal of {n} {kind} test prompts, {_note(numbers)}",
+        {
+            ARM_LABELS[arm]: {"12 substrings": rates[arm].arditi, "24 substrings": rates[arm].zhao}
+            for arm in arms
+            if arm in rates
+        },
+        title=f"Refusal of {rates['baseline'].arditi.n} {kind} test prompts, {_note(result)}",
         y_title="refusal rate",
         controls=CONTROLS,
     )
 
 
-def _conditions(numbers: Mapping[str, Any]) -> go.Figure:
-    inside = numbers["mechanism"]
+def _conditions(result: Result) -> go.Figure:
+    mechanism = result.mechanism
     figure = go.Figure()
-    for number, (name, values) in enumerate(inside["cosine"].items()):
+    for number, (name, profile) in enumerate(mechanism.cosine.items()):
         colour = CONTROL_COLOUR if name == "harmless" else COLOURS[number % len(COLOURS)]
         figure.add_traces(
             band(
                 name,
-                values["mean"],
-                values["sd"],
+                profile.mean,
+                profile.sd,
                 colour=colour,
                 dash=DASHES[number % len(DASHES)],
                 symbol="x" if name == "harmless" else None,
             )
         )
-    _mark_layer(figure, numbers)
-    n = inside["n"]
+    _mark_layer(figure, result)
     figure.update_layout(
         template=THEME,
-        title=f"Last token against the direction, mean and SD, n = {n['refused']}, {_note(numbers)}",
+        title=f"Last token against the direction, mean and SD, n = {mechanism.n_refused}, {_note(result)}",
         xaxis={"title": "layer (input of the block)"},
         yaxis={"title": "cosine with the refusal direction"},
     )
     return figure
 
 
-def _mark_layer(figure: go.Figure, numbers: Mapping[str, Any]) -> None:
-    picked = numbers["selected"]
+def _mark_layer(figure: go.Figure, result: Result) -> None:
+    layer = result.selected.layer
     figure.add_vline(
-        x=picked["layer"],
+        x=layer,
         line={"color": "#666", "width": 1},
-        annotation={"text": f"layer {picked['layer']}", "font": {"size": 13}},
+        annotation={"text": f"layer {layer}", "font": {"size": 13}},
     )
 
 
-def _heads(numbers: Mapping[str, Any]) -> go.Figure:
-    heads = numbers["mechanism"]["heads"]
+def _heads(result: Result) -> go.Figure:
+    heads = result.mechanism.heads
     figure = go.Figure()
-    for number, name in enumerate(heads[0]["projection"]):
-        entries = [head["projection"][name] for head in heads]
+    for number, name in enumerate(heads[0].projection):
+        entries = [head.projection[name] for head in heads]
         colour = CONTROL_COLOUR if name == "harmless" else COLOURS[number % len(COLOURS)]
         figure.add_bar(
             name=name,
-            x=[f"L{h['layer']}H{h['head']}" for h in heads],
-            y=[e["value"] for e in entries],
+            x=[f"L{h.layer}H{h.head}" for h in heads],
+            y=[e.value for e in entries],
             error_y=intervals(entries),
             marker=bar_marker(colour, number),
             hovertemplate=f"{name}, %{{x}}: %{{y:.3f}}<extra></extra>",
@@ -135,16 +139,16 @@ def _heads(numbers: Mapping[str, Any]) -> go.Figure:
     figure.update_layout(
         template=THEME,
         barmode="group",
-        title=f"What the top heads write along the direction, last token, {_note(numbers)}",
+        title=f"What the top heads write along the direction, last token, {_note(result)}",
         xaxis={"title": "head"},
         yaxis={"title": "projection on the unit direction"},
     )
     return figure
 
 
-def _attention(numbers: Mapping[str, Any]) -> go.Figure:
-    heads = numbers["mechanism"]["heads"]
-    names, regions = list(heads[0]["attention"]), list(heads[0]["attention"]["plain"])
+def _attention(result: Result) -> go.Figure:
+    heads = result.mechanism.heads
+    names, regions = list(heads[0].attention), list(heads[0].attention["plain"])
     columns = 2
     figure = make_subplots(
         rows=-(-len(regions) // columns),
@@ -161,8 +165,8 @@ def _attention(numbers: Mapping[str, Any]) -> go.Figure:
                 name=name,
                 legendgroup=name,
                 showlegend=place == 0,
-                x=[f"L{h['layer']}H{h['head']}" for h in heads],
-                y=[h["attention"][name][region] for h in heads],
+                x=[f"L{h.layer}H{h.head}" for h in heads],
+                y=[h.attention[name][region] for h in heads],
                 marker=bar_marker(
                     CONTROL_COLOUR if name == "harmless" else COLOURS[number % len(COLOURS)], number
                 ),
@@ -176,24 +180,24 @@ def _attention(numbers: Mapping[str, Any]) -> go.Figure:
         height=820,
         margin={"t": 120},
         legend={"y": -0.12},
-        title=f"Where the top heads look from the last token (sums to 1 over regions), {_note(numbers)}",
+        title=f"Where the top heads look from the last token (sums to 1 over regions), {_note(result)}",
     )
     figure.update_yaxes(title="attention", col=1)
     return figure
 
 
-def _first_tokens(numbers: Mapping[str, Any]) -> go.Figure:
-    kinds = numbers["first_tokens"]
+def _first_tokens(result: Result) -> go.Figure:
+    kinds = result.first_tokens
     figure = make_subplots(rows=1, cols=2, shared_yaxes=True, subplot_titles=[f"{k} prompts" for k in kinds])
-    ours = set(numbers["refusal_tokens"]["ids"])
+    refusing = set(result.refusal_tokens.ids)
     for column, (kind, rows) in enumerate(kinds.items(), start=1):
         figure.add_bar(
             name=kind,
-            x=[repr(row["token"]) for row in rows],
-            y=[row["probability"] for row in rows],
+            x=[repr(row.token) for row in rows],
+            y=[row.probability for row in rows],
             marker={
-                "color": [COLOURS[1] if row["id"] in ours else COLOURS[0] for row in rows],
-                "pattern": {"shape": ["/" if row["id"] in ours else "" for row in rows], "fgcolor": "white"},
+                "color": [COLOURS[1] if row.id in refusing else COLOURS[0] for row in rows],
+                "pattern": {"shape": ["/" if row.id in refusing else "" for row in rows], "fgcolor": "white"},
             },
             hovertemplate="%{x}: %{y:.3f}<extra></extra>",
             showlegend=False,
@@ -203,15 +207,15 @@ def _first_tokens(numbers: Mapping[str, Any]) -> go.Figure:
     figure.update_layout(
         template=THEME,
         margin={"t": 120},
-        title=f"Ten likeliest first tokens (refusal tokens hatched), {_note(numbers)}",
+        title=f"Ten likeliest first tokens (refusal tokens hatched), {_note(result)}",
         yaxis={"title": "mean probability"},
     )
     return figure
 
 
-def _metric_histogram(numbers: Mapping[str, Any]) -> go.Figure:
+def _metric_histogram(result: Result) -> go.Figure:
     figure = go.Figure()
-    for number, (kind, values) in enumerate(numbers["refusal_metric"].items()):
+    for number, (kind, values) in enumerate(result.refusal_metric.items()):
         figure.add_histogram(
             name=f"{kind} (n = {len(values)})",
             x=values,
@@ -224,25 +228,26 @@ def _metric_histogram(numbers: Mapping[str, Any]) -> go.Figure:
     figure.update_layout(
         template=THEME,
         barmode="overlay",
-        title=f"Refusal metric of the training prompts, {_note(numbers)}",
+        title=f"Refusal metric of the training prompts, {_note(result)}",
         xaxis={"title": "refusal metric (log-odds, nats)"},
         yaxis={"title": "prompts"},
     )
     return figure
 
 
-def _selection(numbers: Mapping[str, Any]) -> go.Figure:
+def _selection(result: Result) -> go.Figure:
     """Scores against source layer, a line per source position; random directions as a grey band."""
-    table, picked, random = numbers["candidates"], numbers["selected"], numbers["random_directions"]
-    base = numbers["selection_baseline"]
-    names = numbers["post_inst_tokens"]
+    table, picked, random = result.candidates, result.selected, result.random_directions
+    baseline = result.selection_baseline
+    levels = {"bypass": baseline.harmful, "induce": baseline.harmless, "kl": result.rule.kl_threshold}
+    names = result.post_inst_tokens
     figure = make_subplots(rows=1, cols=3, subplot_titles=list(SCORES.values()))
-    positions = sorted({row["position"] for row in table})
-    last = max(row["layer"] for row in table)
+    positions = sorted({row.position for row in table})
+    last = max(row.layer for row in table)
     for column, score in enumerate(SCORES, start=1):
-        if drawn := random["directions"]:
-            xs = random["layers"] if score == "induce" else [0, last]
-            values = [d[score] if score == "induce" else [d[score]] * 2 for d in drawn]
+        if controls := random.directions:
+            xs = random.layers if score == "induce" else [0, last]
+            values = [d.induce if score == "induce" else [getattr(d, score)] * 2 for d in controls]
             low, high = ([f(v) for v in zip(*values, strict=True)] for f in (min, max))
             figure.add_scatter(
                 x=[*xs, *xs[::-1]],
@@ -251,7 +256,7 @@ def _selection(numbers: Mapping[str, Any]) -> go.Figure:
                 mode="lines",
                 line={"width": 0},
                 fillcolor="rgba(127,127,127,0.35)",
-                name=f"{len(drawn)} random directions, range",
+                name=f"{len(controls)} random directions, range",
                 showlegend=column == 1,
                 legendgroup="random",
                 hoverinfo="skip",
@@ -259,14 +264,14 @@ def _selection(numbers: Mapping[str, Any]) -> go.Figure:
                 col=column,
             )
         for number, position in enumerate(positions):
-            rows = [row for row in table if row["position"] == position]
+            rows = [row for row in table if row.position == position]
             figure.add_scatter(
                 name=f"position {position} {names[position]!r}",
                 legendgroup=str(position),
                 showlegend=column == 1,
-                x=[row["layer"] for row in rows],
-                y=[row[score] for row in rows],
-                customdata=[row["reason"] or "kept" for row in rows],
+                x=[row.layer for row in rows],
+                y=[getattr(row, score) for row in rows],
+                customdata=[row.reason or "kept" for row in rows],
                 mode="lines+markers",
                 line={
                     "color": COLOURS[number % len(COLOURS)],
@@ -279,10 +284,10 @@ def _selection(numbers: Mapping[str, Any]) -> go.Figure:
                 col=column,
             )
         figure.add_scatter(
-            x=[picked["layer"]],
-            y=[picked[score]],
+            x=[picked.layer],
+            y=[getattr(picked, score)],
             mode="markers",
-            name=f"picked: layer {picked['layer']}, position {picked['position']}",
+            name=f"picked: layer {picked.layer}, position {picked.position}",
             legendgroup="picked",
             showlegend=column == 1,
             marker={
@@ -295,10 +300,9 @@ def _selection(numbers: Mapping[str, Any]) -> go.Figure:
             row=1,
             col=column,
         )
-        level = {"bypass": base["harmful"], "induce": base["harmless"], "kl": numbers["rule"]["kl_threshold"]}
-        if level[score] is not None and math.isfinite(level[score]):
+        if (level := levels[score]) is not None:
             figure.add_hline(
-                y=level[score],
+                y=level,
                 line={"color": "#444", "dash": "dash", "width": 1},
                 row=1,  # pyright: ignore[reportArgumentType]
                 col=column,  # pyright: ignore[reportArgumentType]
@@ -313,16 +317,16 @@ def _selection(numbers: Mapping[str, Any]) -> go.Figure:
         height=640,
         font={"size": 18},
         margin={"t": 120},
-        title=f"Scores of the candidates; dashed: no intervention, and the KL limit; {_note(numbers)}",
+        title=f"Scores of the candidates; dashed: no intervention, and the KL limit; {_note(result)}",
         legend={"y": -0.2},
     )
     return figure
 
 
-def _scatter(numbers: Mapping[str, Any]) -> go.Figure:
-    scatter = numbers["scatter"]
+def _scatter(result: Result) -> go.Figure:
+    scatter = result.scatter
     figure = go.Figure()
-    for number, (name, points) in enumerate(scatter["points"].items()):
+    for number, (name, points) in enumerate(scatter.points.items()):
         figure.add_scatter(
             name=name,
             x=[p[0] for p in points],
@@ -337,34 +341,33 @@ def _scatter(numbers: Mapping[str, Any]) -> go.Figure:
             },
             hovertemplate=f"{name} {number}: %{{x:.2f}}, %{{y:.2f}}<extra></extra>",
         )
-    share = scatter["explained_variance"]
+    share = scatter.explained_variance
     figure.update_layout(
         template=THEME,
-        title=f"Last token at layer {scatter['layer']}, with and without subtracting r, {_note(numbers)}",
+        title=f"Last token at layer {scatter.layer}, with and without subtracting r, {_note(result)}",
         xaxis={"title": f"PC 1 of the unmodified activations ({share[0]:.0%} of variance)"},
         yaxis={"title": f"PC 2 ({share[1]:.0%})"},
     )
     return figure
 
 
-def _base_check(numbers: Mapping[str, Any]) -> go.Figure:
-    check = numbers["base_check"]
+def _base_check(result: Result, check: BaseCheck) -> go.Figure:
     figure = go.Figure()
-    for name, values in check["cosine"].items():
+    for name, profile in check.cosine.items():
         figure.add_traces(
             band(
                 name,
-                values["mean"],
-                values["sd"],
+                profile.mean,
+                profile.sd,
                 colour=COLOURS[1 if "harmful" in name else 0],
                 dash="dot" if name.startswith("base") else "solid",
                 symbol="circle" if "harmful" in name else "x",
             )
         )
-    _mark_layer(figure, numbers)
+    _mark_layer(figure, result)
     figure.update_layout(
         template=THEME,
-        title=f"A newline after the prompt against the chat model's direction: {check['model']}, {check['base']}",
+        title=f"A newline after the prompt against the chat model's direction: {check.model}, {check.base}",
         xaxis={"title": "layer (input of the block)"},
         yaxis={"title": "cosine with the refusal direction"},
     )

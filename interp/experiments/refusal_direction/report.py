@@ -1,89 +1,87 @@
-"""Tables, verdicts and the page of the refusal-direction experiment, from its stored numbers alone.
+"""Tables, verdicts and the page of the refusal-direction experiment, from a stored result alone.
 
 Table numbers are those of the final arXiv version of Arditi et al. 2024 (2406.11717).
 """
 
-from collections.abc import Mapping
-from typing import Any
-
-from interp.display.page import Section, Table, html_report, notes_on, shown_rate
+from interp.display.cards import Table
+from interp.display.page import Section, html_report
+from interp.experiments.refusal_direction import Result
 from interp.experiments.refusal_direction.figures import ARM_LABELS, CONTROLS, SCORES, figures
 
-__all__ = ["figures", "rate_table", "report", "verdicts"]
 
-
-def rate_table(numbers: Mapping[str, Any]) -> Table:
+def rate_table(result: Result) -> Table:
     """Refusal rates by kind and intervention, both substring lists."""
     rows = [
         [
             kind,
             ARM_LABELS[arm] + (" (control)" if ARM_LABELS[arm] in CONTROLS else ""),
-            by["12"]["n"],
-            shown_rate(by["12"]),
-            shown_rate(by["24"]),
+            rates.arditi.n,
+            rates.arditi.percent,
+            rates.zhao.percent,
         ]
-        for kind, arms in numbers["refusal_rate"].items()
-        for arm, by in arms.items()
+        for kind, arms in result.refusal_rate.items()
+        for arm, rates in arms.items()
     ]
     return Table(header=["prompts", "intervention", "n", "12 substrings", "24 substrings"], rows=rows)
 
 
-def selection_table(numbers: Mapping[str, Any]) -> Table:
+def selection_table(result: Result) -> Table:
     """Table 5: the picked candidate and its scores."""
-    s, where = numbers["selected"], numbers["provenance"]
-    row = [where["model"], s["position"], f"{s['layer']}/{where['n_layers']}"]
+    picked, model = result.selected, result.provenance.model
+    n_layers = "" if model is None else f"/{model.n_layers}"
+    row = [result.provenance.model_name, picked.position, f"{picked.layer}{n_layers}"]
     return Table(
         header=["model", "i*", "l*/L", "bypass", "induce", "KL"],
-        rows=[[*row, *(round(s[k], 3) for k in ("bypass", "induce", "kl"))]],
+        rows=[[*row, *(round(getattr(picked, score), 3) for score in SCORES)]],
     )
 
 
-def stability_table(numbers: Mapping[str, Any], most: int = 5) -> Table:
-    """How often each candidate is picked over resampled validation prompts."""
-    by_place = {(c["position"], c["layer"]): c for c in numbers["candidates"]}
+def stability_table(result: Result, *, n: int = 5) -> Table:
+    """How often each candidate is picked over resampled validation prompts: the n most frequent picks."""
+    by_place = {(c.position, c.layer): c for c in result.candidates}
     rows = []
-    for entry in numbers["pick_stability"][:most]:
-        if entry["position"] is None:
-            rows.append(["nothing passes", "", entry["share"], "", "", ""])
+    for pick in result.pick_stability[:n]:
+        if pick.position is None or pick.layer is None:
+            rows.append(["nothing passes", "", pick.share, "", "", ""])
             continue
-        scored = by_place[entry["position"], entry["layer"]]
-        rows.append([entry["position"], entry["layer"], entry["share"], *(scored[k] for k in SCORES)])
+        scored = by_place[pick.position, pick.layer]
+        rows.append([pick.position, pick.layer, pick.share, *(getattr(scored, score) for score in SCORES)])
     return Table(header=["position", "layer", "share of draws", "bypass", "induce", "KL"], rows=rows)
 
 
-def cross_entropy_table(numbers: Mapping[str, Any]) -> Table:
+def cross_entropy_table(result: Result) -> Table:
     """Table 9: cross-entropy in nats per token, with 95% intervals."""
-    arms = list(next(iter(numbers["cross_entropy"].values())))
+    arms = list(next(iter(result.cross_entropy.values())))
     rows = [
         [
             corpus,
-            by["baseline"]["n"],
-            *(f"{by[a]['value']:.3f} [{by[a]['low']:.3f}, {by[a]['high']:.3f}]" for a in arms),
+            by["baseline"].n,
+            *(f"{by[arm].value:.3f} [{by[arm].low:.3f}, {by[arm].high:.3f}]" for arm in arms),
         ]
-        for corpus, by in numbers["cross_entropy"].items()
+        for corpus, by in result.cross_entropy.items()
     ]
     return Table(header=["corpus", "tokens", *(ARM_LABELS[arm] for arm in arms)], rows=rows)
 
 
-def verdicts(numbers: Mapping[str, Any]) -> list[str]:
+def verdicts(result: Result) -> list[str]:
     """What the data say, claim by claim, in words that follow from the intervals."""
-    rates = numbers["refusal_rate"]
+    rates = result.refusal_rate
 
     def against(kind: str, arm: str, control: str, claim: str, lower: bool) -> str:
         if arm not in rates[kind]:
-            return f"Not measured: {claim} ({numbers['skipped'][arm]})."
-        a, b = rates[kind][arm]["12"], rates[kind][control]["12"]
-        seen = a["high"] < b["low"] if lower else a["low"] > b["high"]
+            return f"Not measured: {claim} ({result.skipped[arm]})."
+        a, b = rates[kind][arm].arditi, rates[kind][control].arditi
+        seen = a.below(b) if lower else a.above(b)
         return (
-            f"{'Seen' if seen else 'Not seen'}: {claim} ({shown_rate(a)} against {shown_rate(b)} for "
-            f"{ARM_LABELS[control]}, {kind}, n = {a['n']})."
+            f"{'Seen' if seen else 'Not seen'}: {claim} ({a.percent} against {b.percent} for "
+            f"{ARM_LABELS[control]}, {kind}, n = {a.n})."
         )
 
-    losses = numbers["cross_entropy"]
-    order = all(by["ablation"]["value"] < by["addition_minus"]["value"] for by in losses.values())
+    losses = result.cross_entropy
+    order = all(by["ablation"].value < by["addition_minus"].value for by in losses.values())
     changes = "; ".join(
-        f"{corpus} {by['ablation']['value'] - by['baseline']['value']:+.3f} and "
-        f"{by['addition_minus']['value'] - by['baseline']['value']:+.3f}"
+        f"{corpus} {by['ablation'].value - by['baseline'].value:+.3f} and "
+        f"{by['addition_minus'].value - by['baseline'].value:+.3f}"
         for corpus, by in losses.items()
     )
     return [
@@ -106,55 +104,54 @@ def verdicts(numbers: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def report(numbers: Mapping[str, Any]) -> str:
+def report(result: Result) -> str:
     """The experiment's page."""
-    drawn, where, picked = figures(numbers), numbers["provenance"], numbers["selected"]
-    notes = notes_on(where)
-    if not numbers["rule"]["published"]:
+    drawn, about, picked, rule = figures(result), result.provenance, result.selected, result.rule
+    notes = list(about.notes)
+    if not rule.published:
         notes.append(
-            "The selection rule was relaxed by the user: "
-            f"{numbers['rule']['text']}; the published one is KL <= 0.1, induce >= 0."
+            f"The selection rule was relaxed by the user: {rule.text}; the published one is KL <= 0.1, induce >= 0."
         )
     counts = ", ".join(
-        f"{k.replace('_', ' ')} {v['kept']}/{v['of']}" for k, v in numbers["filtered_counts"].items()
+        f"{name.replace('_', ' ')} {count.behaving}/{count.of}"
+        for name, count in result.filtered_counts.items()
     )
-    tokens = numbers["refusal_tokens"]
+    tokens = result.refusal_tokens
     named = ", ".join(
         f"{text!r} ({a:.2f} on harmful, {b:.2f} on harmless)"
-        for text, a, b in zip(tokens["texts"], tokens["harmful_mass"], tokens["harmless_mass"], strict=True)
+        for text, a, b in zip(tokens.texts, tokens.harmful_mass, tokens.harmless_mass, strict=True)
     )
-    inside = numbers["mechanism"]
-    explained = inside["explained"]
+    mechanism, explained = result.mechanism, result.mechanism.explained
     sections = [
         Section(
             title="What was found",
-            text=verdicts(numbers),
+            text=verdicts(result),
             notes=notes,
-            tables=[rate_table(numbers)],
+            tables=[rate_table(result)],
             figures=[drawn["fig01_bypass"], drawn["fig03_induce"], drawn["fig23_subtract"]],
         ),
         Section(
             title="Prompts and refusal metric (section 2.3)",
             text=[
-                f"Refusal tokens, {'found on the training prompts' if tokens['found'] else 'given'}: {named}. Kept "
-                f"after filtering: {counts}."
+                f"Refusal tokens, {'given' if result.config.refusal_tokens else 'found on the training prompts'}: "
+                f"{named}. Kept after filtering: {counts}."
             ],
             figures=[drawn["fig09_first_tokens"], drawn["fig10_refusal_metric"]],
         ),
         Section(
             title="Selection (section 2.3, appendix C)",
             text=[
-                f"Rule: {numbers['rule']['text']}. Picked: layer {picked['layer']}, position {picked['position']} "
-                f"({numbers['post_inst_tokens'][picked['position']]!r}), norm {numbers['selected_norm']:.2f}.",
+                f"Rule: {rule.text}. Picked: layer {picked.layer}, position {picked.position} "
+                f"({result.post_inst_tokens[picked.position]!r}), norm {result.selected_norm:.2f}.",
                 "Sweep: "
                 + (
                     "every score of every candidate was measured."
-                    if numbers["sweep"] == "exhaustive"
+                    if result.config.sweep == "exhaustive"
                     else "what provably cannot win was not measured, so lines have gaps."
                 ),
                 "The second table draws the validation prompts anew with replacement: near-ties swap.",
             ],
-            tables=[selection_table(numbers), stability_table(numbers)],
+            tables=[selection_table(result), stability_table(result)],
             figures=[drawn["fig11_selection"]],
         ),
         Section(
@@ -162,26 +159,26 @@ def report(numbers: Mapping[str, Any]) -> str:
             text=[
                 "Nats per token, 95% bootstrap intervals; 'own replies' are the unmodified model's to harmless prompts."
             ],
-            tables=[cross_entropy_table(numbers)],
+            tables=[cross_entropy_table(result)],
         ),
         Section(
             title="Mechanism (section 5)",
             text=[
-                f"{inside['n']['refused']} harmful prompts that the model refuses, under each condition; "
-                f"{inside['n']['answered']} harmless ones for reference.",
-                f"Projection of the final stream on the direction, plain requests: total {explained['total']:.2f} = "
-                f"embedding {explained['embedding']:.2f} + heads {explained['heads']:.2f} (the top "
-                f"{len(inside['heads'])} of them {explained['top_heads']:.2f}) + MLPs {explained['mlps']:.2f} + rest "
-                f"{explained['rest']:.2f}."
+                f"{mechanism.n_refused} harmful prompts that the model refuses, under each condition; "
+                f"{mechanism.n_answered} harmless ones for reference.",
+                f"Projection of the final stream on the direction, plain requests: total {explained.total:.2f} = "
+                f"embedding {explained.embedding:.2f} + heads {explained.heads:.2f} (the top "
+                f"{len(mechanism.heads)} of them {explained.top_heads:.2f}) + MLPs {explained.mlps:.2f} + rest "
+                f"{explained.rest:.2f}."
                 if explained
-                else f"No attribution to heads: {inside['skipped']}.",
+                else f"No attribution to heads: {mechanism.skipped}.",
             ],
             tables=[
                 Table(
                     header=["condition", "refusal metric (nats)", "95% interval"],
                     rows=[
-                        [name, e["value"], f"[{e['low']:.2f}, {e['high']:.2f}]"]
-                        for name, e in inside["refusal_metric"].items()
+                        [name, e.value, f"[{e.low:.2f}, {e.high:.2f}]"]
+                        for name, e in mechanism.refusal_metric.items()
                     ],
                 )
             ],
@@ -204,7 +201,7 @@ def report(numbers: Mapping[str, Any]) -> str:
             )
         )
     lead = (
-        f"Arditi et al. 2024 on {where['model']}, prompt set {where['prompts']['name']}; "
-        f"{numbers['seconds']['total']:.0f} s on {where['device']}."
+        f"Arditi et al. 2024 on {about.model_name}, prompt set {about.prompts_name}; "
+        f"{result.seconds['total']:.0f} s on {about.device}."
     )
-    return html_report("Refusal is mediated by a single direction", lead, sections, where)
+    return html_report("Refusal is mediated by a single direction", lead, sections, about)

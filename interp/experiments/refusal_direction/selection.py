@@ -1,0 +1,125 @@
+"""Section 2.3 and appendix C: the pick among the candidates, how stable it is, and random directions as a control.
+
+Scores and rule are those of `interp.representations.selection`; `interp.representations.sweeps` measures them.
+
+Source: Arditi et al. 2024, arXiv:2406.11717; random directions and resampling are ours.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.data.prompts import PromptSet
+from interp.directions import Direction, random_direction
+from interp.experiments.refusal_direction import Config
+from interp.experiments.refusal_direction.candidates import Candidates
+from interp.experiments.refusal_direction.results import RandomControls, RandomScores, SelectionBaseline
+from interp.representations.picks import choose, pick_stability, scored_candidates
+from interp.representations.selection import Candidate, PickShare, RuleUsed, ScoredCandidate
+from interp.representations.sweeps import Place, Sweep
+from interp.storage.provenance import provenance
+from interp.storage.stages import Stages
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The pick on the validation prompts."""
+
+    selected: Candidate
+    rule: RuleUsed
+    candidates: tuple[ScoredCandidate, ...]
+    stability: tuple[PickShare, ...]
+    baseline: SelectionBaseline
+
+
+def select(sweep: Sweep, config: Config, stages: Stages) -> Selection:
+    """Lowest bypass among the candidates that pass the rule.
+
+    Raises:
+        NothingSurvives: no candidate passes; the message names the nearest misses.
+    """
+    selected, rule = choose(
+        sweep, [config.rule], exhaustive=config.sweep == "exhaustive", progress=stages.progress
+    )
+    # Stability measures its contenders in full, so it comes before the table of scores is read.
+    stability = pick_stability(sweep, rule, seed=config.seed)
+    harmful, harmless = sweep.baseline[: sweep.n_harmful], sweep.baseline[sweep.n_harmful :]
+    return Selection(
+        selected=selected,
+        rule=rule.used(sweep.model.n_layers),
+        candidates=scored_candidates(sweep, rule),
+        stability=stability,
+        baseline=SelectionBaseline(harmful=harmful.mean().item(), harmless=harmless.mean().item()),
+    )
+
+
+def picked_direction(
+    sweep: Sweep, selected: Candidate, candidates: Candidates, prompts: PromptSet, config: Config
+) -> Direction:
+    """The picked direction at its natural length, with where it comes from."""
+    return Direction(
+        vector=sweep.directions[selected.position, selected.layer],
+        layer=selected.layer,
+        position=str(selected.position),
+        sign="refused harmful - answered harmless",
+        mean_activation_norm=candidates.mean_norms[selected.layer, selected.position].item(),
+        provenance=provenance(sweep.model.provenance, prompts.provenance, config),
+    )
+
+
+def random_controls(sweep: Sweep, direction: Direction, config: Config, stages: Stages) -> RandomControls:
+    """Random directions of equal norm through the three scores; induce at every few layers."""
+    position = int(direction.position)
+    layers = tuple(range(0, sweep.model.n_layers, config.random_every))
+    norms = {layer: sweep.directions[position, layer].norm() for layer in layers}
+
+    def scores(seed: int) -> RandomScores:
+        vector = random_direction(direction.vector, seed=seed)
+        ablated = sweep.ablate(vector)
+        return RandomScores(
+            seed=seed,
+            bypass=ablated[: sweep.n_harmful].mean().item(),
+            kl=ablated[sweep.n_harmful :].mean().item(),
+            induce=tuple(
+                sweep.add(vector / vector.norm() * norms[layer], layer).mean().item() for layer in layers
+            ),
+        )
+
+    return RandomControls(
+        layers=layers,
+        directions=tuple(
+            stages.keep(
+                f"random-{i}{position}-{direction.layer}", lambda i=i: scores(config.seed + i), RandomScores
+            )
+            for i in stages.progress(range(config.n_random), "random directions")
+        ),
+    )
+
+
+def score_tensors(sweep: Sweep) -> dict[str, Tensor]:
+    """What a run keeps: `mean_diffs` [position, layer, d_model], and each score of every prompt [candidate, prompt]."""
+    positions = sorted({position for position, _ in sweep.directions})
+    return {
+        "mean_diffs": torch.stack(
+            [
+                torch.stack([sweep.directions[position, layer] for layer in range(sweep.model.n_layers)])
+                for position in positions
+            ]
+        ),
+        "bypass": _measured(sweep, sweep.ablated, range(sweep.n_harmful)),
+        "kl": _measured(sweep, sweep.ablated, range(sweep.n_harmful, sweep.n_harmful + sweep.n_harmless)),
+        "induce": _measured(sweep, sweep.induced, range(sweep.n_harmless)),
+    }
+
+
+def _measured(sweep: Sweep, scores: Mapping[Place, Tensor], rows: range) -> Float[Tensor, "candidate prompt"]:
+    """Scores on these rows of every candidate; NaN where not measured."""
+    table = torch.full((len(sweep.directions), len(rows)), torch.nan)
+    for i, place in enumerate(sweep.directions):
+        if place in scores:
+            values = scores[place][rows.start : rows.stop]
+            table[i] = torch.where(values.isinf(), torch.nan, values)
+    return table
