@@ -16,6 +16,7 @@ from torch import Tensor
 from interp.directions import cosine
 from interp.evaluation.records import LEAST_IN_GROUP, Group
 from interp.experiments.harmfulness.results import (
+    Among,
     Band,
     Clusters,
     Curve,
@@ -25,6 +26,7 @@ from interp.experiments.harmfulness.results import (
     PositionMargin,
     PromptBeliefs,
     Separation,
+    Tells,
 )
 from interp.representations.beliefs import Centres, belief, both_beliefs, fit_centres
 from interp.representations.records import HarmAndRefusal
@@ -95,8 +97,11 @@ def _shuffled(groups: Groups, anchors: Anchors, role: int, *, draws: int, seed: 
         for name in means:
             means[name].append(margin(groups[name][:, :, role]).mean(0))
     ends = torch.tensor([0.025, 0.975]).double()
-    bands = {name: torch.stack(margins).quantile(ends, dim=0).tolist() for name, margins in means.items()}
-    return {name: Band(low=tuple(low), high=tuple(high)) for name, (low, high) in bands.items()}
+    bands: dict[Group, Band] = {}
+    for name, margins in means.items():
+        low, high = torch.stack(margins).quantile(ends, dim=0).tolist()
+        bands[name] = Band(low=tuple(low), high=tuple(high))
+    return bands
 
 
 def beliefs(
@@ -104,15 +109,17 @@ def beliefs(
 ) -> GroupBeliefs:
     """Both beliefs of every prompt, their means by group, and what each belief tells apart (equations 3 and 4)."""
     centres = anchors.both_centres()
-    both = {name: both_beliefs(states, centres) for name, states in groups.items()}
-    points = {
+    both: dict[Group, HarmAndRefusal[Tensor]] = {
+        name: both_beliefs(states, centres) for name, states in groups.items()
+    }
+    points: dict[Group, tuple[PromptBeliefs, ...]] = {
         name: tuple(
             PromptBeliefs(id=i, beliefs=HarmAndRefusal(harm=harm, refusal=refusal))
             for i, harm, refusal in zip(ids[name], two.harm.tolist(), two.refusal.tolist(), strict=True)
         )
         for name, two in both.items()
     }
-    means = {
+    means: dict[Group, HarmAndRefusal[Estimate]] = {
         name: HarmAndRefusal(
             harm=mean_with_interval(two.harm.tolist(), seed=seed),
             refusal=mean_with_interval(two.refusal.tolist(), seed=seed),
@@ -122,7 +129,7 @@ def beliefs(
     return GroupBeliefs(points=points, means=means, separation=_separation(both, seed))
 
 
-_CONTRASTS = (
+_CONTRASTS: tuple[tuple[Tells, Among, Group, Group], ...] = (
     ("harmful from harmless", "refused", "refused harmful", "refused harmless"),
     ("harmful from harmless", "accepted", "accepted harmful", "accepted harmless"),
     ("refused from accepted", "harmful", "refused harmful", "accepted harmful"),
@@ -223,14 +230,13 @@ def _reliability(anchors: Anchors, *, seed: int, draws: int = 20) -> HarmAndRefu
 
 def yardstick(groups: Groups, anchors: Anchors) -> HarmAndRefusal[dict[Group, Curve]]:
     """Cosine of held-out states with each direction per layer, by group (section 3.2: 0.57 and -0.14 on Llama-2)."""
-    harm, refusal = (
-        {
-            group: _curve(cosine(states[:, :, role], direction.expand_as(states[:, :, role])))
-            for group, states in groups.items()
-        }
-        for role, direction in enumerate(anchors.directions())
-    )
-    return HarmAndRefusal(harm=harm, refusal=refusal)
+    directions = anchors.directions()
+
+    def along(role: int) -> dict[Group, Curve]:
+        read = {group: states[:, :, role] for group, states in groups.items()}
+        return {group: _curve(cosine(x, directions[role].expand_as(x))) for group, x in read.items()}
+
+    return HarmAndRefusal(harm=along(0), refusal=along(1))
 
 
 _MISBEHAVING: tuple[Group, ...] = ("accepted harmful", "refused harmless")

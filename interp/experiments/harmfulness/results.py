@@ -8,6 +8,11 @@ from interp.evaluation.records import Group
 from interp.representations.records import Belief, HarmAndRefusal, LeakCheck
 from interp.stats import Estimate, Measured
 
+Tells = Literal["harmful from harmless", "refused from accepted"]
+"""What a belief is asked to tell apart."""
+Among = Literal["refused", "accepted", "harmful", "harmless"]
+"""The label that all of the prompts share."""
+
 # Sections 3.1, 3.2 and 4: reading
 
 
@@ -84,9 +89,8 @@ class PromptBeliefs:
 class Separation:
     """How well one belief tells prompts apart that share the other label."""
 
-    tells: Literal["harmful from harmless", "refused from accepted"]
-    among: Literal["refused", "accepted", "harmful", "harmless"]
-    """The label that all of these prompts share."""
+    tells: Tells
+    among: Among
     belief: Belief
     auroc: Estimate
     """Not measurable where a side has too few prompts."""

@@ -17,7 +17,9 @@ def steering_figures(result: Result) -> dict[str, go.Figure]:
     """Figures of what was steered: nothing where the model answers too little, or no inverted question."""
     drawn: dict[str, go.Figure] = {}
     by = result.by_ending
-    steered = {ending: one.steering for ending, one in by.items() if one.steering is not None}
+    steered: dict[Ending, RefusalSweep] = {
+        ending: one.steering for ending, one in by.items() if one.steering is not None
+    }
     if steered:
         drawn["fig04_refusal_steering"] = _refusal_steering(result, steered)
     if (sweep := by["as-is"].inversion) is not None:

@@ -8,7 +8,7 @@ from interp.data.prompts import Ending, Kind
 from interp.evaluation.records import LEAST_IN_GROUP
 from interp.experiments.harmfulness import RANDOM, Result
 from interp.experiments.harmfulness.panels import ENDING_TITLES
-from interp.experiments.harmfulness.results import InversionSweep, Verdicts
+from interp.experiments.harmfulness.results import InversionSweep, TruncationRates, Verdicts
 from interp.representations.records import Belief
 from interp.stats import Estimate
 
@@ -36,8 +36,10 @@ def _said(seen: Mapping[Ending, bool], claim: str, details: str) -> str:
 
 
 def _truncation(result: Result) -> str:
-    rows = {ending: one.truncation["harmful"] for ending, one in result.by_ending.items()}
-    seen = {ending: rates.truncated.below(rates.whole) for ending, rates in rows.items()}
+    rows: dict[Ending, TruncationRates] = {
+        ending: one.truncation["harmful"] for ending, one in result.by_ending.items()
+    }
+    seen: dict[Ending, bool] = {ending: rates.truncated.below(rates.whole) for ending, rates in rows.items()}
     details = "; ".join(
         f"{ENDING_TITLES[ending]} {rates.whole.percent} to {rates.truncated.percent} "
         f"(without a word {rates.silent.percent}), n = {rates.whole.n}"
@@ -78,8 +80,10 @@ def _interval(estimate: Estimate) -> str:
 
 
 def _orthogonal(result: Result) -> str:
-    means = {ending: one.geometry.mean_cosine for ending, one in result.by_ending.items()}
-    seen = {ending: mean.high < 0.2 for ending, mean in means.items()}
+    means: dict[Ending, Estimate] = {
+        ending: one.geometry.mean_cosine for ending, one in result.by_ending.items()
+    }
+    seen: dict[Ending, bool] = {ending: mean.high < 0.2 for ending, mean in means.items()}
     details = "; ".join(f"{ENDING_TITLES[ending]} {_interval(mean)}" for ending, mean in means.items())
     return _said(seen, "the two directions are nearly orthogonal, mean cosine below 0.2", details)
 
@@ -151,7 +155,9 @@ def _induces(result: Result, arm: Literal["harmfulness", "refusal"]) -> str:
 
 
 def _inverted(result: Result) -> list[str]:
-    sweeps = {ending: one.inversion for ending, one in result.by_ending.items() if one.inversion is not None}
+    sweeps: dict[Ending, InversionSweep] = {
+        ending: one.inversion for ending, one in result.by_ending.items() if one.inversion is not None
+    }
     if not sweeps:
         return [
             "Not testable here: reply inversion (figure 5): unsteered, the model answers none of the questions well "
