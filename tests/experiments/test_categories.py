@@ -9,12 +9,17 @@ from torch import Tensor
 
 from interp.data.prompts import load_prompts
 from interp.directions import cosine_matrix
-from interp.experiments.categories import run as categories
-from interp.experiments.categories.run import Config, compare, off_diagonal
+from interp.experiments.categories import EXPERIMENT as CATEGORIES
+from interp.experiments.categories import Config
+from interp.experiments.categories import run as method
+from interp.experiments.categories.comparisons import compare, off_diagonal
+from interp.experiments.categories.groups import groups_of, pooled
+from interp.experiments.categories.summaries import estimate
 from interp.models.chat_model import ChatModel
-from interp.storage.untyped import load_result
 
-SMALL = Config(n_per_category=8, n_harmless=40, least=6, n_shuffles=20, n_halvings=4, max_new_tokens=2)
+SMALL = Config(
+    n_per_category=8, n_harmless=40, min_per_category=6, n_shuffles=20, n_halvings=4, max_new_tokens=2
+)
 C, N, D = 5, 40, 256
 
 
@@ -87,18 +92,18 @@ def test_a_constant_token_has_no_direction() -> None:
 @pytest.fixture(scope="module")
 def run(tiny: ChatModel, tmp_path_factory: pytest.TempPathFactory):
     out = tmp_path_factory.mktemp("runs") / "categories"
-    return categories.run(tiny, load_prompts(), SMALL, out=out), out
+    return CATEGORIES.run(tiny, load_prompts(), SMALL, out=out), out
 
 
 def test_a_run_holds_the_directions_of_its_prompts(tiny: ChatModel, run) -> None:
     from interp.representations.beliefs import states
 
-    result, out = run
-    numbers = load_result(out).numbers
-    assert len(numbers["categories"]) == 10
+    made, out = run
+    result = CATEGORIES.read(out).result
+    assert len(result.categories) == 10
     prompts = load_prompts(ending="period")
-    pools = {kind: categories.pooled(prompts, kind) for kind in ("harmful", "harmless")}
-    name = numbers["categories"][3]
+    pools = {kind: pooled(prompts, kind) for kind in ("harmful", "harmless")}
+    name = result.categories[3]
     chosen = [
         t for t, c in zip(pools["harmful"].texts, pools["harmful"].categories, strict=True) if c == name
     ][:8]
@@ -106,35 +111,50 @@ def test_a_run_holds_the_directions_of_its_prompts(tiny: ChatModel, run) -> None
         states(tiny, texts)[:, :, 0].double().mean(0) for texts in (chosen, pools["harmless"].texts[:40])
     )
     torch.testing.assert_close(
-        result.tensors["harmfulness/period"][3].double(), bad - good, rtol=1e-3, atol=1e-5
+        made.tensors["harmfulness/period"][3].double(), bad - good, rtol=1e-3, atol=1e-5
     )
     assert not out.with_name("categories.parts").exists()
     for ending in ("as-is", "period"):
-        table = numbers["by_ending"][ending]["harmfulness"]
-        assert table["cosines"][1][3][3] == pytest.approx(1.0)
-        assert all(e["low"] <= e["value"] <= e["high"] for e in table["off_diagonal"][1:])
-        assert numbers["by_ending"][ending]["refusal"]["cosines"][0][0][0] is None
+        directions = result.by_ending[ending].directions
+        assert directions.harm.cosines[1][3][3] == pytest.approx(1.0)
+        assert all(e.low <= e.value <= e.high for e in directions.harm.off_diagonal[1:])
+        assert math.isnan(directions.refusal.cosines[0][0][0])
+        assert not directions.refusal.off_diagonal[0].measurable
     # A random model refuses nothing by substring, so the refusal claim cannot be tested, and that is said.
-    assert not numbers["filtered"]
-    assert any(line.startswith("Not testable") for line in categories.verdicts(numbers))
+    assert not result.filtered
+    assert any(line.startswith("Not testable") for line in made.verdicts())
 
 
-def test_figures_and_page_are_drawn_from_the_stored_numbers_alone(run) -> None:
-    numbers = load_result(run[1]).numbers
-    drawn = categories.figures(numbers)
-    heat = drawn["category_cosines"]
+def test_figures_and_page_are_drawn_from_the_stored_result_alone(run) -> None:
+    stored = CATEGORIES.read(run[1])
+    heat = stored.figures()["category_cosines"]
     assert len(heat.data) == 4
     steps = heat.layout.sliders[0].steps
     assert len(steps) == 1 + 4  # the mean, and layers 0..L
-    assert steps[2].args[0]["z"][0] == tuple(
-        map(tuple, numbers["by_ending"]["as-is"]["harmfulness"]["cosines"][1])
-    ) or (
-        json.dumps(steps[2].args[0]["z"][0])
-        == json.dumps(numbers["by_ending"]["as-is"]["harmfulness"]["cosines"][1])
-    )
-    page = categories.report(numbers)
+    expected = stored.result.by_ending["as-is"].directions.harm.cosines[1]
+    assert torch.tensor(steps[2].args[0]["z"][0]).tolist() == torch.tensor(expected).tolist()
+    page = stored.report()
     assert "Not testable" in page
     assert not any(text in page for text in load_prompts()["harmful", "test"].texts)
+
+
+def test_a_killed_run_continues(tiny: ChatModel, run, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    real = method.states
+
+    def counted(*args, **options):
+        read.append(1)
+        if len(read) == 3:  # prompts as they are have been read, and their directions are kept
+            raise KeyboardInterrupt
+        return real(*args, **options)
+
+    monkeypatch.setattr(method, "states", counted)
+    with pytest.raises(KeyboardInterrupt):
+        CATEGORIES.run(tiny, load_prompts(), SMALL, out=tmp_path / "run")
+    made = CATEGORIES.run(tiny, load_prompts(), SMALL, out=tmp_path / "run")
+    assert len(read) == 3 + 2
+    ending = made.result.by_ending["period"].directions.harm.mean
+    assert ending.off_diagonal == run[0].result.by_ending["period"].directions.harm.mean.off_diagonal
 
 
 def test_labelled_files_and_their_mistakes(tiny: ChatModel, tmp_path) -> None:
@@ -144,26 +164,26 @@ def test_labelled_files_and_their_mistakes(tiny: ChatModel, tmp_path) -> None:
     (tmp_path / "harmful.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (tmp_path / "harmless.txt").write_text("\n".join(f"Name {i} birds" for i in range(40)))
     files = {"harmful": tmp_path / "harmful.jsonl", "harmless": tmp_path / "harmless.txt"}
-    numbers = categories.run(tiny, load_prompts(files), SMALL).numbers
-    assert numbers["categories"] == ["kind 0", "kind 1", "kind 2"]
-    assert [c["prompts"] for c in numbers["counts"].values()] == [8, 8, 8]
+    result = CATEGORIES.run(tiny, load_prompts(files), SMALL).result
+    assert result.categories == ("kind 0", "kind 1", "kind 2")
+    assert [count.of for count in result.counts.values()] == [8, 8, 8]
     (tmp_path / "harmful.jsonl").write_text("\n".join(json.dumps({"prompt": f"Say {i}"}) for i in range(36)))
     with pytest.raises(
         ValueError, match="must have 3 harm categories of 6 prompts or more, got none; give a file"
     ):
-        categories.run(tiny, load_prompts(files), SMALL)
+        CATEGORIES.run(tiny, load_prompts(files), SMALL)
     with pytest.raises(ValueError, match="compares endings itself"):
-        categories.run(tiny, load_prompts(ending="period"), SMALL)
-    with pytest.raises(ValueError, match="least must be 2 or more, got 1"):
-        Config(least=1)
+        CATEGORIES.run(tiny, load_prompts(ending="period"), SMALL)
+    with pytest.raises(ValueError, match="min_per_category must be 2 or more, got 1"):
+        Config(min_per_category=1)
 
 
 def test_a_model_that_refuses_everything_is_filtered_and_compared() -> None:
     refused = {"harmful": [True] * 24, "harmless": [False] * 20}
     labels = torch.arange(3).repeat_interleave(8)
-    groups = categories._groups(refused, labels, ["a", "b", "c"], SMALL)
-    assert groups["refusal"].filtered
-    assert len(groups["refusal"].rows) == 24
+    groups = groups_of(refused, labels, ["a", "b", "c"], SMALL)
+    assert groups.refusal.filtered
+    assert len(groups.refusal.rows) == 24
     few = {"harmful": [i % 8 < 2 for i in range(24)], "harmless": [False] * 20}
-    assert not categories._groups(few, labels, ["a", "b", "c"], SMALL)["refusal"].filtered
-    assert math.isnan(categories._rate(torch.tensor(math.nan), torch.zeros(3), 1).value)
+    assert not groups_of(few, labels, ["a", "b", "c"], SMALL).refusal.filtered
+    assert not estimate(torch.tensor(math.nan), torch.zeros(3), 1, "").measurable
