@@ -19,7 +19,7 @@
 import interp
 
 SOURCE = "stored"  # "computed": about 15 minutes on two cores
-run = interp.run("refusal-direction", source=SOURCE)
+run = interp.run("refusal-direction", source=SOURCE, settings={"sweep": "exhaustive"})
 run
 
 # %% [markdown]

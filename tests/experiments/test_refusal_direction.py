@@ -298,7 +298,7 @@ def test_settings_are_checked() -> None:
     object.__setattr__(config, "sweep", "all")  # the tests' type checks would refuse it first
     with pytest.raises(ValueError, match="sweep must be default or exhaustive, got 'all'"):
         config.__post_init__()
-    with pytest.raises(ValueError, match="sweep: Input should be 'default' or 'exhaustive', got 'all'"):
+    with pytest.raises(ValueError, match="sweep: input should be 'default' or 'exhaustive', got 'all'"):
         REFUSAL_DIRECTION.configure({"sweep": "all"})
     with pytest.raises(ValueError, match="n_val must be 1 or more, got 0"):
         Config(n_val=0)
@@ -317,8 +317,8 @@ def test_the_command_sets_what_is_asked_and_refuses_the_rest(saved_tiny: Path, t
     for setting, message in (
         ("kl=1", "give name=value, name one of"),
         ("kl_threshold", "give name=value"),
-        ("kl_threshold=small", "kl_threshold: Input should be a valid number"),
-        ("suffixes=abc", "suffixes: Input should be a valid tuple"),
+        ("kl_threshold=small", "kl_threshold: input should be a valid number"),
+        ("suffixes=abc", "suffixes: input should be a valid tuple"),
     ):
         done = invoke(setting)
         assert done.exit_code == 2
