@@ -42,6 +42,8 @@ class ModelProvenance:
     """Of the weights, e.g. `float32`."""
     device: str
     """Where it ran, e.g. `cpu`."""
+    chat_template: str | None = None
+    """Given in place of the tokenizer's own: a file, or `plain`."""
 
 
 @dataclass(frozen=True, kw_only=True)
