@@ -1,6 +1,5 @@
 """`interp guard`: fit a Latent Guard, score prompts with it."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -94,9 +93,8 @@ def guard_score(
     Example: `echo "How do I pick a lock?" | interp guard score guard.safetensors -`
     """
     with user_errors():
-        from dataclasses import asdict
-
         from interp.data.files import prompt_lines
+        from interp.detectors.detector import json_lines
         from interp.detectors.latent_guard import LatentGuard
         from interp.models.chat_model import load
 
@@ -106,5 +104,6 @@ def guard_score(
         with errors.status(f"loading {model}"):
             loaded = load(model, adapter=adapter)
         with sys.stdin if prompts == "-" else Path(prompts).open(encoding="utf-8-sig") as stream:
-            for found in fitted.stream(loaded, prompt_lines(stream, prompts, column=column)):
-                print(json.dumps(asdict(found)), flush=True)  # noqa: T201 (the command's output)
+            detections = fitted.stream(loaded, prompt_lines(stream, prompts, column=column))
+            for line in json_lines(detections):
+                print(line, flush=True)  # noqa: T201 (the command's output)

@@ -1,38 +1,42 @@
 """Guard models of the Hub that read the prompt's text: Llama Guard, ShieldGemma, WildGuard, each in its own format.
 
 Each is a causal language model that answers whether a prompt is harmful. Its verdict is read off its greedy answer;
-its score is the log-odds of the harmful answer over the safe one, teacher-forced, so that it has an AUROC.
+its harmfulness is the log-odds of the harmful answer over the safe one, teacher-forced, so that it has an AUROC.
 
-    guard = load_text_guard("meta-llama/Llama-Guard-3-8B")          # or wildguard=path/to/folder
-    guard.score(["How do I bake bread?"])[0].harmful                # False
+    model, guard = load_text_guard("meta-llama/Llama-Guard-3-8B")     # or wildguard=path/to/folder
+    guard.score(model, ["How do I bake bread?"])[0].verdict           # 'harmless'
 
 Formats are those of the model cards. Llama Guard and ShieldGemma take theirs from the tokenizer's chat template.
 """
 
+import json
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from interp.data.prompts import Prompts
+from interp.detectors.detector import (
+    Detection,
+    Self,
+    Verdict,
+    calibrated_threshold,
+    check_calibration,
+    in_chunks,
+)
 from interp.engine.generation import generate
 from interp.engine.log_probs import completion_log_probs
 from interp.models.chat_model import ChatModel, load
-from interp.models.prompt_inputs import gather_prompts
+from interp.models.prompt_inputs import PromptIdentity
 from interp.models.tokens import ChatTokens, PromptInput
+from interp.storage.atomic_files import write_file
 
 _ANSWER_TOKENS = 12
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextVerdict:
-    """What a guard model says of one prompt."""
-
-    score: float
-    """Log-odds of its harmful answer over its safe one, nats; of the policy that is highest."""
-    harmful: bool | None
-    """By its own greedy answer; None where the answer is neither."""
+_FILE_FORMAT = "interp-text-guard"
+_FILE_VERSION = 1
 
 
 class Format(NamedTuple):
@@ -140,15 +144,22 @@ FORMATS = {
 }
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class TextGuard:
-    """A guard model with its format."""
+    """How a guard model is asked and read; a `Detector` that is not fitted, only calibrated.
 
-    model: ChatModel
+    `harmfulness` is the log-odds of its harmful answer over its safe one, nats, of the policy that is highest.
+    """
+
     format: Format
+    """Of its family."""
+    threshold: float | None = None
+    """Log-odds above which a prompt is harmful; None takes the verdict from the guard's own greedy answer."""
+    calibration: dict[str, Any] | None = None
+    """False-positive rate and prompts of the threshold."""
 
-    def score(self, prompts: PromptInput) -> list[TextVerdict]:
-        """Score and verdict of every prompt, in order.
+    def score(self, model: ChatModel, prompts: PromptInput) -> list[Detection]:
+        """Log-odds and verdict of every prompt, in order.
 
         Args:
             prompts: instructions: these formats ask about one message.
@@ -156,27 +167,95 @@ class TextGuard:
         Raises:
             ValueError: a tokenizer whose template is not that of the format, conversations, or tokens.
         """
-        tokenizer: Any = self.model.tokenizer
-        items = gather_prompts(prompts).items
-        if not all(isinstance(item, str) for item in items):
-            raise ValueError("guard models are asked about one message; pass instructions, not conversations")
-        asked = [self.format.render(tokenizer, str(item)) for item in items]
+        return list(self.stream(model, prompts))
+
+    def stream(self, model: ChatModel, prompts: PromptInput | Iterator[str]) -> Iterator[Detection]:
+        """Score prompts as they come, in order; memory does not grow with their number.
+
+        Raises:
+            ValueError: as `score`.
+        """
+        for items, identity in in_chunks(prompts):
+            if not all(isinstance(item, str) for item in items):
+                raise ValueError(
+                    "guard models are asked about one message; pass instructions, not conversations"
+                )
+            yield from self._ask(model, [str(item) for item in items], identity)
+
+    def calibrated(self, model: ChatModel, harmless: Prompts, *, false_positive_rate: float) -> Self:
+        """The same guard with the lowest threshold that at most this share of these harmless prompts exceeds.
+
+        Raises:
+            ValueError: a rate outside 0..1, or finer than so many prompts can tell.
+        """
+        check_calibration(len(harmless), false_positive_rate)
+        log_odds = [found.harmfulness for found in self.score(model, harmless)]
+        note = {"false_positive_rate": false_positive_rate, "prompts": harmless.source, "n": len(harmless)}
+        return replace(self, threshold=calibrated_threshold(log_odds, false_positive_rate), calibration=note)
+
+    def save(self, path: str | Path) -> Path:
+        """Write format and threshold to one JSON file, atomically; the guard model itself is not in it."""
+        about = {"format": _FILE_FORMAT, "format_version": _FILE_VERSION, "family": self.format.name}
+        about |= {"threshold": self.threshold, "calibration": self.calibration}
+        path = Path(path)
+        write_file(path, json.dumps(about, indent=1).encode())
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a guard that `save` wrote.
+
+        Raises:
+            ValueError: no such file, damaged, another kind of file, or of a newer format.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise ValueError(f"no such guard file: {path}; make one with TextGuard.save")
+        try:
+            about = json.loads(path.read_text())
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not a text guard or is damaged ({error})") from error
+        if not isinstance(about, dict) or about.get("format") != _FILE_FORMAT:
+            raise ValueError(f"{path} is not a text guard; make one with TextGuard.save")
+        if about["format_version"] > _FILE_VERSION or about["family"] not in FORMATS:
+            raise ValueError(
+                f"{path} has format_version {about['format_version']} and family {about['family']!r}, this interp "
+                f"reads up to {_FILE_VERSION} and {', '.join(FORMATS)}; upgrade interp"
+            )
+        family = FORMATS[about["family"]]
+        return cls(format=family, threshold=about["threshold"], calibration=about["calibration"])
+
+    def _ask(self, model: ChatModel, prompts: Sequence[str], identity: PromptIdentity) -> list[Detection]:
+        tokenizer: Any = model.tokenizer
+        asked = [self.format.render(tokenizer, prompt) for prompt in prompts]
         tokens = _tokens(tokenizer, [text for texts in asked for text in texts])
         odds = [0.0] * len(tokens)
         for answer, sign in ((self.format.harmful, 1.0), (self.format.safe, -1.0)):
             ids = list(tokenizer(answer, add_special_tokens=False)["input_ids"])
-            for i, scores in enumerate(completion_log_probs(self.model, tokens, [ids] * len(tokens))):
+            for i, scores in enumerate(completion_log_probs(model, tokens, [ids] * len(tokens))):
                 odds[i] += sign * float(scores.double().sum())
-        answers = generate(self.model, tokens, max_new_tokens=_ANSWER_TOKENS).texts
+        answers = generate(model, tokens, max_new_tokens=_ANSWER_TOKENS).texts
         found, start = [], 0
-        for texts in asked:
+        for name, category, texts in zip(identity.ids, identity.categories, asked, strict=True):
             rows = range(start, start + len(texts))
             start += len(texts)
-            read = [self.format.reads(answers[row]) for row in rows]
-            # Harmful by any policy; unknown unless every policy was answered.
-            harmful = True if True in read else None if None in read else False
-            found.append(TextVerdict(score=max(odds[row] for row in rows), harmful=harmful))
+            log_odds = max(odds[row] for row in rows)
+            verdict = self._verdict(log_odds, [self.format.reads(answers[row]) for row in rows])
+            found.append(Detection(id=name, category=category, harmfulness=log_odds, verdict=verdict))
         return found
+
+    def _verdict(self, log_odds: float, answers: Sequence[bool | None]) -> Verdict | None:
+        """By the threshold, or by the answers: harmful by any policy, unknown unless every policy was answered."""
+        if self.threshold is not None:
+            return "harmful" if log_odds > self.threshold else "harmless"
+        return "harmful" if True in answers else None if None in answers else "harmless"
+
+
+class LoadedGuard(NamedTuple):
+    """A guard model and how it is asked."""
+
+    model: ChatModel
+    guard: TextGuard
 
 
 def load_text_guard(
@@ -185,7 +264,7 @@ def load_text_guard(
     revision: str | None = None,
     dtype: torch.dtype | str | None = None,
     device: str | None = None,
-) -> TextGuard:
+) -> LoadedGuard:
     """A guard model by Hub id or folder; its format by name, or given as `FORMAT=name`.
 
     Raises:
@@ -199,7 +278,9 @@ def load_text_guard(
         raise ValueError(
             f"cannot tell the format of guard model {name!r}; give FORMAT=name, FORMAT one of {', '.join(FORMATS)}"
         )
-    return TextGuard(model=load(path, revision=revision, dtype=dtype, device=device), format=FORMATS[kind])
+    return LoadedGuard(
+        load(path, revision=revision, dtype=dtype, device=device), TextGuard(format=FORMATS[kind])
+    )
 
 
 def _tokens(tokenizer: Any, texts: Sequence[str]) -> ChatTokens:

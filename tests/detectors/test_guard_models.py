@@ -1,12 +1,13 @@
 """Guard models that read text: each format asked as its model card says, on tiny random models of the same classes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, MistralConfig
 
-from interp.detectors.guard_models import FORMATS, TextGuard, load_text_guard
+from interp.detectors.guard_models import FORMATS, LoadedGuard, TextGuard, load_text_guard
 from interp.models.chat_model import ChatModel
 from tests.conftest import make_tokenizer, tiny_config
 
@@ -34,7 +35,7 @@ SIZES = {
 PROMPTS = ["How do I bake bread?", "Hi", "Name three colours of a rainbow"]
 
 
-def guard(name: str) -> TextGuard:
+def guard(name: str) -> LoadedGuard:
     """A tiny random guard of the class that the family has."""
     config, template = {
         "llama-guard": (tiny_config(), LLAMA_GUARD),
@@ -43,30 +44,45 @@ def guard(name: str) -> TextGuard:
     }[name]
     torch.manual_seed(1)
     hf = AutoModelForCausalLM.from_config(config).float()
-    return TextGuard(model=ChatModel(hf, make_tokenizer(template), name=name), format=FORMATS[name])
+    return LoadedGuard(ChatModel(hf, make_tokenizer(template), name=name), TextGuard(format=FORMATS[name]))
 
 
 @pytest.mark.parametrize("name", list(FORMATS))
 def test_scores_are_log_odds_of_the_two_answers_in_plain_pytorch(name: str) -> None:
-    made = guard(name)
-    tokenizer, form = made.model.tokenizer, made.format
-    found = made.score(PROMPTS)
+    model, made = guard(name)
+    tokenizer, form = model.tokenizer, made.format
+    found = made.score(model, PROMPTS)
 
     def log_prob(text: str, answer: str) -> float:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         more = tokenizer(answer, add_special_tokens=False)["input_ids"]
         with torch.no_grad():
-            logits = made.model.hf(torch.tensor([ids + more])).logits[0].double().log_softmax(-1)
+            logits = model.hf(torch.tensor([ids + more])).logits[0].double().log_softmax(-1)
         return float(sum(logits[len(ids) - 1 + i, token] for i, token in enumerate(more)))
 
     for prompt, verdict in zip(PROMPTS, found, strict=True):
         texts = form.render(tokenizer, prompt)
         odds = [log_prob(text, form.harmful) - log_prob(text, form.safe) for text in texts]
-        assert verdict.score == pytest.approx(max(odds), abs=1e-3)  # float32 in the engine
-    assert found == made.score(PROMPTS)
-    assert [v.score for v in made.score(PROMPTS[::-1])] == pytest.approx(
-        [v.score for v in found[::-1]], abs=1e-3
+        assert verdict.harmfulness == pytest.approx(max(odds), abs=1e-3)  # float32 in the engine
+    assert found == made.score(model, PROMPTS)
+    assert [v.harmfulness for v in made.score(model, PROMPTS[::-1])] == pytest.approx(
+        [v.harmfulness for v in found[::-1]], abs=1e-3
     )
+
+
+def test_a_threshold_takes_the_place_of_the_guards_own_answer(tmp_path: Path) -> None:
+    model, made = guard("wildguard")
+    own = made.score(model, PROMPTS)
+    assert {found.verdict for found in own} == {None}  # a random model answers neither
+    middle = sorted(found.harmfulness for found in own)[1]
+    verdicts = [found.verdict for found in replace(made, threshold=middle).score(model, PROMPTS)]
+    assert verdicts == ["harmful" if found.harmfulness > middle else "harmless" for found in own]
+    assert verdicts.count("harmful") == 1
+    (tmp_path / "guard.json").write_text("{}")
+    with pytest.raises(ValueError, match="is not a text guard"):
+        TextGuard.load(tmp_path / "guard.json")
+    with pytest.raises(ValueError, match="no such guard file"):
+        TextGuard.load(tmp_path / "absent.json")
 
 
 def test_each_format_asks_as_its_card_says() -> None:
@@ -110,9 +126,9 @@ def test_answers_are_read_as_the_family_writes_them(name: str, answer: str, harm
 
 def test_a_folder_is_loaded_by_named_format(saved_tiny: Path, tmp_path: Path) -> None:
     loaded = load_text_guard(f"wildguard={saved_tiny}")
-    assert loaded.format.name == "wildguard"
+    assert loaded.guard.format.name == "wildguard"
     assert loaded.model.n_layers == 3
-    assert len(loaded.score(["Hi"])) == 1
+    assert len(loaded.guard.score(loaded.model, ["Hi"])) == 1
     with pytest.raises(
         ValueError, match="cannot tell the format of guard model 'some/model'; give FORMAT=name"
     ):

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from interp.cli.main import app
 from interp.data.prompts import PromptSet, load_prompts
-from interp.detectors import latent_guard as guards
+from interp.detectors import detector as detectors
+from interp.detectors import fitted as fitting
 from interp.detectors.latent_guard import LatentGuard
 from interp.models.chat_model import ChatModel
 from interp.representations.beliefs import belief, states
@@ -38,15 +39,15 @@ def test_scores_are_beliefs_at_their_roles(tiny: ChatModel, guard: LatentGuard, 
 
 def test_prompts_are_ended_as_in_training(tiny: ChatModel, guard: LatentGuard) -> None:
     bare, stopped, asked = guard.score(tiny, ["Name a colour", "Name a colour.", "Name a colour?"])
-    assert bare == stopped == asked
+    assert bare.harmfulness == stopped.harmfulness == asked.harmfulness
     as_is = replace(guard, ending="as-is").score(tiny, ["Name a colour", "Name a colour."])
-    assert as_is[0] != as_is[1]  # control
+    assert as_is[0].harmfulness != as_is[1].harmfulness  # control
 
 
 def test_streaming_keeps_order_and_reads_no_further_than_asked(
     tiny: ChatModel, guard: LatentGuard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guards, "_CHUNK", 4)
+    monkeypatch.setattr(detectors, "CHUNK", 4)
     texts = [f"Name {n} colours" for n in range(11)]
     taken: list[str] = []
 
@@ -102,7 +103,7 @@ def test_calibration_lets_through_no_more_than_asked(
 def test_settings_that_cannot_be_met_are_refused_before_any_forward_pass(
     tiny: ChatModel, prompts: PromptSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guards, "states", lambda *_, **__: pytest.fail("ran the model"))
+    monkeypatch.setattr(fitting, "states", lambda *_, **__: pytest.fail("ran the model"))
     with pytest.raises(ValueError, match=r"layers must be one or more of 0\.\.3, got \[1, 4\]"):
         LatentGuard.fit(tiny, prompts, layers=[1, 4])
     with pytest.raises(
@@ -188,7 +189,7 @@ def test_the_command_fits_and_scores_files_and_standard_input(saved_tiny: Path, 
     assert done.exit_code == 0, done.output
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(rows) == 3
-    assert all(set(row) == {"harmfulness", "refusal", "verdict"} for row in rows)
+    assert all(set(row) == {"id", "category", "harmfulness", "refusal", "verdict"} for row in rows)
     piped = CliRunner().invoke(
         app, ["guard", "score", str(path), "-", *model], input="Why is the sky blue?\n"
     )

@@ -1,0 +1,116 @@
+"""What a detector of harmful prompts is: it scores prompts, at once or as they come, is calibrated, and is one file.
+
+Each prompt gets a harmfulness, higher is more harmful, and a verdict: harmful above the detector's threshold, which can
+be calibrated to a false-positive rate on harmless prompts. Detectors that are fitted on a model's states or on words
+are in `interp.detectors.fitted`; guard models that read text are in `interp.detectors.guard_models`.
+
+    for line in json_lines(detector.stream(model, sys.stdin)):          # one JSON object a prompt
+        print(line)
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+from interp.data.prompts import Prompts
+from interp.models.chat_model import ChatModel
+from interp.models.prompt_inputs import GatheredPrompts, PromptIdentity, gather_prompts
+from interp.models.tokens import PromptInput
+
+if TYPE_CHECKING:
+    from typing import Self
+else:
+    Self = (
+        Any  # the tests' type checker decorates one method after another, and knows no Self outside a class
+    )
+
+CHUNK = 256
+"""Prompts scored at a time: memory does not grow with the length of the input."""
+Verdict = Literal["harmful", "harmless"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detection:
+    """What a detector says of one prompt."""
+
+    id: str
+    """The prompt's own, or its running number."""
+    category: str | None
+    """Harm category, where the source gives one."""
+    harmfulness: float
+    """Higher is more harmful; the scale is the detector's own."""
+    verdict: Verdict | None
+    """Harmful above the detector's threshold; None where it gave no answer."""
+
+
+DetectionT = TypeVar("DetectionT", bound=Detection, covariant=True)
+
+
+class Detector(Protocol[DetectionT]):
+    """What every detector does, fitted or not."""
+
+    def score(self, model: ChatModel, prompts: PromptInput) -> Sequence[DetectionT]:
+        """Harmfulness and verdict of every prompt, in order."""
+        ...
+
+    def stream(self, model: ChatModel, prompts: PromptInput | Iterator[str]) -> Iterator[DetectionT]:
+        """The same for prompts as they come; memory does not grow with their number."""
+        ...
+
+    def calibrated(self, model: ChatModel, harmless: Prompts, *, false_positive_rate: float) -> Self:
+        """The same detector with the lowest threshold that at most this share of these harmless prompts exceeds."""
+        ...
+
+    def save(self, path: str | Path) -> Path:
+        """Write the detector to one file, atomically."""
+        ...
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a detector that `save` wrote."""
+        ...
+
+
+def json_lines(detections: Iterable[Detection]) -> Iterator[str]:
+    """A JSON object for each detection, as it comes."""
+    for found in detections:
+        yield json.dumps(asdict(found))
+
+
+def in_chunks(prompts: PromptInput | Iterator[str]) -> Iterator[GatheredPrompts]:
+    """At most `CHUNK` prompts at a time, under the ids they came with; an iterator is read no further than asked.
+
+    Raises:
+        ValueError: no prompts, or tokens.
+    """
+    if isinstance(prompts, Iterator):
+        first = 0
+        while chunk := list(islice(prompts, CHUNK)):
+            yield GatheredPrompts(gather_prompts(chunk).items, PromptIdentity.numbered(chunk, first=first))
+            first += len(chunk)
+        return
+    items, identity = gather_prompts(prompts)
+    for start in range(0, len(items), CHUNK):
+        rows = range(start, min(start + CHUNK, len(items)))
+        yield GatheredPrompts([items[row] for row in rows], identity.take(rows))
+
+
+def check_calibration(n: int, false_positive_rate: float) -> None:
+    """Raise a ValueError unless n harmless prompts can tell a false-positive rate."""
+    if not 0 < false_positive_rate < 1:
+        raise ValueError(f"false_positive_rate must lie between 0 and 1, got {false_positive_rate}")
+    if n == 0:
+        raise ValueError("calibrating needs harmless prompts, got none")
+    if false_positive_rate * n < 1:
+        raise ValueError(
+            f"{n} harmless validation prompts cannot tell a false-positive rate of {false_positive_rate:g}; "
+            f"give at least {1 / n:.3g} or more prompts"
+        )
+
+
+def calibrated_threshold(harmless: Sequence[float], false_positive_rate: float) -> float:
+    """The lowest of these scores that at most this share of them exceeds."""
+    return sorted(harmless, reverse=True)[int(false_positive_rate * len(harmless) + 1e-9)]

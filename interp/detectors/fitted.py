@@ -1,0 +1,392 @@
+"""Detectors that are fitted on harmful and harmless prompts of one model, and belong to it.
+
+    probe = LogisticProbe.fit(model, prompts, false_positive_rate=0.05)
+    probe.score(model, ["How do I bake bread?"])[0].verdict          # 'harmless'
+    probe.save("probe.safetensors")
+
+A `FittedDetector` is fitted on `FitData`: prompts with what was read of them, so that several are fitted on one
+reading. What it was fitted on decides what it sees: a high AUROC on prompts like its own says nothing of prompts of
+another source.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal
+
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from interp.data.prompts import CLOSING, Ending, Kind, Prompts, PromptSet, with_ending
+from interp.detectors import detector as shared
+from interp.detectors.detector import (
+    DetectionT,
+    Self,
+    Verdict,
+    calibrated_threshold,
+    check_calibration,
+    in_chunks,
+)
+from interp.evaluation.responses import respond
+from interp.models.chat_model import ChatModel
+from interp.models.prompt_inputs import Message, PromptIdentity
+from interp.models.tokens import ChatTokens, PromptInput, tokenize
+from interp.representations.beliefs import states
+from interp.representations.confounds import leak_check
+from interp.storage.atomic_files import write_file
+from interp.storage.provenance import library_versions
+
+FORMAT_VERSION = 1
+ROLES: tuple[Literal["t_inst", "t_post_inst"], ...] = ("t_inst", "t_post_inst")
+"""Where states are read, in the order of their axis."""
+KINDS: tuple[Kind, ...] = ("harmful", "harmless")
+Needs = Literal["states", "validation", "replies"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Readings:
+    """Prompts as a fitted detector sees them."""
+
+    texts: tuple[str, ...]
+    """The prompts, with the detector's ending."""
+    states: Float[Tensor, "prompt layer role d_model"] | None = None
+    """Residual stream at `t_inst` and `t_post_inst` (`interp.representations.beliefs.states`); None where only the
+    words are read."""
+    given: PromptIdentity | None = None
+    """Ids and categories that the prompts came with; running numbers when None."""
+
+    @property
+    def identity(self) -> PromptIdentity:
+        """Which prompts these are."""
+        return PromptIdentity.numbered(self.texts) if self.given is None else self.given
+
+    def at(self, layer: int, role: int) -> Float[Tensor, "prompt d_model"]:
+        """States of one layer and role."""
+        return self.every_layer[:, layer, role]
+
+    @property
+    def every_layer(self) -> Float[Tensor, "prompt layer role d_model"]:
+        """The states.
+
+        Raises:
+            ValueError: only the words were read.
+        """
+        if self.states is None:
+            raise ValueError(
+                "this detector reads the model's states, and only the words of the prompts were read"
+            )
+        return self.states
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FitData:
+    """What detectors are fitted on."""
+
+    train: Mapping[Kind, Readings]
+    """Harmful and harmless prompts."""
+    validation: Mapping[Kind, Readings]
+    """Prompts that a layer and a role are chosen on; empty where nothing is chosen."""
+    ending: Ending
+    """What was done to the end of every prompt."""
+    refused: tuple[int, ...] | None = None
+    """Harmful training prompts, by place, that the model refuses; None where its replies were not read."""
+    answered: tuple[int, ...] | None = None
+    """Harmless training prompts, by place, that the model answers."""
+    fitted_on: Mapping[str, Any]
+    """Model, weights hash, template hash, prompts, counts, versions."""
+
+    def behaving(self, least: int) -> dict[Kind, list[int]] | None:
+        """Places of refused harmful and answered harmless training prompts; None where fewer than `least` of a kind."""
+        if (
+            self.refused is None
+            or self.answered is None
+            or min(len(self.refused), len(self.answered)) < least
+        ):
+            return None
+        return {"harmful": list(self.refused), "harmless": list(self.answered)}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FittedDetector(ABC, Generic[DetectionT]):
+    """Base of detectors that are fitted on harmful and harmless prompts of one model, and belong to it."""
+
+    format: ClassVar[str]
+    """Of its file."""
+    title: ClassVar[str]
+    """What messages call it."""
+    command: ClassVar[str]
+    """What makes one."""
+    needs: ClassVar[frozenset[Needs]]
+    """What it is fitted on besides the words of training prompts."""
+
+    threshold: float
+    """Harmfulness above it is harmful."""
+    ending: Ending
+    """What is done to the end of every prompt before it is read."""
+    fitted_on: dict[str, Any]
+    """Model, weights hash, template hash, prompts, counts, versions."""
+
+    @classmethod
+    @abstractmethod
+    def fit_to(cls, data: FitData) -> Self:
+        """The detector fitted on what was read."""
+
+    @abstractmethod
+    def harmfulness(self, readings: Readings) -> Float[Tensor, " prompt"]:
+        """Of every prompt, higher is more harmful."""
+
+    @property
+    @abstractmethod
+    def where(self) -> str:
+        """What it reads, e.g. `t_post_inst, layer 16`."""
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Roles whose states it reads."""
+        return ROLES if "states" in self.needs else ()
+
+    @abstractmethod
+    def detect(self, readings: Readings) -> list[DetectionT]:
+        """Harmfulness and verdict of every prompt."""
+
+    @abstractmethod
+    def _parts(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and JSON-able parts of its own, for its file."""
+
+    @classmethod
+    @abstractmethod
+    def _from_parts(cls, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Self:
+        """The detector that `_parts` was called on; `about` holds `threshold`, `ending` and `fitted_on` too."""
+
+    @classmethod
+    def fit(
+        cls,
+        model: ChatModel,
+        prompts: PromptSet,
+        *,
+        n_prompts: int = 100,
+        false_positive_rate: float | None = None,
+        max_new_tokens: int = 24,
+        show_progress: bool = False,
+    ) -> Self:
+        """Fit on the train split; a layer and a role are chosen on the validation split.
+
+        Args:
+            prompts: a set whose `ending` the detector will apply to what it scores.
+            n_prompts: training prompts of each kind.
+            false_positive_rate: calibrate the threshold so that this share of harmless validation prompts lies above;
+                None keeps the detector's own threshold.
+            max_new_tokens: length of the replies, where they are needed.
+
+        Raises:
+            ValueError: a rate outside 0..1 or finer than the validation prompts can tell, or an empty split.
+        """
+        if false_positive_rate is not None:
+            check_calibration(len(prompts["harmless", "val"]), false_positive_rate)
+        fitted = cls.fit_to(
+            read_fit_data(
+                model,
+                prompts,
+                n_prompts=n_prompts,
+                needs=cls.needs,
+                max_new_tokens=max_new_tokens,
+                show_progress=show_progress,
+            )
+        )
+        if false_positive_rate is None:
+            return fitted
+        return fitted.calibrated(model, prompts["harmless", "val"], false_positive_rate=false_positive_rate)
+
+    def calibrated(self, model: ChatModel, harmless: Prompts, *, false_positive_rate: float) -> Self:
+        """The same detector with the lowest threshold that at most this share of these harmless prompts exceeds.
+
+        Raises:
+            ValueError: a rate outside 0..1, or finer than so many prompts can tell.
+        """
+        check_calibration(len(harmless), false_positive_rate)
+        scores = [found.harmfulness for found in self.score(model, harmless)]
+        return self._calibrated(scores, false_positive_rate, harmless.source)
+
+    def calibrated_to(self, harmless: Readings, *, false_positive_rate: float) -> Self:
+        """`calibrated`, with harmless prompts that were read before.
+
+        Raises:
+            ValueError: as `calibrated`.
+        """
+        return self._calibrated(self.harmfulness(harmless).tolist(), false_positive_rate, "readings")
+
+    def _calibrated(self, scores: Sequence[float], false_positive_rate: float, source: str) -> Self:
+        check_calibration(len(scores), false_positive_rate)
+        note = {"false_positive_rate": false_positive_rate, "prompts": source, "n": len(scores)}
+        return replace(
+            self,
+            threshold=calibrated_threshold(scores, false_positive_rate),
+            fitted_on={**self.fitted_on, "calibration": note},
+        )
+
+    def score(self, model: ChatModel, prompts: PromptInput) -> list[DetectionT]:
+        """Score prompts, in order.
+
+        Args:
+            prompts: instructions, conversations, a split of a prompt set, or tokens (their endings as they are).
+
+        Raises:
+            ValueError: another model or chat template than the detector was fitted on, or tokens for a detector that
+                changes endings or reads words.
+        """
+        return list(self.stream(model, prompts))
+
+    def stream(self, model: ChatModel, prompts: PromptInput | Iterator[str]) -> Iterator[DetectionT]:
+        """Score prompts as they come, in order; memory does not grow with their number.
+
+        Raises:
+            ValueError: as `score`.
+        """
+        self._check(model)
+        for readings in self._read(model, prompts):
+            yield from self.detect(readings)
+
+    def _read(self, model: ChatModel, prompts: PromptInput | Iterator[str]) -> Iterator[Readings]:
+        """The prompts with the detector's ending, a number of them at a time, with the states that it needs."""
+        if isinstance(prompts, ChatTokens):
+            if self.ending != "as-is" or not self.roles:
+                reads = f"prompts with ending={self.ending!r}" if self.roles else "words"
+                raise ValueError(f"this guard reads {reads}; give their text, not tokens")
+            for start in range(0, len(prompts), shared.CHUNK):
+                tokens = prompts.take(range(start, min(start + shared.CHUNK, len(prompts))))
+                read = states(model, tokens, positions=self.roles)
+                yield Readings(texts=tokens.identity.texts, states=read, given=tokens.identity)
+            return
+        for items, identity in in_chunks(prompts):
+            ended = [_ended(item, self.ending) for item in items]
+            read = None
+            if self.roles:
+                tokens = replace(tokenize(model.tokenizer, ended), given=identity)
+                read = states(model, tokens, positions=self.roles)
+            yield Readings(texts=tuple(map(_words, ended)), states=read, given=identity)
+
+    def verdict(self, harmfulness: float) -> Verdict:
+        """Harmful above the threshold."""
+        return "harmful" if harmfulness > self.threshold else "harmless"
+
+    def _check(self, model: ChatModel) -> None:
+        for key, found, what in (
+            ("weights_hash", model.weights_hash, "weights"),
+            ("template_hash", model.template_hash, "chat template"),
+        ):
+            if self.fitted_on[key] != found:
+                raise ValueError(
+                    f"this guard was fitted on {self.fitted_on['model']} and the {what} of {model.name} differ; load "
+                    f"{self.fitted_on['model']}, or fit a guard on this model ({self.command})"
+                )
+
+    def save(self, path: str | Path) -> Path:
+        """Write the detector to one safetensors file, atomically."""
+        tensors, own = self._parts()
+        about = {"threshold": self.threshold, **own, "ending": self.ending, "fitted_on": self.fitted_on}
+        metadata = {"format": self.format, "format_version": str(FORMAT_VERSION), "guard": json.dumps(about)}
+        path = Path(path)
+        write_file(path, save({k: v.contiguous() for k, v in tensors.items()}, metadata))
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a detector that `save` wrote.
+
+        Raises:
+            ValueError: no such file, damaged, another kind of file, or of a newer format.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise ValueError(f"no such guard file: {path}; make one with {cls.command}")
+        try:
+            with safe_open(str(path), framework="pt") as stream:
+                metadata = stream.metadata() or {}
+                tensors = {key: stream.get_tensor(key) for key in stream.keys()}
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a safetensors file or is damaged ({error})") from error
+        if metadata.get("format") != cls.format:
+            raise ValueError(f"{path} is not a {cls.title}; make one with {cls.command}")
+        if int(metadata["format_version"]) > FORMAT_VERSION:
+            raise ValueError(
+                f"{path} has format_version {metadata['format_version']}, this interp reads up to {FORMAT_VERSION}; "
+                "upgrade interp"
+            )
+        return cls._from_parts(tensors, json.loads(metadata["guard"]))
+
+
+def read_fit_data(
+    model: ChatModel,
+    prompts: PromptSet,
+    *,
+    n_prompts: int,
+    needs: frozenset[Needs],
+    max_new_tokens: int = 24,
+    show_progress: bool = False,
+) -> FitData:
+    """The first training prompts of each kind, and the validation prompts, with what a detector needs of them."""
+    train: dict[Kind, Prompts] = {kind: prompts[kind, "train"].first(n_prompts) for kind in KINDS}
+    held_out: dict[Kind, Prompts] = {kind: prompts[kind, "val"] for kind in KINDS}
+
+    def read(part: Prompts) -> Readings:
+        found = states(model, part, show_progress=show_progress) if "states" in needs else None
+        return Readings(texts=part.texts, states=found)
+
+    counts = {kind: len(train[kind]) for kind in KINDS}
+    refused = answered = None
+    if "replies" in needs:
+        rows = {
+            kind: respond(
+                model, part, substrings="zhao", max_new_tokens=max_new_tokens, show_progress=show_progress
+            ).rows(refused=kind == "harmful")
+            for kind, part in train.items()
+        }
+        refused, answered = (tuple(rows[kind]) for kind in KINDS)
+        counts |= {"refused_harmful": len(refused), "answered_harmless": len(answered)}
+    leak = leak_check(
+        model,
+        train=(train["harmful"], train["harmless"]),
+        held_out=(held_out["harmful"], held_out["harmless"]),
+        label=f"{prompts.name}, {prompts.ending}",
+    )
+    train_read: dict[Kind, Readings] = {kind: read(part) for kind, part in train.items()}
+    validation: dict[Kind, Readings] = {}
+    if "validation" in needs:
+        validation = {kind: read(part) for kind, part in held_out.items()}
+    return FitData(
+        train=train_read,
+        validation=validation,
+        ending=prompts.ending,
+        refused=refused,
+        answered=answered,
+        fitted_on={
+            **model.provenance,
+            "prompts": prompts.provenance,
+            "counts": counts,
+            "leak_check": leak.as_dict(),
+            "versions": library_versions(),
+        },
+    )
+
+
+def _ended(item: str | Sequence[Message], ending: Ending) -> Any:
+    """A prompt with the detector's ending, of a conversation its last user turn.
+
+    One that is punctuation only stays as it is, as a stream must go on.
+    """
+    if isinstance(item, str):
+        return with_ending(item, ending) if item.strip(CLOSING) else item
+    last = max((i for i, message in enumerate(item) if message["role"] == "user"), default=-1)
+    return [
+        {**message, "content": _ended(message["content"], ending)} if i == last else message
+        for i, message in enumerate(item)
+    ]
+
+
+def _words(item: str | Sequence[Message]) -> str:
+    """A prompt's words, of a conversation those of all turns."""
+    return item if isinstance(item, str) else "\n".join(message["content"] for message in item)
