@@ -95,7 +95,7 @@ def in_chunks(prompts: PromptInput | Iterator[str]) -> Iterator[GatheredPrompts]
     items, identity = gather_prompts(prompts)
     for start in range(0, len(items), CHUNK):
         rows = range(start, min(start + CHUNK, len(items)))
-        yield GatheredPrompts([items[row] for row in rows], identity.take(rows))
+        yield GatheredPrompts(tuple(items[row] for row in rows), identity.take(rows))
 
 
 def check_calibration(n: int, false_positive_rate: float) -> None:
