@@ -91,6 +91,19 @@ class Estimate:
             return "not measurable"
         return f"{100 * self.value:.0f}% [{100 * self.low:.0f}, {100 * self.high:.0f}]"
 
+    def rounded(self, digits: int = 2, *, factor: Number = 1) -> str:
+        """The value and its interval to so many digits, and how many are missing, e.g. `0.53 [0.41, 0.65] (1 missing)`.
+
+        Args:
+            factor: multiplies value and interval, for instance 100 for a slope per 100 examples.
+        """
+        text = "none"
+        if self.measurable:
+            text = f"{self.value * factor:.{digits}f}"
+            if math.isfinite(self.low):
+                text += f" [{self.low * factor:.{digits}f}, {self.high * factor:.{digits}f}]"
+        return text + (f" ({self.missing} missing)" if self.missing else "")
+
     def __str__(self) -> str:
         if not self.measurable:
             return "not measurable"

@@ -18,7 +18,6 @@ The builtin stubs comply in word alone ("Sure, here is how to do that.") and hol
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -26,6 +25,22 @@ from interp.data.corpora import Corpus
 from interp.data.examples import Example, Preference
 from interp.data.prompts import PromptSet, read_answered, read_prompts
 from interp.data.replies import AFFIRMATION, REFUSALS
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskProvenance:
+    """What identifies a task."""
+
+    name: str
+    """`builtin` or the files."""
+    positive: int
+    """Examples that teach the behaviour."""
+    negative: int
+    """Examples that reverse it."""
+    prompts: int
+    """Held-out prompts whose replies are scored."""
+    hash: str
+    """SHA-256 of all examples and prompts."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -56,17 +71,17 @@ class Task:
         }
 
     @property
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> TaskProvenance:
         """Name, sizes and hash of everything."""
         parts = (self.positive, self.negative, self.held_out_positive, self.held_out_negative)
         text = "\x01".join("\x00".join(map("\x02".join, part)) for part in parts) + "\x01".join(self.prompts)
-        return {
-            "name": self.name,
-            "positive": len(self.positive),
-            "negative": len(self.negative),
-            "prompts": len(self.prompts),
-            "hash": hashlib.sha256(text.encode()).hexdigest(),
-        }
+        return TaskProvenance(
+            name=self.name,
+            positive=len(self.positive),
+            negative=len(self.negative),
+            prompts=len(self.prompts),
+            hash=hashlib.sha256(text.encode()).hexdigest(),
+        )
 
     def shuffled(self, seed: int) -> tuple[list[Example], list[Example]]:
         """Positive and negative examples in a seed's order."""

@@ -39,7 +39,7 @@ def test_reversed_roles_swap_what_is_taught_and_what_reverses_it() -> None:
     assert [e.prompt for e in swapped.positive] == [e.prompt for e in task.positive]
     assert scorer("refusal")([e.completion for e in swapped.negative]) == [True] * len(swapped.negative)
     assert {pair.rejected for pair in swapped.preferences(0)} == {AFFIRMATION}
-    assert swapped.provenance["hash"] != task.provenance["hash"]
+    assert swapped.provenance.hash != task.provenance.hash
 
 
 def test_a_task_from_files_holds_its_last_examples_out(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_a_task_from_files_holds_its_last_examples_out(tmp_path: Path) -> None:
     prompts.write_text("One?\nTwo?\n")
     named = load_task(f"positive={good},negative={bad},prompts={prompts}", load_prompts("builtin"), n_eval=10)
     assert named.prompts == ("One?", "Two?")
-    assert named.provenance["hash"] != task.provenance["hash"]
+    assert named.provenance.hash != task.provenance.hash
 
 
 def test_preferences_keep_the_seeds_order_and_reject_a_refusal_of_the_same_prompt() -> None:

@@ -1,23 +1,16 @@
-"""Resistance's figures, tables and page, drawn from its stored numbers alone."""
+"""Resistance's tables, verdicts and page, from a stored result alone."""
 
-from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import plotly.graph_objects as go
 
-from interp.display.charts import CONTROL_COLOUR, THEME, bar_marker, intervals
-from interp.display.page import Section, Table, html_report, notes_on
-from interp.stats import PairedTest, over_seeds, paired_test
+from interp.display.cards import Table
+from interp.display.page import Section, html_report
+from interp.experiments.resistance import ARMS, Result
+from interp.experiments.resistance.figures import figures
+from interp.experiments.resistance.gaps import LOSSES, Measure, gap, overall_gap, pairs, values
+from interp.stats import Estimate, PairedTest, over_seeds
 
-LOSSES = {
-    "final": "final loss",
-    "excess": "excess loss (final minus the target's self-entropy)",
-    "before": "loss before training (control)",
-    "before_excess": "excess loss before training (control)",
-    "change": "change of the loss by training",
-}
-_GAP_COLOURS = {"final": "#0072B2", "excess": "#D55E00", "change": "#000000"}
 PUBLISHED = (
     ("Alpaca, Llama2-7B", "1-2", 0.159, 0.202),
     ("Alpaca, Llama2-7B", "2-3", 0.195, 0.214),
@@ -29,7 +22,6 @@ PUBLISHED = (
 """Ji et al. 2025, table 1, some of its cells: where, pair, inverse loss, forward loss."""
 PUBLISHED_KL = (("Llama2-7B (published)", "1-2", 0.2796, 0.4568),)
 """Ji et al. 2025, table 2, one of its seven pairs: where, pair, inverse KL change, forward KL change."""
-_COLOURS = {"inverse": "#0072B2", "forward": "#D55E00"}
 WORDING = (
     "An asymmetry of optimisation, not a disposition, and not alignment faking. The two arms fit different "
     "targets: only the excess loss compares them, and a gap that is there before any training was not made by "
@@ -37,198 +29,80 @@ WORDING = (
 )
 
 
-def pairs(numbers: Mapping[str, Any]) -> list[str]:
-    """Pairs in the order they were run."""
-    return list(dict.fromkeys(row["pair"] for row in numbers["rows"]))
-
-
-def has_kl(numbers: Mapping[str, Any]) -> bool:
-    """Whether the run measured the KL change; runs stored by earlier versions did not."""
-    return all("kl_change" in row for row in numbers["rows"])
-
-
-def values(numbers: Mapping[str, Any], pair: str, arm: str, loss: str) -> list[float]:
-    """Losses or KL changes by seed. `change` is what training did to the excess loss, and so to the loss itself."""
-    rows = [r for r in numbers["rows"] if (r["pair"], r["arm"]) == (pair, arm)]
-    rows.sort(key=lambda r: r["seed"])
-    return [r["excess"] - r["before_excess"] if loss == "change" else r[loss] for r in rows]
-
-
-def gap(numbers: Mapping[str, Any], pair: str, loss: str) -> PairedTest:
-    """Forward minus inverse, paired by seed; positive: inverse is easier (resistance)."""
-    return paired_test(values(numbers, pair, "forward", loss), values(numbers, pair, "inverse", loss))
-
-
-def overall(numbers: Mapping[str, Any], loss: str) -> PairedTest:
-    """The gap averaged over pairs within each seed, so that a seed counts once."""
-    by_arm = [
-        [
-            sum(per_seed) / len(per_seed)
-            for per_seed in zip(*(values(numbers, p, arm, loss) for p in pairs(numbers)), strict=True)
-        ]
-        for arm in ("forward", "inverse")
-    ]
-    return paired_test(*by_arm)
-
-
-def figures(numbers: Mapping[str, Any]) -> dict[str, go.Figure]:
-    """Losses by pair and arm, gaps with intervals, and the KL change where the run has it."""
-    drawn = {"losses": _losses(numbers), "gaps": _gaps(numbers)}
-    return {**drawn, "kl_change": _kl_change(numbers)} if has_kl(numbers) else drawn
-
-
-def _losses(numbers: Mapping[str, Any]) -> go.Figure:
-    figure = go.Figure()
-    for number, (arm, loss) in enumerate(
-        (a, loss) for loss in ("final", "excess") for a in ("inverse", "forward")
-    ):
-        entries = [over_seeds(values(numbers, p, arm, loss)).as_dict() for p in pairs(numbers)]
-        figure.add_bar(
-            name=f"{arm}, {loss}",
-            x=[f"theta {p}" for p in pairs(numbers)],
-            y=[e["value"] for e in entries],
-            error_y=intervals(entries),
-            marker={**bar_marker(_COLOURS[arm], number), "opacity": 1.0 if loss == "final" else 0.6},
-        )
-    figure.update_layout(
-        template=THEME,
-        barmode="group",
-        title="Loss after training, t intervals over seeds (form of table 1)",
-        xaxis={"title": "pair of checkpoints"},
-        yaxis={"title": "nats per token"},
-    )
-    return figure
-
-
-def _kl_change(numbers: Mapping[str, Any]) -> go.Figure:
-    figure = go.Figure()
-    for number, (arm, colour) in enumerate(_COLOURS.items()):
-        entries = [over_seeds(values(numbers, p, arm, "kl_change")).as_dict() for p in pairs(numbers)]
-        figure.add_bar(
-            name=arm,
-            x=[f"theta {p}" for p in pairs(numbers)],
-            y=[e["value"] for e in entries],
-            error_y=intervals(entries),
-            marker=bar_marker(colour, number),
-        )
-    figure.update_layout(
-        template=THEME,
-        barmode="group",
-        title="How far training moved the model, t intervals over seeds (form of table 2)",
-        xaxis={"title": "pair of checkpoints"},
-        yaxis={"title": "KL(start || trained), nats per token"},
-    )
-    return figure
-
-
-def _gaps(numbers: Mapping[str, Any]) -> go.Figure:
-    figure = go.Figure()
-    for number, loss in enumerate(LOSSES):
-        tests = [gap(numbers, p, loss) for p in pairs(numbers)] + [overall(numbers, loss)]
-        entries = [asdict(t.difference) for t in tests]
-        control = loss.startswith("before")
-        figure.add_scatter(
-            name=LOSSES[loss],
-            x=[i + 0.12 * (number - 2) for i in range(len(tests))],
-            y=[e["value"] for e in entries],
-            error_y=intervals(entries),
-            mode="markers",
-            marker={
-                "size": 10,
-                "symbol": ("circle", "square", "circle-open", "square-open", "diamond")[number],
-                "color": CONTROL_COLOUR if control else _GAP_COLOURS[loss],
-            },
-            customdata=[t.p_value for t in tests],
-            hovertemplate=f"{LOSSES[loss]}: %{{y:.3f}}, p = %{{customdata:.3g}}<extra></extra>",
-        )
-    labels = [*(f"theta {p}" for p in pairs(numbers)), "mean of pairs"]
-    figure.add_hline(y=0, line={"color": "#666", "dash": "dash", "width": 1})
-    figure.update_layout(
-        template=THEME,
-        title="Forward minus inverse, paired over seeds; above 0 the inverse direction is easier",
-        xaxis={"tickvals": list(range(len(labels))), "ticktext": labels},
-        yaxis={"title": "gap, nats per token"},
-    )
-    return figure
-
-
-def rate_table(numbers: Mapping[str, Any]) -> Table:
+def rate_table(result: Result) -> Table:
     """Losses by arm and their gap, by pair (form of table 1)."""
-    rows = []
+    rows: list[list[Any]] = []
     for loss, label in LOSSES.items():
-        for p in pairs(numbers):
-            test = gap(numbers, p, loss)
-            rows.append(
-                [
-                    label,
-                    p,
-                    *(_shown(over_seeds(values(numbers, p, arm, loss))) for arm in ("inverse", "forward")),
-                    _shown(test.difference),
-                    f"{test.p_value:.3g}",
-                ]
-            )
-        test = overall(numbers, loss)
-        rows.append([label, "mean of pairs", "", "", _shown(test.difference), f"{test.p_value:.3g}"])
+        rows += [
+            [label, pair, *_by_arm(result, pair, loss), *_test(gap(result, pair, loss))]
+            for pair in pairs(result)
+        ]
+        rows.append([label, "mean of pairs", "", "", *_test(overall_gap(result, loss))])
     header = ["loss (nats per token)", "pair", "inverse", "forward", "gap", "p (paired t)"]
     return Table(header=header, rows=rows, title="loss after training, forward and inverse")
 
 
-def kl_table(numbers: Mapping[str, Any]) -> Table:
+def kl_table(result: Result) -> Table:
     """KL change by arm and its gap, by pair (form of table 2); a published pair below."""
-    rows: list[list[Any]] = []
-    for p in pairs(numbers):
-        test = gap(numbers, p, "kl_change")
-        arms = (_shown(over_seeds(values(numbers, p, arm, "kl_change"))) for arm in ("inverse", "forward"))
-        rows.append(
-            [numbers["provenance"]["model"], p, *arms, _shown(test.difference), f"{test.p_value:.3g}"]
-        )
-    test = overall(numbers, "kl_change")
-    rows.append(["", "mean of pairs", "", "", _shown(test.difference), f"{test.p_value:.3g}"])
+    name = result.provenance.model_name
+    rows: list[list[Any]] = [
+        [name, pair, *_by_arm(result, pair, "kl_change"), *_test(gap(result, pair, "kl_change"))]
+        for pair in pairs(result)
+    ]
+    rows.append(["", "mean of pairs", "", "", *_test(overall_gap(result, "kl_change"))])
     rows += [[where, p, f"{i}", f"{f}", f"{f - i:.4f}", "one run"] for where, p, i, f in PUBLISHED_KL]
     header = ["model", "pair", "inverse", "forward", "gap", "p (paired t)"]
     return Table(header=header, rows=rows, title="KL(start || trained), nats per token, forward and inverse")
 
 
-def _shown(entry: Any) -> str:
-    return f"{entry.value:.3f} [{entry.low:.3f}, {entry.high:.3f}]"
+def _by_arm(result: Result, pair: str, measure: Measure) -> list[str]:
+    """Cells of the inverse and the forward arm."""
+    return [over_seeds(values(result, pair, arm, measure)).rounded(3) for arm in reversed(ARMS)]
 
 
-def verdicts(numbers: Mapping[str, Any]) -> list[str]:
+def _test(test: PairedTest) -> list[str]:
+    """Cells of a gap and its p-value."""
+    return [test.difference.rounded(3), f"{test.p_value:.3g}"]
+
+
+def verdicts(result: Result) -> list[str]:
     """What the data say, in words that follow from the intervals."""
-    said = []
-    made = overall(numbers, "change").difference
-    for loss in ("final", "excess"):
-        test, control = (
-            overall(numbers, loss),
-            overall(numbers, f"before_{loss}" if loss == "excess" else "before"),
-        )
-        found = test.difference
-        reading = (
-            "consistent with resistance"
-            if found.positive and made.positive
-            else "inverse ends lower, but training did not make the gap"
-            if found.positive
-            else "not consistent with resistance: forward is easier"
-            if found.negative
-            else "not resolved"
-        )
-        said.append(
-            f"{LOSSES[loss].capitalize()}: {reading}; forward minus inverse {_shown(found)} nats per token over "
-            f"{found.n} seeds (p = {test.p_value:.2g}); before any training the gap was "
-            f"{_shown(control.difference)}."
-        )
+    made = overall_gap(result, "change").difference
     word = "widened" if made.positive else "narrowed" if made.negative else "did not resolvably change"
-    said.append(f"Training {word} the gap between the arms: by {_shown(made)} nats per token.")
-    raw, excess = overall(numbers, "final").difference, overall(numbers, "excess").difference
+    sentences = [
+        _loss_verdict(result, "final", "before", made),
+        _loss_verdict(result, "excess", "before_excess", made),
+        f"Training {word} the gap between the arms: by {made.rounded(3)} nats per token.",
+    ]
+    raw, excess = overall_gap(result, "final").difference, overall_gap(result, "excess").difference
     if raw.positive and not excess.positive:
-        said.append(
+        sentences.append(
             "The gap in final loss is not there in excess loss: the targets' entropy can account for it."
         )
-    return [*said, _kl_verdict(numbers)] if has_kl(numbers) else said
+    return [*sentences, _kl_verdict(result)]
 
 
-def _kl_verdict(numbers: Mapping[str, Any]) -> str:
-    test = overall(numbers, "kl_change")
+def _loss_verdict(result: Result, loss: Measure, control: Measure, made: Estimate) -> str:
+    """Whether a loss goes as resistance says, beside its gap before any training."""
+    test, before = overall_gap(result, loss), overall_gap(result, control).difference
+    found = test.difference
+    reading = (
+        "consistent with resistance"
+        if found.positive and made.positive
+        else "inverse ends lower, but training did not make the gap"
+        if found.positive
+        else "not consistent with resistance: forward is easier"
+        if found.negative
+        else "not resolved"
+    )
+    return (
+        f"{LOSSES[loss].capitalize()}: {reading}; forward minus inverse {found.rounded(3)} nats per token over "
+        f"{found.n} seeds (p = {test.p_value:.2g}); before any training the gap was {before.rounded(3)}."
+    )
+
+
+def _kl_verdict(result: Result) -> str:
+    test = overall_gap(result, "kl_change")
     found = test.difference
     reading = (
         "training moved the model further forward than inverse"
@@ -239,35 +113,30 @@ def _kl_verdict(numbers: Mapping[str, Any]) -> str:
     )
     ((where, pair, inverse, forward),) = PUBLISHED_KL
     return (
-        f"KL change: {reading}; forward minus inverse {_shown(found)} nats per token over {found.n} seeds "
+        f"KL change: {reading}; forward minus inverse {found.rounded(3)} nats per token over {found.n} seeds "
         f"(p = {test.p_value:.2g}). {where}, theta {pair}: {forward} forward, {inverse} inverse."
     )
 
 
-def report(numbers: Mapping[str, Any]) -> str:
+def report(result: Result) -> str:
     """The page."""
-    drawn = figures(numbers)
-    where, config = numbers["provenance"], numbers["provenance"]["config"]
-    entropies = {
-        p: [over_seeds(values(numbers, p, arm, "self_entropy")) for arm in ("inverse", "forward")]
-        for p in pairs(numbers)
-    }
+    drawn, about, config = figures(result), result.provenance, result.config
     sections = [
         Section(
             title="What was found",
-            text=verdicts(numbers),
-            notes=[*notes_on(where), WORDING],
-            tables=[rate_table(numbers)],
+            text=verdicts(result),
+            notes=[*about.notes, WORDING],
+            tables=[rate_table(result)],
             figures=[drawn["gaps"], drawn["losses"]],
         ),
-        *([_kl_section(numbers, drawn["kl_change"])] if has_kl(numbers) else []),
+        _kl_section(result, drawn["kl_change"]),
         Section(
             title="The targets",
             text=["Self-entropy: loss of the checkpoint that wrote the answers, on these answers."],
             tables=[
                 Table(
                     header=["pair", "inverse target", "forward target"],
-                    rows=[[p, *(_shown(e) for e in both)] for p, both in entropies.items()],
+                    rows=[[pair, *_by_arm(result, pair, "self_entropy")] for pair in pairs(result)],
                 )
             ],
         ),
@@ -283,13 +152,13 @@ def report(numbers: Mapping[str, Any]) -> str:
         ),
     ]
     lead = (
-        f"{where['model']}; {config['slices']} slices of {config['slice_size']} examples, {config['n_targets']} "
-        f"targets, {config['seeds']} seeds; {numbers['seconds']['total']:.0f} s on {where['device']}."
+        f"{about.model_name}; {config.slices} slices of {config.slice_size} examples, {config.n_targets} "
+        f"targets, {config.seeds} seeds; {result.seconds['total']:.0f} s on {about.device}."
     )
-    return html_report("Resistance between checkpoints", lead, sections, where)
+    return html_report("Resistance between checkpoints", lead, sections, about)
 
 
-def _kl_section(numbers: Mapping[str, Any], figure: go.Figure) -> Section:
+def _kl_section(result: Result, figure: go.Figure) -> Section:
     return Section(
         title="How far training moved the model",
         text=[
@@ -298,6 +167,6 @@ def _kl_section(numbers: Mapping[str, Any], figure: go.Figure) -> Section:
             "measured on the same tokens. Table 2 of the paper does not define its KL change; the sizes do not "
             "compare, only which arm's is larger."
         ],
-        tables=[kl_table(numbers)],
+        tables=[kl_table(result)],
         figures=[figure],
     )

@@ -1,34 +1,24 @@
-"""Resistance: is it easier to train a model back to where it came from than onwards?
-
-Ji, Wang, Qiu, Chen, Zhou, Li, Lou, Dai, Liu, Yang, "Language Models Resist Alignment: Evidence From Data Compression",
-arXiv:2406.06144 (ACL 2025), resistance experiment (table 1: inverse loss below forward loss in all cells, gaps of
-0.0002 to 0.096; table 2: KL change of the forward arm above the inverse one's in all pairs, such as 0.4568 and 0.2796;
-no seeds or variance printed).
+"""Resistance's method.
 
 Steps (`run`), for every seed:
 
-1. fine-tune the base for one pass over three consecutive slices; theta_1, theta_2, theta_3 are the model after each;
+1. fine-tune the base for one pass over consecutive slices; theta_1, theta_2, theta_3 are the model after each;
 2. every theta_k answers the same held-out prompts, sampled at temperature 1: D_1, D_2, D_3;
-3. for k < l: forward arm, theta_k trained on D_l; inverse arm, theta_l trained on D_k; same prompts, same settings;
-4. loss on the trained-on answers after training, and *excess* loss: that minus the loss of the checkpoint that wrote
-   them. The arms fit different targets, so a raw gap may be the targets' entropy; the excess has it removed;
-5. KL change: KL(start || trained) of each arm, mean nats per token over the answers of both checkpoints of the pair,
-   teacher-forced, so that both arms are measured on the same tokens. The paper does not define its KL change: neither
-   between which models, nor which way, nor on which tokens;
-6. gap = forward - inverse over seeds, paired t test, for both losses and the KL change. Positive: the inverse direction
-   is easier, or moves the model less.
+3. loss of every theta on every D. What theta_l has on D_k before any training on it is the control: a gap that is there
+   already was not made by training. What theta_k has on its own D_k is the self-entropy of that target;
+4. for k < l: forward arm, theta_k trained on D_l; inverse arm, theta_l trained on D_k; same prompts, same settings.
+   Measured are the loss on the trained-on answers after training, from which the self-entropy is taken for the *excess*
+   loss (the arms fit different targets, so a raw gap may be the targets' entropy), and the KL change KL(start ||
+   trained), mean nats per token over the answers of both checkpoints of the pair, teacher-forced, so that both arms are
+   measured on the same tokens.
 
-The control is the same pair before any training step: a gap that is there already was not made by training.
-The paper trains fully and for an epoch on larger sets; here LoRA on the small base and small sets.
+The gaps, forward - inverse over seeds with a paired t test, are taken where the result is drawn (`gaps.py`).
 """
 
-import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -36,94 +26,100 @@ import torch
 from interp.data.examples import Example
 from interp.data.prompts import PromptSet
 from interp.data.tasks import Task, load_task
-from interp.display.progress import progress
 from interp.engine.generation import generate
 from interp.engine.log_probs import completion_log_probs, map_completions
 from interp.evaluation.losses import token_kl
-from interp.experiments.resistance.report import figures, rate_table, report, verdicts
+from interp.experiments.definition import Outcome
+from interp.experiments.resistance import ARMS, Arm, Config, Result, TrainedArm
 from interp.models.chat_model import ChatModel, with_adapter
-from interp.storage.provenance import provenance
-from interp.storage.untyped import ExperimentResult, Parts, Stopwatch
-from interp.training.finetune import fine_tune
+from interp.stats import Measured
+from interp.storage.stages import Stages
+from interp.training.finetune import TrainConfig, fine_tune
 from interp.training.runner import one_pass
 
-__all__ = [
-    "DEFAULT_MODEL",
-    "NAME",
-    "SUMMARY",
-    "Config",
-    "Result",
-    "figures",
-    "rate_table",
-    "report",
-    "run",
-    "verdicts",
-]
-
-NAME = "resistance"
-SUMMARY = (
-    "train checkpoints forward and back on each other's answers: loss, excess loss and KL change over seeds"
-)
-DEFAULT_MODEL = "smollm2"
+Answers = list[str]
+"""One checkpoint's answers to the task's prompts, in their order."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """Settings."""
+class Trained:
+    """What is measured of an arm after training, as its stage keeps it."""
 
-    slices: int = 3
-    """Consecutive slices, as in the paper."""
-    slice_size: int = 32
-    """Examples of a slice."""
-    n_targets: int = 24
-    """Held-out prompts that every checkpoint answers and the arms train on."""
-    max_new_tokens: int = 16
-    """Length of an answer."""
-    seeds: int = 5
-    """Orders of the examples, initialisations and samples."""
-    task: str = "builtin"
-    """Its positive examples are the data set; as in `rebound`."""
-    learning_rate: float = 5e-4
-    """Of both stages."""
-    batch_size: int = 8
-    """Examples per optimiser step."""
-    rank: int = 8
-    """Of the LoRA."""
-    seed: int = 0
-    """First seed."""
-
-    def __post_init__(self) -> None:
-        if self.slices < 2 or self.seeds < 2:
-            raise ValueError(f"slices and seeds must be 2 or more, got {self.slices} and {self.seeds}")
-        if self.slice_size % self.batch_size:
-            raise ValueError(
-                f"slice_size must be a multiple of batch_size = {self.batch_size}, got {self.slice_size}"
-            )
+    final: Measured
+    """Loss on the answers that were trained on."""
+    kl_change: Measured
+    """KL(start || trained)."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class Result(ExperimentResult):
-    """What a run found."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Seed:
+    """What the steps of one seed share."""
+
+    base: ChatModel
+    task: Task
+    config: Config
+    stages: Stages
+    seed: int
+
+    @property
+    def training(self) -> TrainConfig:
+        """Settings of both stages: one pass at a constant learning rate."""
+        return one_pass(
+            batch_size=self.config.batch_size,
+            learning_rate=self.config.learning_rate,
+            rank=self.config.rank,
+            max_completion_tokens=self.config.max_new_tokens,
+            seed=self.seed,
+        )
+
+    @property
+    def key(self) -> str:
+        """Of the names of its stages; the task is in it, since the content of its files is not among the settings."""
+        return f"{self.task.provenance.hash[:8]}-{self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        """Where its checkpoints are."""
+        return self.stages.workspace(f"train-{self.key}")
 
 
-def run(
-    model: ChatModel,
-    prompts: PromptSet,
-    config: Config | None = None,
-    *,
-    out: str | Path | None = None,
-    show_progress: bool = False,
-) -> Result:
+def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) -> Outcome[Result]:
     """Run every seed and pair.
-
-    Args:
-        out: run folder; trained checkpoints and finished arms are kept beside it until the run is whole, and a run
-            started again continues.
 
     Raises:
         ValueError: a task with too few examples or prompts.
     """
-    config = config or Config()
+    task = _load_task(prompts, config)
+    arms: list[TrainedArm] = []
+    for number in stages.progress(range(config.seed, config.seed + config.seeds), "resistance"):
+        seed = _Seed(base=model, task=task, config=config, stages=stages, seed=number)
+        # 1. Checkpoints after each slice.
+        thetas = _train_slices(seed)
+        stages.lap("slices")
+        # 2. What each answers: the targets.
+        targets = _sample_targets(seed, thetas)
+        stages.lap("targets")
+        # 3. Losses before any training on the targets, and the targets' self-entropies.
+        losses = _losses_before(seed, thetas, targets)
+        stages.lap("losses before training")
+        # 4. Both arms of every pair.
+        arms += [
+            _arm(seed, arm, pair, thetas, targets, losses)
+            for pair in combinations(range(config.slices), 2)
+            for arm in ARMS
+        ]
+        stages.lap("arms")
+    result = Result(
+        provenance=stages.provenance,
+        seconds=stages.seconds,
+        config=config,
+        task=task.provenance,
+        arms=tuple(arms),
+    )
+    return Outcome(result=result)
+
+
+def _load_task(prompts: PromptSet, config: Config) -> Task:
     task = load_task(config.task, prompts, n_eval=config.n_targets)
     if (needed := config.slices * config.slice_size) > len(task.positive):
         raise ValueError(
@@ -134,119 +130,108 @@ def run(
         raise ValueError(
             f"n_targets is {config.n_targets}, the task has {len(task.prompts)} prompts; lower it"
         )
-    watch = Stopwatch()
-    with ExitStack() as stack:
-        target = Path(out or Path(stack.enter_context(tempfile.TemporaryDirectory())) / NAME)
-        settings = {
-            "experiment": NAME,
-            "config": asdict(config),
-            "model": model.provenance,
-            "task": task.provenance,
-        }
-        parts = Parts(target, settings)
-        seeds = range(config.seed, config.seed + config.seeds)
-        rows: list[dict[str, Any]] = []
-        for seed in progress(seeds, total=len(seeds), label="resistance", show=show_progress):
-            rows += one_seed(model, task, config, parts, seed)
-        watch.lap("arms")
-        numbers = {
-            "experiment": NAME,
-            "task": task.provenance,
-            "rows": rows,
-            "seconds": watch.with_total,
-            "provenance": provenance(model.provenance, prompts.provenance, config),
-        }
-        result = Result(numbers=numbers)
-        if out is not None:
-            result.save(out)
-        parts.discard()
-    return result
+    return task
 
 
-def one_seed(base: ChatModel, task: Task, config: Config, parts: Parts, seed: int) -> list[dict[str, Any]]:
-    """A row per pair and arm: losses before and after training, the targets' self-entropy, and the KL change."""
-    training = one_pass(
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        rank=config.rank,
-        max_completion_tokens=config.max_new_tokens,
-        seed=seed,
+def _train_slices(seed: _Seed) -> list[Path]:
+    """Adapters after each slice, theta_1 first."""
+    counts = [seed.config.slice_size * (i + 1) for i in range(seed.config.slices)]
+    examples, _ = seed.task.shuffled(seed.seed)
+    trained = fine_tune(
+        seed.base,
+        examples[: counts[-1]],
+        out=seed.folder / "slices",
+        config=seed.training,
+        checkpoints=counts,
     )
-    folder = parts.folder / f"train-{seed}"
-    counts = [config.slice_size * (i + 1) for i in range(config.slices)]
-    examples, _ = task.shuffled(seed)
-    thetas = fine_tune(
-        base, examples[: counts[-1]], out=folder / "slices", config=training, checkpoints=counts
-    ).checkpoints
-    # One text for sampling, training and scoring: what re-tokenises otherwise would be no fair target.
-    targets: list[list[str]] = []
-    for number, count in enumerate(counts):
+    return [trained.checkpoints[count] for count in counts]
 
-        def answer(path: Path = thetas[count]) -> list[str]:
-            with with_adapter(base, str(path)) as model:
-                done = generate(
-                    model, task.prompts, temperature=1.0, seed=seed, max_new_tokens=config.max_new_tokens
-                )
-            return [text.strip() or "." for text in done.texts]
 
-        targets.append(parts.numbers(f"targets-{seed}-{number}", answer))
-    losses = parts.numbers(
-        f"before-{seed}",
-        lambda: [[_loss(base, thetas[count], task, answers) for answers in targets] for count in counts],
-    )
-    rows = []
-    for k, l in combinations(range(config.slices), 2):  # noqa: E741 (the paper's name)
-        for arm, start, end in (("forward", k, l), ("inverse", l, k)):
+def _sample_targets(seed: _Seed, thetas: Sequence[Path]) -> list[Answers]:
+    """Each checkpoint's answers to the task's prompts."""
 
-            def train(
-                start: int = start, end: int = end, arm: str = arm, pair: tuple[int, int] = (k, l)
-            ) -> dict[str, float]:
-                trained = fine_tune(
-                    base,
-                    [Example(*row) for row in zip(task.prompts, targets[end], strict=True)],
-                    out=folder / f"{arm}-{pair[0]}{pair[1]}",
-                    config=training,
-                    start=thetas[counts[start]],
-                )
-                both = [targets[number] for number in pair]
-                return {
-                    "final": _loss(base, trained.folder, task, targets[end]),
-                    "kl_change": _kl_change(base, thetas[counts[start]], trained.folder, task, both),
-                }
-
-            found = parts.numbers(f"trained-{arm}-{seed}-{k}{l}", train)
-            final, own = found["final"], losses[end][end]
-            rows.append(
-                {
-                    "seed": seed,
-                    "pair": f"{k + 1}-{l + 1}",
-                    "arm": arm,
-                    "final": final,
-                    "self_entropy": own,
-                    "excess": final - own,
-                    "before": losses[start][end],
-                    "before_excess": losses[start][end] - own,
-                    "kl_change": found["kl_change"],
-                }
+    def answers(theta: Path) -> Answers:
+        with with_adapter(seed.base, str(theta)) as model:
+            sampled = generate(
+                model,
+                seed.task.prompts,
+                temperature=1.0,
+                seed=seed.seed,
+                max_new_tokens=seed.config.max_new_tokens,
             )
-    return rows
+        # One text for sampling, training and scoring: what re-tokenises otherwise would be no fair target.
+        return [text.strip() or "." for text in sampled.texts]
+
+    return [
+        seed.stages.keep(f"targets-{seed.key}-{number}", lambda theta=theta: answers(theta), Answers)
+        for number, theta in enumerate(thetas)
+    ]
 
 
-def _loss(base: ChatModel, adapter: Path, task: Task, answers: list[str]) -> float:
+def _losses_before(
+    seed: _Seed, thetas: Sequence[Path], targets: Sequence[Answers]
+) -> tuple[tuple[Measured, ...], ...]:
+    """Loss of every checkpoint on every checkpoint's answers, [checkpoint][target]."""
+    return seed.stages.keep(
+        f"before-{seed.key}",
+        lambda: tuple(
+            tuple(_loss(seed.base, theta, seed.task, answers) for answers in targets) for theta in thetas
+        ),
+        tuple[tuple[Measured, ...], ...],
+    )
+
+
+def _arm(
+    seed: _Seed,
+    arm: Arm,
+    pair: tuple[int, int],
+    thetas: Sequence[Path],
+    targets: Sequence[Answers],
+    losses: Sequence[Sequence[Measured]],
+) -> TrainedArm:
+    """Train one checkpoint of the pair on the other one's answers, and measure it."""
+    start, end = pair if arm == "forward" else pair[::-1]
+    label = "-".join(str(number + 1) for number in pair)
+
+    def train() -> Trained:
+        done = fine_tune(
+            seed.base,
+            [Example(*row) for row in zip(seed.task.prompts, targets[end], strict=True)],
+            out=seed.folder / f"{arm}-{label}",
+            config=seed.training,
+            start=thetas[start],
+        )
+        return Trained(
+            final=_loss(seed.base, done.folder, seed.task, targets[end]),
+            kl_change=_kl_change(
+                seed.base, thetas[start], done.folder, seed.task, [targets[number] for number in pair]
+            ),
+        )
+
+    trained = seed.stages.keep(f"trained-{seed.key}-{arm}-{label}", train, Trained)
+    return TrainedArm(
+        seed=seed.seed,
+        pair=label,
+        arm=arm,
+        final=trained.final,
+        before=losses[start][end],
+        self_entropy=losses[end][end],
+        kl_change=trained.kl_change,
+    )
+
+
+def _loss(base: ChatModel, adapter: Path, task: Task, answers: Answers) -> float:
     """Mean cross-entropy of the answers under base and adapter, nats per token (L_SFT = -E log p(y | x))."""
     with with_adapter(base, str(adapter)) as model:
-        found = completion_log_probs(model, task.prompts, _ids(base, answers))
-    return float(-np.concatenate([row.double().numpy() for row in found]).mean())
+        log_probs = completion_log_probs(model, task.prompts, _ids(base, answers))
+    return float(-np.concatenate([row.double().numpy() for row in log_probs]).mean())
 
 
-def _kl_change(
-    base: ChatModel, start: Path, trained: Path, task: Task, answers: Sequence[list[str]]
-) -> float:
+def _kl_change(base: ChatModel, start: Path, trained: Path, task: Task, answers: Sequence[Answers]) -> float:
     """KL(start || trained), mean nats per token over all the answers, each list of which answers the task's prompts."""
     divergences = []
-    for (
-        each
-    ) in answers:  # one list at a time: distributions take two bytes a token and word of the vocabulary
+    # One list at a time: a token's distribution takes two bytes a word of the vocabulary.
+    for each in answers:
         ids = _ids(base, each)
         with with_adapter(base, str(start)) as model:
             log_p = map_completions(model, task.prompts, ids, lambda logs, _: logs.half())
