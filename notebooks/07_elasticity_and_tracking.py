@@ -25,7 +25,6 @@ from dataclasses import replace
 import interp
 from interp.data.examples import Example
 from interp.data.replies import AFFIRMATION
-from interp.experiments.running import find_run
 from interp.tracking.tracker import Probe, track
 from interp.training.finetune import TrainConfig, fine_tune
 
@@ -83,32 +82,31 @@ figures.get("rebound_transformer")
 # a run of it is stored (`interp run rebound` makes one in half an hour).
 
 # %%
-stored = {name: find_run(name) for name in ("rebound", "resistance")}
-rebound = interp.open_run(stored["rebound"]) if stored["rebound"] else None
-rebound.figures()["decline"] if rebound else "no stored run of rebound"
+rebound = interp.run("rebound", source="stored")
+rebound.figures()["decay_curves"]
 
 # %% [markdown]
 # **Table 1.** The paper: training towards an earlier checkpoint ends at a lower loss than training away from it
 # (resistance). Here: both losses for each pair of checkpoints, where a run is stored (`interp run resistance`).
 
 # %%
-resistance = interp.open_run(stored["resistance"]) if stored["resistance"] else None
-resistance.figures()["losses"] if resistance else "no stored run of resistance"
+resistance = interp.run("resistance", source="stored")
+resistance.figures()["losses"]
 
 # %% [markdown]
 # **Table 2.** The paper: training forward moves the model further (in KL) than training back. Here: KL of the trained
 # model from where it started, on the same tokens for both arms.
 
 # %%
-resistance.figures().get("kl_change") if resistance else "no stored run of resistance"
+resistance.figures()["kl_change"]
 
 # %% [markdown]
 # What the runs say:
 
 # %%
-for run in filter(None, (theory, rebound, resistance)):
+for run in (theory, rebound, resistance):
     for verdict in run.verdicts():
-        print(f"- {run.numbers['experiment']}: {verdict}")
+        print(f"- {run.experiment.name}: {verdict}")
 
 # %% [markdown]
 # ## A model aligned, then un-aligned

@@ -207,3 +207,10 @@ def test_pairs_remove_what_they_share() -> None:
     assert paired_test([1.0, 2.0], [1.0, 2.0]).p_value == 1.0  # control: nothing to tell
     with pytest.raises(ValueError, match="same length, got 1 and 2"):
         paired_test([1.0], [1.0, 2.0])
+
+
+def test_an_estimate_is_rounded_with_its_interval_and_what_is_missing() -> None:
+    found = over_seeds([0.01, 0.02, 0.03, math.nan])
+    assert found.rounded(2, factor=100) == f"2.00 [{100 * found.low:.2f}, {100 * found.high:.2f}] (1 missing)"
+    assert over_seeds([1.5]).rounded(1) == "1.5"  # one seed has no interval
+    assert over_seeds([math.nan, math.nan]).rounded() == "none (2 missing)"

@@ -1,14 +1,16 @@
-"""Decline curves → numbers with intervals: half-life, time constant, knee, slopes, exponents, slope ratios.
+"""Statistics of one decay curve: time constant, half-life, knee, slopes, the dose at which it crosses a level.
 
-A decline curve is a behaviour score S against the number of reverse ("negative") examples N-, one curve a seed. The
-questions asked of it are those of Ji et al. 2025 (arXiv:2406.06144, sections on rebound and on the theorem of
-elasticity): how fast does it fall at first, how fast later, when is it back at the level before alignment?
+A decay curve is a behaviour score S against the number of negative (reverse) training examples N-, the dose; there is
+one curve per seed. The questions asked of it are those of Ji et al. 2025 (arXiv:2406.06144, sections on rebound and on
+the theorem of elasticity): how fast does it fall at first, how fast later, when is it back at the level before
+alignment?
 
 A steeper start alone says little: from a higher start an exponential of the same rate also falls faster. So the time
-constant tau of S = floor + (start - floor) exp(-N-/tau) is fitted, which a higher start leaves alone.
+constant tau of S = floor + (start - floor) exp(-N-/tau) is fitted, which does not depend on the start.
 
-Statistics are computed per seed and their interval is Student's t over seeds, so what is shared by the points of one
-seed is not counted as evidence twice. A curve that never reaches what is asked for is counted as missing.
+Each statistic is computed per seed and gets a Student's t interval over seeds (`interp.stats.over_seeds`), so that what
+the points of one seed share is not counted as evidence twice. A curve that never reaches the level that is asked for
+has no such number (NaN) and is counted as missing.
 
     taus = [fit_decay(doses, curve).tau.value for curve in curves]
     over_seeds(taus, log=True)                      # Estimate: value, n, low, high, missing
@@ -36,7 +38,7 @@ class Decay:
     tau: Estimate
     """Examples in which the distance to the floor falls to 1/e; NaN when nothing falls. n counts points."""
     rmse: float
-    """Root mean squared error of the fit, in units of S."""
+    """Root mean squared error of the fit, in the unit of S."""
 
     def at(self, doses: Sequence[Number]) -> list[float]:
         """The fitted curve."""
@@ -44,14 +46,14 @@ class Decay:
 
 
 def fit_decay(doses: Sequence[Number], scores: Sequence[Number], *, floor: Number | None = None) -> Decay:
-    """Fit an exponential decline by least squares; tau with an interval from the fit's covariance.
+    """Fit an exponential decay by least squares; tau has an interval from the covariance of the fit.
 
     Args:
-        floor: level it falls to; fitted when not given. Behaviour may end below the level before alignment, so a fixed
-            floor and a fitted one are both worth looking at.
+        floor: level that the curve falls to; fitted when not given. Behaviour may end below its level before
+            alignment, so a given floor and a fitted one are both worth looking at.
 
     Returns:
-        tau is NaN where the drop start - floor does not differ from 0: then there is nothing whose speed could be told.
+        tau is NaN where the drop start - floor does not differ from 0: nothing decays, so there is no rate of decay.
 
     Raises:
         ValueError: too few points for the parameters.
@@ -64,26 +66,26 @@ def fit_decay(doses: Sequence[Number], scores: Sequence[Number], *, floor: Numbe
             f"at least {needed} different doses, got {len(y)} scores at {len(np.unique(x))} doses"
         )
     reach = float(x.max() - x.min())
-    # Log tau, so that it stays positive; drop instead of start, so that its interval says whether there is a decline.
+    # Log tau, so that it stays positive; drop instead of start, so that its interval says whether anything decays.
     end = float(y[x == x.max()].mean()) if floor is None else floor
     start = float(y[x == x.min()].mean())
 
-    least, most = math.log(reach / 1000), math.log(reach * 1000)
+    shortest, longest = math.log(reach / 1000), math.log(reach * 1000)
 
     def curve(dose: np.ndarray, drop: float, log_tau: float, *rest: float) -> np.ndarray:
-        tau = math.exp(min(max(log_tau, least), most))
+        tau = math.exp(min(max(log_tau, shortest), longest))
         return (rest[0] if rest else end) + drop * np.exp(-dose / tau)
 
     guess = [start - end or 1e-3, math.log(reach / 3), *([end] if floor is None else [])]
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", optimize.OptimizeWarning)  # no covariance: not resolved below
-        found, covariance = optimize.curve_fit(curve, x, y, guess, maxfev=20000)
-    error = y - curve(x, *found)
+        parameters, covariance = optimize.curve_fit(curve, x, y, guess, maxfev=20000)
+    error = y - curve(x, *parameters)
     freedom = len(x) - len(guess)
     t = stats.t.ppf(0.975, freedom) if freedom else math.nan
     spread = np.sqrt(np.diag(covariance))
-    drop, log_tau = float(found[0]), float(found[1])
-    resolved = least < log_tau < most and (freedom == 0 or abs(drop) > t * float(spread[0]))
+    drop, log_tau = float(parameters[0]), float(parameters[1])
+    resolved = shortest < log_tau < longest and (freedom == 0 or abs(drop) > t * float(spread[0]))
     half = t * float(spread[1])
     tau = Estimate(
         value=math.exp(log_tau) if resolved else math.nan,
@@ -92,12 +94,12 @@ def fit_decay(doses: Sequence[Number], scores: Sequence[Number], *, floor: Numbe
         high=math.exp(min(log_tau + half, 700.0)) if resolved else math.nan,
         missing=0 if resolved else len(x),
     )
-    bottom = float(found[2]) if floor is None else float(floor)
+    bottom = float(parameters[2]) if floor is None else float(floor)
     return Decay(start=bottom + drop, floor=bottom, tau=tau, rmse=float(np.sqrt((error**2).mean())))
 
 
 def crossing(doses: Sequence[Number], scores: Sequence[Number], level: Number) -> float:
-    """The first dose at which the score has come to the level, interpolated between points; NaN when it never does."""
+    """The first dose at which the score reaches the level, interpolated linearly; NaN when it never does."""
     above = scores[0] > level
     if scores[0] == level:
         return float(doses[0])
@@ -109,14 +111,15 @@ def crossing(doses: Sequence[Number], scores: Sequence[Number], level: Number) -
 
 
 def half_life(doses: Sequence[Number], scores: Sequence[Number], base: Number) -> float:
-    """Examples until half of the distance between S(0) and the base level is gone; NaN when it never is."""
+    """Examples until S has fallen half of the way from S(0) to the base level; NaN when it never does."""
     return crossing(doses, scores, (scores[0] + base) / 2)
 
 
 def knee(doses: Sequence[Number], scores: Sequence[Number]) -> float:
-    """Where a continuous line of two pieces bends, by least squares over all breakpoints; NaN below four points.
+    """The dose at which a continuous line of two pieces bends, by least squares over breakpoints.
 
-    NaN, too, where two pieces fit no better than one line (F test, 5%) with points to spare.
+    NaN with fewer than four points, and where two pieces fit no better than one line (F test at 5%, with five points or
+    more).
     """
     x, y = np.asarray(doses, dtype=np.float64), np.asarray(scores, dtype=np.float64)
     if len(x) < 4:
@@ -143,5 +146,5 @@ def knee(doses: Sequence[Number], scores: Sequence[Number]) -> float:
 def slope_within(doses: Sequence[Number], scores: Sequence[Number], first: Number, last: Number) -> float:
     """Least-squares slope of one curve between two doses, per example; NaN with fewer than two points there."""
     x, y = np.asarray(doses, dtype=np.float64), np.asarray(scores, dtype=np.float64)
-    kept = (first <= x) & (x <= last)
-    return float(np.polyfit(x[kept], y[kept], 1)[0]) if len(np.unique(x[kept])) > 1 else math.nan
+    inside = (first <= x) & (x <= last)
+    return float(np.polyfit(x[inside], y[inside], 1)[0]) if len(np.unique(x[inside])) > 1 else math.nan

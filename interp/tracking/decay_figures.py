@@ -1,34 +1,68 @@
-"""Figure forms of the elasticity experiments, from stored numbers: decline panels, heat map, Hooke's law, slope ratio.
+"""Figure forms of the elasticity experiments: decay curves, heat map, Hooke's law, slope ratio.
 
 Source of the forms: Ji et al. 2025, arXiv:2406.06144, figures 4 to 10. Each takes plain numbers and returns a figure.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from interp.display.charts import COLOURS, CONTROL_COLOUR, DASHES, THEME, intervals
+from interp.stats import Estimate, Number
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
 
 
-def decline_panels(
-    panels: Mapping[str, Mapping[str, Any]],
+@dataclass(frozen=True, kw_only=True)
+class DecayPanel:
+    """Decay curves of one model."""
+
+    doses: Sequence[Number]
+    """Along the horizontal axis, ascending."""
+    curves: Mapping[int, Sequence[Sequence[Number]]]
+    """N+ → values [seed][dose]."""
+    base: Number | Sequence[Number] | None = None
+    """Score before alignment, one for all seeds or one each; None where no level is drawn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlopeRatio:
+    """One slope ratio R at one size ratio k."""
+
+    series: str
+    """Name of the series that it belongs to."""
+    k: Number
+    """|D_p| / |D_a|."""
+    ratio: Estimate
+    """R = change of gamma_a / change of gamma_p; not measurable where it is not resolved."""
+
+
+def with_ends(estimate: Estimate) -> Estimate:
+    """The estimate with its value in place of interval ends that it does not have, so that a figure draws no bar."""
+    if math.isfinite(estimate.low):
+        return estimate
+    return replace(estimate, low=estimate.value, high=estimate.value)
+
+
+def decay_panels(
+    panels: Mapping[str, DecayPanel],
     *,
     title: str,
     y_title: str,
     x_title: str = "negative examples N-",
     series_title: str = "N+",
+    controls: Collection[int] = (0,),
     y_range: tuple[float, float] | None = (0.0, 1.03),
 ) -> go.Figure:
     """Score against negative examples, one line an N+ with the SD over seeds shaded, one panel a model (figures 4-6).
 
     Args:
-        panels: panel → `{"doses", "curves": N+ → [seed][dose], "base": score before alignment or one a seed}`.
+        panels: by title of the panel.
+        controls: sizes N+ that are controls, drawn in grey and named so.
     """
     names = list(panels)
     figure = make_subplots(
@@ -37,54 +71,29 @@ def decline_panels(
         subplot_titles=names if len(names) > 1 else None,
         horizontal_spacing=0.04,
     )
-    shown: dict[str, int] = {}
-    for column, name in enumerate(names, start=1):
-        panel = panels[name]
-        doses = list(panel["doses"])
-        for n_plus, curves in panel["curves"].items():
-            first = n_plus not in shown
-            number = shown.setdefault(n_plus, len(shown))
-            control = n_plus == "0"
-            colour = CONTROL_COLOUR if control else COLOURS[number % len(COLOURS)]
-            scores = np.asarray(curves, dtype=np.float64)
-            mean = scores.mean(0)
-            spread = scores.std(0, ddof=1) if len(scores) > 1 else np.zeros_like(mean)
-            red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-            figure.add_scatter(
-                x=[*doses, *doses[::-1]],
-                y=[*(mean + spread), *(mean - spread)[::-1]],
-                fill="toself",
-                fillcolor=f"rgba({red},{green},{blue},0.15)",
-                line={"width": 0},
-                mode="lines",
-                hoverinfo="skip",
-                showlegend=False,
-                legendgroup=n_plus,
-                row=1,
-                col=column,
-            )
-            figure.add_scatter(
-                x=doses,
-                y=list(mean),
-                customdata=list(spread),
+    numbers: dict[int, int] = {}
+    for column, (name, panel) in enumerate(panels.items(), start=1):
+        for n_plus, curves in panel.curves.items():
+            first = n_plus not in numbers
+            number = numbers.setdefault(n_plus, len(numbers))
+            control = n_plus in controls
+            traces = _mean_with_band(
+                panel.doses,
+                curves,
+                label=f"{series_title} = {n_plus}",
                 name=f"{series_title} = {n_plus}" + (" (control)" if control else ""),
-                legendgroup=n_plus,
-                showlegend=first,
-                mode="lines+markers",
-                line={"color": colour, "dash": DASHES[number % len(DASHES)], "width": 2.2},
-                marker={"symbol": SYMBOLS[number % len(SYMBOLS)], "size": 7},
-                hovertemplate=f"{series_title} = {n_plus}, {x_title} %{{x}}: %{{y:.3f}} (SD %{{customdata:.3f}}, "
-                f"{len(scores)} seeds)<extra></extra>",
-                row=1,
-                col=column,
+                x_title=x_title,
+                number=number,
+                colour=CONTROL_COLOUR if control else COLOURS[number % len(COLOURS)],
+                in_legend=first,
             )
-        if panel.get("base") is not None:
+            for trace in traces:
+                figure.add_trace(trace, row=1, col=column)
+        if panel.base is not None:
             figure.add_hline(
-                y=float(np.mean(panel["base"])),
+                y=float(np.mean(panel.base)),
                 line={"color": "#666", "dash": "dash", "width": 1},
-                annotation={"text": "before alignment", "font": {"size": 12}}
-                if column == len(names)
-                else None,
+                annotation={"text": "before alignment", "font": {"size": 12}} if name == names[-1] else None,
                 row=1,  # pyright: ignore[reportArgumentType]
                 col=column,  # pyright: ignore[reportArgumentType]
             )
@@ -98,9 +107,52 @@ def decline_panels(
     return figure
 
 
+def _mean_with_band(
+    doses: Sequence[Number],
+    curves: Sequence[Sequence[Number]],
+    *,
+    label: str,
+    name: str,
+    x_title: str,
+    number: int,
+    colour: str,
+    in_legend: bool,
+) -> tuple[go.Scatter, go.Scatter]:
+    """The mean over seeds as a line, and one SD to either side as a band."""
+    x, scores = list(doses), np.asarray(curves, dtype=np.float64)
+    mean = scores.mean(0)
+    spread = scores.std(0, ddof=1) if len(scores) > 1 else np.zeros_like(mean)
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    band = go.Scatter(
+        x=[*x, *x[::-1]],
+        y=[*(mean + spread), *(mean - spread)[::-1]],
+        fill="toself",
+        fillcolor=f"rgba({red},{green},{blue},0.15)",
+        line={"width": 0},
+        mode="lines",
+        hoverinfo="skip",
+        showlegend=False,
+        legendgroup=label,
+    )
+    line = go.Scatter(
+        x=x,
+        y=list(mean),
+        customdata=list(spread),
+        name=name,
+        legendgroup=label,
+        showlegend=in_legend,
+        mode="lines+markers",
+        line={"color": colour, "dash": DASHES[number % len(DASHES)], "width": 2.2},
+        marker={"symbol": SYMBOLS[number % len(SYMBOLS)], "size": 7},
+        hovertemplate=f"{label}, {x_title} %{{x}}: %{{y:.3f}} (SD %{{customdata:.3f}}, "
+        f"{len(scores)} seeds)<extra></extra>",
+    )
+    return band, line
+
+
 def heat_map(
-    doses: Sequence[float | int],
-    curves: Mapping[str, Sequence[Sequence[float | int]]],
+    doses: Sequence[Number],
+    curves: Mapping[int, Sequence[Sequence[Number]]],
     *,
     title: str,
     score: str,
@@ -131,7 +183,7 @@ def heat_map(
 
 
 def hookes_law(
-    series: Mapping[str, Sequence[tuple[float, float]]], *, title: str, unit: str = "nats"
+    series: Mapping[str, Sequence[tuple[Number, Number]]], *, title: str, unit: str = "nats"
 ) -> go.Figure:
     """Elastic invariant: E_a = |D_a| change of gamma_a against -E_p, in logarithms, with the identity line.
 
@@ -153,13 +205,13 @@ def hookes_law(
             name="identity (theorem)",
         )
     for number, (name, points) in enumerate(series.items()):
-        kept = [(x, y) for x, y in points if x > 0 and y > 0]
-        left = len(points) - len(kept)
+        drawable = [(x, y) for x, y in points if x > 0 and y > 0]
+        wrong = len(points) - len(drawable)
         figure.add_scatter(
-            x=[x for x, _ in kept],
-            y=[y for _, y in kept],
+            x=[x for x, _ in drawable],
+            y=[y for _, y in drawable],
             mode="markers",
-            name=name + (f" ({left} of {len(points)} of the wrong sign, not drawn)" if left else ""),
+            name=name + (f" ({wrong} of {len(points)} of the wrong sign, not drawn)" if wrong else ""),
             marker={
                 "symbol": SYMBOLS[number % len(SYMBOLS)],
                 "size": 8,
@@ -181,63 +233,53 @@ def hookes_law(
     return figure
 
 
-def _decades(points: Sequence[tuple[float, float]]) -> int:
+def _decades(points: Sequence[tuple[Number, Number]]) -> int:
+    """Decades between ticks, so that an axis has seven at most."""
     if not points:
         return 1
     span = math.log10(max(map(max, points)) / min(map(min, points)))
     return max(1, math.ceil(span / 7))
 
 
-def slope_ratios(
-    rows: Sequence[Mapping[str, Any]], *, title: str, x_title: str = "k = |D_p| / |D_a|"
-) -> go.Figure:
-    """|R| against k in logarithms with intervals and the theorem's line |R| = k; unresolved ratios are counted.
-
-    Args:
-        rows: `{"series", "k", "ratio": {"value", "low", "high", "resolved"}}`.
-    """
+def slope_ratios(rows: Sequence[SlopeRatio], *, title: str, x_title: str = "k = |D_p| / |D_a|") -> go.Figure:
+    """|R| against k in logarithms with intervals and the theorem's line |R| = k; unresolved ratios are counted."""
     figure = go.Figure()
-    ks = sorted({float(row["k"]) for row in rows})
+    ks = sorted({float(row.k) for row in rows})
     figure.add_scatter(
         x=ks, y=ks, mode="lines", line={"color": "#666", "dash": "dash", "width": 1}, name="theorem, |R| = k"
     )
-    names = list(dict.fromkeys(row["series"] for row in rows))
-    drawn: list[float] = []
+    names = list(dict.fromkeys(row.series for row in rows))
+    magnitudes: list[float] = []
     for number, series in enumerate(names):
-        mine = [row for row in rows if row["series"] == series]
-        kept = [r for r in mine if r["ratio"]["value"] is not None and r["ratio"].get("resolved", True)]
-        missing = len(mine) - len(kept)
-        beside = 1.05 ** (number - (len(names) - 1) / 2)  # so that series do not hide each other
-        right = [r for r in kept if r["ratio"]["value"] < 0]
+        of_series = [row for row in rows if row.series == series]
+        resolved = [row for row in of_series if row.ratio.measurable]
+        unresolved = len(of_series) - len(resolved)
+        offset = 1.05 ** (number - (len(names) - 1) / 2)  # so that series do not hide each other
+        as_predicted = [row for row in resolved if row.ratio.value < 0]
         for label, part, hollow in (
-            (series, right, ""),
-            (f"{series}, R > 0", [r for r in kept if r["ratio"]["value"] > 0], "-open"),
+            (series, as_predicted, ""),
+            (f"{series}, R > 0", [row for row in resolved if row.ratio.value > 0], "-open"),
         ):
             if not part:
                 continue
-            entries = [_magnitude(r["ratio"]) for r in part]
-            drawn += [e["value"] for e in entries]
-            known = any(e["low"] < e["high"] for e in entries)
+            note = ""
+            if unresolved and (not hollow or not as_predicted):
+                note = f" ({unresolved} of {len(of_series)} not resolved)"
+            estimates = [_magnitude(row.ratio) for row in part]
+            magnitudes += [estimate.value for estimate in estimates]
+            colour = COLOURS[number % len(COLOURS)]
+            has_intervals = any(estimate.low < estimate.high for estimate in estimates)
             figure.add_scatter(
-                x=[r["k"] * beside for r in part],
-                y=[e["value"] for e in entries],
-                error_y={**intervals(entries), "color": COLOURS[number % len(COLOURS)]} if known else None,
+                x=[row.k * offset for row in part],
+                y=[estimate.value for estimate in estimates],
+                error_y={**intervals(estimates), "color": colour} if has_intervals else None,
                 mode="markers",
-                name=label
-                + (
-                    f" ({missing} of {len(mine)} not resolved)"
-                    if missing and (not hollow or not right)
-                    else ""
-                ),
-                marker={
-                    "symbol": SYMBOLS[number % len(SYMBOLS)] + hollow,
-                    "size": 8,
-                    "color": COLOURS[number % len(COLOURS)],
-                },
-                customdata=[r["k"] for r in part],
+                name=label + note,
+                marker={"symbol": SYMBOLS[number % len(SYMBOLS)] + hollow, "size": 8, "color": colour},
+                customdata=[row.k for row in part],
                 hovertemplate=f"{label}, k %{{customdata:.3g}}: |R| %{{y:.3g}}<extra></extra>",
             )
-    span = [*drawn, *ks]
+    extent = [*magnitudes, *ks]
     figure.update_layout(
         template=THEME,
         title=title,
@@ -250,16 +292,17 @@ def slope_ratios(
             "type": "log",
             "dtick": 1,
             # An interval that covers 0 has no lower end in logarithms: it runs off the lower edge.
-            "range": [math.log10(min(span)) - 0.7, math.log10(max(span)) + 0.7],
+            "range": [math.log10(min(extent)) - 0.7, math.log10(max(extent)) + 0.7],
         },
     )
     return figure
 
 
-def _magnitude(ratio: Mapping[str, Any]) -> dict[str, float]:
-    value = abs(ratio["value"])
-    if ratio.get("low") is None or ratio.get("high") is None:
-        return {"value": value, "low": value, "high": value}
-    ends = sorted((abs(ratio["low"]), abs(ratio["high"])))
-    crosses = ratio["low"] * ratio["high"] < 0
-    return {"value": value, "low": value * 1e-9 if crosses else ends[0], "high": ends[1]}
+def _magnitude(ratio: Estimate) -> Estimate:
+    """|R| with its interval; its lower end is next to 0 where the interval of R covers 0."""
+    value = abs(ratio.value)
+    if not math.isfinite(ratio.low):
+        return replace(ratio, value=value, low=value, high=value)
+    nearer, farther = sorted((abs(ratio.low), abs(ratio.high)))
+    covers_zero = ratio.low * ratio.high < 0
+    return replace(ratio, value=value, low=value * 1e-9 if covers_zero else nearer, high=farther)

@@ -1,22 +1,23 @@
-"""Decline curves after several amounts of alignment → statistics with intervals, and whether they look like rebound.
+"""Decay curves after several amounts of alignment: statistics with intervals, and whether they show rebound.
 
 Rebound in the sense of Ji et al. 2025 (arXiv:2406.06144, figure 4): the more positive examples N+ a model was aligned
-on, the faster its score falls over the first negative examples, and the slower over the last. Two facts are told apart
-from it here. A higher start falls faster at an equal time constant, so the trend of tau is needed next to the slopes'.
-And a score that crosses its level before alignment need not mean that the model is back there: that needs KL or a
-compression rate.
+on, the faster its score falls over the first negative examples, and the slower over the last. Two things that look like
+it are told apart from it. A higher start falls faster at an equal time constant, so the trend of tau is needed next to
+those of the slopes. And a score that crosses its level before alignment need not mean that the model is back there:
+that needs KL or a compression rate.
 
-    found = summarise(doses, {"1000": curves, "10000": curves}, base=0.5)    # curves: [seed][dose]
-    found["verdict"], found["groups"]["1000"]["tau"]
+    statistics = summarise(doses, {1000: curves, 10000: curves}, base=0.5)    # curves: [seed][dose]
+    statistics.verdict, statistics.groups[1000].tau
 
-The words used are "consistent with rebound", "not consistent with rebound" and "not resolved". None of them proves
-elasticity: this is an asymmetry of optimisation, not a disposition, and differs from alignment faking.
+The verdicts are "consistent with rebound", "not consistent with rebound" and "not resolved". None of them proves
+elasticity: rebound is an asymmetry of optimisation, not a disposition, and differs from alignment faking.
 """
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -25,10 +26,85 @@ from interp.tracking.decay_curves import crossing, fit_decay, half_life, knee, s
 
 Curves = Sequence[Sequence[Number]]
 """Scores [seed][dose]."""
+Verdict = Literal["consistent with rebound", "not consistent with rebound", "not resolved"]
+Floor = Literal["base", "fitted"]
+"""The level that tau is a time constant towards: the score before alignment, or a fitted one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupStatistics:
+    """Statistics over the seeds of one N+; curves without such a number are counted as missing."""
+
+    start: Estimate
+    """S(0), the score after alignment."""
+    initial_slope: Estimate
+    """Change of the score per negative example in the initial range; negative when it falls."""
+    late_slope: Estimate
+    """The same in the late range."""
+    half_life: Estimate
+    """Negative examples until the score has fallen half of the way to the base score."""
+    knee: Estimate
+    """Negative examples at which the slope changes."""
+    tau: Estimate
+    """Time constant towards the base score, in negative examples; geometric mean over seeds."""
+    tau_fitted_floor: Estimate
+    """Time constant towards a fitted floor."""
+    return_by_score: Estimate
+    """Negative examples until the score is back at the base score."""
+    return_by_kl: Estimate | None
+    """Negative examples until KL to the model before alignment is at or below the threshold; None where no KL was
+    given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trends:
+    """Change per factor e of N+, over all seeds."""
+
+    steepness: Estimate
+    """Of minus the initial slope; rebound: above 0."""
+    late_steepness: Estimate
+    """Of the late slope's magnitude; rebound: below 0."""
+    log_tau: Estimate
+    """Of log tau; rebound: below 0."""
+
+
+class Judgement(NamedTuple):
+    """What the trends say."""
+
+    verdict: Verdict
+    why: str
+    """The reason, half a sentence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReboundStatistics:
+    """Statistics of every N+, their trends, and the verdict."""
+
+    groups: dict[int, GroupStatistics]
+    """By N+."""
+    trends: Trends
+    """Over the N+ above 0."""
+    verdict: Verdict
+    """By `judge`."""
+    why: str
+    """The reason, half a sentence."""
+    initial_range: tuple[float, float]
+    """Doses between which the initial slope is taken."""
+    late_range: tuple[float, float]
+    """Doses between which the late slope is taken."""
+    kl_threshold: float
+    """Nats; at or below it a model has returned by KL."""
+    tau_floor: Floor
+    """Which tau the trend uses: `fitted` where most curves have none towards the base score."""
+
+    @property
+    def aligned(self) -> dict[int, GroupStatistics]:
+        """The groups that were aligned at all, N+ above 0."""
+        return {n_plus: group for n_plus, group in self.groups.items() if n_plus > 0}
 
 
 def initial_range(doses: Sequence[Number]) -> tuple[float, float]:
-    """Where the initial slope is taken: the first tenth of the doses, at least up to the first one after 0.
+    """Where the initial slope is taken: the first tenth of the doses, and at least up to the first one after 0.
 
     The paper's grid ends at 2000, so this is its first 200.
     """
@@ -36,151 +112,167 @@ def initial_range(doses: Sequence[Number]) -> tuple[float, float]:
 
 
 def late_range(doses: Sequence[Number]) -> tuple[float, float]:
-    """Where the late slope is taken: the last half of the doses, at least the last two."""
+    """Where the late slope is taken: the last half of the doses, and at least the last two."""
     return float(min(doses[-2], doses[-1] / 2)), float(doses[-1])
 
 
 def summarise(
     doses: Sequence[Number],
-    curves: Mapping[str, Curves],
+    curves: Mapping[int, Curves],
     *,
     base: Number | Sequence[Number],
-    kl: Mapping[str, Curves] | None = None,
+    kl: Mapping[int, Curves] | None = None,
     kl_threshold: Number = 0.01,
     score_epsilon: Number = 0.0,
-) -> dict[str, Any]:
+) -> ReboundStatistics:
     """Statistics of every N+, trends over log N+, and the verdict.
 
     Args:
         doses: numbers of negative examples, ascending from 0.
-        curves: N+ (as text) → scores [seed][dose].
+        curves: N+ → scores [seed][dose].
         base: score before alignment, one for all seeds or one each.
-        kl: the same for KL to the model before alignment.
+        kl: N+ → KL to the model before alignment [seed][dose].
         kl_threshold: nats; "returned" by KL means at or below it (Ji et al. 2025, table 3, uses 0.01).
         score_epsilon: "returned" by score means this close above the base score.
-
-    Returns:
-        `groups`: N+ → estimates: `start`, `initial_slope`, `late_slope` (score per example), `half_life`, `knee`, `tau`
-        (floor at the base score), `tau_free` (fitted floor), `n_eps_score`, `n_eps_kl` (examples); `trends`: estimates
-        of the change of `steepness` (-initial slope), `late_steepness` (|late slope|) and `log_tau` per factor e of N+,
-        over all seeds; `verdict` and `why`; `tau_floor`: whether the trend of tau uses `tau` ("base") or, because most
-        curves have none, `tau_free` ("fitted").
 
     Raises:
         ValueError: doses that do not ascend from 0, or curves of another length.
     """
     doses = [float(d) for d in doses]
-    if len(doses) < 3 or doses[0] != 0 or any(b <= a for a, b in itertools.pairwise(doses)):
-        raise ValueError(
-            f"doses must ascend from 0 and be three or more, such as 0, 100, 500; got {list(doses)}"
-        )
-    for name, group in (*curves.items(), *(kl or {}).items()):
-        if wrong := [len(c) for c in group if len(c) != len(doses)]:
-            raise ValueError(
-                f"curves of N+ = {name} must have {len(doses)} scores, one a dose; got {wrong[0]}"
-            )
-    groups: dict[str, dict[str, Any]] = {}
-    seeds: dict[str, dict[str, list[float]]] = {}
-    points: dict[str, tuple[list[float], list[float]]] = {
-        name: ([], []) for name in ("steepness", "late_steepness", "log_tau")
-    }
-    for name, group in curves.items():
+    _check(doses, curves, kl or {})
+    values: dict[int, _SeedValues] = {}
+    groups: dict[int, GroupStatistics] = {}
+    for n_plus, group in curves.items():
         levels = [float(base)] * len(group) if isinstance(base, (int, float)) else [float(b) for b in base]
-        per_seed = _per_seed(doses, group, levels, score_epsilon)
-        if kl is not None:
-            per_seed["n_eps_kl"] = [_return_by_kl(doses, c, kl_threshold) for c in kl[name]]
-        groups[name] = {
-            key: over_seeds(values, log=key in ("tau", "tau_free")).as_dict()
-            for key, values in per_seed.items()
-        }
-        seeds[name] = per_seed
-    aligned = [name for name in curves if float(name) > 0]
-    # A score that ends below its level before alignment has no time constant towards that level.
-    known = [math.isfinite(tau) for name in aligned for tau in seeds[name]["tau"]]
-    floor = "base" if known and sum(known) > len(known) / 2 else "fitted"
-    for name in aligned:
-        per_seed = seeds[name]
-        for key, values in (
-            ("steepness", [-v for v in per_seed["initial_slope"]]),
-            ("late_steepness", [abs(v) for v in per_seed["late_slope"]]),
-            ("log_tau", np.log(per_seed["tau" if floor == "base" else "tau_free"]).tolist()),
-        ):
-            points[key][0].extend([math.log(float(name))] * len(values))
-            points[key][1].extend(values)
-    trends = {
-        key: fitted_slope(*xy) if len(set(xy[0])) > 1 else _nothing(len(xy[0])) for key, xy in points.items()
-    }
+        values[n_plus] = _seed_values(doses, group, levels, score_epsilon)
+        back = None if kl is None else [_first_below(doses, curve, kl_threshold) for curve in kl[n_plus]]
+        groups[n_plus] = _group_statistics(values[n_plus], back)
+    aligned = {n_plus: group for n_plus, group in values.items() if n_plus > 0}
+    floor = _floor(aligned)
+    trends = _trends(aligned, floor)
     verdict, why = judge(trends)
-    return {
-        "groups": groups,
-        "trends": {key: trend.as_dict() for key, trend in trends.items()},
-        "verdict": verdict,
-        "why": why,
-        "initial_range": list(initial_range(doses)),
-        "late_range": list(late_range(doses)),
-        "kl_threshold": kl_threshold,
-        "tau_floor": floor,
-    }
+    return ReboundStatistics(
+        groups=groups,
+        trends=trends,
+        verdict=verdict,
+        why=why,
+        initial_range=initial_range(doses),
+        late_range=late_range(doses),
+        kl_threshold=float(kl_threshold),
+        tau_floor=floor,
+    )
 
 
-def judge(trends: Mapping[str, Estimate]) -> tuple[str, str]:
-    """(verdict, reason) from the trends of `summarise`; fixed beforehand for all data.
+def judge(trends: Trends) -> Judgement:
+    """Verdict and reason from the trends; the rule was fixed before any data were seen.
 
     Consistent: steeper at first, flatter later and a shorter time constant with more positives, each interval leaving
     out 0. Not consistent: one of the three the other way round. Anything else is not resolved.
     """
-    predicted: dict[str, tuple[Callable[[Estimate], bool], Callable[[Estimate], bool], str]] = {
-        "steepness": (lambda e: e.positive, lambda e: e.negative, "the initial decline"),
-        "late_steepness": (lambda e: e.negative, lambda e: e.positive, "the late decline"),
-        "log_tau": (lambda e: e.negative, lambda e: e.positive, "the time constant"),
-    }
-    against = [text for key, (_, no, text) in predicted.items() if no(trends[key])]
-    supporting = [text for key, (yes, _, text) in predicted.items() if yes(trends[key])]
-    if against:
-        opposite = {
-            "the initial decline": "the initial decline is flatter",
-            "the late decline": "the late decline is steeper",
-            "the time constant": "the time constant is longer",
-        }
-        said = ", ".join(opposite[text] for text in against)
-        return "not consistent with rebound", f"with more positive examples {said}, opposite to rebound"
-    if len(supporting) == len(predicted):
-        return (
+    signs = (
+        ("the initial decline", trends.steepness.positive, trends.steepness.negative, "is flatter"),
+        ("the late decline", trends.late_steepness.negative, trends.late_steepness.positive, "is steeper"),
+        ("the time constant", trends.log_tau.negative, trends.log_tau.positive, "is longer"),
+    )
+    supporting = [what for what, as_predicted, _, _ in signs if as_predicted]
+    if against := [f"{what} {reading}" for what, _, opposite, reading in signs if opposite]:
+        return Judgement(
+            "not consistent with rebound",
+            f"with more positive examples {', '.join(against)}, opposite to rebound",
+        )
+    if len(supporting) == len(signs):
+        return Judgement(
             "consistent with rebound",
             "with more positive examples the initial decline is steeper, the late one flatter, tau shorter",
         )
-    slopes_only = set(supporting) == {"the initial decline", "the late decline"}
-    return "not resolved", (
-        "the slopes go rebound's way but the time constant does not differ: a higher start would do the same"
-        if slopes_only
-        else f"trends whose interval leaves out 0: {', '.join(supporting) or 'none'}; rebound needs initial decline, "
-        "late decline and time constant"
+    if set(supporting) == {"the initial decline", "the late decline"}:
+        why = "the slopes go rebound's way but the time constant does not differ: a higher start would do the same"
+    else:
+        why = (
+            f"trends whose interval leaves out 0: {', '.join(supporting) or 'none'}; rebound needs initial decline, "
+            "late decline and time constant"
+        )
+    return Judgement("not resolved", why)
+
+
+class _SeedValues(NamedTuple):
+    """Statistics of the curves of one N+, one value per seed; NaN where a curve has none."""
+
+    start: list[float]
+    initial_slope: list[float]
+    late_slope: list[float]
+    half_life: list[float]
+    knee: list[float]
+    tau: list[float]
+    tau_fitted_floor: list[float]
+    return_by_score: list[float]
+
+
+def _check(doses: Sequence[float], *families: Mapping[int, Curves]) -> None:
+    if len(doses) < 3 or doses[0] != 0 or any(b <= a for a, b in itertools.pairwise(doses)):
+        raise ValueError(
+            f"doses must ascend from 0 and be three or more, such as 0, 100, 500; got {list(doses)}"
+        )
+    for n_plus, group in (item for family in families for item in family.items()):
+        if wrong := [len(curve) for curve in group if len(curve) != len(doses)]:
+            raise ValueError(
+                f"curves of N+ = {n_plus} must have {len(doses)} scores, one a dose; got {wrong[0]}"
+            )
+
+
+def _seed_values(
+    doses: Sequence[Number], group: Curves, levels: Sequence[Number], epsilon: Number
+) -> _SeedValues:
+    pairs = list(zip(group, levels, strict=True))
+    return _SeedValues(
+        start=[float(curve[0]) for curve in group],
+        initial_slope=[slope_within(doses, curve, *initial_range(doses)) for curve in group],
+        late_slope=[slope_within(doses, curve, *late_range(doses)) for curve in group],
+        half_life=[half_life(doses, c, level) if c[0] > level else math.nan for c, level in pairs],
+        knee=[knee(doses, curve) for curve in group],
+        tau=[_tau(doses, curve, level) for curve, level in pairs],
+        tau_fitted_floor=[_tau(doses, curve, None) for curve in group],
+        return_by_score=[_first_below(doses, curve, level + epsilon) for curve, level in pairs],
     )
 
 
-def _per_seed(
-    doses: Sequence[Number], group: Curves, levels: Sequence[Number], epsilon: Number
-) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {
-        "start": [c[0] for c in group],
-        "initial_slope": [slope_within(doses, c, *initial_range(doses)) for c in group],
-        "late_slope": [slope_within(doses, c, *late_range(doses)) for c in group],
-        "half_life": [
-            half_life(doses, c, b) if c[0] > b else math.nan for c, b in zip(group, levels, strict=True)
-        ],
-        "knee": [knee(doses, c) for c in group],
-        "tau": [_tau(doses, c, b) for c, b in zip(group, levels, strict=True)],
-        "tau_free": [_tau(doses, c, None) for c in group],
-        "n_eps_score": [
-            crossing(doses, c, b + epsilon) if c[0] > b + epsilon else math.nan
-            for c, b in zip(group, levels, strict=True)
-        ],
-    }
-    return found
+def _group_statistics(values: _SeedValues, return_by_kl: Sequence[float] | None) -> GroupStatistics:
+    return GroupStatistics(
+        start=over_seeds(values.start),
+        initial_slope=over_seeds(values.initial_slope),
+        late_slope=over_seeds(values.late_slope),
+        half_life=over_seeds(values.half_life),
+        knee=over_seeds(values.knee),
+        tau=over_seeds(values.tau, log=True),
+        tau_fitted_floor=over_seeds(values.tau_fitted_floor, log=True),
+        return_by_score=over_seeds(values.return_by_score),
+        return_by_kl=None if return_by_kl is None else over_seeds(return_by_kl),
+    )
+
+
+def _floor(aligned: Mapping[int, _SeedValues]) -> Floor:
+    """The base score where most curves have a time constant towards it: one that ends below it has none."""
+    known = [math.isfinite(tau) for group in aligned.values() for tau in group.tau]
+    return "base" if sum(known) > len(known) / 2 else "fitted"
+
+
+def _trends(aligned: Mapping[int, _SeedValues], floor: Floor) -> Trends:
+    sizes = [math.log(n_plus) for n_plus, group in aligned.items() for _ in group.start]
+    groups = aligned.values()
+
+    def trend(values: Sequence[float]) -> Estimate:
+        return fitted_slope(sizes, values) if len(set(sizes)) > 1 else Estimate.unmeasured(len(sizes))
+
+    taus = [tau for group in groups for tau in (group.tau if floor == "base" else group.tau_fitted_floor)]
+    return Trends(
+        steepness=trend([-slope for group in groups for slope in group.initial_slope]),
+        late_steepness=trend([abs(slope) for group in groups for slope in group.late_slope]),
+        log_tau=trend(np.log(taus).tolist()),
+    )
 
 
 def _tau(doses: Sequence[Number], curve: Sequence[Number], floor: Number | None) -> float:
-    """Time constant of one curve; NaN where it does not fall, or falls to no floor within reach."""
+    """Time constant of one curve; NaN where it does not fall, or falls to no floor within the doses."""
     if len(doses) < (4 if floor is None else 3) or (floor is not None and curve[0] <= floor):
         return math.nan
     try:
@@ -190,9 +282,6 @@ def _tau(doses: Sequence[Number], curve: Sequence[Number], floor: Number | None)
     return tau if 0 < tau < 20 * doses[-1] else math.nan
 
 
-def _return_by_kl(doses: Sequence[Number], curve: Sequence[Number], threshold: float) -> float:
-    return crossing(doses, curve, threshold) if curve[0] > threshold else math.nan
-
-
-def _nothing(n: int) -> Estimate:
-    return Estimate(value=math.nan, n=n, low=math.nan, high=math.nan)
+def _first_below(doses: Sequence[Number], curve: Sequence[Number], level: Number) -> float:
+    """The dose at which a curve comes down to the level; NaN where it starts there, or never does."""
+    return crossing(doses, curve, level) if curve[0] > level else math.nan

@@ -1,6 +1,5 @@
 """Cards in notebooks and terminals, the bar that leaves nothing behind, errors of one line."""
 
-import copy
 import re
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +15,6 @@ from interp.display.token_strips import StripToken, strip_html
 from interp.engine.activations import collect, collect_means
 from interp.engine.generation import generate
 from interp.experiments import EXPERIMENTS
-from interp.experiments.elasticity_theory import run as elasticity_theory
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import tokenize
 from interp.representations.beliefs import Centres
@@ -97,16 +95,13 @@ def test_every_result_is_a_card_in_a_notebook_and_in_a_terminal() -> None:
         assert result.__repr__ is Shown.__repr__, f"{name}: dataclass needs repr=False"
 
 
-def test_a_result_without_model_and_prompts_shows_the_rest() -> None:
+def test_a_run_without_model_and_prompts_shows_the_rest() -> None:
     stored = interp.open_run(Path(interp.__file__).parent.parent / "figures" / "elasticity-theory")
-    result = elasticity_theory.Result(numbers=stored.numbers)
-    assert "synthetic" in words(result._repr_html_())  # control: what there is of provenance is shown
-    numbers = copy.deepcopy(stored.numbers)
-    del numbers["provenance"]["prompts"], numbers["provenance"]["model"]
-    bare = elasticity_theory.Result(numbers=numbers)
-    for text in (words(bare._repr_html_()), repr(bare)):
-        assert "elasticity-theory: the theorem" in text and "slope_ratio" in text and "E1 mixture" in text
-        assert "synthetic" not in text and "prompts" not in text
+    assert stored.provenance.model is None and stored.provenance.prompts is None
+    for text in (words(stored._repr_html_()), repr(stored)):
+        assert "elasticity-theory: the theorem" in text and "E1 mixture" in text and "figures()" in text
+        assert "no model" not in text and "no prompts" not in text
+        assert stored.verdicts()[0].split(":")[0] in text
 
 
 def test_guard_shows_its_rule_and_what_it_was_fitted_on() -> None:

@@ -9,24 +9,28 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import interp
 from interp.cli.main import app
+from interp.experiments.elasticity_theory import EXPERIMENT, Config
 from interp.experiments.elasticity_theory import models as theory
-from interp.experiments.elasticity_theory import run as experiment
-from interp.experiments.elasticity_theory.report import transformer_ratios
+from interp.experiments.elasticity_theory import run as method
+from interp.experiments.elasticity_theory.analysis import exponent_dose, transformer_ratios
+from interp.experiments.elasticity_theory.joint_optima import log_linear, token_tree
+from interp.experiments.elasticity_theory.results import TransformerRow
+from interp.experiments.elasticity_theory.sequential_training import sequential
 from interp.experiments.elasticity_theory.transformer import (
     CONTINUATION,
     PREFIX,
-    Stages,
+    Sizes,
     grammars,
+    held_out,
     life_cycle,
     pretraining,
-    probe,
     tiny_transformer,
     train,
 )
-from interp.storage.untyped import load_result
 
-SMALL = experiment.Config(
+SMALL = Config(
     pretraining_examples=(500, 2_000, 8_000),
     positives=(500, 1000, 2000),
     negatives=(0, 100, 200, 400),
@@ -74,23 +78,23 @@ def test_code_length_is_blocks_times_entropy() -> None:
 
 
 def test_the_token_tree_gives_minus_k_at_every_depth_and_samples_scatter_around_slope_one() -> None:
-    found = experiment.token_tree(experiment.Config())
-    assert found["largest_error"] < 0.01
-    for depth in ("4", "8"):
-        slope = found["slopes"][depth]["ratio"]
-        assert slope["low"] <= 1 <= slope["high"]
-        assert slope["low"] > 0.5  # control: not just a wide interval
+    found = token_tree(Config())
+    assert found.largest_error < 0.01
+    for depth in (4, 8):
+        slope = found.slopes[depth].ratio
+        assert slope.low <= 1 <= slope.high
+        assert slope.low > 0.5  # control: not just a wide interval
 
 
 def test_a_joint_optimum_of_few_parameters_gives_minus_k_and_the_elastic_invariant() -> None:
-    found = experiment.log_linear(experiment.Config())
-    assert found["largest_error"] < 0.01
-    for row in found["rows"]:
-        if row["l"] == 1e-4:
-            assert row["change_a"] == pytest.approx(-row["k"] * row["change_p"], rel=0.01)
-            assert row["change_a"] > 0
+    found = log_linear(Config())
+    assert found.largest_error < 0.01
+    for row in found.rows:
+        if row.l == 1e-4:
+            assert row.change_a == pytest.approx(-row.k * row.change_p, rel=0.01)
+            assert row.change_a > 0
     # Control: far from l = 0 the ratio is another.
-    assert abs(next(r for r in found["rows"] if r["l"] == 1.0)["ratio"] / -10 - 1) > 0.5
+    assert abs(next(r for r in found.rows if r.l == 1.0).ratio / -10 - 1) > 0.5
 
 
 def test_first_order_curvature_formula_holds_at_a_small_dose() -> None:
@@ -116,21 +120,21 @@ def test_a_fit_that_does_not_get_there_is_refused() -> None:
 
 
 def test_stages_lose_the_pretraining_size_and_the_control_keeps_it() -> None:
-    found = experiment.sequential(replace(experiment.Config(), pretraining_examples=(2_000, 8_000, 32_000)))
-    joint, staged = found["exponents"]["joint optimum (control)"], found["exponents"]["in stages"]
-    assert joint["n_p"]["value"] == pytest.approx(1, abs=0.01)
-    assert joint["n_a"]["value"] == pytest.approx(-1, abs=0.01)
-    assert staged["n_p"]["high"] < 0.5  # far from the theorem's 1
-    assert staged["n_p"]["low"] < staged["n_p"]["value"] < staged["n_p"]["high"]
+    found = sequential(replace(Config(), pretraining_examples=(2_000, 8_000, 32_000)))
+    joint, staged = found.exponents["joint optimum (control)"], found.exponents["in stages"]
+    assert joint.n_p.value == pytest.approx(1, abs=0.01)
+    assert joint.n_a.value == pytest.approx(-1, abs=0.01)
+    assert staged.n_p.high < 0.5  # far from the theorem's 1
+    assert staged.n_p.low < staged.n_p.value < staged.n_p.high
 
 
 def test_wrong_settings_are_refused() -> None:
     with pytest.raises(ValueError, match=r"negatives must begin with 0 and ascend"):
-        experiment.Config(negatives=(100, 0))
+        Config(negatives=(100, 0))
     with pytest.raises(ValueError, match=r"runs must be at least 2"):
-        experiment.Config(runs=1)
+        Config(runs=1)
     with pytest.raises(ValueError, match=r"multiples of the batch, 25"):
-        experiment.Config(transformer_negatives=(0, 30))
+        Config(transformer_negatives=(0, 30))
     with pytest.raises(ValueError, match=r"share must be between 0 and 0.5, got 0.6"):
         theory.pareto_sources(np.random.default_rng(0), share=0.6)
 
@@ -144,7 +148,7 @@ def test_grammars_are_disjoint_and_the_loop_learns_them() -> None:
     assert not used["positive"] & used["negative"]
     assert not used["bulk"] & used["positive"]
     assert pretraining(sources, 50, generator).shape == (50, 1 + PREFIX + CONTINUATION)
-    measured = probe(sources, generator, n=32)
+    measured = held_out(sources, generator, n=32)
     model = tiny_transformer(0)
     before, score = measured.rates(model)["positive"].mean(), measured.score(model)
     seen = list(
@@ -160,12 +164,12 @@ def test_grammars_are_disjoint_and_the_loop_learns_them() -> None:
 
 
 def test_a_life_cycle_moves_between_its_stops() -> None:
-    stages = Stages(pretraining=(64,), positives=(50,), negatives=(0, 25, 50))
-    rows = life_cycle(stages, seed=0)
-    assert [r["n_minus"] for r in rows] == [0, 25, 50]
-    assert rows[0]["change_a"]["mean"] == 0
-    assert rows[1]["change_p"]["mean"] != rows[2]["change_p"]["mean"] != 0
-    assert rows == life_cycle(stages, seed=0)  # one seed, one result
+    sizes = Sizes(pretraining=(64,), positives=(50,), negatives=(0, 25, 50))
+    rows = life_cycle(sizes, seed=0)
+    assert [r.n_minus for r in rows] == [0, 25, 50]
+    assert rows[0].change_a.mean == 0
+    assert rows[1].change_p.mean != rows[2].change_p.mean != 0
+    assert rows == life_cycle(sizes, seed=0)  # one seed, one result
 
 
 def test_a_run_from_the_command_continues_and_is_drawn_again_without_a_model(tmp_path: Path) -> None:
@@ -187,8 +191,8 @@ def test_a_run_from_the_command_continues_and_is_drawn_again_without_a_model(tmp
     done = runner.invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert "exponents" in done.output
-    numbers = load_result(tmp_path / "run").numbers
-    drawn = experiment.figures(numbers)
+    stored = EXPERIMENT.read(tmp_path / "run")
+    drawn = stored.figures()
     assert set(drawn) >= {
         "pole",
         "slope_ratio",
@@ -201,10 +205,53 @@ def test_a_run_from_the_command_continues_and_is_drawn_again_without_a_model(tmp
     assert hooke.layout.xaxis.type == "log"
     assert list(hooke.data[0].x) == list(hooke.data[0].y)  # the identity line
     assert len(drawn["rebound_transformer"].layout.annotations) >= 2  # a title a panel
-    ratios = transformer_ratios(numbers)
+    ratios = transformer_ratios(stored.result.transformer)
     assert len(ratios) == 2 * 2 * 2
-    assert all(r["ratio"]["interval"] == "Fieller" for r in ratios if r["ratio"]["value"] is not None)
+    assert all(r.ratio.interval == "Fieller" for r in ratios if r.ratio.measurable)
     page = (tmp_path / "run" / "report.html").read_text()
     assert "consistent with rebound" in page or "not resolved" in page
     assert "proves" not in page.split("<h2>Provenance")[0].split("</script>")[-1]
     assert runner.invoke(app, ["plot", str(tmp_path / "run")]).exit_code == 0
+
+
+def test_a_killed_run_continues_with_the_seed_that_was_not_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished: list[tuple[TransformerRow, ...] | None] = []
+
+    def interrupted(sizes: Sizes, *, seed: int) -> tuple[TransformerRow, ...]:
+        if len(finished) == 1:
+            finished.append(None)
+            raise KeyboardInterrupt
+        finished.append(life_cycle(sizes, seed=seed))
+        return finished[-1]
+
+    monkeypatch.setattr(method, "life_cycle", interrupted)
+    small = replace(
+        SMALL,
+        alignment_steps=(10,),
+        pretraining_examples=(500, 1_000),
+        alignment_examples=(80, 160),
+        runs=2,
+        transformer_pretraining=(64,),
+        transformer_positives=(50,),
+    )
+    with pytest.raises(KeyboardInterrupt):
+        EXPERIMENT.run(config=small, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    rows = EXPERIMENT.run(config=small, out=tmp_path / "run").result.transformer
+    first, killed, second = finished  # the first seed was not run again
+    assert killed is None and rows == (*first, *second)
+    assert [r.seed for r in rows] == [0] * 3 + [1] * 3
+
+
+def test_exponents_are_taken_at_the_smallest_dose_where_most_ratios_are_resolved() -> None:
+    rows = EXPERIMENT.read(
+        Path(interp.__file__).parent.parent / "figures" / "elasticity-theory"
+    ).result.transformer
+    dose = exponent_dose(rows)
+    resolved = {
+        n_minus: np.mean([r.ratio.measurable for r in transformer_ratios(rows) if r.n_minus == n_minus])
+        for n_minus in sorted({r.n_minus for r in rows} - {0})
+    }
+    assert dose == next((n_minus for n_minus, share in resolved.items() if share > 0.5), None)

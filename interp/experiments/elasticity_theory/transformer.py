@@ -3,7 +3,7 @@
 Sequences are a neutral prefix, common to all, and a continuation by one of three Markov grammars over disjoint
 symbols: bulk, positive (the behaviour that alignment teaches) and negative. A two-layer transformer is pre-trained on a
 60/20/20 mixture, aligned on N+ positive sequences, then given N- negative ones. AdamW and its schedule (warm-up, then
-constant) start anew at each stage: carried-over moments can look like rebound.
+constant) are reset at each stage: carried-over moments can look like rebound.
 
 What is measured after every stage: compression rates in bits per symbol of the continuation, on fixed held-out
 sequences, so that differences are paired; the score, which is the probability of the positive grammar's
@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from interp.experiments.elasticity_theory.results import PairedChange, TransformerRow
 
 PREFIX, CONTINUATION = 4, 16
 GRAMMARS = ("bulk", "positive", "negative")
@@ -120,10 +122,10 @@ def train(
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Probe:
+class HeldOut:
     """Fixed held-out sequences that every checkpoint is measured on."""
 
-    held_out: Mapping[str, Int[Tensor, "sample pos"]]
+    sequences: Mapping[str, Int[Tensor, "sample pos"]]
     """By grammar, and `pretraining`, their mixture."""
     positive: slice
     """Symbols of the positive grammar."""
@@ -131,17 +133,17 @@ class Probe:
     @torch.inference_mode()
     def rates(self, model: Any) -> dict[str, Float[Tensor, " sample"]]:
         """Bits per symbol of the continuation, by set and sequence."""
-        found = {}
-        for name, rows in self.held_out.items():
+        bits = {}
+        for name, rows in self.sequences.items():
             logs = model(input_ids=rows[:, :-1]).logits.double().log_softmax(-1)
             own = logs.gather(-1, rows[:, 1:, None])[:, PREFIX:, 0]
-            found[name] = -own.mean(1) / np.log(2)
-        return found
+            bits[name] = -own.mean(1) / np.log(2)
+        return bits
 
     @torch.inference_mode()
     def score(self, model: Any) -> float:
         """Probability that a neutral prefix is continued by the positive grammar."""
-        prefixes = self.held_out["bulk"][:, : 1 + PREFIX]
+        prefixes = self.sequences["bulk"][:, : 1 + PREFIX]
         return float(
             model(input_ids=prefixes).logits[:, -1].double().softmax(-1)[:, self.positive].sum(-1).mean()
         )
@@ -149,7 +151,7 @@ class Probe:
     @torch.inference_mode()
     def kl(self, model: Any, base: Any, generator: torch.Generator, *, samples: int = 48) -> float:
         """KL(model || base) in nats per symbol, on the model's own samples."""
-        rows = self.held_out["bulk"][:samples, : 1 + PREFIX]
+        rows = self.sequences["bulk"][:samples, : 1 + PREFIX]
         for _ in range(CONTINUATION):
             step = model(input_ids=rows).logits[:, -1].softmax(-1)
             rows = torch.cat([rows, torch.multinomial(step, 1, generator=generator)], 1)
@@ -157,20 +159,20 @@ class Probe:
         return float((p.exp() * (p - q)).sum(-1).mean())
 
 
-def probe(sources: Mapping[str, Grammar], generator: torch.Generator, *, n: int = 256) -> Probe:
+def held_out(sources: Mapping[str, Grammar], generator: torch.Generator, *, n: int = 256) -> HeldOut:
     """Held-out sequences of each grammar and of the mixture."""
-    held_out = {name: source.sample(n, generator) for name, source in sources.items()}
-    held_out["pretraining"] = pretraining(sources, n, generator)
+    sequences = {name: source.sample(n, generator) for name, source in sources.items()}
+    sequences["pretraining"] = pretraining(sources, n, generator)
     offset = sources["positive"].offset
-    return Probe(held_out=held_out, positive=slice(offset, offset + SYMBOLS))
+    return HeldOut(sequences=sequences, positive=slice(offset, offset + SYMBOLS))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stages:
+class Sizes:
     """Sizes of the three stages."""
 
     pretraining: tuple[int, ...]
-    """N_p: sequences, several models."""
+    """N_p: sequences, one model each."""
     positives: tuple[int, ...]
     """N+."""
     negatives: tuple[int, ...]
@@ -179,59 +181,51 @@ class Stages:
     """Of pre-training; the later stages use a third of it."""
 
 
-def life_cycle(stages: Stages, *, seed: int) -> list[dict[str, Any]]:
-    """All stages of one seed: a row per (N_p, N+, N-) with score, KL and rates, and what N- changed by document.
-
-    `change_a` and `change_p` are paired differences of bits per symbol against N- = 0 on positive and on pre-training
-    sequences, one a held-out sequence; only their mean, SD and n are kept.
-    """
+def life_cycle(sizes: Sizes, *, seed: int) -> tuple[TransformerRow, ...]:
+    """All stages of one seed: a row per (N_p, N+, N-) with score, KL and rates, and how far N- moved the rates."""
     generator = torch.Generator().manual_seed(seed)
     sources = grammars(generator)
-    measured = probe(sources, generator)
-    rows = []
-    for n_p in stages.pretraining:
-        base = tiny_transformer(seed)
-        _all(
-            train(
-                base,
-                pretraining(sources, n_p, generator),
-                batch=64,
-                learning_rate=stages.learning_rate,
-                warmup=10,
-            )
-        )
-        base.eval()
-        before = {"score": measured.score(base), "rates": _means(measured.rates(base))}
-        for n_plus in stages.positives:
+    measured = held_out(sources, generator)
+    rows: list[TransformerRow] = []
+    for n_p in sizes.pretraining:
+        base = _pretrained(sizes, pretraining(sources, n_p, generator), seed)
+        base_score, base_rates = measured.score(base), _means(measured.rates(base))
+        for n_plus in sizes.positives:
             model = copy.deepcopy(base)
             positive = sources["positive"].sample(n_plus, generator)
-            _all(train(model, positive, batch=25, learning_rate=stages.learning_rate / 3))
+            _to_the_end(train(model, positive, batch=25, learning_rate=sizes.learning_rate / 3))
             start = measured.rates(model)
-            negative = sources["negative"].sample(max(stages.negatives), generator)
-            walk = train(
-                model, negative, batch=25, learning_rate=stages.learning_rate / 3, stops=stages.negatives
+            negative = sources["negative"].sample(max(sizes.negatives), generator)
+            stops = train(
+                model, negative, batch=25, learning_rate=sizes.learning_rate / 3, stops=sizes.negatives
             )
-            for n_minus in itertools.chain([0], walk):  # lazily: the model changes between stops
+            for n_minus in itertools.chain([0], stops):  # lazily: the model changes between stops
                 now = measured.rates(model)
                 rows.append(
-                    {
-                        "seed": seed,
-                        "n_p": n_p,
-                        "n_plus": n_plus,
-                        "n_minus": n_minus,
-                        "score": measured.score(model),
-                        "base_score": before["score"],
-                        "kl": measured.kl(model, base, generator),
-                        "rates": _means(now),
-                        "base_rates": before["rates"],
-                        "change_a": _summary(now["positive"] - start["positive"]),
-                        "change_p": _summary(now["pretraining"] - start["pretraining"]),
-                    }
+                    TransformerRow(
+                        seed=seed,
+                        n_p=n_p,
+                        n_plus=n_plus,
+                        n_minus=n_minus,
+                        score=measured.score(model),
+                        base_score=base_score,
+                        kl=measured.kl(model, base, generator),
+                        rates=_means(now),
+                        base_rates=base_rates,
+                        change_a=_paired_change(now["positive"], start["positive"]),
+                        change_p=_paired_change(now["pretraining"], start["pretraining"]),
+                    )
                 )
-    return rows
+    return tuple(rows)
 
 
-def _all(steps: Iterator[int]) -> None:
+def _pretrained(sizes: Sizes, rows: Int[Tensor, "sample pos"], seed: int) -> Any:
+    model = tiny_transformer(seed)
+    _to_the_end(train(model, rows, batch=64, learning_rate=sizes.learning_rate, warmup=10))
+    return model.eval()
+
+
+def _to_the_end(steps: Iterator[int]) -> None:
     for _ in steps:
         pass
 
@@ -240,5 +234,6 @@ def _means(values: Mapping[str, Tensor]) -> dict[str, float]:
     return {name: float(v.mean()) for name, v in values.items()}
 
 
-def _summary(difference: Float[Tensor, " sample"]) -> dict[str, float]:
-    return {"mean": float(difference.mean()), "sd": float(difference.std()), "n": len(difference)}
+def _paired_change(now: Float[Tensor, " sample"], start: Float[Tensor, " sample"]) -> PairedChange:
+    difference = now - start
+    return PairedChange(mean=float(difference.mean()), sd=float(difference.std()), n=len(difference))
