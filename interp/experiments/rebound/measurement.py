@@ -68,7 +68,8 @@ class Measurement:
         """Score and compression rates of a model."""
         replies = generate(model, self.task.prompts, max_new_tokens=self.config.max_new_tokens, seed=seed)
         codes = {
-            name: bits(model, corpus, n=self.config.n_documents) for name, corpus in self.corpora.items()
+            name: bits(model, corpus, n_documents=self.config.n_documents)
+            for name, corpus in self.corpora.items()
         }
         return Behaviour(
             rate=rate(self.scorer(replies.texts)),

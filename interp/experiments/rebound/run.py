@@ -106,7 +106,8 @@ def _load_task(prompts: PromptSet, config: Config) -> Task:
 
 def _is_named(model: ChatModel, name: str) -> bool:
     """Whether loading this name gives the model; where that is not certain it is loaded again."""
-    return model.adapter is None and model.revision is None and model.name == name
+    here = str(Path(name).resolve())  # what a model that was loaded from a folder says of its source
+    return model.adapter is None and model.revision is None and model.source in (name, here)
 
 
 class _Grid:
