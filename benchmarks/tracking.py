@@ -1,4 +1,4 @@
-"""Tracking twelve adapter checkpoints with the default probe, and what a live callback costs a fine-tune.
+"""Tracking twelve adapter checkpoints with the default spec, and what a live callback costs a fine-tune.
 
 python -m benchmarks.tracking [--checkpoints 12]
 """
@@ -51,15 +51,15 @@ def main() -> None:
             found = track(series, base=model, out=Path(place) / "track")
             memory.append(resident_megabytes())
         seconds = time.perf_counter() - begun
-        each = [checkpoint["seconds"] for checkpoint in found.checkpoints]
-    live, step = cost["seconds_per_measurement"], cost["seconds_per_step"]
+        each = [checkpoint.seconds for checkpoint in found.checkpoints]
+    live, step = cost.seconds_per_measurement, cost.seconds_per_step
     write_section(
         "Tracking",
-        f"""{count} adapter checkpoints of {model.name}, default probe, float32: {seconds:.0f} s in all;
+        f"""{count} adapter checkpoints of {model.name}, default spec, float32: {seconds:.0f} s in all;
 {min(each):.0f} to {max(each):.0f} s a checkpoint. Resident memory before, after {count // 2} and after {count}:
 {", ".join(f"{m:.0f}" for m in memory)} MB.
 
-`ElasticityCallback` with its own smaller probe: {live:.1f} s a measurement, as long as {live / step:.1f} steps of
+`ElasticityCallback` with its own smaller spec: {live:.1f} s a measurement, as long as {live / step:.1f} steps of
 {step:.2f} s ({BATCH} examples, LoRA). Measured every 50 steps that is {live / (live + 50 * step):.0%} of the time.""",
     )
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from interp.representations.steering import steer as steer
     from interp.storage.direction_files import read_direction as read_direction
     from interp.storage.direction_files import write_direction as write_direction
-    from interp.tracking.spec import Probe as Probe
+    from interp.tracking.spec import TrackingSpec as TrackingSpec
     from interp.tracking.tracker import track as track
     from interp.tracking.trajectory import Trajectory as Trajectory
 
@@ -61,7 +61,7 @@ _NAMES = {
     "runs": "interp.experiments.running",
     "compare_runs": "interp.experiments.comparing",
     "LatentGuard": "interp.detectors.latent_guard",
-    "Probe": "interp.tracking.spec",
+    "TrackingSpec": "interp.tracking.spec",
     "Trajectory": "interp.tracking.trajectory",
     "track": "interp.tracking.tracker",
 }

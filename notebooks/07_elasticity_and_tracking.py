@@ -20,12 +20,10 @@
 # the theory, from a stored run; then a fine-tune of our own, measured as it goes.
 
 # %%
-from dataclasses import replace
-
 import interp
 from interp.data.examples import Example
 from interp.data.replies import AFFIRMATION
-from interp.tracking.tracker import Probe, track
+from interp.tracking.tracker import TrackingSpec, track
 from interp.training.finetune import TrainConfig, fine_tune
 
 SOURCE = "stored"  # "computed": about two minutes on two cores
@@ -136,12 +134,10 @@ trained.checkpoints
 # With a Trainer of your own, `interp.tracking.tracker.ElasticityCallback` does it while you train.
 
 # %%
-N_PROBED = 10  # prompts of each kind that every checkpoint is asked
-probe = replace(
-    Probe(), n=N_PROBED, n_fit=2 * N_PROBED, max_new_tokens=12, measures=("refusal", "directions")
-)
+N_MEASURED = 10  # prompts of each kind that every checkpoint is asked
+spec = TrackingSpec(n=N_MEASURED, n_fit=2 * N_MEASURED, max_new_tokens=12, measures=("refusal", "directions"))
 trajectory = track(
-    list(trained.checkpoints.values()), probe, base="smollm2-safe", out="../runs/tracked", show_progress=True
+    list(trained.checkpoints.values()), spec, base="smollm2-safe", out="../runs/tracked", show_progress=True
 )
 trajectory.of("refusal_rate")
 

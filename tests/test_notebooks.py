@@ -17,7 +17,7 @@ import interp
 
 ROOT = Path(interp.__file__).parent.parent
 SCRIPTS = sorted((ROOT / "notebooks").glob("*.py"))
-SMALL = {"N_PROMPTS": 8, "N_PROBED": 4}
+SMALL = {"N_PROMPTS": 8, "N_MEASURED": 4}
 """What the switches of notebooks that compute, how many prompts, are set to here."""
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"

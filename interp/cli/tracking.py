@@ -57,7 +57,7 @@ def track_series(
     with user_errors():
         from interp.data.corpora import read_corpus
         from interp.data.prompts import load_prompts
-        from interp.tracking.spec import Probe
+        from interp.tracking.spec import TrackingSpec
         from interp.tracking.tracker import track
 
         named = {name: path for name, _, path in (item.partition("=") for item in corpus or [])}
@@ -67,7 +67,7 @@ def track_series(
         corpora = {name: read_corpus(name, path) for name, path in named.items()} or None
         trajectory = track(
             checkpoints,
-            Probe(prompts=chosen, corpora=corpora, n=n, seed=seed),
+            TrackingSpec(prompts=chosen, corpora=corpora, n=n, seed=seed),
             base=base,
             reference=reference,
             out=out,

@@ -96,6 +96,8 @@ class Experiment:
     """What it runs on where no model is named; None for an experiment that needs neither a model nor prompts."""
     also_resumes: tuple[str, ...] = ()
     """Settings that a stopped run may change and still go on from its finished stages."""
+    made_by: str | None = None
+    """The command that makes its runs, where settings alone do not say what to run on; None where `interp run` does."""
 
     def configure(self, settings: Mapping[str, Any] | None = None) -> Any:
         """A `Config` from settings by name; texts are read as the setting's type.
@@ -135,8 +137,11 @@ class Experiment:
                 continues.
 
         Raises:
-            ValueError: no model or prompts where they are needed, or as the experiment's own `run` says.
+            ValueError: no model or prompts where they are needed, an experiment that another command runs, or as the
+                experiment's own `run` says.
         """
+        if self.made_by is not None:
+            raise ValueError(f"{self.name} is not run by its settings alone; use `{self.made_by}`")
         config = self.config() if config is None else config
         needs = self.default_model is not None
         if needs and (model is None or prompts is None):

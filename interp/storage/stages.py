@@ -107,6 +107,12 @@ class StageCache:
             self.put(name, compute(), kind)
         return self.get(name, kind)
 
+    def open_tensors(self, name: str) -> Any:
+        """A context that reads large tensors of this name one at a time (`safetensors.safe_open`)."""
+        from safetensors import safe_open
+
+        return safe_open(str(self._tensors(name)), framework="pt")
+
     def drop(self, name: str) -> None:
         """Remove a value; nothing where there is none."""
         self._json(name).unlink(missing_ok=True)

@@ -14,7 +14,7 @@ import logging
 import random
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,12 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer_callback import CallbackHandler
 
 from interp.models.chat_model import ChatModel
-from interp.storage.untyped import Parts
-from interp.tracking.measures import as_records, measure
-from interp.tracking.references import fit_reference, load_reference
-from interp.tracking.spec import Group, Probe, Reference
-from interp.tracking.trajectory import Measured, Trajectory, assemble
+from interp.storage.stages import StageCache
+from interp.tracking.measures import measure
+from interp.tracking.records import CheckpointRecord, Cost, Group, Measurement, ReferenceRecord
+from interp.tracking.references import fit_reference, keep_reference
+from interp.tracking.spec import Reference, TrackingSpec
+from interp.tracking.trajectory import Trajectory, assemble
 
 logger = logging.getLogger(__name__)
 
@@ -38,17 +39,17 @@ LIVE_MEASURES: tuple[Group, ...] = ("refusal", "beliefs", "directions", "shift",
 """What a live model allows: all but the change of weights, and of KL the one on the reference's samples."""
 
 
-def live_probe() -> Probe:
-    """A probe that is small enough to be used every few steps."""
+def live_spec() -> TrackingSpec:
+    """A spec that is small enough to be measured every few training steps."""
     measures: tuple[Group, ...] = ("refusal", "directions", "shift", "guard", "compression")
-    return Probe(measures=measures, n=16, n_fit=32, n_documents=8, max_new_tokens=12)
+    return TrackingSpec(measures=measures, n=16, n_fit=32, n_documents=8, max_new_tokens=12)
 
 
 class ElasticityCallback(TrainerCallback):
     """Measures the model at the start of training and then every so many steps, or at each save.
 
     Args:
-        probe: what to measure, of `LIVE_MEASURES`; None is `live_probe()`.
+        spec: what to measure, of `LIVE_MEASURES`; None is `live_spec()`.
         every: optimiser steps between measurements; None measures at each save.
         out: folder of the trajectory, complete after every measurement; None is `{output_dir}/elasticity`.
         reference: what to measure against; None is the model as training starts, which is kept beside `out` for a run
@@ -61,19 +62,19 @@ class ElasticityCallback(TrainerCallback):
 
     def __init__(
         self,
-        probe: Probe | None = None,
+        spec: TrackingSpec | None = None,
         *,
         every: int | None = None,
         out: str | Path | None = None,
         reference: Reference | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> None:
-        self.probe = probe or live_probe()
+        self.spec = spec or live_spec()
         if every is not None and every < 1:
             raise ValueError(
                 f"every must be 1 step or more, got {every}; leave it out to measure at each save"
             )
-        if refused := [name for name in self.probe.measures if name not in LIVE_MEASURES]:
+        if refused := [name for name in self.spec.measures if name not in LIVE_MEASURES]:
             raise ValueError(
                 f"{', '.join(refused)} cannot be measured on a live model; track() measures it on saved checkpoints"
             )
@@ -81,7 +82,7 @@ class ElasticityCallback(TrainerCallback):
         self.out = None if out is None else Path(out)
         self.trajectory: Trajectory | None = None
         """All measurements so far."""
-        self._series: list[Measured] = []
+        self._series: list[CheckpointRecord] = []
         self._begun = 0.0
         self._step_seconds: list[float] = []
         self._handler: CallbackHandler | None = None
@@ -116,16 +117,14 @@ class ElasticityCallback(TrainerCallback):
         folder = self.out.with_name(f"{self.out.name}.parts")
         if state.global_step == 0:
             shutil.rmtree(folder, ignore_errors=True)
-        self._parts = Parts(self.out, self.probe.provenance)
-        self._series = [
-            found for found in map(_measured, self._stored()) if (found.step or 0) <= state.global_step
-        ]
+        self._cache = StageCache(folder, self.spec.key)
+        self._series = _before(self._cache, state.global_step)
         self._step_seconds = []
         self._model = _chat_model(given["model"], tokenizer)
-        self._against = self.reference or load_reference(
-            self._parts, "reference", lambda: fit_reference(self._model, self.probe)
+        self._against = self.reference or keep_reference(
+            self._cache, "reference", lambda: fit_reference(self._model, self.spec)
         )
-        if state.global_step not in [found.step for found in self._series]:
+        if state.global_step not in [record.step for record in self._series]:
             self._measure_here(args, state, control)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 (Trainer's signature)
@@ -140,7 +139,7 @@ class ElasticityCallback(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Measure at each save, when no number of steps is given."""
-        if self.every is None and state.global_step not in [found.step for found in self._series]:
+        if self.every is None and state.global_step not in [record.step for record in self._series]:
             self._measure(args, state, control)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
@@ -158,35 +157,35 @@ class ElasticityCallback(TrainerCallback):
     def _measure_here(self, args: Any, state: Any, control: Any) -> None:
         assert self.out is not None
         begun = time.perf_counter()
-        rows = as_records(measure(self._model, self.probe, self._against))
+        rows = measure(self._model, self.spec, self._against)
         seconds = time.perf_counter() - begun
         step = int(state.global_step)
-        entry = {"step": step, "rows": rows, "seconds": round(seconds, 3)}
-        (self._parts.folder / f"step-{step}.json").unlink(missing_ok=True)
-        self._series.append(_measured(self._parts.numbers(f"step-{step}", lambda: entry)))
-        cost = self._cost(seconds)
-        facts = {**self._against.facts, "label": self._series[0].label, "fingerprint": ""}
-        self.trajectory = assemble(self._series, facts, self.probe, cost=cost)
-        self.trajectory.save(self.out, drawn=False)
-        self._report(
-            args,
-            state,
-            control,
-            _flat(rows) | {f"elasticity/{key}": value for key, value in (cost or {}).items()},
+        record = CheckpointRecord(
+            label=f"step {step}", step=step, fingerprint="", rows=tuple(rows), seconds=round(seconds, 3)
         )
+        self._cache.put(f"step-{step}", record, CheckpointRecord)
+        self._series.append(record)
+        cost = self._cost(seconds)
+        reference = ReferenceRecord(label=self._series[0].label, fingerprint="", facts=self._against.facts)
+        self.trajectory = Trajectory(
+            assemble(self._series, reference, self._against.model, self.spec, cost=cost)
+        )
+        self.trajectory.save(self.out, drawn=False)
+        costs = {} if cost is None else {f"elasticity/{name}": value for name, value in vars(cost).items()}
+        self._report(args, state, control, _flat(rows) | costs)
 
-    def _cost(self, seconds: float) -> dict[str, float] | None:
+    def _cost(self, seconds: float) -> Cost | None:
         """Seconds of this measurement beside those of a median training step; None before the first step."""
         if not self._step_seconds:
             return None
         step = float(np.median(self._step_seconds))
         every = self.every or max(1, len(self._step_seconds))
-        return {
-            "seconds_per_measurement": seconds,
-            "seconds_per_step": step,
-            "steps_per_measurement": seconds / step,
-            "share_of_training": seconds / (seconds + every * step),
-        }
+        return Cost(
+            seconds_per_measurement=seconds,
+            seconds_per_step=step,
+            steps_per_measurement=seconds / step,
+            share_of_training=seconds / (seconds + every * step),
+        )
 
     def _report(self, args: Any, state: Any, control: Any, logs: dict[str, float]) -> None:
         """Log as the trainer itself would: to its history and to every callback that reports.
@@ -210,24 +209,19 @@ class ElasticityCallback(TrainerCallback):
         self._handler.on_log(args, state, control, dict(logs))
         control.should_log = asked  # on_log takes the request of this step as granted
 
-    def _stored(self) -> list[dict[str, Any]]:
-        names = sorted(self._parts.folder.glob("step-*.json"), key=lambda path: int(path.stem.split("-")[1]))
-        return [self._parts.numbers(path.stem, dict) for path in names]
+
+def _before(cache: StageCache, step: int) -> list[CheckpointRecord]:
+    """The measurements that a resumed run has made up to this training step, in order."""
+    records = [cache.get(name, CheckpointRecord) for name in cache.names("step-")]
+    return sorted((r for r in records if (r.step or 0) <= step), key=lambda r: r.step or 0)
 
 
-def _measured(entry: Mapping[str, Any]) -> Measured:
-    step = int(entry["step"])
-    return Measured(
-        label=f"step {step}", step=step, fingerprint="", rows=tuple(entry["rows"]), seconds=entry["seconds"]
-    )
-
-
-def _flat(rows: list[dict[str, Any]]) -> dict[str, float]:
+def _flat(rows: Sequence[Measurement]) -> dict[str, float]:
     """Values by the name under which they are logged."""
     return {
-        f"elasticity/{row['measure']}/{str(row['prompts']).replace(' ', '_')}": float(row["value"])
+        f"elasticity/{row.measure}/{str(row.prompts).replace(' ', '_')}": row.estimate.value
         for row in rows
-        if row["value"] is not None
+        if row.estimate.measurable
     }
 
 

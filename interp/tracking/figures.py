@@ -1,10 +1,10 @@
-"""A trajectory's figures, drawn from its stored numbers alone.
+"""A trajectory's figures, drawn from its stored record alone.
 
 The one that is this project's: behaviour, beliefs and directions along the same checkpoint axis, synchronised, so that
 it can be seen which of them moves first.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +12,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from interp.display.charts import COLOURS, CONTROL_COLOUR, DASHES, THEME, intervals
+from interp.stats import Estimate
+from interp.tracking.records import TrackRecord
 
 _KIND_COLOURS = {"harmful": COLOURS[1], "harmless": COLOURS[0], "borderline": COLOURS[2]}
 _KIND_SYMBOLS = {"harmful": "circle", "harmless": "square-open", "borderline": "diamond"}
@@ -23,40 +25,48 @@ _AXIS_LABELS = {
     "control_harmfulness": "control of harmfulness",
     "control_refusal": "control of refusal",
 }
-Numbers = Mapping[str, Any]
 
 
 class Rows:
-    """Rows of a trajectory by measure and prompts, in checkpoint order."""
+    """Measurements of a record by measure, prompts and block, in checkpoint order."""
 
-    def __init__(self, numbers: Numbers) -> None:
-        self.checkpoints = numbers["checkpoints"]
-        self._by: dict[tuple[str, str | None, int | None], dict[int, Mapping[str, Any]]] = {}
-        for row in numbers["rows"]:
-            if row["status"] == "ok":
-                layer = row["layer"] if row["measure"] == "weight_change" else None
-                self._by.setdefault((row["measure"], row["prompts"], layer), {})[row["index"]] = row
-        steps = [c["step"] for c in self.checkpoints]
-        self.by_step = None not in steps and all(a < b for a, b in pairwise(steps))
-        self.x = [c["step"] if self.by_step else c["index"] for c in self.checkpoints]
+    def __init__(self, record: TrackRecord) -> None:
+        self.checkpoints = record.checkpoints
+        self._by: dict[tuple[str, str | None, int | None], dict[int, Estimate]] = {}
+        for index, checkpoint in enumerate(record.checkpoints):
+            for row in checkpoint.rows:
+                if row.estimate.measurable:
+                    layer = row.layer if row.measure == "weight_change" else None
+                    self._by.setdefault((row.measure, row.prompts, layer), {})[index] = row.estimate
+        steps = [checkpoint.step for checkpoint in record.checkpoints]
+        known = [step for step in steps if step is not None]
+        self.by_step = len(known) == len(steps) and all(a < b for a, b in pairwise(known))
+        self.x = known if self.by_step else list(range(len(steps)))
 
-    def of(self, measure: str, prompts: str | None, layer: int | None = None) -> dict[int, Mapping[str, Any]]:
+    def of(self, measure: str, prompts: str | None, layer: int | None = None) -> dict[int, Estimate]:
+        """Index of the checkpoint → the number there, where there is one."""
         return self._by.get((measure, prompts, layer), {})
 
+    def names(self) -> list[tuple[str, str | None]]:
+        """Every (measure, prompts) that has a number, as first measured."""
+        return list(dict.fromkeys((measure, prompts) for measure, prompts, _ in self._by))
+
     def prompts(self, measure: str) -> list[str]:
-        return list(dict.fromkeys(str(p) for m, p, _ in self._by if m == measure))
+        """The prompts or corpora of a measure."""
+        return [str(prompts) for name, prompts in self.names() if name == measure]
 
     def layers(self, measure: str) -> list[int]:
+        """The blocks of a measure."""
         return sorted(layer for m, _, layer in self._by if m == measure and layer is not None)
 
 
-def figures(numbers: Numbers) -> dict[str, go.Figure]:
+def figures(record: TrackRecord) -> dict[str, go.Figure]:
     """Every figure that these rows allow."""
-    rows = Rows(numbers)
+    rows = Rows(record)
     drawn = {
-        "trajectory": _trajectory(numbers, rows),
+        "trajectory": _trajectory(record, rows),
         "shift": _lines(
-            numbers,
+            record,
             rows,
             [("shift_" + axis, "harmful", _AXIS_LABELS[axis], *_axis_style(axis)) for axis in _AXES],
             title="How far harmful prompts moved along the reference's directions",
@@ -64,7 +74,7 @@ def figures(numbers: Numbers) -> dict[str, go.Figure]:
             zero=True,
         ),
         "compression": _lines(
-            numbers,
+            record,
             rows,
             [
                 ("bits_per_byte_change", name, name, COLOURS[i % 8], DASHES[i % 6])
@@ -75,7 +85,7 @@ def figures(numbers: Numbers) -> dict[str, go.Figure]:
             zero=True,
         ),
         "kl": _lines(
-            numbers,
+            record,
             rows,
             [
                 (measure, kind, f"{label}, {kind}", _KIND_COLOURS[kind], dash)
@@ -89,12 +99,12 @@ def figures(numbers: Numbers) -> dict[str, go.Figure]:
             y_title="nats per token",
             zero=True,
         ),
-        "weights": _weights(numbers, rows),
+        "weights": _weights(record, rows),
     }
     return {name: figure for name, figure in drawn.items() if figure.data}
 
 
-def _trajectory(numbers: Numbers, rows: Rows) -> go.Figure:
+def _trajectory(record: TrackRecord, rows: Rows) -> go.Figure:
     """Behaviour, beliefs and directions along one checkpoint axis."""
     figure = make_subplots(rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.05)
     panels = (
@@ -119,7 +129,7 @@ def _trajectory(numbers: Numbers, rows: Rows) -> go.Figure:
     figure.add_hline(y=0, line={"color": "#666", "dash": "dash", "width": 1}, row=2, col=1)  # pyright: ignore[reportArgumentType]
     figure.update_layout(
         template=THEME,
-        title=f"Behaviour, beliefs and directions, {model_name(numbers)}",
+        title=f"Behaviour, beliefs and directions, {record.provenance.model_name}",
         height=960,
         width=1060,
         margin={"l": 95, "r": 290, "b": 80},
@@ -135,7 +145,7 @@ def _trajectory(numbers: Numbers, rows: Rows) -> go.Figure:
             "font": {"size": 13},
         }
         figure.update_layout({key: place})
-    _axis(figure, numbers, rows, row=3)
+    _axis(figure, record, rows, row=3)
     return figure
 
 
@@ -146,7 +156,7 @@ def _axis_style(axis: str) -> tuple[str, str]:
 
 
 def _lines(
-    numbers: Numbers,
+    record: TrackRecord,
     rows: Rows,
     series: Sequence[tuple[str, str, str, str, str]],
     *,
@@ -157,8 +167,10 @@ def _lines(
     figure = go.Figure(_traces(rows, series))
     if zero and figure.data:
         figure.add_hline(y=0, line={"color": "#666", "dash": "dash", "width": 1})
-    figure.update_layout(template=THEME, title=f"{title}, {model_name(numbers)}", yaxis={"title": y_title})
-    _axis(figure, numbers, rows)
+    figure.update_layout(
+        template=THEME, title=f"{title}, {record.provenance.model_name}", yaxis={"title": y_title}
+    )
+    _axis(figure, record, rows)
     return figure
 
 
@@ -168,23 +180,24 @@ def _traces(
     """One line with intervals per (measure, prompts, label, colour, dash) that has rows."""
     traces = []
     for measure, prompts, label, colour, dash in series:
-        found = rows.of(measure, prompts)
-        if not found:
+        measured = rows.of(measure, prompts)
+        if not measured:
             continue
-        at = sorted(found)
-        entries = [found[index] for index in at]
-        bars = {**intervals(entries), "color": colour, "thickness": 1, "width": 3}
+        bars = {**intervals(list(measured.values())), "color": colour, "thickness": 1, "width": 3}
         traces.append(
             go.Scatter(
                 name=label,
                 legend=legend,
-                x=[rows.x[index] for index in at],
-                y=[entry["value"] for entry in entries],
+                x=[rows.x[index] for index in measured],
+                y=[number.value for number in measured.values()],
                 mode="lines+markers",
                 line={"color": colour, "dash": dash, "width": 2.2},
                 marker={"size": 7, "symbol": _KIND_SYMBOLS.get(prompts, "circle")},
                 error_y=bars,
-                customdata=[[e["checkpoint"], e["n"], e["low"], e["high"]] for e in entries],
+                customdata=[
+                    [rows.checkpoints[index].label, number.n, number.low, number.high]
+                    for index, number in measured.items()
+                ],
                 hovertemplate=f"{label}, %{{customdata[0]}}: %{{y:.3f}} [%{{customdata[2]:.3f}}, "
                 "%{customdata[3]:.3f}], n = %{customdata[1]}<extra></extra>",
             )
@@ -192,17 +205,17 @@ def _traces(
     return traces
 
 
-def _weights(numbers: Numbers, rows: Rows) -> go.Figure:
+def _weights(record: TrackRecord, rows: Rows) -> go.Figure:
     layers = rows.layers("weight_change")
     if not layers:
         return go.Figure()
     table = [rows.of("weight_change", None, layer) for layer in layers]
-    measured = sorted(table[0])
+    measured = list(table[0])
     figure = go.Figure(
         go.Heatmap(
             x=[str(rows.x[index]) for index in measured],
             y=layers,
-            z=[[by.get(index, {}).get("value") for index in measured] for by in table],
+            z=[[by[index].value if index in by else None for index in measured] for by in table],
             colorscale="Viridis",
             colorbar={"title": {"text": "relative<br>change"}},
             hovertemplate="block %{y}, checkpoint %{x}: %{z:.2e}<extra></extra>",
@@ -210,30 +223,26 @@ def _weights(numbers: Numbers, rows: Rows) -> go.Figure:
     )
     figure.update_layout(
         template=THEME,
-        title=f"Relative change of each block's weights, {model_name(numbers)}",
-        xaxis={"title": _x_title(numbers, rows), "type": "category"},
+        title=f"Relative change of each block's weights, {record.provenance.model_name}",
+        xaxis={"title": _x_title(record, rows), "type": "category"},
         yaxis={"title": "block"},
     )
     return figure
 
 
-def _axis(figure: go.Figure, numbers: Numbers, rows: Rows, row: int | None = None) -> None:
+def _axis(figure: go.Figure, record: TrackRecord, rows: Rows, row: int | None = None) -> None:
     """The checkpoint axis, with a grey line where a checkpoint was skipped."""
     where: dict[str, Any] = {"row": row, "col": 1} if row else {}
-    figure.update_xaxes(title={"text": _x_title(numbers, rows)}, **where)
+    figure.update_xaxes(title={"text": _x_title(record, rows)}, **where)
     if not rows.by_step:
-        labels = [c["label"].replace("/checkpoint-", " ") for c in numbers["checkpoints"]]
+        labels = [c.label.replace("/checkpoint-", " ") for c in record.checkpoints]
         figure.update_xaxes(tickvals=rows.x, ticktext=labels, tickangle=-30)
-    for x, checkpoint in zip(rows.x, numbers["checkpoints"], strict=True):
-        if checkpoint["status"] != "ok":
+    for x, checkpoint in zip(rows.x, record.checkpoints, strict=True):
+        if not checkpoint.measured:
             figure.add_vline(
                 x=x, line={"color": "#999", "dash": "dot", "width": 1}, annotation={"text": "skipped"}
             )
 
 
-def _x_title(numbers: Numbers, rows: Rows) -> str:
-    return f"{numbers['step_unit']} of the checkpoint" if rows.by_step else "checkpoint"
-
-
-def model_name(numbers: Numbers) -> str:
-    return str(numbers["provenance"]["model"])
+def _x_title(record: TrackRecord, rows: Rows) -> str:
+    return f"{record.step_unit} of the checkpoint" if rows.by_step else "checkpoint"

@@ -23,10 +23,10 @@ Intervals are 95%: Wilson for rates, bootstrap over prompts or documents otherwi
 arXiv:2507.11878 (beliefs, guard); the shift along a direction and its control are this project's.
 """
 
-import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
@@ -45,136 +45,129 @@ from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, tokenize
 from interp.representations.beliefs import belief, fit_centres, states
 from interp.stats import Estimate, auroc, mean_with_interval, ratio_with_interval
-from interp.tracking.spec import Axis, Probe, Reference
+from interp.tracking.records import Measurement, ModelShape
+from interp.tracking.spec import Axis, Reference, TrackingSpec
 
 Part = tuple[Kind, Split]
+States = dict[Part, Float[Tensor, "prompt layer role d_model"]]
+"""States of each part at `ROLES`, layers 0..L."""
+ROLES: tuple[Literal["t_inst"], Literal["t_post_inst"]] = ("t_inst", "t_post_inst")
+"""Where states are read, in the order of the axis `role`."""
+PAIRED_KINDS: tuple[Literal["harmful"], Literal["harmless"]] = ("harmful", "harmless")
+"""The kinds that directions are fitted on and that KL is sampled on."""
 _RESAMPLES = 200
 
 
-class Row(NamedTuple):
-    """One number with its interval."""
-
-    measure: str
-    prompts: str | None
-    """A kind of prompts, or a corpus; None where there are none."""
-    rate: Estimate | None
-    """None where it could not be measured; `note` says why."""
-    layer: int | None = None
-    note: str = ""
-
-
-def measure(model: ChatModel, probe: Probe, reference: Reference) -> list[Row]:
-    """Every row of the probe at this checkpoint, but KL from its own samples and the change of weights (`tracking`).
+def measure(model: ChatModel, spec: TrackingSpec, reference: Reference) -> list[Measurement]:
+    """Every measurement of the spec at this checkpoint but KL on its own samples and the change of weights (`tracker`).
 
     Raises:
         ValueError: a model of another shape than the reference, or activations that are not finite.
     """
     check_shape(model, reference)
-    rows: list[Row] = []
+    rows: list[Measurement] = []
     tests: dict[Kind, ChatTokens] = {
-        kind: tokenize(model.tokenizer, probe.part(kind, "test").texts) for kind in KINDS
+        kind: tokenize(model.tokenizer, spec.part(kind, "test").texts) for kind in KINDS
     }
-    if "refusal" in probe.measures:
-        rows += _refusal(model, probe, reference, tests)
-    if {"beliefs", "directions", "shift", "guard"} & set(probe.measures):
-        read = read_states(model, probe)
-        train = torch.cat([read["harmful", "train"], read["harmless", "train"]])
+    if "refusal" in spec.measures:
+        rows += _refusal(model, spec, reference, tests)
+    if {"beliefs", "directions", "shift", "guard"} & set(spec.measures):
+        read = read_states(model, spec)
+        train = torch.cat([read[kind, "train"] for kind in PAIRED_KINDS])
         here = {f"train/{axis.name}": train[:, axis.layer, axis.role] for axis in reference.axes}
-        if "beliefs" in probe.measures:
+        if "beliefs" in spec.measures:
             rows += _beliefs(reference, read)
-        if "directions" in probe.measures:
+        if "directions" in spec.measures:
             rows += [_cosine(reference, axis, here) for axis in reference.axes]
-        if "shift" in probe.measures:
+        if "shift" in spec.measures:
             rows += [_shift(reference, axis, kind, read) for axis in reference.axes for kind in KINDS]
-        if "guard" in probe.measures:
+        if "guard" in spec.measures:
             rows.append(_guard(reference, read))
-    if "compression" in probe.measures:
-        for corpus in probe.measured_corpora.values():
-            rows += _compression(reference, corpus, bits(model, corpus, n_documents=probe.n_documents))
-    if "kl" in probe.measures:
-        rows += [_kl_from(model, probe, reference, kind) for kind in ("harmful", "harmless")]
+    if "compression" in spec.measures:
+        for corpus in spec.measured_corpora.values():
+            rows += _compression(reference, corpus, bits(model, corpus, n_documents=spec.n_documents))
+    if "kl" in spec.measures:
+        rows += [_kl_from(model, spec, reference, kind) for kind in PAIRED_KINDS]
     return rows
 
 
 def check_shape(model: ChatModel, reference: Reference) -> None:
     """Raise a ValueError unless the model has the reference's shape and tokenizer."""
-    for key, found in shape(model).items():
-        if found != (wanted := reference.facts["shape"][key]):
+    for name, value in vars(shape(model)).items():
+        if value != (wanted := getattr(reference.facts.shape, name)):
             raise ValueError(
-                f"{key} is {found}, at the reference {wanted}: checkpoints of one series must have one shape"
+                f"{name} is {value}, at the reference {wanted}: checkpoints of one series must have one shape"
             )
 
 
-def shape(model: ChatModel) -> dict[str, Any]:
+def shape(model: ChatModel) -> ModelShape:
     """What all checkpoints of a series share."""
-    return {
-        "n_layers": model.n_layers,
-        "d_model": model.d_model,
-        "vocabulary": model.d_vocab,
-        "template_hash": model.template_hash,
-    }
+    return ModelShape(
+        n_layers=model.n_layers,
+        d_model=model.d_model,
+        vocabulary=model.d_vocab,
+        template_hash=model.template_hash,
+    )
 
 
-def read_states(
-    model: ChatModel, probe: Probe, splits: Sequence[Split] = ("train", "test")
-) -> dict[Part, Float[Tensor, "prompt layer role d_model"]]:
-    """States of every part at `t_inst` and `t_post_inst`, read in one go."""
+def read_states(model: ChatModel, spec: TrackingSpec, splits: Sequence[Split] = ("train", "test")) -> States:
+    """States of every part at `ROLES`, read in one go."""
     keys: list[Part] = [
         (kind, split) for split in splits for kind in KINDS if split == "test" or kind != "borderline"
     ]
-    tokens = [tokenize(model.tokenizer, probe.part(*key).texts) for key in keys]
+    tokens = [tokenize(model.tokenizer, spec.part(*key).texts) for key in keys]
     found = states(model, reduce(ChatTokens.joined, tokens)).float()
     return dict(zip(keys, found.split([len(part) for part in tokens]), strict=True))
 
 
-def sample(model: ChatModel, probe: Probe, kind: Kind) -> list[list[int]]:
+def sample(model: ChatModel, spec: TrackingSpec, kind: Kind) -> list[list[int]]:
     """The model's own replies at temperature 1, as token ids."""
-    prompts = probe.prompts[kind, "test"].first(probe.n_samples).texts
-    done = generate(model, prompts, temperature=1.0, seed=probe.seed, max_new_tokens=probe.max_new_tokens)
-    return [list(ids) for ids in done.ids]
+    prompts = spec.prompts[kind, "test"].first(spec.n_samples).texts
+    replies = generate(model, prompts, temperature=1.0, seed=spec.seed, max_new_tokens=spec.max_new_tokens)
+    return [list(ids) for ids in replies.ids]
 
 
 def distributions(
-    model: ChatModel, probe: Probe, kind: Kind, replies: Sequence[Sequence[int]]
+    model: ChatModel, spec: TrackingSpec, kind: Kind, replies: Sequence[Sequence[int]]
 ) -> Float[Tensor, "token d_vocab"]:
     """Log-probabilities at every token of the replies, float16: 2 bytes a word of the vocabulary and token."""
-    prompts = probe.prompts[kind, "test"].first(probe.n_samples).texts
+    prompts = spec.prompts[kind, "test"].first(spec.n_samples).texts
     return torch.cat(map_completions(model, prompts, replies, lambda logs, _: logs.half()))
 
 
 def kl_per_token(
     model: ChatModel,
-    probe: Probe,
+    spec: TrackingSpec,
     kind: Kind,
     replies: Sequence[Sequence[int]],
     log_p: Float[Tensor, "token d_vocab"],
 ) -> Estimate:
     """Mean over tokens of KL(p || model) in nats, p given at every token of the replies; bootstrap over replies."""
-    prompts = probe.prompts[kind, "test"].first(probe.n_samples).texts
+    prompts = spec.prompts[kind, "test"].first(spec.n_samples).texts
     lengths = [len(reply) for reply in replies]
-    found = token_kl(model, prompts, replies, log_p.split(lengths))
-    sums = np.array([float(row.double().sum()) for row in found if len(row)])
+    kl = token_kl(model, prompts, replies, log_p.split(lengths))
+    sums = np.array([float(row.double().sum()) for row in kl if len(row)])
     return ratio_with_interval(sums, np.array([n for n in lengths if n]))
 
 
 def _refusal(
-    model: ChatModel, probe: Probe, reference: Reference, tests: Mapping[Kind, ChatTokens]
-) -> list[Row]:
+    model: ChatModel, spec: TrackingSpec, reference: Reference, tests: Mapping[Kind, ChatTokens]
+) -> list[Measurement]:
     rows = []
     for kind, tokens in tests.items():
-        done = generate(model, tokens, max_new_tokens=probe.max_new_tokens)
+        replies = generate(model, tokens, max_new_tokens=spec.max_new_tokens)
         scores = refusal_scores(model, tokens, reference.refusal_ids)
         rows += [
-            Row("refusal_rate", kind, refusal_rate(done, "arditi")),
-            Row("refusal_rate_24", kind, refusal_rate(done, "zhao")),
-            Row("refusal_metric", kind, mean_with_interval(scores.tolist())),
+            measurement("refusal_rate", kind, refusal_rate(replies, "arditi")),
+            measurement("refusal_rate_zhao", kind, refusal_rate(replies, "zhao")),
+            measurement("refusal_metric", kind, mean_with_interval(scores.tolist())),
         ]
     return rows
 
 
-def _beliefs(reference: Reference, read: Mapping[Part, Tensor]) -> list[Row]:
+def _beliefs(reference: Reference, read: States) -> list[Measurement]:
     """Beliefs with centres fitted here, on the groups that the reference's were fitted on, and with the reference's."""
-    train = torch.cat([read["harmful", "train"], read["harmless", "train"]])
+    train = torch.cat([read[kind, "train"] for kind in PAIRED_KINDS])
     rows = []
     for stored, axis, label in (
         (reference.centres("harm"), reference.axis("harmfulness"), "harmfulness_belief"),
@@ -186,20 +179,20 @@ def _beliefs(reference: Reference, read: Mapping[Part, Tensor]) -> list[Row]:
             for kind in KINDS:
                 if centres is None:
                     note = "too few refused or answered training prompts at the reference"
-                    rows.append(Row(label + suffix, kind, None, note=note))
+                    rows.append(measurement(label + suffix, kind, Estimate.unmeasured(), note=note))
                     continue
                 values = belief(centres.margin(read[kind, "test"][:, :, axis.role]))
-                rows.append(Row(label + suffix, kind, mean_with_interval(values.tolist())))
+                rows.append(measurement(label + suffix, kind, mean_with_interval(values.tolist())))
     return rows
 
 
-def _cosine(reference: Reference, axis: Axis, here: Mapping[str, Tensor]) -> Row:
+def _cosine(reference: Reference, axis: Axis, here: Mapping[str, Tensor]) -> Measurement:
     """Cosine with the reference's direction; both are resampled over the same prompts."""
     value = float(cosine(reference.direction(axis, here), reference.direction(axis)))
     generator = torch.Generator().manual_seed(0)
     means = []
-    for found in (here, reference.tensors):
-        acts, draws = found[f"train/{axis.name}"].double(), []
+    for tensors in (here, reference.tensors):
+        acts, draws = tensors[f"train/{axis.name}"].double(), []
         generator.manual_seed(0)  # the same draws for both
         for rows in (axis.positive, axis.negative):
             picks = torch.randint(len(rows), (_RESAMPLES, len(rows)), generator=generator)
@@ -208,15 +201,21 @@ def _cosine(reference: Reference, axis: Axis, here: Mapping[str, Tensor]) -> Row
             draws.append(share @ acts[list(rows)])
         vector = draws[0] - draws[1]
         if axis.orthogonal_to is not None:
-            safety = reference.direction(reference.axis(axis.orthogonal_to), found)
+            safety = reference.direction(reference.axis(axis.orthogonal_to), tensors)
             vector = orthogonalised(vector, safety.double().expand_as(vector))
         means.append(vector)
     # Resampled directions carry the sampling noise twice, so that percentiles of their cosines can leave the estimate
     # out: a normal interval of their SD.
     half = 1.96 * float(cosine(*means).double().std())
     n = len(axis.positive) + len(axis.negative)
-    rate = Estimate(value=value, n=n, low=max(-1.0, value - half), high=min(1.0, value + half))
-    return Row(f"cosine_{axis.name}", "train", rate, layer=axis.layer)
+    estimate = Estimate(
+        value=value,
+        n=n,
+        low=max(-1.0, value - half),
+        high=min(1.0, value + half),
+        interval="normal, SD by bootstrap",
+    )
+    return measurement(f"cosine_{axis.name}", "train", estimate, layer=axis.layer)
 
 
 def along(
@@ -227,56 +226,39 @@ def along(
     return project(read[:, axis.layer, axis.role], vector) / vector.norm()
 
 
-def _shift(reference: Reference, axis: Axis, kind: Kind, read: Mapping[Part, Tensor]) -> Row:
+def _shift(reference: Reference, axis: Axis, kind: Kind, read: States) -> Measurement:
     moved = along(reference, axis, read[kind, "test"]) - reference.tensors[f"test/{axis.name}/{kind}"]
-    return Row(f"shift_{axis.name}", kind, mean_with_interval(moved.tolist()), layer=axis.layer)
+    return measurement(f"shift_{axis.name}", kind, mean_with_interval(moved.tolist()), layer=axis.layer)
 
 
-def _guard(reference: Reference, read: Mapping[Part, Tensor]) -> Row:
+def _guard(reference: Reference, read: States) -> Measurement:
     centres = reference.centres("harm")
     assert centres is not None
-    harmful, harmless = (
-        belief(centres.margin(read[kind, "test"][:, :, 0])) for kind in ("harmful", "harmless")
-    )
-    return Row("guard_auroc", "harmful against harmless", auroc(harmful, harmless, resamples=_RESAMPLES))
+    harmful, harmless = (belief(centres.margin(read[kind, "test"][:, :, 0])) for kind in PAIRED_KINDS)
+    separation = auroc(harmful, harmless, resamples=_RESAMPLES)
+    return measurement("guard_auroc", "harmful against harmless", separation)
 
 
-def _compression(reference: Reference, corpus: Corpus, found: CodeLengths) -> list[Row]:
+def _compression(reference: Reference, corpus: Corpus, lengths: CodeLengths) -> list[Measurement]:
     before = reference.tensors[f"bits/{corpus.name}"].numpy()
-    return [
-        Row("bits_per_byte", corpus.name, _documents(ratio_with_interval(found.bits, found.bytes), found)),
-        Row(
-            "bits_per_byte_change",
-            corpus.name,
-            _documents(ratio_with_interval(found.bits - before, found.bytes), found),
-        ),
-    ]
+    per_byte = {
+        "bits_per_byte": ratio_with_interval(lengths.bits, lengths.bytes),
+        "bits_per_byte_change": ratio_with_interval(lengths.bits - before, lengths.bytes),
+    }
+    documents = len(lengths.bits)  # what was resampled: n counts documents, not bytes
+    return [measurement(name, corpus.name, replace(found, n=documents)) for name, found in per_byte.items()]
 
 
-def _documents(rate: Estimate, found: CodeLengths) -> Estimate:
-    return Estimate(value=rate.value, n=len(found.bits), low=rate.low, high=rate.high)
-
-
-def _kl_from(model: ChatModel, probe: Probe, reference: Reference, kind: Kind) -> Row:
+def _kl_from(model: ChatModel, spec: TrackingSpec, reference: Reference, kind: Kind) -> Measurement:
     log_p = reference.tensors[f"log_probs/{kind}"]
-    return Row("kl_from_reference", kind, kl_per_token(model, probe, kind, reference.samples[kind], log_p))
+    kl = kl_per_token(model, spec, kind, reference.samples[kind], log_p)
+    return measurement("kl_from_reference", kind, kl)
 
 
-def as_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Rows as results store them: a number that is not finite becomes null and a note."""
-    records = []
-    for row in rows:
-        rate, note = row.rate, row.note
-        if rate is not None and not math.isfinite(rate.value):
-            rate, note = None, note or "not finite"
-        numbers = rate.as_dict() if rate is not None else {"value": None, "n": 0, "low": None, "high": None}
-        records.append(
-            {
-                "measure": row.measure,
-                "prompts": row.prompts,
-                "layer": row.layer,
-                **numbers,
-                "status": "ok" if rate is not None else f"not measured: {note}",
-            }
-        )
-    return records
+def measurement(
+    measure: str, prompts: str | None, estimate: Estimate, *, layer: int | None = None, note: str = ""
+) -> Measurement:
+    """A measurement; a number that is not finite is not measurable, and the note says so."""
+    if not estimate.measurable:
+        estimate, note = Estimate.unmeasured(), note or "not finite"
+    return Measurement(measure=measure, prompts=prompts, layer=layer, estimate=estimate, note=note)

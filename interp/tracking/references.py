@@ -1,132 +1,185 @@
-"""Fitting the reference of a series: where directions are read, and control directions of equal separability.
+"""Fitting the reference of a series: where directions are read, what they are compared with.
 
-Places. Harmfulness is read at `t_inst`, refusal at `t_post_inst`, each at the layer (of the first 80%) whose difference
-in means separates harmful from harmless validation prompts best, by the difference of the projected means in pooled
-standard deviations.
-
-Controls. Moving along a direction of safety says little unless other directions of equal standing stay. A control is
-the difference in means of a contrast that is not safety: questions against instructions, long against short prompts,
-one topic against the others. Both classes of a contrast hold as many harmful as harmless prompts, and the component
-along the safety direction is taken out, so neither harm nor refusal is in it. Of all contrasts the one is taken whose
-AUROC on validation prompts, at the safety direction's own layer and token, is nearest to the safety direction's. Both
-AUROCs are kept in the reference's facts.
+Harmfulness is read at `t_inst`, refusal at `t_post_inst`, each at the layer (of the first 80%) whose difference in
+means separates harmful from harmless validation prompts best, by the difference of the projected means in pooled
+standard deviations. Each has a control direction (`interp.tracking.controls`). The AUROC of both is kept in the
+reference's facts.
 """
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.data.prompts import KINDS, Prompts
-from interp.directions import cosine, difference_in_means, orthogonalised, project
+from interp.data.prompts import KINDS, Kind, Prompts
+from interp.directions import difference_in_means, project
 from interp.engine.log_probs import next_token_log_probs
 from interp.evaluation.compression import bits
+from interp.evaluation.records import RefusalTokens
 from interp.evaluation.refusals import find_refusal_tokens, refusal_metric
 from interp.models.chat_model import ChatModel
 from interp.representations.beliefs import fit_centres
 from interp.representations.confounds import leak_check
-from interp.stats import Estimate, auroc
-from interp.storage.untyped import Parts
-from interp.tracking.measures import along, distributions, read_states, sample, shape
-from interp.tracking.spec import LEAST, Axis, Probe, Reference
+from interp.stats import auroc
+from interp.storage.provenance import ModelProvenance
+from interp.storage.stages import StageCache
+from interp.tracking.controls import fit_control
+from interp.tracking.measures import (
+    PAIRED_KINDS,
+    ROLES,
+    States,
+    along,
+    distributions,
+    read_states,
+    sample,
+    shape,
+)
+from interp.tracking.records import DirectionFacts, ReferenceFacts
+from interp.tracking.spec import MIN_PROMPTS, Axis, Reference, TrackingSpec
 
 logger = logging.getLogger(__name__)
 
-_QUESTION_WORDS = (
-    "how what which who whom whose where when why is are was were do does did can could should would will may"
-).split()
+
+def keep_reference(cache: StageCache, name: str, fit: Callable[[], Reference]) -> Reference:
+    """The reference of this name, fitted when it is not in the cache yet."""
+    if name not in cache:
+        fitted = fit()
+        cache.put(f"{name}-tensors", fitted.tensors)
+        fixed = _Fixed(model=fitted.model, facts=fitted.facts, axes=fitted.axes, samples=fitted.samples)
+        cache.put(name, fixed, _Fixed)  # last: a reference is whole when it is there
+    fixed = cache.get(name, _Fixed)
+    return Reference(
+        model=fixed.model,
+        facts=fixed.facts,
+        axes=fixed.axes,
+        tensors=cache.get(f"{name}-tensors"),
+        samples=fixed.samples,
+    )
 
 
-class Contrast(NamedTuple):
-    """Two classes that are not about safety, as rows of harmful and then harmless prompts."""
+@dataclass(frozen=True, kw_only=True)
+class _Fixed:
+    """A `Reference` without its tensors."""
 
-    positive: list[int]
-    negative: list[int]
+    model: ModelProvenance
+    facts: ReferenceFacts
+    axes: tuple[Axis, ...]
+    samples: dict[str, list[list[int]]]
 
 
-def fit_reference(model: ChatModel, probe: Probe) -> Reference:
+def fit_reference(model: ChatModel, spec: TrackingSpec) -> Reference:
     """What this checkpoint fixes for a series of checkpoints that are measured against it.
 
     Raises:
         ValueError: prompts that are too few, or activations that are not finite.
     """
-    train = {kind: probe.part(kind, "train") for kind in ("harmful", "harmless")}
-    if min(len(part) for part in train.values()) < LEAST:
+    train: dict[Kind, Prompts] = {kind: spec.part(kind, "train") for kind in PAIRED_KINDS}
+    if min(len(part) for part in train.values()) < MIN_PROMPTS:
         raise ValueError(
-            f"a reference needs {LEAST} training prompts of each kind, got {len(train['harmful'])} harmful and "
+            f"a reference needs {MIN_PROMPTS} training prompts of each kind, got {len(train['harmful'])} harmful and "
             f"{len(train['harmless'])} harmless; add prompts or raise n_fit"
         )
-    first = [next_token_log_probs(model, train[kind].texts) for kind in ("harmful", "harmless")]
-    tokens = find_refusal_tokens(first[0], first[1], model.tokenizer)
-    refused = (refusal_metric(first[0], tokens.ids) > 0).nonzero()[:, 0]
-    answered = (refusal_metric(first[1], tokens.ids) < 0).nonzero()[:, 0]
-    behaved = min(len(refused), len(answered)) >= LEAST
-    read = read_states(model, probe, ("train", "val", "test"))
-    facts: dict[str, Any] = {
-        "model": model.provenance,
-        "shape": shape(model),
-        "refusal_tokens": asdict(tokens),
-        "refused": len(refused),
-        "answered": len(answered),
-        "filtered": behaved,
-        "leak": leak_check(
+    behaviour = _behaviour(model, train)
+    read = read_states(model, spec, ("train", "val", "test"))
+    axes, directions = _fit_axes(read, behaviour, spec)
+    facts = ReferenceFacts(
+        shape=shape(model),
+        refusal_tokens=behaviour.tokens,
+        refused=len(behaviour.refused),
+        answered=len(behaviour.answered),
+        filtered=behaviour.filtered,
+        leak=leak_check(
             model,
             train=(train["harmful"], train["harmless"]),
-            held_out=(probe.part("harmful", "val"), probe.part("harmless", "val")),
-            label=probe.prompts.name,
-        ).as_dict(),
-    }
-    tensors: dict[str, Tensor] = {}
-    harmful, harmless = read["harmful", "train"], read["harmless", "train"]
-    centres = {"harm": fit_centres(harmful[:, :, 0], harmless[:, :, 0])}
-    if behaved:
-        centres["refusal"] = fit_centres(harmful[refused][:, :, 1], harmless[answered][:, :, 1])
-    else:
+            held_out=(spec.part("harmful", "val"), spec.part("harmless", "val")),
+            label=spec.prompts.name,
+        ),
+        directions=directions,
+    )
+    pooled = torch.cat([read[kind, "train"] for kind in PAIRED_KINDS])
+    tensors = _centres(read, behaviour)
+    tensors |= {f"train/{axis.name}": pooled[:, axis.layer, axis.role].clone() for axis in axes}
+    reference = Reference(
+        model=ModelProvenance(**model.provenance), facts=facts, axes=axes, tensors=tensors, samples={}
+    )
+    return _with_own_values(reference, model, spec, read)
+
+
+class _Behaviour(NamedTuple):
+    """Which training prompts the reference refuses and answers."""
+
+    tokens: RefusalTokens
+    refused: Int[Tensor, " refused"]
+    """Rows of the harmful training prompts."""
+    answered: Int[Tensor, " answered"]
+    """Rows of the harmless ones."""
+
+    @property
+    def filtered(self) -> bool:
+        """Whether they are enough to fit refusal on them alone."""
+        return min(len(self.refused), len(self.answered)) >= MIN_PROMPTS
+
+
+def _behaviour(model: ChatModel, train: Mapping[Kind, Prompts]) -> _Behaviour:
+    """Refusal tokens of the training prompts, and which of them are refused and answered; warns of too few."""
+    harmful, harmless = (next_token_log_probs(model, train[kind].texts) for kind in PAIRED_KINDS)
+    tokens = find_refusal_tokens(harmful, harmless, model.tokenizer)
+    behaviour = _Behaviour(
+        tokens=tokens,
+        refused=(refusal_metric(harmful, tokens.ids) > 0).nonzero()[:, 0],
+        answered=(refusal_metric(harmless, tokens.ids) < 0).nonzero()[:, 0],
+    )
+    if not behaviour.filtered:
         logger.warning(
             "%s refuses %d of %d harmful and answers %d of %d harmless training prompts: too few for a refusal belief; "
             "its refusal direction is harmful minus harmless at the last template token",
             model.name,
-            len(refused),
+            len(behaviour.refused),
             len(harmful),
-            len(answered),
+            len(behaviour.answered),
             len(harmless),
         )
-    for name, found in centres.items():
-        tensors |= {f"{name}/positive": found.positive, f"{name}/negative": found.negative}
-    rows = (range(len(harmful)), range(len(harmful), len(harmful) + len(harmless)))
-    groups = {
-        "harmfulness": (0, rows[0], rows[1]),
-        "refusal": (1, refused.tolist(), (answered + len(harmful)).tolist()) if behaved else (1, *rows),
-    }
+    return behaviour
+
+
+def _fit_axes(
+    read: States, behaviour: _Behaviour, spec: TrackingSpec
+) -> tuple[tuple[Axis, ...], dict[str, DirectionFacts]]:
+    """Harmfulness and refusal, each at the layer that separates best and with its control where one is fit."""
+    harmful, harmless = (read[kind, "train"] for kind in PAIRED_KINDS)
     pooled = torch.cat([harmful, harmless])
-    validation = {kind: read[kind, "val"] for kind in ("harmful", "harmless")}
+    validation = [read[kind, "val"] for kind in PAIRED_KINDS]
+    every = (tuple(range(len(harmful))), tuple(range(len(harmful), len(pooled))))
+    behaved = (
+        tuple(behaviour.refused.tolist()),
+        tuple((behaviour.answered + len(harmful)).tolist()),
+    )
+    groups = {"harmfulness": (0, every), "refusal": (1, behaved if behaviour.filtered else every)}
     axes: list[Axis] = []
-    facts["axes"] = {}
-    for name, (role, positive, negative) in groups.items():
+    facts: dict[str, DirectionFacts] = {}
+    for name, (role, (positive, negative)) in groups.items():
         acts = pooled[:, :, role]
         directions = difference_in_means(acts[list(positive)], acts[list(negative)])
-        layer = best_layer(directions, validation["harmful"][:, :, role], validation["harmless"][:, :, role])
-        axis = Axis(name=name, layer=layer, role=role, positive=tuple(positive), negative=tuple(negative))
+        layer = best_layer(directions, *(part[:, :, role] for part in validation))
+        axis = Axis(name=name, layer=layer, role=role, positive=positive, negative=negative)
         separation = auroc(
-            *(project(part[:, layer, role], directions[layer]) for part in validation.values()), resamples=200
+            *(project(part[:, layer, role], directions[layer]) for part in validation), resamples=200
         )
-        facts["axes"][name] = {"layer": layer, "role": role, "auroc": separation.as_dict()}
-        axes.append(axis)
-        tensors[f"train/{name}"] = pooled[:, layer, role].clone()
-        control = _control(axis, directions[layer], pooled, validation, probe, separation)
+        control = fit_control(axis, directions[layer], pooled, torch.cat(validation), spec, separation)
+        axes += [axis] if control is None else [axis, control.axis]
         if control is None:
-            logger.warning("no contrast of %s is fit for a control of %s", probe.prompts.name, name)
-            continue
-        axis, facts["axes"][axis.name] = control
-        axes.append(axis)
-        tensors[f"train/{axis.name}"] = pooled[:, layer, role].clone()
-    reference = Reference(facts=facts, refusal_ids=tokens.ids, axes=tuple(axes), tensors=tensors, samples={})
-    _values_here(model, probe, reference, read)
-    return reference
+            logger.warning("no contrast of %s is fit for a control of %s", spec.prompts.name, name)
+        facts[name] = DirectionFacts(
+            layer=layer,
+            role=ROLES[role],
+            auroc=separation,
+            control=None if control is None else control.facts,
+        )
+    return tuple(axes), facts
 
 
 def best_layer(
@@ -145,126 +198,33 @@ def best_layer(
     return 1 + int(effect[1:last].argmax())
 
 
-def contrasts(harmful: Prompts, harmless: Prompts) -> dict[str, Contrast]:
-    """Contrasts of the pooled prompts that are not about safety; each class half harmful, half harmless."""
-    parts = (harmful, harmless)
-    labels: dict[str, list[list[bool]]] = {
-        "question or instruction": [[_is_question(text) for text in part] for part in parts],
-        "long or short": [
-            [len(text) > sorted(map(len, part))[len(part) // 2] for text in part] for part in parts
-        ],
+def _centres(read: States, behaviour: _Behaviour) -> dict[str, Tensor]:
+    """Centres of harmful and harmless prompts at `t_inst`, of refused and answered ones at `t_post_inst`."""
+    harmful, harmless = (read[kind, "train"] for kind in PAIRED_KINDS)
+    centres = {"harm": fit_centres(harmful[:, :, 0], harmless[:, :, 0])}
+    if behaviour.filtered:
+        centres["refusal"] = fit_centres(
+            harmful[behaviour.refused][:, :, 1], harmless[behaviour.answered][:, :, 1]
+        )
+    tensors: dict[str, Tensor] = {}
+    for name, pair in centres.items():
+        tensors |= {f"{name}/positive": pair.positive, f"{name}/negative": pair.negative}
+    return tensors
+
+
+def _with_own_values(reference: Reference, model: ChatModel, spec: TrackingSpec, read: States) -> Reference:
+    """The reference with its own projections, code lengths and sampled replies, which later checkpoints meet."""
+    tensors = {
+        f"test/{axis.name}/{kind}": along(reference, axis, read[kind, "test"])
+        for axis in reference.axes
+        for kind in KINDS
     }
-    for category in sorted({c for c in harmful.categories if c} & {c for c in harmless.categories if c}):
-        labels[f"prompts on {category} or on others"] = [
-            [found == category for found in part.categories] for part in parts
-        ]
-    found = {}
-    for name, by_kind in labels.items():
-        sides: list[list[int]] = [[], []]
-        for number, wanted in enumerate((True, False)):
-            rows = [[i for i, label in enumerate(labels) if label is wanted] for labels in by_kind]
-            n = min(map(len, rows))
-            sides[number] = rows[0][:n] + [len(harmful) + i for i in rows[1][:n]]
-        if min(map(len, sides)) >= 2 * LEAST:
-            found[name] = Contrast(*sides)
-    return found
-
-
-def _is_question(text: str) -> bool:
-    return text.rstrip().endswith("?") or text.split()[0].lower() in _QUESTION_WORDS
-
-
-def _control(
-    axis: Axis,
-    direction: Float[Tensor, " d_model"],
-    pooled: Float[Tensor, "prompt layer role d_model"],
-    validation: Mapping[str, Tensor],
-    probe: Probe,
-    target: Estimate,
-) -> tuple[Axis, dict[str, Any]] | None:
-    """The contrast whose AUROC on validation prompts is nearest to the target; None when none is large enough."""
-    train = contrasts(probe.part("harmful", "train"), probe.part("harmless", "train"))
-    held_out = contrasts(probe.part("harmful", "val"), probe.part("harmless", "val"))
-    acts = pooled[:, axis.layer, axis.role]
-    scored = torch.cat(list(validation.values()))[:, axis.layer, axis.role]
-    tried: dict[str, Estimate] = {}
-    for name in train.keys() & held_out.keys():
-        vector = _of_contrast(acts, train[name], direction)
-        along = project(scored, vector)
-        tried[name] = auroc(along[held_out[name].positive], along[held_out[name].negative], resamples=0)
-    if not tried:
-        return None
-    best = min(sorted(tried), key=lambda name: abs(tried[name].value - target.value))
-    vector = difference_in_means(acts[train[best].positive], acts[train[best].negative])
-    projected = project(scored, _of_contrast(acts, train[best], direction))
-    found = auroc(projected[held_out[best].positive], projected[held_out[best].negative], resamples=200)
-    control = Axis(
-        name=f"control_{axis.name}",
-        layer=axis.layer,
-        role=axis.role,
-        positive=tuple(train[best].positive),
-        negative=tuple(train[best].negative),
-        orthogonal_to=axis.name,
-        about=best,
-    )
-    return control, {
-        "layer": axis.layer,
-        "role": axis.role,
-        "about": best,
-        "auroc": found.as_dict(),
-        "target_auroc": target.as_dict(),
-        "cosine_before": float(cosine(vector, direction)),
-        "tried": {name: rate.value for name, rate in sorted(tried.items())},
-    }
-
-
-def _of_contrast(
-    acts: Float[Tensor, "prompt d_model"], contrast: Contrast, safety: Float[Tensor, " d_model"]
-) -> Float[Tensor, " d_model"]:
-    return orthogonalised(difference_in_means(acts[contrast.positive], acts[contrast.negative]), safety)
-
-
-def _values_here(model: ChatModel, probe: Probe, reference: Reference, read: Mapping[Any, Tensor]) -> None:
-    """Fill in what later checkpoints are compared with."""
-    for axis in reference.axes:
-        for kind in KINDS:
-            reference.tensors[f"test/{axis.name}/{kind}"] = along(reference, axis, read[kind, "test"])
-    if "compression" in probe.measures:
-        for name, corpus in probe.measured_corpora.items():
-            reference.tensors[f"bits/{name}"] = torch.from_numpy(
-                bits(model, corpus, n_documents=probe.n_documents).bits
-            )
-    if "kl" in probe.measures:
-        for kind in ("harmful", "harmless"):
-            reference.samples[kind] = sample(model, probe, kind)
-            reference.tensors[f"log_probs/{kind}"] = distributions(
-                model, probe, kind, reference.samples[kind]
-            )
-
-
-def load_reference(parts: Parts, name: str, fit: Callable[[], Reference]) -> Reference:
-    """The reference of this name, fitted when it is not among the finished parts."""
-
-    def compute() -> dict[str, Any]:
-        made = fit()
-        (parts.folder / f"{name}.safetensors").unlink(missing_ok=True)
-        parts.tensors(name, lambda: made.tensors)
-        return {
-            "facts": made.facts,
-            "refusal_ids": made.refusal_ids,
-            "axes": [asdict(axis) for axis in made.axes],
-            "samples": made.samples,
-        }
-
-    stored = parts.numbers(name, compute)
-    axes = [
-        Axis(**{**axis, "positive": tuple(axis["positive"]), "negative": tuple(axis["negative"])})
-        for axis in stored["axes"]
-    ]
-    return Reference(
-        facts=stored["facts"],
-        refusal_ids=tuple(stored["refusal_ids"]),
-        axes=tuple(axes),
-        tensors=parts.tensors(name, dict),
-        samples=stored["samples"],
-    )
+    if "compression" in spec.measures:
+        for name, corpus in spec.measured_corpora.items():
+            tensors[f"bits/{name}"] = torch.from_numpy(bits(model, corpus, n_documents=spec.n_documents).bits)
+    samples: dict[str, list[list[int]]] = {}
+    if "kl" in spec.measures:
+        samples = {kind: sample(model, spec, kind) for kind in PAIRED_KINDS}
+        for kind in PAIRED_KINDS:
+            tensors[f"log_probs/{kind}"] = distributions(model, spec, kind, samples[kind])
+    return replace(reference, tensors=reference.tensors | tensors, samples=samples)

@@ -1,8 +1,8 @@
-"""A series of checkpoints: what is meant, in which order, and opening one at a time.
+"""A series of checkpoints: which they are, in which order, and how they are loaded, one at a time.
 
     found = find_checkpoints(["runs/sft"], base="smollm2")        # checkpoint-* inside, sorted by step
-    shelf = Shelf()
-    with shelf.open(found[0]) as model:                           # a ChatModel
+    loader = CheckpointLoader()
+    with loader.open(found[0]) as model:                          # a ChatModel
         ...
 
 | given | is |
@@ -58,19 +58,60 @@ class Checkpoint:
             facts.append(self.live.weights_hash)
         for place in (self.source, self.adapter):
             path = Path(place) if place else None
-            files = (
-                sorted(path.iterdir())
-                if path and path.is_dir()
-                else [path]
-                if path and path.is_file()
-                else []
-            )
+            if path is None:
+                continue
+            files = sorted(path.iterdir()) if path.is_dir() else [path]
             facts += [
                 (file.name, (stat := file.stat()).st_size, stat.st_mtime_ns)
                 for file in files
                 if file.is_file()
             ]
         return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Series:
+    """Checkpoints in order, and what they may be compared with."""
+
+    checkpoints: tuple[Checkpoint, ...]
+    """In the order in which they are measured and drawn."""
+    references: tuple[Checkpoint, ...]
+    """What may be the reference, best first."""
+
+    @property
+    def reference_fingerprints(self) -> set[str]:
+        """Fingerprints of what may be the reference."""
+        return {checkpoint.fingerprint for checkpoint in self.references}
+
+
+def find_series(
+    given: Sequence[str | Path | ChatModel] | str | Path | ChatModel,
+    *,
+    reference: str | Path | ChatModel | None = None,
+    base: str | ChatModel | None = None,
+) -> Series:
+    """The checkpoints that these names, folders and models stand for, and the reference among them.
+
+    Args:
+        reference: a label of the series, or a further checkpoint; None is the first of the series that loads.
+        base: model that adapters belong to, by name or loaded; None takes the one that each names.
+
+    Raises:
+        ValueError: as `find_checkpoints`, or a reference that stands for several checkpoints.
+    """
+    source = base.source if isinstance(base, ChatModel) else base
+    checkpoints = find_checkpoints(given, base=source)
+    if reference is None:
+        return Series(checkpoints=tuple(checkpoints), references=tuple(checkpoints))
+    named = [checkpoint for checkpoint in checkpoints if checkpoint.label == str(reference)]
+    if not named:
+        named = find_checkpoints(reference, base=source)
+    if len(named) != 1:
+        raise ValueError(
+            f"the reference {reference} stands for {len(named)} checkpoints; name one of "
+            f"{', '.join(checkpoint.label for checkpoint in named)}"
+        )
+    return Series(checkpoints=tuple(checkpoints), references=tuple(named))
 
 
 def find_checkpoints(
@@ -160,8 +201,8 @@ def step_unit(found: Sequence[Checkpoint]) -> str:
     return "training examples" if examples else "step"
 
 
-class Shelf:
-    """Opens checkpoints one at a time; the base of the last adapter stays loaded for the next.
+class CheckpointLoader:
+    """Loads checkpoints one at a time; the base of the last adapter stays loaded for the next.
 
     Args:
         base: a model that is loaded already.

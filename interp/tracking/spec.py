@@ -1,14 +1,14 @@
-"""What is measured along a series, on what, and what its reference checkpoint fixes.
+"""What is measured along a series and on what, and what its reference checkpoint fixes.
 
-A `Probe` says which measures, prompts and corpora. A `Reference` holds what later checkpoints are compared with:
+A `TrackingSpec` says which measures, prompts and corpora. A `Reference` holds what later checkpoints are compared with:
 refusal tokens, centres, directions with their control directions, and its own values. `interp.tracking.references`
 fits it, `interp.tracking.measures` compares.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -17,49 +17,26 @@ from interp.data.corpora import Corpus, default_corpora
 from interp.data.prompts import Kind, Prompts, PromptSet, Split, load_prompts
 from interp.directions import difference_in_means, orthogonalised
 from interp.representations.beliefs import Centres
+from interp.storage.provenance import ModelProvenance, PromptsProvenance
+from interp.storage.typed_json import to_plain
+from interp.tracking.records import CorpusProvenance, ReferenceFacts, TrackingSettings, TrackRecord
 
-Group = Literal["refusal", "beliefs", "directions", "shift", "guard", "compression", "kl", "weights"]
-GROUPS: tuple[Group, ...] = get_args(Group)
-LEAST = 4
+MIN_PROMPTS = 4
 """Prompts on each side, below which centres are not fitted."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Probe:
-    """Which measures, on what."""
+@dataclass(frozen=True, kw_only=True)
+class TrackingSpec(TrackingSettings):
+    """Which measures, on what; `dataclasses.replace` changes one."""
 
     prompts: PromptSet = field(default_factory=lambda: load_prompts("builtin"))
-    """Directions and centres are fitted on train, places chosen on val, everything is reported on test."""
+    """Directions and centres are fitted on train, their places chosen on val, everything is reported on test."""
     corpora: Mapping[str, Corpus] | None = None
     """By name; None is `corpora.default_corpora`."""
-    measures: tuple[Group, ...] = GROUPS
-    """Groups of measures, see the module."""
-    n: int = 32
-    """Test prompts of each kind."""
-    n_fit: int = 64
-    """Train prompts of each kind."""
-    n_documents: int = 16
-    """Documents of each corpus."""
-    n_samples: int = 8
-    """Prompts of each kind that KL is sampled on."""
-    max_new_tokens: int = 20
-    """Length of a reply, greedy or sampled."""
-    seed: int = 0
-    """Of sampling."""
-
-    def __post_init__(self) -> None:
-        for name in ("n", "n_fit", "n_documents", "n_samples", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
-        unknown = [name for name in self.measures if name not in GROUPS]
-        if unknown or not self.measures:
-            raise ValueError(
-                f"measures must be some of {', '.join(GROUPS)}; got {', '.join(unknown) or 'none'}"
-            )
 
     @cached_property
     def measured_prompts(self) -> PromptSet:
-        """The prompts, with the builtin borderline ones where the set has none."""
+        """The prompts, with the builtin borderline test prompts where the set has none."""
         if ("borderline", "test") in self.prompts:
             return self.prompts
         borderline = load_prompts("builtin")["borderline", "test"]
@@ -67,19 +44,36 @@ class Probe:
 
     @cached_property
     def measured_corpora(self) -> Mapping[str, Corpus]:
-        """The corpora, by name."""
-        return default_corpora(self.prompts) if self.corpora is None else self.corpora
+        """The corpora by name, the default ones where none were given."""
+        return default_corpora(self.measured_prompts) if self.corpora is None else self.corpora
 
     @property
-    def provenance(self) -> dict[str, Any]:
-        """Settings, prompts and corpora, as results store them."""
-        sizes = ("n", "n_fit", "n_documents", "n_samples", "max_new_tokens", "seed")
+    def settings(self) -> TrackingSettings:
+        """The settings alone, as results store them."""
+        return TrackingSettings(**{f.name: getattr(self, f.name) for f in fields(TrackingSettings)})
+
+    @property
+    def corpora_provenance(self) -> dict[str, CorpusProvenance]:
+        """What identifies each corpus."""
+        return {name: CorpusProvenance(**corpus.provenance) for name, corpus in self.measured_corpora.items()}
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """All that measurements depend on beside the checkpoints: equal for equal settings, prompts and corpora."""
         return {
-            "measures": list(self.measures),
-            **{name: getattr(self, name) for name in sizes},
+            "settings": to_plain(self.settings, TrackingSettings),
             "prompts": self.measured_prompts.provenance,
-            "corpora": {name: corpus.provenance for name, corpus in self.measured_corpora.items()},
+            "corpora": to_plain(self.corpora_provenance, dict[str, CorpusProvenance]),
         }
+
+    def measured_as(self, record: TrackRecord) -> bool:
+        """Whether a stored record has these settings, prompts and corpora."""
+        prompts = to_plain(record.provenance.prompts, PromptsProvenance | None)
+        return (
+            record.settings == self.settings
+            and record.corpora == self.corpora_provenance
+            and prompts == self.measured_prompts.provenance
+        )
 
     def part(self, kind: Kind, split: Split) -> Prompts:
         """The prompts used of a kind and split."""
@@ -91,9 +85,9 @@ class Axis:
     """A direction by its recipe: two groups of training prompts at one place."""
 
     name: str
-    """harmfulness, refusal, or `control (...)` of one of them."""
+    """harmfulness, refusal, or `control_` and one of them."""
     layer: int
-    """As `beliefs` counts: 0..L."""
+    """0..L, as `interp.representations.beliefs` counts: L is after the last block."""
     role: int
     """0 is `t_inst`, 1 is `t_post_inst`."""
     positive: tuple[int, ...]
@@ -110,10 +104,10 @@ class Axis:
 class Reference:
     """What the reference checkpoint fixes for all others, and their values there."""
 
-    facts: dict[str, Any]
-    """Model, refusal tokens, chosen layers, controls and their AUROC."""
-    refusal_ids: tuple[int, ...]
-    """Tokens of the refusal metric."""
+    model: ModelProvenance
+    """What identifies the reference checkpoint's model."""
+    facts: ReferenceFacts
+    """Refusal tokens, layers, controls and their AUROC."""
     axes: tuple[Axis, ...]
     """Directions to follow."""
     tensors: dict[str, Tensor]
@@ -122,14 +116,18 @@ class Reference:
     samples: dict[str, list[list[int]]]
     """Kind → the reference's own sampled replies, as token ids."""
 
+    @property
+    def refusal_ids(self) -> tuple[int, ...]:
+        """Tokens of the refusal metric."""
+        return self.facts.refusal_tokens.ids
+
     def axis(self, name: str) -> Axis:
         """The axis of this name."""
         return next(axis for axis in self.axes if axis.name == name)
 
     def direction(self, axis: Axis, train: Mapping[str, Tensor] | None = None) -> Float[Tensor, " d_model"]:
         """The direction of an axis, fitted on these activations of the training prompts, or on the reference's own."""
-        found = self.tensors if train is None else train
-        acts = found[f"train/{axis.name}"]
+        acts = (self.tensors if train is None else train)[f"train/{axis.name}"]
         vector = difference_in_means(acts[list(axis.positive)], acts[list(axis.negative)])
         if axis.orthogonal_to is not None:
             vector = orthogonalised(vector, self.direction(self.axis(axis.orthogonal_to), train))

@@ -3,14 +3,13 @@
     trajectory = track("runs/sft", base="smollm2", out="runs/track")      # checkpoint-* inside, by step
     trajectory.of("refusal_rate", "harmful")
 
-Steps (`track`):
+Steps (`measure_series`):
 
-1. find the checkpoints (`interp.tracking.series`) and fit the reference, the first of them unless named
-   (`interp.tracking.references`);
-2. open one checkpoint at a time and measure it (`interp.tracking.spec`), its weights against the reference's, block
+1. fit the reference, the first checkpoint of the series unless one is named (`interp.tracking.references`);
+2. open one checkpoint at a time and measure it (`interp.tracking.measures`), its weights against the reference's, block
    by block;
 3. open the reference once more for KL(checkpoint || reference) on the samples that the checkpoints left;
-4. put the rows together (`interp.tracking.trajectory`).
+4. put everything together (`interp.tracking.trajectory`).
 
 Every finished checkpoint is kept in `<out>.parts` at once, and found again in a finished `<out>`, so a run that is
 killed, or started again with further checkpoints, measures none of them twice. `ElasticityCallback` does the same on a
@@ -18,38 +17,44 @@ live model.
 """
 
 import logging
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
-from interp.display.progress import progress
 from interp.models.chat_model import ChatModel
 from interp.stats import Estimate
-from interp.storage.untyped import Parts, load_result
+from interp.storage.provenance import ModelProvenance
+from interp.storage.run_folders import read_header
+from interp.storage.stages import StageCache, Stages, open_stages
 from interp.tracking.callback import ElasticityCallback
-from interp.tracking.measures import Row, as_records, distributions, kl_per_token, measure, sample
-from interp.tracking.references import fit_reference, load_reference
-from interp.tracking.series import Checkpoint, Shelf, find_checkpoints, step_unit
-from interp.tracking.spec import Probe, Reference
-from interp.tracking.trajectory import Measured, Trajectory, assemble
+from interp.tracking.measures import (
+    PAIRED_KINDS,
+    distributions,
+    kl_per_token,
+    measure,
+    measurement,
+    sample,
+)
+from interp.tracking.records import CheckpointRecord, Measurement, ReferenceRecord, TrackRecord
+from interp.tracking.references import fit_reference, keep_reference
+from interp.tracking.report import NAME
+from interp.tracking.series import Checkpoint, CheckpointLoader, Series, find_series, step_unit
+from interp.tracking.spec import Reference, TrackingSpec
+from interp.tracking.trajectory import Trajectory, assemble
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["ElasticityCallback", "Probe", "Trajectory", "track"]
-
-_SAMPLED = ("harmful", "harmless")
+__all__ = ["ElasticityCallback", "TrackingSpec", "Trajectory", "measure_series", "track"]
 
 
 def track(
     checkpoints: Sequence[str | Path | ChatModel] | str | Path | ChatModel,
-    probe: Probe | None = None,
+    spec: TrackingSpec | None = None,
     *,
     base: str | ChatModel | None = None,
     reference: str | Path | ChatModel | None = None,
@@ -60,7 +65,7 @@ def track(
 
     Args:
         checkpoints: see `interp.tracking.series`.
-        probe: what to measure; None is the default probe.
+        spec: what to measure, on what; None is the default `TrackingSpec()`.
         base: model that adapters belong to, by name or loaded; None takes the one that each names.
         reference: a label of the series, or a further checkpoint; None is the first of the series that loads.
         out: run folder; finished checkpoints are kept beside it until the run is whole.
@@ -69,188 +74,151 @@ def track(
     Raises:
         ValueError: no such checkpoint, a reference that cannot be measured, or none that can.
     """
-    probe = probe or Probe()
-    loaded, base = (base, base.source) if isinstance(base, ChatModel) else (None, base)
-    found = find_checkpoints(checkpoints, base=base)
-    candidates = _candidates(found, reference, base)
-    known = _known(out, probe, candidates)
-    if known is not None and all(c.fingerprint in known.rows for c in found):
-        return _saved(_assembled(found, known.rows, known.facts, probe), out)
-    with ExitStack() as stack:
-        folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "track"
-        parts = Parts(folder, probe.provenance)
-        run = _Run(probe, parts, Shelf(loaded))
-        chosen = run.choose(candidates)
-        rows = (
-            dict(known.rows) if known is not None and known.facts["fingerprint"] == chosen.fingerprint else {}
-        )
-        todo = [c for c in found if c.fingerprint not in rows]
-        for checkpoint in progress(todo, total=len(todo), label="checkpoints", show=show_progress):
-            rows[checkpoint.fingerprint] = run.measure(checkpoint)
-        run.finish_kl(chosen, todo, rows)
-        if all(entry.status != "ok" for entry in rows.values()):
-            raise ValueError(
-                f"no checkpoint could be measured; the first: {rows[found[0].fingerprint].status}"
-            )
-        trajectory = _saved(_assembled(found, rows, run.facts(chosen), probe), out)
-        parts.discard()
+    spec = spec or TrackingSpec()
+    series = find_series(checkpoints, reference=reference, base=base)
+    finished = _finished(out, spec)
+    with open_stages(out, key={"experiment": NAME, **spec.key}, show_progress=show_progress) as stages:
+        record = measure_series(series, spec, stages, base=base, finished=finished)
+        trajectory = Trajectory(record)
+        if out is not None:
+            trajectory.save(out)
     return trajectory
 
 
-def _candidates(
-    found: Sequence[Checkpoint], reference: str | Path | ChatModel | None, base: str | None
-) -> list[Checkpoint]:
-    """What may be the reference, best first."""
-    if reference is None:
-        return list(found)
-    named = [checkpoint for checkpoint in found if checkpoint.label == str(reference)]
-    if not named:
-        named = find_checkpoints(reference, base=base)
-    if len(named) != 1:
-        raise ValueError(
-            f"the reference {reference} stands for {len(named)} checkpoints; name one of "
-            f"{', '.join(checkpoint.label for checkpoint in named)}"
-        )
-    return named
+def _finished(out: str | Path | None, spec: TrackingSpec) -> TrackRecord | None:
+    """The run that `out` holds, when it was measured by the same spec.
 
-
-class _Known:
-    """Rows of a finished run under the same probe, by fingerprint."""
-
-    def __init__(self, trajectory: Trajectory, facts: Mapping[str, Any]) -> None:
-        self.facts = facts
-        by_index: dict[int, list[Mapping[str, Any]]] = {}
-        for row in trajectory.numbers["rows"]:
-            kept = {key: value for key, value in row.items() if key not in ("checkpoint", "index", "step")}
-            by_index.setdefault(row["index"], []).append(kept)
-        self.rows = {
-            entry["fingerprint"]: Measured(
-                label=entry["label"],
-                step=entry["step"],
-                fingerprint=entry["fingerprint"],
-                rows=tuple(by_index[entry["index"]]),
-                seconds=entry["seconds"],
-            )
-            for entry in trajectory.checkpoints
-            if entry["status"] == "ok"
-        }
-
-
-def _known(out: str | Path | None, probe: Probe, candidates: Sequence[Checkpoint]) -> _Known | None:
+    Raises:
+        ValueError: it holds the run of another experiment, or a damaged one.
+    """
     if out is None or not (Path(out) / "result.json").is_file():
         return None
-    if load_result(out).numbers.get("experiment") != "track":
+    if read_header(out).experiment != NAME:
         raise ValueError(f"{out} holds the run of another experiment; give a new folder")
-    stored = Trajectory.load(out)
-    fits = stored.provenance.get("probe") == probe.provenance
-    if not fits or stored.reference["fingerprint"] not in {c.fingerprint for c in candidates}:
-        logger.warning("%s holds a run with another probe or reference; measuring anew", out)
+    record = Trajectory.load(out).record
+    if not spec.measured_as(record):
+        logger.warning("%s holds a run with another spec; measuring all checkpoints again", out)
         return None
-    model = {
-        key: value for key, value in stored.provenance.items() if key not in ("prompts", "probe", "seed")
+    return record
+
+
+def measure_series(
+    series: Series,
+    spec: TrackingSpec,
+    stages: Stages,
+    *,
+    base: str | ChatModel | None = None,
+    finished: TrackRecord | None = None,
+) -> TrackRecord:
+    """What `track` measures, inside a run whose stages are open.
+
+    Args:
+        base: a model that is loaded already is not loaded again.
+        finished: an earlier run by the same spec, whose checkpoints are not measured again when its reference is one
+            of those that this series may have.
+
+    Raises:
+        ValueError: as `track`.
+    """
+    if finished is not None and finished.reference.fingerprint not in series.reference_fingerprints:
+        logger.warning("the stored run has another reference; measuring all checkpoints again")
+        finished = None
+    known = {} if finished is None else {c.fingerprint: c for c in finished.checkpoints if c.measured}
+    if finished is not None and all(c.fingerprint in known for c in series.checkpoints):
+        return _assembled(series, known, finished.reference, finished.provenance.model, spec)
+
+    # 1. The reference.
+    loader = CheckpointLoader(base if isinstance(base, ChatModel) else None)
+    cache = StageCache(stages.workspace("series"), spec.key)
+    run = _choose_reference(series.references, spec, loader, cache)
+    if finished is not None and finished.reference.fingerprint != run.chosen.fingerprint:
+        known = {}
+
+    # 2. Every checkpoint by itself, 3. and the reference on its samples.
+    todo = [checkpoint for checkpoint in series.checkpoints if checkpoint.fingerprint not in known]
+    measured = {
+        checkpoint.fingerprint: _measure_checkpoint(run, checkpoint)
+        for checkpoint in stages.progress(todo, "checkpoints")
     }
-    return _Known(stored, {**stored.reference, "model": model})
-
-
-class _Run:
-    """One run of `track`: the reference it measures against, and its finished parts."""
-
-    def __init__(self, probe: Probe, parts: Parts, shelf: Shelf) -> None:
-        self.probe, self.parts, self.shelf = probe, parts, shelf
-        self.reference: Reference
-        self.key = ""
-
-    def choose(self, candidates: Sequence[Checkpoint]) -> Checkpoint:
-        """Fit the reference on the first candidate that allows it.
-
-        Raises:
-            ValueError: none does.
-        """
-        reasons = []
-        for checkpoint in candidates:
-            self.key = checkpoint.fingerprint[:16]
-            try:
-                self.reference = load_reference(
-                    self.parts, f"reference-{self.key}", lambda c=checkpoint: self._fit(c)
-                )
-                return checkpoint
-            except ValueError as error:
-                reasons.append(f"{checkpoint.label}: {error}")
-                logger.warning("%s cannot be the reference: %s", checkpoint.label, error)
-        raise ValueError(f"no checkpoint can be the reference; {reasons[0]}")
-
-    def _fit(self, checkpoint: Checkpoint) -> Reference:
-        with self.shelf.open(checkpoint) as model:
-            if "weights" in self.probe.measures:
-                self.parts.tensors(f"weights-{self.key}", lambda: block_weights(model))
-            return fit_reference(model, self.probe)
-
-    def facts(self, chosen: Checkpoint) -> dict[str, Any]:
-        """The reference's facts with its label and fingerprint."""
-        return {**self.reference.facts, "label": chosen.label, "fingerprint": chosen.fingerprint}
-
-    def measure(self, checkpoint: Checkpoint) -> Measured:
-        """All rows of a checkpoint but KL against the reference; read when finished before."""
-        place = {"label": checkpoint.label, "step": checkpoint.step, "fingerprint": checkpoint.fingerprint}
-        begun = time.perf_counter()
-
-        def compute() -> dict[str, Any]:
-            with self.shelf.open(checkpoint) as model:
-                rows = measure(model, self.probe, self.reference)
-                if "weights" in self.probe.measures:
-                    rows += weight_change(model, self.parts.folder / f"weights-{self.key}.safetensors")
-                if "kl" in self.probe.measures:
-                    self._leave_samples(checkpoint, model)
-            return {"rows": as_records(rows), "seconds": round(time.perf_counter() - begun, 2)}
-
-        try:
-            stored = self.parts.numbers(f"rows-{self._name(checkpoint)}", compute)
-        except ValueError as error:
-            logger.warning("%s was skipped: %s", checkpoint.label, error)
-            return Measured(**place, rows=(), status=" ".join(str(error).split()))
-        return Measured(**place, rows=tuple(stored["rows"]), seconds=stored["seconds"])
-
-    def _name(self, checkpoint: Checkpoint) -> str:
-        return f"{self.key}-{checkpoint.fingerprint[:16]}"
-
-    def _leave_samples(self, checkpoint: Checkpoint, model: ChatModel) -> None:
-        """Keep the checkpoint's own samples and distributions for the reference to be compared on."""
-        name = f"samples-{self._name(checkpoint)}"
-        replies = self.parts.numbers(name, lambda: {k: sample(model, self.probe, k) for k in _SAMPLED})
-        self.parts.tensors(
-            name, lambda: {k: distributions(model, self.probe, k, replies[k]) for k in _SAMPLED}
+    measured = _with_kl_to_reference(run, todo, measured)
+    if not known and not any(checkpoint.measured for checkpoint in measured.values()):
+        raise ValueError(
+            f"no checkpoint could be measured; the first: {measured[series.checkpoints[0].fingerprint].status}"
         )
 
-    def finish_kl(self, chosen: Checkpoint, todo: Sequence[Checkpoint], rows: dict[str, Measured]) -> None:
-        """Add KL(checkpoint || reference) on the checkpoints' own samples, the reference being opened once for all."""
-        waiting = [c for c in todo if rows[c.fingerprint].status == "ok"]
-        if "kl" not in self.probe.measures or not waiting:
-            return
-        with ExitStack() as stack:
-            opened: list[ChatModel] = []
+    # 4. The series.
+    record = ReferenceRecord(
+        label=run.chosen.label, fingerprint=run.chosen.fingerprint, facts=run.reference.facts
+    )
+    return _assembled(series, known | measured, record, run.reference.model, spec)
 
-            def compute(checkpoint: Checkpoint) -> list[dict[str, Any]]:
-                if not opened:
-                    opened.append(stack.enter_context(self.shelf.open(chosen)))
-                name = f"samples-{self._name(checkpoint)}"
-                replies = self.parts.numbers(name, dict)
-                log_p = self.parts.tensors(name, dict)
-                return as_records(
-                    [
-                        Row(
-                            "kl_to_reference",
-                            kind,
-                            kl_per_token(opened[0], self.probe, kind, replies[kind], log_p[kind]),
-                        )
-                        for kind in _SAMPLED
-                    ]
-                )
 
-            for checkpoint in waiting:
-                before = rows[checkpoint.fingerprint]
-                further = self.parts.numbers(f"kl-{self._name(checkpoint)}", lambda c=checkpoint: compute(c))
-                (self.parts.folder / f"samples-{self._name(checkpoint)}.safetensors").unlink(missing_ok=True)
-                rows[checkpoint.fingerprint] = Measured(**{**vars(before), "rows": (*before.rows, *further)})
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Run:
+    """What every checkpoint of a series is measured with."""
+
+    spec: TrackingSpec
+    chosen: Checkpoint
+    """The reference's checkpoint."""
+    reference: Reference
+    loader: CheckpointLoader
+    cache: StageCache
+    """Finished parts: the reference, its weights, measurements, and samples that wait for the reference."""
+
+    def name(self, part: str, checkpoint: Checkpoint | None = None) -> str:
+        """How the cache calls a part of a checkpoint against this reference, or of the reference."""
+        return "-".join([part, *(c.fingerprint[:16] for c in (self.chosen, checkpoint) if c is not None)])
+
+
+def _choose_reference(
+    candidates: Sequence[Checkpoint], spec: TrackingSpec, loader: CheckpointLoader, cache: StageCache
+) -> _Run:
+    """Fit the reference on the first candidate that allows it.
+
+    Raises:
+        ValueError: none does.
+    """
+    reasons = []
+    for checkpoint in candidates:
+        key = checkpoint.fingerprint[:16]
+
+        def fit(checkpoint: Checkpoint = checkpoint, key: str = key) -> Reference:
+            with loader.open(checkpoint) as model:
+                if "weights" in spec.measures:
+                    cache.put(f"weights-{key}", block_weights(model))
+                return fit_reference(model, spec)
+
+        try:
+            reference = keep_reference(cache, f"reference-{key}", fit)
+            return _Run(spec=spec, chosen=checkpoint, reference=reference, loader=loader, cache=cache)
+        except ValueError as error:
+            reasons.append(f"{checkpoint.label}: {error}")
+            logger.warning("%s cannot be the reference: %s", checkpoint.label, error)
+    raise ValueError(f"no checkpoint can be the reference; {reasons[0]}")
+
+
+def _measure_checkpoint(run: _Run, checkpoint: Checkpoint) -> CheckpointRecord:
+    """All measurements of a checkpoint but KL on its own samples; read when they were finished before."""
+    record = CheckpointRecord(
+        label=checkpoint.label, step=checkpoint.step, fingerprint=checkpoint.fingerprint
+    )
+
+    def compute() -> CheckpointRecord:
+        begun = time.perf_counter()
+        with run.loader.open(checkpoint) as model:
+            rows = measure(model, run.spec, run.reference)
+            if "weights" in run.spec.measures:
+                with run.cache.open_tensors(run.name("weights")) as reference:
+                    rows += weight_change(model, reference)
+            if "kl" in run.spec.measures:
+                _leave_samples(run, checkpoint, model)
+        return replace(record, rows=tuple(rows), seconds=round(time.perf_counter() - begun, 2))
+
+    try:
+        return run.cache.keep(run.name("rows", checkpoint), compute, CheckpointRecord)
+    except ValueError as error:
+        logger.warning("%s was skipped: %s", checkpoint.label, error)
+        return replace(record, status=" ".join(str(error).split()))
 
 
 def block_weights(model: ChatModel) -> dict[str, Tensor]:
@@ -263,36 +231,88 @@ def block_weights(model: ChatModel) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def weight_change(model: ChatModel, reference: Path) -> list[Row]:
+def weight_change(model: ChatModel, reference: Any) -> list[Measurement]:
     """Norm of each block's change over the norm of the reference's block, and of all blocks together (layer None).
 
-    The reference's weights are read from their file one tensor at a time. Exact: the interval is the value.
+    Exact: the interval is the value.
+
+    Args:
+        reference: `block_weights` of the reference as `safetensors.safe_open` gives them, one tensor at a time.
     """
     changed, norm = torch.zeros(model.n_layers).double(), torch.zeros(model.n_layers).double()
     counts = [0] * model.n_layers
-    with safe_open(str(reference), framework="pt") as stored:
-        for key, value in block_weights(model).items():
-            number = int(key.split(".", 1)[0])
-            before = stored.get_tensor(key)
-            changed[number] += (value.to("cpu", before.dtype) - before).double().square().sum()
-            norm[number] += before.double().square().sum()
-            counts[number] += value.numel()
+    for key, value in block_weights(model).items():
+        number = int(key.split(".", 1)[0])
+        before = reference.get_tensor(key)
+        changed[number] += (value.to("cpu", before.dtype) - before).double().square().sum()
+        norm[number] += before.double().square().sum()
+        counts[number] += value.numel()
     ratios = [*(changed / norm).sqrt().tolist(), float((changed.sum() / norm.sum()).sqrt())]
     layers: list[int | None] = [*range(model.n_layers), None]
     return [
-        Row("weight_change", None, Estimate(value=ratio, n=n, low=ratio, high=ratio), layer=layer)
+        measurement(
+            "weight_change",
+            None,
+            Estimate(value=ratio, n=n, low=ratio, high=ratio, interval="exact"),
+            layer=layer,
+        )
         for ratio, n, layer in zip(ratios, [*counts, sum(counts)], layers, strict=True)
     ]
 
 
+def _leave_samples(run: _Run, checkpoint: Checkpoint, model: ChatModel) -> None:
+    """Keep the checkpoint's own samples and distributions for the reference to be compared on."""
+    replies = {kind: sample(model, run.spec, kind) for kind in PAIRED_KINDS}
+    run.cache.put(run.name("samples", checkpoint), replies)
+    run.cache.put(
+        run.name("distributions", checkpoint),
+        {kind: distributions(model, run.spec, kind, replies[kind]) for kind in PAIRED_KINDS},
+    )
+
+
+def _with_kl_to_reference(
+    run: _Run, todo: Sequence[Checkpoint], measured: dict[str, CheckpointRecord]
+) -> dict[str, CheckpointRecord]:
+    """The records with KL(checkpoint || reference) on the checkpoints' own samples; opens the reference once."""
+    waiting = [checkpoint for checkpoint in todo if measured[checkpoint.fingerprint].measured]
+    if "kl" not in run.spec.measures or not waiting:
+        return measured
+    finished = dict(measured)
+    if any(run.name("kl", checkpoint) not in run.cache for checkpoint in waiting):
+        with run.loader.open(run.chosen) as reference:
+            for checkpoint in waiting:
+                run.cache.keep(
+                    run.name("kl", checkpoint),
+                    lambda c=checkpoint: _kl_to_reference(run, reference, c),
+                    tuple[Measurement, ...],
+                )
+                run.cache.drop(run.name("distributions", checkpoint))  # large, and not needed again
+    for checkpoint in waiting:
+        before = measured[checkpoint.fingerprint]
+        rows = run.cache.get(run.name("kl", checkpoint), tuple[Measurement, ...])
+        finished[checkpoint.fingerprint] = replace(before, rows=(*before.rows, *rows))
+    return finished
+
+
+def _kl_to_reference(run: _Run, reference: ChatModel, checkpoint: Checkpoint) -> tuple[Measurement, ...]:
+    """KL(checkpoint || reference) per token on the checkpoint's own samples."""
+    replies = run.cache.get(run.name("samples", checkpoint), dict[str, list[list[int]]])
+    log_p = run.cache.get(run.name("distributions", checkpoint))
+    return tuple(
+        measurement(
+            "kl_to_reference", kind, kl_per_token(reference, run.spec, kind, replies[kind], log_p[kind])
+        )
+        for kind in PAIRED_KINDS
+    )
+
+
 def _assembled(
-    found: Sequence[Checkpoint], rows: Mapping[str, Measured], facts: Mapping[str, Any], probe: Probe
-) -> Trajectory:
-    series = [Measured(**{**vars(rows[c.fingerprint]), "label": c.label, "step": c.step}) for c in found]
-    return assemble(series, facts, probe, step_unit=step_unit(found))
-
-
-def _saved(trajectory: Trajectory, out: str | Path | None) -> Trajectory:
-    if out is not None:
-        trajectory.save(out)
-    return trajectory
+    series: Series,
+    records: dict[str, CheckpointRecord],
+    reference: ReferenceRecord,
+    model: ModelProvenance | None,
+    spec: TrackingSpec,
+) -> TrackRecord:
+    """The record of the series, each checkpoint under the label and step that it has here."""
+    named = [replace(records[c.fingerprint], label=c.label, step=c.step) for c in series.checkpoints]
+    return assemble(named, reference, model, spec, step_unit=step_unit(series.checkpoints))

@@ -9,21 +9,23 @@ could not be measured has one row, measure `checkpoint`, whose status names the 
     trajectory.figures()["trajectory"].show()
 """
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
-import torch
 
-from interp.display.cards import Card, Shown, result_card
-from interp.storage.provenance import library_versions
-from interp.storage.untyped import load_result, save_result
-from interp.tracking import report as trajectory_report
-from interp.tracking.report import NAME, figures, report, verdicts
-from interp.tracking.spec import Probe
+from interp.display.cards import Card, Shown
+from interp.storage.provenance import ModelProvenance, Provenance, provenance_of
+from interp.storage.run_folders import read_header, read_result, write_run
+from interp.tracking.figures import figures
+from interp.tracking.records import CheckpointRecord, Cost, ReferenceRecord, TrackRecord
+from interp.tracking.report import NAME, SUMMARY, rate_table, report, verdicts
+from interp.tracking.spec import TrackingSpec
 
 COLUMNS = (
     "checkpoint",
@@ -40,24 +42,53 @@ COLUMNS = (
 )
 """Of the table, in this order."""
 _WHOLE = ("index", "step", "layer", "n")
+_READ = (NAME, "trajectory")
+"""Experiments whose runs are a `TrackRecord`."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Trajectory(Shown):
     """Measurements along a series of checkpoints."""
 
-    frame: pd.DataFrame
-    """One row a number, columns `COLUMNS`."""
-    checkpoints: tuple[Mapping[str, Any], ...]
-    """Label, step, fingerprint, status and seconds of each checkpoint, in order."""
-    reference: Mapping[str, Any]
-    """What the reference checkpoint fixed: its label, refusal tokens, axes with their layers, controls and AUROC."""
-    provenance: Mapping[str, Any]
-    """Model, prompts, probe, versions."""
-    step_unit: str = "step"
-    """What `step` counts."""
-    cost: Mapping[str, float] | None = None
-    """Of a live run: seconds of a measurement and of a training step, and the first in units of the second."""
+    record: TrackRecord
+    """All that is stored of it."""
+    folder: Path | None = None
+    """Where it was read from; None for one that was made now."""
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """One row a number, columns `COLUMNS`."""
+        return as_frame(table_rows(self.record))
+
+    @property
+    def checkpoints(self) -> tuple[CheckpointRecord, ...]:
+        """Every checkpoint of the series, in order."""
+        return self.record.checkpoints
+
+    @property
+    def reference(self) -> ReferenceRecord:
+        """The checkpoint that all are compared with."""
+        return self.record.reference
+
+    @property
+    def provenance(self) -> Provenance:
+        """Model of the reference, prompts, seed, versions."""
+        return self.record.provenance
+
+    @property
+    def step_unit(self) -> str:
+        """What `step` counts."""
+        return self.record.step_unit
+
+    @property
+    def cost(self) -> Cost | None:
+        """What measuring cost a live run; None for saved checkpoints."""
+        return self.record.cost
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Checkpoint → why it could not be measured."""
+        return {c.label: c.status for c in self.checkpoints if not c.measured}
 
     def of(self, measure: str, prompts: str | None = None, *, layer: int | None = None) -> pd.DataFrame:
         """The rows of one measure that have a value.
@@ -65,61 +96,52 @@ class Trajectory(Shown):
         Raises:
             ValueError: no such measure or prompts in this trajectory.
         """
-        found: Any = self.frame[self.frame["measure"] == measure]
-        if found.empty:
+        rows: Any = self.frame[self.frame["measure"] == measure]
+        if rows.empty:
             known = ", ".join(sorted(set(self.frame["measure"]) - {"checkpoint"}))
             raise ValueError(f"no measure {measure!r} in this trajectory; it has {known}")
         if prompts is not None:
-            known = ", ".join(dict.fromkeys(found["prompts"].astype(str)))
-            found = found[found["prompts"] == prompts]
-            if found.empty:
+            known = ", ".join(dict.fromkeys(rows["prompts"].astype(str)))
+            rows = rows[rows["prompts"] == prompts]
+            if rows.empty:
                 raise ValueError(f"no {measure} of {prompts!r}; there is {known}")
         if layer is not None:
-            found = found[found["layer"] == layer]
-        return found[found["status"] == "ok"].reset_index(drop=True)
-
-    @property
-    def skipped(self) -> dict[str, str]:
-        """Checkpoint → why it could not be measured."""
-        rows: Any = self.frame[self.frame["measure"] == "checkpoint"]
-        return dict(zip(rows["checkpoint"], rows["status"], strict=True))
-
-    @property
-    def numbers(self) -> dict[str, Any]:
-        """As in `result.json`."""
-        rows = self.frame.astype(object).where(self.frame.notna(), None)
-        return {
-            "experiment": NAME,
-            "step_unit": self.step_unit,
-            "checkpoints": [dict(entry) for entry in self.checkpoints],
-            "reference": dict(self.reference),
-            "cost": None if self.cost is None else dict(self.cost),
-            "seconds": {"total": round(sum(entry["seconds"] for entry in self.checkpoints), 2)},
-            "rows": rows.to_dict("records"),
-            "provenance": dict(self.provenance),
-        }
+            rows = rows[rows["layer"] == layer]
+        return rows[rows["status"] == "ok"].reset_index(drop=True)
 
     def figures(self) -> dict[str, go.Figure]:
         """All figures by name."""
-        return figures(self.numbers)
+        return figures(self.record)
 
     def verdicts(self) -> list[str]:
         """What changed from the reference to the last checkpoint, in words that follow from the intervals."""
-        return verdicts(self.numbers)
+        return verdicts(self.record)
 
     def save(self, folder: str | Path, *, drawn: bool = True) -> Path:
         """Write the run folder atomically: result, `trajectory.csv`, and when drawn the figures and the report."""
-        numbers = self.numbers
-        return save_result(
+        return write_run(
             folder,
-            numbers,
-            figures=figures(numbers) if drawn else None,
-            report=report(numbers) if drawn else None,
-            files={"trajectory.csv": self.frame.to_csv(index=False).encode()},
+            NAME,
+            self.record,
+            figures=self.figures() if drawn else None,
+            report=report(self.record) if drawn else None,
+            files={"trajectory.csv": as_csv(self.record)},
         )
 
     def _card(self) -> Card:
-        return result_card(self.numbers, trajectory_report)
+        about = self.provenance
+        facts = {
+            "model": about.model_name,
+            "prompts": about.prompts_name,
+            "took": f"{self.record.seconds['total']:.0f} s on {about.device}",
+            "read from": None if self.folder is None else os.path.relpath(self.folder),
+        }
+        return Card(
+            title=f"{NAME}: {SUMMARY}",
+            facts={name: value for name, value in facts.items() if value},
+            tables=[rate_table(self.record)],
+            notes=[*self.verdicts(), "figures() draws every figure; .frame holds every number."],
+        )
 
     @classmethod
     def load(cls, folder: str | Path) -> "Trajectory":
@@ -128,86 +150,76 @@ class Trajectory(Shown):
         Raises:
             ValueError: no run folder, damaged, or of another experiment.
         """
-        numbers = load_result(folder).numbers
-        if numbers.get("experiment") != NAME:
+        header = read_header(folder)
+        if header.experiment not in _READ:
             raise ValueError(
-                f"{folder} holds a run of {numbers.get('experiment')}, not a trajectory; give the --out of interp track"
+                f"{folder} holds a run of {header.experiment}, not a trajectory; give the --out of interp track"
             )
-        return cls(
-            frame=as_frame(numbers["rows"]),
-            checkpoints=tuple(numbers["checkpoints"]),
-            reference=numbers["reference"],
-            provenance=numbers["provenance"],
-            step_unit=numbers["step_unit"],
-            cost=numbers["cost"],
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What became of one checkpoint."""
-
-    label: str
-    step: int | None
-    fingerprint: str
-    """Changes with the checkpoint's content."""
-    rows: tuple[Mapping[str, Any], ...]
-    """As `probes.as_records` makes them; empty when it was skipped."""
-    status: str = "ok"
-    """Why it was skipped, otherwise."""
-    seconds: float = 0.0
-    """Of loading and measuring it."""
+        return cls(read_result(header, TrackRecord), Path(folder))
 
 
 def assemble(
-    series: Sequence[Measured],
-    reference: Mapping[str, Any],
-    probe: Probe,
+    checkpoints: Sequence[CheckpointRecord],
+    reference: ReferenceRecord,
+    model: ModelProvenance | None,
+    spec: TrackingSpec,
     *,
     step_unit: str = "step",
-    cost: Mapping[str, float] | None = None,
-) -> Trajectory:
-    """The trajectory of these measurements; `reference` is `Reference.facts` with its label and fingerprint."""
-    records = []
-    for index, found in enumerate(series):
-        place = {"checkpoint": found.label, "index": index, "step": found.step}
-        missing = {"measure": "checkpoint", "prompts": None, "layer": None, "n": 0, "status": found.status}
-        rows = found.rows if found.status == "ok" else (missing,)
-        records += [{**place, **row} for row in rows]
-    facts = dict(reference)
-    model = facts.pop("model")
-    return Trajectory(
-        frame=as_frame(records),
-        checkpoints=tuple(
-            {
-                "label": found.label,
-                "index": index,
-                "step": found.step,
-                "fingerprint": found.fingerprint,
-                "status": found.status,
-                "seconds": found.seconds,
-            }
-            for index, found in enumerate(series)
-        ),
-        reference=facts,
-        provenance={
-            **model,
-            "prompts": probe.measured_prompts.provenance,
-            "probe": probe.provenance,
-            "seed": probe.seed,
-            "versions": library_versions(),
-            "threads": torch.get_num_threads(),
-        },
+    cost: Cost | None = None,
+) -> TrackRecord:
+    """The record of these measurements.
+
+    Args:
+        model: the reference's.
+        cost: of a live run.
+    """
+    return TrackRecord(
+        provenance=replace(provenance_of(None, spec.measured_prompts, seed=spec.seed), model=model),
+        seconds={"total": round(sum(checkpoint.seconds for checkpoint in checkpoints), 2)},
+        settings=spec.settings,
+        corpora=spec.corpora_provenance,
         step_unit=step_unit,
+        checkpoints=tuple(checkpoints),
+        reference=reference,
         cost=cost,
     )
 
 
-def as_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Records as the tidy table; whole numbers stay whole where some are missing."""
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+def table_rows(record: TrackRecord) -> list[dict[str, Any]]:
+    """Every number as a row with the columns `COLUMNS`, checkpoint by checkpoint."""
+    rows: list[dict[str, Any]] = []
+    for index, checkpoint in enumerate(record.checkpoints):
+        place = {"checkpoint": checkpoint.label, "index": index, "step": checkpoint.step}
+        if not checkpoint.measured:
+            rows.append({**place, "measure": "checkpoint", "n": 0, "status": checkpoint.status})
+        for row in checkpoint.rows:
+            number = row.estimate
+            rows.append(
+                {
+                    **place,
+                    "measure": row.measure,
+                    "prompts": row.prompts,
+                    "layer": row.layer,
+                    "value": number.value,
+                    "n": number.n,
+                    "low": number.low,
+                    "high": number.high,
+                    "status": row.status,
+                }
+            )
+    return rows
+
+
+def as_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows as the tidy table; whole numbers stay whole where some are missing."""
+    frame = pd.DataFrame(list(rows), columns=list(COLUMNS))
     for column in _WHOLE:
         frame[column] = frame[column].astype("Int64")
     for column in ("value", "low", "high"):
         frame[column] = frame[column].astype("float64")
     return frame
+
+
+def as_csv(record: TrackRecord) -> bytes:
+    """The tidy table as the file `trajectory.csv` of a run folder."""
+    return as_frame(table_rows(record)).to_csv(index=False).encode()

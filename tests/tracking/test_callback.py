@@ -17,14 +17,15 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from interp.data.examples import Example
 from interp.models.chat_model import ChatModel
-from interp.tracking.callback import live_probe, untouched
-from interp.tracking.spec import Probe
-from interp.tracking.tracker import ElasticityCallback, Trajectory, track
+from interp.tracking.callback import live_spec, untouched
+from interp.tracking.spec import TrackingSpec
+from interp.tracking.tracker import ElasticityCallback, track
+from interp.tracking.trajectory import Trajectory
 from interp.training.finetune import TrainConfig, fine_tune
 from tests.conftest import PROMPTS, tiny_config
 from tests.training.test_finetune import KillAt, Killed
 
-PROBE = Probe(
+SPEC = TrackingSpec(
     measures=("refusal", "beliefs", "directions", "shift", "guard", "compression", "kl"),
     n=2,
     n_fit=4,
@@ -32,7 +33,7 @@ PROBE = Probe(
     n_samples=1,
     max_new_tokens=2,
 )
-SMALL = replace(PROBE, measures=("shift", "guard"))
+SMALL = replace(SPEC, measures=("shift", "guard"))
 
 
 @pytest.fixture(autouse=True)
@@ -159,7 +160,7 @@ def test_a_run_is_bit_equal_with_and_without_the_callback(
 ) -> None:
     draws = [Draws(), Draws(), Draws()]
     without = train(tiny, tmp_path / "a", [draws[0]])
-    callback = ElasticityCallback(PROBE, every=3)
+    callback = ElasticityCallback(SPEC, every=3)
     with_it = train(tiny, tmp_path / "b", [callback, draws[1]])
     assert losses(without) == losses(with_it) and len(losses(without)) > 2
     assert draws[0].seen == draws[1].seen
@@ -205,10 +206,10 @@ def test_values_are_in_tensorboard_in_the_history_and_in_the_trajectory(
     assert [step for step, _ in found["train/loss"]] == [step for step, _ in losses(trainer)]
     assert all(value > 0 for _, value in found["train/elasticity/steps_per_measurement"])
     assert stored.cost is not None
-    assert stored.cost["steps_per_measurement"] == pytest.approx(
-        stored.cost["seconds_per_measurement"] / stored.cost["seconds_per_step"]
+    assert stored.cost.steps_per_measurement == pytest.approx(
+        stored.cost.seconds_per_measurement / stored.cost.seconds_per_step
     )
-    assert 0 < stored.cost["share_of_training"] < 1
+    assert 0 < stored.cost.share_of_training < 1
     page = (tmp_path / "run" / "elasticity" / "report.html").read_text()
     assert "training steps of" in page
 
@@ -243,11 +244,11 @@ def test_attaching_adds_the_callback_once(tiny: ChatModel, tmp_path: Path) -> No
 def test_it_measures_what_track_measures_on_the_saved_checkpoints(
     tiny: ChatModel, saved_tiny: Path, tmp_path: Path
 ) -> None:
-    callback = ElasticityCallback(PROBE, every=1, out=tmp_path / "live")
+    callback = ElasticityCallback(SPEC, every=1, out=tmp_path / "live")
     config = TrainConfig(epochs=1.0, batch_size=2, learning_rate=1e-2, warmup_steps=0, dropout=0.2)
     examples = [Example(text, "Sure!") for text in PROMPTS[:4]]
     fine_tune(tiny, examples, out=tmp_path / "a", config=config, checkpoints=[0, 2, 4], callbacks=[callback])
-    saved = track(tmp_path / "a", PROBE, base=str(saved_tiny))
+    saved = track(tmp_path / "a", SPEC, base=str(saved_tiny))
     assert callback.trajectory is not None
     live: Any = callback.trajectory.frame
     both: Any = saved.frame[saved.frame["measure"] != "kl_to_reference"].reset_index(drop=True)
@@ -264,11 +265,11 @@ def test_without_steps_it_measures_at_each_save_and_a_resumed_run_keeps_its_refe
     whole = ElasticityCallback(SMALL, out=tmp_path / "whole")
     train_plain(tiny, tmp_path / "a", [whole], **saving)
     assert whole.trajectory is not None
-    assert [c["step"] for c in whole.trajectory.checkpoints] == [0, 2, 4, 6]
+    assert [c.step for c in whole.trajectory.checkpoints] == [0, 2, 4, 6]
     out = tmp_path / "cut"
     with pytest.raises(Killed):
         train_plain(tiny, tmp_path / "b", [ElasticityCallback(SMALL, out=out), KillAt(4)], **saving)
-    assert [c["step"] for c in Trajectory.load(out).checkpoints][:3] == [0, 2, 4]
+    assert [c.step for c in Trajectory.load(out).checkpoints][:3] == [0, 2, 4]
     again = ElasticityCallback(SMALL, out=out)
     trainer = Trainer(
         model=fresh(tiny),
@@ -292,9 +293,9 @@ def test_without_steps_it_measures_at_each_save_and_a_resumed_run_keeps_its_refe
     assert np.allclose(
         again.trajectory.frame["value"].to_numpy(), whole.trajectory.frame["value"].to_numpy(), atol=1e-6
     )
-    new = again  # a run that begins anew inherits nothing, not even with the same callback
+    new = again  # a new run inherits nothing, not even with the same callback
     train_plain(tiny, tmp_path / "c", [new], seed=5)
-    assert new.trajectory is not None and [c["step"] for c in new.trajectory.checkpoints] == [0]
+    assert new.trajectory is not None and [c.step for c in new.trajectory.checkpoints] == [0]
 
 
 def test_modes_gradients_and_generators_are_as_before_also_after_an_exception(tiny: ChatModel) -> None:
@@ -323,8 +324,8 @@ def test_settings_are_checked(tiny: ChatModel, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="every must be 1 step or more, got 0"):
         ElasticityCallback(SMALL, every=0)
     with pytest.raises(ValueError, match="weights cannot be measured on a live model"):
-        ElasticityCallback(Probe(n=1))
-    assert "weights" not in live_probe().measures
+        ElasticityCallback(TrackingSpec(n=1))
+    assert "weights" not in live_spec().measures
     with pytest.raises(ValueError, match="needs the tokenizer; give tokenizer="):
         Trainer(
             model=fresh(tiny),

@@ -27,7 +27,7 @@ from interp.models.chat_model import ChatModel, with_adapter
 from interp.stats import rate
 from interp.tracking.measures import along, read_states
 from interp.tracking.references import fit_reference
-from interp.tracking.spec import Probe, Reference
+from interp.tracking.spec import TrackingSpec, Reference
 
 
 class Aligned(NamedTuple):
@@ -54,10 +54,10 @@ class Measurement:
     config: Config
 
     @cached_property
-    def spec(self) -> Probe:
+    def spec(self) -> TrackingSpec:
         """How the activations are read."""
         n = max(self.config.n_states, 1)
-        return Probe(prompts=self.prompts, measures=("shift",), n=n, n_fit=self.config.n_fit)
+        return TrackingSpec(prompts=self.prompts, measures=("shift",), n=n, n_fit=self.config.n_fit)
 
     @cached_property
     def corpora(self) -> dict[str, Corpus]:

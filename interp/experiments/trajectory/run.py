@@ -1,8 +1,4 @@
-"""A model aligned and un-aligned in stages, measured at every checkpoint on the way.
-
-Ji et al. 2025, arXiv:2406.06144, whose grids (`rebound`) only see scores and KL: here behaviour, beliefs, directions,
-compression, KL and weights along one path, on the same axis (`interp.tracking.tracker`). One path and one seed: it
-shows what moves first and what comes back, and cannot say whether the data are consistent with rebound.
+"""The method of the tracked path.
 
 Steps (`run`):
 
@@ -12,9 +8,6 @@ Steps (`run`):
 2. `track` over the model as it was and every checkpoint, against the most aligned model that the path begins from.
 """
 
-import tempfile
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,136 +15,72 @@ import numpy as np
 from interp.data.examples import Example
 from interp.data.prompts import Kind, PromptSet, load_prompts
 from interp.data.tasks import stubs
+from interp.experiments.definition import Outcome
+from interp.experiments.trajectory import STAGES, Config, Result
 from interp.models.chat_model import ChatModel
-from interp.storage.untyped import Parts
-from interp.tracking.report import figures, rate_table, report, verdicts
-from interp.tracking.tracker import Probe, Trajectory, track
+from interp.storage.stages import Stages
+from interp.tracking.series import find_series
+from interp.tracking.spec import TrackingSpec
+from interp.tracking.tracker import measure_series
+from interp.tracking.trajectory import as_csv
 from interp.training.finetune import fine_tune
 from interp.training.runner import one_pass
 from interp.training.safety_adapter import safety_examples
 
-__all__ = [
-    "DEFAULT_MODEL",
-    "NAME",
-    "SUMMARY",
-    "Config",
-    "Result",
-    "figures",
-    "rate_table",
-    "report",
-    "run",
-    "verdicts",
-]
 
-NAME = "trajectory"
-SUMMARY = "fine-tune in stages (align, un-align, align again) and track every checkpoint"
-DEFAULT_MODEL = "smollm2"
-STAGES = ("align", "stubs")
-Result = Trajectory
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """Settings."""
-
-    stages: tuple[str, ...] = ("align", "stubs")
-    """`align` and `stubs`, in any order; an aligned model begins with `stubs`."""
-    counts: tuple[int, ...] = (16, 32, 64, 128)
-    """Examples of a stage at which a checkpoint is measured, ascending."""
-    n: int = 32
-    """Test prompts of each kind."""
-    n_fit: int = 48
-    """Training prompts of each kind that directions and centres are fitted on."""
-    n_documents: int = 16
-    """Documents of each corpus."""
-    max_new_tokens: int = 20
-    """Length of a reply."""
-    answer_tokens: int = 20
-    """Length of the model's own answers that `align` trains on."""
-    learning_rate: float = 5e-4
-    """Of every stage."""
-    batch_size: int = 8
-    """Examples per optimiser step; every count must be a multiple."""
-    rank: int = 8
-    """Of the LoRA."""
-    seed: int = 0
-    """Of initialisation, the examples' order and sampling."""
-
-    def __post_init__(self) -> None:
-        if not self.stages or any(stage not in STAGES for stage in self.stages):
-            raise ValueError(
-                f"stages must be some of {', '.join(STAGES)}, got {', '.join(self.stages) or 'none'}"
-            )
-        if not self.counts or list(self.counts) != sorted(set(self.counts)) or self.counts[0] < 1:
-            raise ValueError(f"counts must ascend from 1 or more, got {list(self.counts)}")
-        if wrong := [n for n in self.counts if n % self.batch_size]:
-            raise ValueError(
-                f"counts must be multiples of batch_size = {self.batch_size}, got {wrong[0]}; change either"
-            )
-
-
-def run(
-    model: ChatModel,
-    prompts: PromptSet,
-    config: Config | None = None,
-    *,
-    out: str | Path | None = None,
-    show_progress: bool = False,
-) -> Trajectory:
+def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) -> Outcome[Result]:
     """Train through the stages and measure every checkpoint; `model` has its own weights again when it returns.
-
-    Args:
-        out: run folder; adapters and finished checkpoints are kept beside it until the run is whole, and a run started
-            again continues.
 
     Raises:
         ValueError: too few training prompts for the counts.
     """
-    config = config or Config()
-    with ExitStack() as stack:
-        target = Path(out or Path(stack.enter_context(tempfile.TemporaryDirectory())) / NAME)
-        settings = {"config": asdict(config), "model": model.provenance, "prompts": prompts.provenance}
-        parts = Parts(target.with_name(f"{target.name}.training"), settings)
-        folders: list[Path] = []
-        start: Path | None = None
-        for number, stage in enumerate(config.stages):
-            trained = fine_tune(
-                model,
-                [
-                    Example(*row)
-                    for row in parts.numbers(stage, lambda s=stage: examples(model, prompts, s, config))
-                ],
-                out=parts.folder / f"{number + 1}-{stage}",
-                config=one_pass(
-                    batch_size=config.batch_size,
-                    learning_rate=config.learning_rate,
-                    rank=config.rank,
-                    seed=config.seed,
-                ),
-                checkpoints=(0, *config.counts) if start is None else config.counts,
-                start=start,
-            )
-            start = trained.folder
-            folders.append(start)
-        probe = Probe(
-            prompts=prompts,
-            n=config.n,
-            n_fit=config.n_fit,
-            n_documents=config.n_documents,
-            max_new_tokens=config.max_new_tokens,
-            seed=config.seed,
+    # 1. Fine-tuning in stages.
+    folders = _train(model, prompts, config, stages)
+    stages.lap("train")
+
+    # 2. Every checkpoint against the most aligned model of the beginning.
+    spec = TrackingSpec(
+        prompts=prompts,
+        n=config.n,
+        n_fit=config.n_fit,
+        n_documents=config.n_documents,
+        max_new_tokens=config.max_new_tokens,
+        seed=config.seed,
+    )
+    aligned = config.counts[-1] if config.stages[0] == "align" else 0
+    series = find_series(folders, reference=f"{folders[0].name}/checkpoint-{aligned}", base=model)
+    tracked = measure_series(series, spec, stages, base=model)
+    stages.lap("track")
+    # The adapters are not kept, so the model of the run is the one that it began with.
+    about = {"provenance": stages.provenance, "seconds": stages.seconds, "config": config}
+    result = Result(**{**vars(tracked), **about})
+    return Outcome(result=result, files={"trajectory.csv": as_csv(result)})
+
+
+def _train(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) -> list[Path]:
+    """The folder of each stage, with its checkpoints inside."""
+    folders: list[Path] = []
+    for number, stage in enumerate(config.stages, start=1):
+        rows = stages.keep(
+            f"{number}-{stage}-examples",
+            lambda s=stage: [tuple(example) for example in examples(model, prompts, s, config)],
+            list[tuple[str, str]],
         )
-        aligned = config.counts[-1] if config.stages[0] == "align" else 0
-        reference = f"{folders[0].name}/checkpoint-{aligned}"
-        found = track(
-            folders, probe, base=model, reference=reference, out=target, show_progress=show_progress
+        trained = fine_tune(
+            model,
+            [Example(*row) for row in rows],
+            out=stages.workspace("training") / f"{number}-{stage}",
+            config=one_pass(
+                batch_size=config.batch_size,
+                learning_rate=config.learning_rate,
+                rank=config.rank,
+                seed=config.seed,
+            ),
+            checkpoints=config.counts if folders else (0, *config.counts),
+            start=folders[-1] if folders else None,
         )
-        # The adapters are not kept, so the model of the run is the one that it began with.
-        found = replace(found, provenance={**found.provenance, **model.provenance, "config": asdict(config)})
-        if out is not None:
-            found.save(target)
-        parts.discard()
-    return found
+        folders.append(trained.folder)
+    return folders
 
 
 def examples(model: ChatModel, prompts: PromptSet, stage: str, config: Config) -> list[Example]:

@@ -1,0 +1,112 @@
+"""Control directions: contrasts that are not about safety and separate their own classes about as well.
+
+Moving along a direction of safety says little unless other directions of equal standing stay. A control is the
+difference in means of a contrast that is not safety: questions against instructions, long against short prompts, one
+topic against the others. Both classes of a contrast hold as many harmful as harmless prompts, and the component along
+the safety direction is taken out, so neither harm nor refusal is in it. Of all contrasts the one is taken whose AUROC
+on validation prompts, at the safety direction's own layer and token, is nearest to the safety direction's.
+"""
+
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.data.prompts import Prompts
+from interp.directions import cosine, difference_in_means, orthogonalised, project
+from interp.stats import Estimate, auroc
+from interp.tracking.records import ControlFacts
+from interp.tracking.spec import MIN_PROMPTS, Axis, TrackingSpec
+
+_QUESTION_WORDS = (
+    "how what which who whom whose where when why is are was were do does did can could should would will may"
+).split()
+
+
+class Contrast(NamedTuple):
+    """Two classes that are not about safety, as rows of harmful and then harmless prompts."""
+
+    positive: list[int]
+    negative: list[int]
+
+
+class Control(NamedTuple):
+    """A control direction and what is said of it."""
+
+    axis: Axis
+    facts: ControlFacts
+
+
+def fit_control(
+    axis: Axis,
+    direction: Float[Tensor, " d_model"],
+    pooled: Float[Tensor, "prompt layer role d_model"],
+    validation: Float[Tensor, "validation layer role d_model"],
+    spec: TrackingSpec,
+    target: Estimate,
+) -> Control | None:
+    """The contrast whose AUROC on validation prompts is nearest to the target; None when none is large enough."""
+    train = contrasts(spec.part("harmful", "train"), spec.part("harmless", "train"))
+    held_out = contrasts(spec.part("harmful", "val"), spec.part("harmless", "val"))
+    acts, scored = pooled[:, axis.layer, axis.role], validation[:, axis.layer, axis.role]
+    tried: dict[str, Estimate] = {}
+    for name in train.keys() & held_out.keys():
+        projected = project(scored, _of_contrast(acts, train[name], direction))
+        sides = (projected[rows] for rows in held_out[name])
+        tried[name] = auroc(*sides, resamples=0)
+    if not tried:
+        return None
+    best = min(sorted(tried), key=lambda name: abs(tried[name].value - target.value))
+    projected = project(scored, _of_contrast(acts, train[best], direction))
+    raw = difference_in_means(acts[train[best].positive], acts[train[best].negative])
+    control = Axis(
+        name=f"control_{axis.name}",
+        layer=axis.layer,
+        role=axis.role,
+        positive=tuple(train[best].positive),
+        negative=tuple(train[best].negative),
+        orthogonal_to=axis.name,
+        about=best,
+    )
+    facts = ControlFacts(
+        about=best,
+        auroc=auroc(*(projected[rows] for rows in held_out[best]), resamples=200),
+        cosine=float(cosine(raw, direction)),
+        tried={name: found.value for name, found in sorted(tried.items())},
+    )
+    return Control(control, facts)
+
+
+def _of_contrast(
+    acts: Float[Tensor, "prompt d_model"], contrast: Contrast, safety: Float[Tensor, " d_model"]
+) -> Float[Tensor, " d_model"]:
+    return orthogonalised(difference_in_means(acts[contrast.positive], acts[contrast.negative]), safety)
+
+
+def contrasts(harmful: Prompts, harmless: Prompts) -> dict[str, Contrast]:
+    """Contrasts of the pooled prompts that are not about safety; each class half harmful, half harmless."""
+    parts = (harmful, harmless)
+    labels: dict[str, list[list[bool]]] = {
+        "question or instruction": [[_is_question(text) for text in part] for part in parts],
+        "long or short": [
+            [len(text) > sorted(map(len, part))[len(part) // 2] for text in part] for part in parts
+        ],
+    }
+    for category in sorted({c for c in harmful.categories if c} & {c for c in harmless.categories if c}):
+        labels[f"prompts on {category} or on others"] = [
+            [found == category for found in part.categories] for part in parts
+        ]
+    found = {}
+    for name, by_kind in labels.items():
+        sides: list[list[int]] = [[], []]
+        for number, wanted in enumerate((True, False)):
+            rows = [[i for i, label in enumerate(labels) if label is wanted] for labels in by_kind]
+            n = min(map(len, rows))
+            sides[number] = rows[0][:n] + [len(harmful) + i for i in rows[1][:n]]
+        if min(map(len, sides)) >= 2 * MIN_PROMPTS:
+            found[name] = Contrast(*sides)
+    return found
+
+
+def _is_question(text: str) -> bool:
+    return text.rstrip().endswith("?") or text.split()[0].lower() in _QUESTION_WORDS

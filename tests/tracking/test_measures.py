@@ -1,0 +1,42 @@
+"""Measures: a planted shift is found, the control does not move, and what is not finite is no number."""
+
+from dataclasses import replace
+
+import pytest
+
+from interp.models.chat_model import ChatModel
+from interp.stats import Estimate
+from interp.tracking.measures import measure, measurement
+from interp.tracking.references import fit_reference
+from interp.tracking.spec import TrackingSpec
+
+
+def test_a_planted_shift_is_found_along_its_direction_and_not_along_the_control(
+    tiny: ChatModel, spec: TrackingSpec
+) -> None:
+    reference = fit_reference(tiny, spec)
+    axis = reference.axis("harmfulness")
+    vector = reference.direction(axis)
+    embedding = tiny.blocks[axis.layer].module
+    handle = embedding.register_forward_pre_hook(
+        lambda _, args, kwargs: ((args[0] - 0.5 * vector, *args[1:]), kwargs) if args else None,
+        with_kwargs=True,
+    )
+    try:
+        rows = measure(tiny, replace(spec, measures=("shift",)), reference)
+    finally:
+        handle.remove()
+    numbers = {(row.measure, row.prompts): row.estimate for row in rows}
+    for kind in ("harmful", "harmless", "borderline"):
+        moved, control = (numbers[f"shift_{name}harmfulness", kind] for name in ("", "control_"))
+        assert moved.value == pytest.approx(-0.5, abs=1e-4)
+        assert control.value == pytest.approx(0.0, abs=1e-4)
+
+
+def test_rows_that_are_not_finite_are_not_numbers() -> None:
+    for value in (float("nan"), float("inf")):
+        row = measurement("refusal_rate", "harmful", Estimate(value=value, n=3))
+        assert not row.estimate.measurable and row.estimate.n == 0
+        assert row.status == "not measured: not finite"
+    measured = measurement("refusal_rate", "harmful", Estimate(value=0.5, n=3))
+    assert measured.status == "ok" and measured.estimate.n == 3  # control
