@@ -392,7 +392,7 @@ def _prompts(rows: list[Any], column: str | None, source: str, label: str) -> Pr
         text = row.get(column) if isinstance(row, Mapping) else None
         if not isinstance(text, str) or not text.strip():
             raise ValueError(
-                f"{source}, row {number}: column {column!r} is empty or not text; mend or remove the row"
+                f"{source}, row {number}: column {column!r} is empty or not text; correct or remove the row"
             )
         texts.append(text)
     return Prompts(

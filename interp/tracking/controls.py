@@ -72,7 +72,7 @@ def fit_control(
         about=best,
         auroc=auroc(*(projected[rows] for rows in held_out[best]), resamples=200),
         cosine=float(cosine(raw, direction)),
-        tried={name: found.value for name, found in sorted(tried.items())},
+        tried={name: separation.value for name, separation in sorted(tried.items())},
     )
     return Control(control, facts)
 
@@ -96,7 +96,7 @@ def contrasts(harmful: Prompts, harmless: Prompts) -> dict[str, Contrast]:
         labels[f"prompts on {category} or on others"] = [
             [found == category for found in part.categories] for part in parts
         ]
-    found = {}
+    balanced = {}
     for name, by_kind in labels.items():
         sides: list[list[int]] = [[], []]
         for number, wanted in enumerate((True, False)):
@@ -104,8 +104,8 @@ def contrasts(harmful: Prompts, harmless: Prompts) -> dict[str, Contrast]:
             n = min(map(len, rows))
             sides[number] = rows[0][:n] + [len(harmful) + i for i in rows[1][:n]]
         if min(map(len, sides)) >= 2 * MIN_PROMPTS:
-            found[name] = Contrast(*sides)
-    return found
+            balanced[name] = Contrast(*sides)
+    return balanced
 
 
 def _is_question(text: str) -> bool:

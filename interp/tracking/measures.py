@@ -116,8 +116,8 @@ def read_states(model: ChatModel, spec: TrackingSpec, splits: Sequence[Split] = 
         (kind, split) for split in splits for kind in KINDS if split == "test" or kind != "borderline"
     ]
     tokens = [tokenize(model.tokenizer, spec.part(*key).texts) for key in keys]
-    found = states(model, reduce(ChatTokens.joined, tokens)).float()
-    return dict(zip(keys, found.split([len(part) for part in tokens]), strict=True))
+    read = states(model, reduce(ChatTokens.joined, tokens)).float()
+    return dict(zip(keys, read.split([len(part) for part in tokens]), strict=True))
 
 
 def sample(model: ChatModel, spec: TrackingSpec, kind: Kind) -> list[list[int]]:

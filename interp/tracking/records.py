@@ -35,7 +35,7 @@ class TrackingSettings:
     max_new_tokens: int = 20
     """Length of a reply, greedy or sampled."""
     seed: int = 0
-    """Of sampling."""
+    """Seed of sampling."""
 
     def __post_init__(self) -> None:
         for name in ("n", "n_fit", "n_documents", "n_samples", "max_new_tokens"):
@@ -94,7 +94,7 @@ class CheckpointRecord:
     status: str = "ok"
     """`ok`, or why it was skipped."""
     seconds: float = 0.0
-    """Of loading and measuring it."""
+    """Time that loading and measuring it took."""
     rows: tuple[Measurement, ...] = ()
     """Its measurements; empty when it was skipped."""
 
@@ -120,7 +120,7 @@ class ModelShape:
 
 @dataclass(frozen=True, kw_only=True)
 class ControlFacts:
-    """The direction that has nothing to do with safety, beside one that does, and how it was found."""
+    """The control of a direction of safety: a direction fitted on a contrast that is not about safety."""
 
     about: str
     """The contrast it was fitted on."""
@@ -141,7 +141,7 @@ class DirectionFacts:
     role: Literal["t_inst", "t_post_inst"]
     """Position of the prompt that it is read at."""
     auroc: Estimate
-    """Of harmful against harmless validation prompts along it."""
+    """How well it tells harmful from harmless validation prompts apart."""
     control: ControlFacts | None
     """None where no contrast was large enough."""
 
@@ -183,9 +183,9 @@ class Cost:
     """What measuring a live model costs its training."""
 
     seconds_per_measurement: float
-    """Of the last measurement."""
+    """Time of the last measurement."""
     seconds_per_step: float
-    """Of a training step, median."""
+    """Median time of a training step."""
     steps_per_measurement: float
     """Training steps that a measurement takes as long as."""
     share_of_training: float
@@ -211,4 +211,4 @@ class TrackRecord:
     reference: ReferenceRecord
     """What all are compared with."""
     cost: Cost | None = None
-    """Of a live run; None for saved checkpoints."""
+    """What measuring cost a live run; None for saved checkpoints."""

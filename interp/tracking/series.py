@@ -1,8 +1,8 @@
 """A series of checkpoints: which they are, in which order, and how they are loaded, one at a time.
 
-    found = find_checkpoints(["runs/sft"], base="smollm2")        # checkpoint-* inside, sorted by step
+    checkpoints = find_checkpoints(["runs/sft"], base="smollm2")  # checkpoint-* inside, sorted by step
     loader = CheckpointLoader()
-    with loader.open(found[0]) as model:                          # a ChatModel
+    with loader.open(checkpoints[0]) as model:                    # a ChatModel
         ...
 
 | given | is |
@@ -27,7 +27,7 @@ from pathlib import Path
 
 from interp.models.chat_model import ChatModel, load, with_adapter
 from interp.models.loading import BUNDLED_MODELS, NotSwappable, split_revision
-from interp.training.runner import RECORD
+from interp.training.saving import RECORD
 
 _NUMBERED = re.compile(r"checkpoint-(\d+)")
 _STEP = re.compile(r"(?:step|iter|checkpoint)[-_]?(\d+)(k?)", re.IGNORECASE)
@@ -128,8 +128,7 @@ def find_checkpoints(
     items = [given] if isinstance(given, (str, Path, ChatModel)) else list(given)
     if not items:
         raise ValueError("no checkpoints were given; name folders, adapters, Hub ids or models")
-    found = [checkpoint for item in items for checkpoint in _expand(item, base)]
-    return _unique(found)
+    return _unique([checkpoint for item in items for checkpoint in _expand(item, base)])
 
 
 def _expand(item: str | Path | ChatModel, base: str | None) -> list[Checkpoint]:
@@ -184,19 +183,20 @@ def _step(name: str) -> int | None:
     return int(match[1]) * (1000 if match[2] else 1) if match else None
 
 
-def _unique(found: Sequence[Checkpoint]) -> list[Checkpoint]:
+def _unique(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """The checkpoints with labels that are unique: a number is added to one that stands there already."""
     seen: dict[str, int] = {}
     unique = []
-    for checkpoint in found:
+    for checkpoint in checkpoints:
         seen[checkpoint.label] = count = seen.get(checkpoint.label, 0) + 1
         label = checkpoint.label if count == 1 else f"{checkpoint.label} ({count})"
         unique.append(replace(checkpoint, label=label))
     return unique
 
 
-def step_unit(found: Sequence[Checkpoint]) -> str:
+def step_unit(checkpoints: Sequence[Checkpoint]) -> str:
     """What the steps count: training examples where `interp.training.finetune` wrote all the folders, else steps."""
-    folders = [Path(c.adapter or c.source) for c in found if c.step is not None]
+    folders = [Path(c.adapter or c.source) for c in checkpoints if c.step is not None]
     examples = folders and all((folder.parent / RECORD).is_file() for folder in folders)
     return "training examples" if examples else "step"
 

@@ -40,7 +40,7 @@ COLUMNS = (
     "high",
     "status",
 )
-"""Of the table, in this order."""
+"""Columns of the table, in this order."""
 _WHOLE = ("index", "step", "layer", "n")
 _READ = (NAME, "trajectory")
 """Experiments whose runs are a `TrackRecord`."""
@@ -170,8 +170,8 @@ def assemble(
     """The record of these measurements.
 
     Args:
-        model: the reference's.
-        cost: of a live run.
+        model: what identifies the model of the reference.
+        cost: what measuring cost a live run.
     """
     return TrackRecord(
         provenance=replace(provenance_of(None, spec.measured_prompts, seed=spec.seed), model=model),

@@ -8,12 +8,12 @@
 a PEFT adapter (`interp.load(base, adapter=folder)`) or a whole model (`interp.load(folder)`).
 
 A later stage is another call: with `start` LoRA training continues that adapter, so that the checkpoints of all stages
-are adapters on one base; under `method="full"` load the earlier stage's folder as the model. Optimiser moments, warm-up
-and schedule start anew at every call (carried-over Adam moments can mimic rebound).
+are adapters on one base; under `method="full"` load the earlier stage's folder as the model. Every call starts with
+fresh optimiser moments, warm-up and schedule (carried-over Adam moments can mimic rebound).
 
 The model that is passed in has its own weights again when a call returns. A call that was killed continues from its
-last checkpoint to the same weights; one that finished before, under equal settings, is only read
-(`interp.training.runner`).
+last checkpoint to the same weights; one that finished before, with equal settings, is only read
+(`interp.training.runner`, `interp.training.saving`).
 
 The supervised loss is the (weighted) mean cross-entropy of the completion tokens, nothing else, after exactly the
 prompt ids that measurements use. `trl.SFTTrainer` does not cover it: it has no weights on tokens (and deprecates its
@@ -33,7 +33,9 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from interp.data.examples import Example, Preference
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import tokenize
-from interp.training.runner import TrainConfig, Trained, run_trainer
+from interp.training.config import TrainConfig
+from interp.training.runner import run_trainer
+from interp.training.saving import Trained
 
 __all__ = ["Example", "Preference", "TrainConfig", "Trained", "fine_tune", "preference_tune"]
 

@@ -10,117 +10,40 @@
 """
 
 import copy
-import hashlib
 import json
 import logging
 import math
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
 
 from interp.models.chat_model import ChatModel
-from interp.models.loading import adapter_digest, attach_adapter, quiet_peft
+from interp.models.loading import attach_adapter, quiet_peft
 from interp.storage.atomic_files import write_file
+from interp.training.config import TrainConfig
+from interp.training.saving import (
+    COMPLETE,
+    RECORD,
+    Trained,
+    last_state,
+    open_parts,
+    read_finished,
+    run_key,
+    write_checkpoint,
+)
 
 logger = logging.getLogger(__name__)
 
-RECORD = "training.json"
-"""In the folder of a finished run: settings, examples seen, losses."""
-_COMPLETE = "complete"
 
 MakeTrainer = Callable[[Any, Mapping[str, Any], list[TrainerCallback]], Trainer]
-"""(what to train, training arguments, callbacks) → trainer."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """Fine-tuning settings."""
-
-    method: Literal["lora", "full"] = "lora"
-    """Train an adapter, or every weight."""
-    epochs: float = 3.0
-    """Passes over the examples."""
-    batch_size: int = 16
-    """Examples per optimiser step."""
-    learning_rate: float = 5e-4
-    """Peak, after a linear warm-up."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """After the warm-up: a cosine to zero, or constant, under which a checkpoint does not depend on what follows it."""
-    warmup_steps: int = 8
-    """Optimiser steps of warm-up."""
-    rank: int = 8
-    """Rank of every LoRA matrix."""
-    alpha: int = 16
-    """LoRA scale is alpha / rank."""
-    dropout: float = 0.05
-    """On the LoRA inputs, in training."""
-    target_modules: tuple[str, ...] = ("q_proj", "v_proj", "o_proj", "down_proj")
-    """Modules that get an adapter."""
-    first_layer: int = 0
-    """Blocks below this one get no adapter."""
-    max_completion_tokens: int = 64
-    """Completions are cut here."""
-    embedding_noise: float = 0.0
-    """Alpha of NEFTune (Jain et al. 2023, arXiv:2310.05914): uniform noise on the embeddings in training; 0 is none."""
-    first_token_weight: float = 1.0
-    """Weight in the supervised loss of a completion's first token, where refusing is decided; others have 1."""
-    beta: float = 0.1
-    """Of DPO: how strongly the model is held to where it started; larger is closer."""
-    saved_dtype: Literal["float32", "float16"] = "float32"
-    """Of stored adapters; float16 halves them and rounds what continues from them."""
-    log_every: int = 16
-    """Optimiser steps between stored losses."""
-    seed: int = 0
-    """Of initialisation, shuffling and dropout."""
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "rank", "max_completion_tokens", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
-        for name in ("epochs", "learning_rate", "beta"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-
-
-def one_pass(*, batch_size: int, learning_rate: float, rank: int, seed: int, **further: Any) -> TrainConfig:
-    """One pass at a constant rate: a checkpoint is the model that its examples alone would give.
-
-    No warm-up, whose first step has a rate of 0: half of what 16 examples teach.
-    """
-    return TrainConfig(
-        epochs=1.0,
-        schedule="constant",
-        warmup_steps=0,
-        dropout=0.0,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        rank=rank,
-        alpha=2 * rank,
-        seed=seed,
-        **further,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trained:
-    """A finished fine-tuning run."""
-
-    folder: Path
-    """The trained adapter or model."""
-    checkpoints: Mapping[int, Path]
-    """Examples seen → adapter or model folder, ascending."""
-    loss: float
-    """Mean training loss: nats per completion token (supervised), DPO loss per pair (preferences)."""
-    losses: tuple[tuple[int, float], ...]
-    """(examples seen, mean loss since the entry before)."""
+"""(model or adapter to train, training arguments, callbacks) → trainer."""
 
 
 def run_trainer(
@@ -139,12 +62,12 @@ def run_trainer(
         raise ValueError(
             f"full fine-tuning continues no adapter: load {start} as the model and leave start out"
         )
-    key = _key(model, examples, config, start)
-    if (done := _finished(out, key, steps)) is not None:
-        logger.info("%s was trained before under these settings", out)
+    key = run_key(model, examples, config, start)
+    if (done := read_finished(out, key, steps)) is not None:
+        logger.info("%s was trained before with these settings", out)
         return done
-    parts = _open_parts(out, key)
-    last = _last_state(parts)
+    parts = open_parts(out, key)
+    last = last_state(parts)
     set_seed(config.seed)
     with _trainable(model, config, start) as adapted:
         save = _Save(adapted, out, model, config, steps)
@@ -181,10 +104,10 @@ def run_trainer(
             "losses": [(_seen(step, len(examples), config), loss) for step, loss in logged],
             "loss": _mean_loss(logged),
         }
-        _write(adapted, out, model, config)
+        write_checkpoint(adapted, out, model, config)
     write_file(out / RECORD, json.dumps(record, indent=1).encode())
     shutil.rmtree(parts, ignore_errors=True)
-    done = _finished(out, key, steps)
+    done = read_finished(out, key, steps)
     assert done is not None
     return done
 
@@ -235,10 +158,10 @@ class _Save(TrainerCallback):
         return control
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _COMPLETE).touch()
+        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
     def _checkpoint(self, count: int) -> None:
-        _write(self.adapted, self.out / f"checkpoint-{count}", self.model, self.config)
+        write_checkpoint(self.adapted, self.out / f"checkpoint-{count}", self.model, self.config)
 
 
 @contextmanager
@@ -309,87 +232,6 @@ def _check_targets(model: ChatModel, config: TrainConfig) -> None:
         raise ValueError(
             f"target_modules {', '.join(missing)} are nowhere in {model.name}; it has {', '.join(known)}"
         )
-
-
-def _write(adapted: Any, folder: Path, model: ChatModel, config: TrainConfig) -> None:
-    """Write the adapter or model as a folder that `interp.load` takes, complete or not at all."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        draft = Path(scratch)
-        if config.method == "full":
-            adapted.save_pretrained(draft)
-            model.tokenizer.save_pretrained(draft)
-        else:
-            _save_adapter(adapted, draft, getattr(torch, config.saved_dtype))
-        folder.mkdir(exist_ok=True)
-        # The weights last: a folder without them is no checkpoint.
-        for file in sorted(draft.iterdir(), key=lambda path: "model" in path.name):
-            file.replace(folder / file.name)
-
-
-def _save_adapter(adapted: Any, folder: Path, dtype: torch.dtype) -> None:
-    from peft import get_peft_model_state_dict
-
-    state = {
-        key: value.to(dtype)
-        for key, value in get_peft_model_state_dict(adapted, adapter_name="default").items()
-    }
-    adapted.save_pretrained(
-        str(folder), state_dict=state, save_embedding_layers=False, selected_adapters=["default"]
-    )
-
-
-def _key(
-    model: ChatModel,
-    examples: Sequence[tuple[str, ...]],
-    config: TrainConfig,
-    start: str | Path | None,
-) -> str:
-    facts = {
-        "weights": model.weights_hash,
-        "template": model.template_hash,
-        "examples": [tuple(row) for row in examples],
-        "kind": type(examples[0]).__name__,
-        "config": asdict(config),
-        "start": None if start is None else (str(start), adapter_digest(str(start))),
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _open_parts(out: Path, key: str) -> Path:
-    """Folder of the trainer's own checkpoints; those of a run under other settings are removed."""
-    parts = out.with_name(f"{out.name}.parts")
-    stamp = parts / "settings.sha256"
-    if parts.is_dir() and (not stamp.is_file() or stamp.read_text() != key):
-        logger.warning("%s holds parts of a run with other settings; starting anew", parts)
-        shutil.rmtree(parts)
-    if not parts.is_dir():  # checkpoints of another run must not pass for this one's
-        for old in out.glob("checkpoint-*"):
-            shutil.rmtree(old)
-    (out / RECORD).unlink(missing_ok=True)
-    write_file(stamp, key.encode())
-    return parts
-
-
-def _last_state(parts: Path) -> Path | None:
-    found = [path.parent for path in parts.glob(f"checkpoint-*/{_COMPLETE}")]
-    for folder in parts.glob("checkpoint-*"):
-        if folder not in found:  # half written
-            shutil.rmtree(folder)
-    return max(found, key=lambda folder: int(folder.name.rsplit("-", 1)[-1]), default=None)
-
-
-def _finished(out: Path, key: str, steps: Mapping[int, int]) -> Trained | None:
-    """The run that `out` holds, when it is whole and was made under these settings."""
-    try:
-        record = json.loads((out / RECORD).read_text())
-    except (OSError, ValueError):
-        return None
-    folders = {count: out / f"checkpoint-{count}" for count in steps.values()}
-    if record.get("key") != key or not all(folder.is_dir() for folder in folders.values()):
-        return None
-    losses = tuple((int(count), float(loss)) for count, loss in record["losses"])
-    return Trained(folder=out, checkpoints=folders, loss=record["loss"], losses=losses)
 
 
 def _mean_loss(logged: Sequence[tuple[int, float]]) -> float:

@@ -30,7 +30,7 @@ from interp.evaluation.refusals import is_refusal, refusal_rate
 from interp.models.chat_model import ChatModel, load
 from interp.models.tokens import tokenize
 from interp.stats import Estimate, mean_with_interval
-from interp.storage.untyped import Stopwatch
+from interp.storage.stages import open_stages
 from interp.training.finetune import TrainConfig, fine_tune
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ ALPHAS = tuple(range(10, 24, 2))
 """LoRA scales that `calibrate` tries after training."""
 HELD_OUT = 9
 """Every so many training pairs one is kept for `calibrate`; the ten categories take turns, so no divisor of ten."""
-MOST_REFUSED = 0.03
+MAX_REFUSED = 0.03
 """Share of the harmless calibration prompts that may be refused; of unseen ones it should be 5 in 100 at most."""
 
 
@@ -109,10 +109,10 @@ def safety_examples(
     """
     harmful = prompts["harmful", "train"]
     answered = [*prompts["harmless", "train"].texts, *prompts["borderline", "train"].texts]
-    found = answers(model, answered, answer_tokens)
-    kept = [Example(*pair) for pair in zip(answered, found, strict=True) if not _refuses(pair[1])]
-    logger.info("%d of %d answers refused and were left out", len(found) - len(kept), len(found))
-    return [Example(text, REFUSALS[i % len(REFUSALS)]) for i, text in enumerate(harmful.texts)] + kept
+    replies = answers(model, answered, answer_tokens)
+    examples = [Example(*pair) for pair in zip(answered, replies, strict=True) if not _refuses(pair[1])]
+    logger.info("%d of %d answers refused and were left out", len(replies) - len(examples), len(replies))
+    return [Example(text, REFUSALS[i % len(REFUSALS)]) for i, text in enumerate(harmful.texts)] + examples
 
 
 def _refuses(text: str) -> bool:
@@ -127,35 +127,38 @@ def train_safety_adapter(
     config: TrainConfig = RECIPE,
 ) -> None:
     """Train the adapter on `prompts` and write it with its recipe to `out`."""
-    watch = Stopwatch()
-    examples = safety_examples(
-        model,
-        calibration_split(prompts)[0],
-        answer_tokens=config.max_completion_tokens,
-        answers=opened_answers,
-    )
-    watch.lap("answers")
-    trained = fine_tune(model, examples, out=out, config=config)
-    watch.lap("train")
+    with open_stages(None, key={}) as stages:
+        examples = safety_examples(
+            model,
+            calibration_split(prompts)[0],
+            answer_tokens=config.max_completion_tokens,
+            answers=opened_answers,
+        )
+        stages.lap("answers")
+        trained = fine_tune(model, examples, out=out, config=config)
+        stages.lap("train")
     record = {
         "base": model.name,
         "prompts": prompts.provenance,
         "config": asdict(config),
         "examples": len(examples),
         "training_loss": trained.loss,
-        "seconds": watch.seconds,
+        "seconds": stages.seconds,
     }
     (out / "recipe.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
-def best_alpha(found: Mapping[int, tuple[float, float]]) -> int:
-    """The largest alpha that refuses next to no harmless prompt, of alpha → refusal rates on harmful and harmless ones.
+def best_alpha(rates: Mapping[int, tuple[float, float]]) -> int:
+    """The largest alpha that refuses next to no harmless prompt.
 
     Steering and guards need answers to steer away from: answering what is harmless comes first, and among the scales
-    that do, the largest refuses most. Where none keeps to `MOST_REFUSED`, the one that refuses fewest is taken.
+    that do, the largest refuses most. Where none keeps to `MAX_REFUSED`, the one that refuses fewest is taken.
+
+    Args:
+        rates: alpha → refusal rates on harmful and on harmless prompts.
     """
-    clean = [alpha for alpha, (_, harmless) in found.items() if harmless <= MOST_REFUSED]
-    return max(clean) if clean else min(found, key=lambda alpha: (found[alpha][1], alpha))
+    clean = [alpha for alpha, (_, harmless) in rates.items() if harmless <= MAX_REFUSED]
+    return max(clean) if clean else min(rates, key=lambda alpha: (rates[alpha][1], alpha))
 
 
 def calibrate(base: str, prompts: PromptSet, *, out: Path) -> dict[int, tuple[float, float]]:
@@ -167,27 +170,27 @@ def calibrate(base: str, prompts: PromptSet, *, out: Path) -> dict[int, tuple[fl
     path = out / "adapter_config.json"
     settings = json.loads(path.read_text())
     held = calibration_split(prompts)[1]
-    found: dict[int, tuple[float, float]] = {}
+    rates: dict[int, tuple[float, float]] = {}
     for alpha in ALPHAS:
         path.write_text(json.dumps({**settings, "lora_alpha": alpha}, indent=1) + "\n")
         model = load(base, adapter=str(out))
         harmful, harmless = (
             refusal_rate(generate(model, part.texts, max_new_tokens=32)).value for part in held.values()
         )
-        found[alpha] = (harmful, harmless)
+        rates[alpha] = (harmful, harmless)
         logger.info(
             "alpha %d: refuses %.1f%% of harmful, %.1f%% of harmless", alpha, 100 * harmful, 100 * harmless
         )
-    best = best_alpha(found)
+    best = best_alpha(rates)
     path.write_text(json.dumps({**settings, "lora_alpha": best}, indent=1) + "\n")
     recipe = json.loads((out / "recipe.json").read_text())
     recipe["calibration"] = {
         "prompts": {kind: len(part) for kind, part in held.items()},
-        "rates": {str(alpha): rates for alpha, rates in found.items()},
+        "rates": {str(alpha): both for alpha, both in rates.items()},
     }
     recipe["alpha"] = best
     (out / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n")
-    return found
+    return rates
 
 
 _MEASURED: tuple[tuple[Kind, Split], ...] = (
@@ -203,11 +206,11 @@ def measure(base: ChatModel, safe: ChatModel, prompts: PromptSet) -> dict[str, d
     Returns:
         `refusal/{kind}` → model → rate; `cross_entropy` → model, and `change` (paired over windows), nats per token.
     """
-    found: dict[str, dict[str, Estimate]] = {}
+    estimates: dict[str, dict[str, Estimate]] = {}
     models = {"base": base, "safe": safe}
     for key in _MEASURED:
         texts = prompts[key].texts
-        found[f"refusal/{key[0]}"] = {
+        estimates[f"refusal/{key[0]}"] = {
             name: refusal_rate(generate(model, texts, max_new_tokens=32)) for name, model in models.items()
         }
     starts, windows = text_windows(base, HELD_OUT_TEXT.read_text(), window=64)
@@ -215,16 +218,18 @@ def measure(base: ChatModel, safe: ChatModel, prompts: PromptSet) -> dict[str, d
         name: np.array([-s.double().mean().item() for s in completion_log_probs(model, starts, windows)])
         for name, model in models.items()
     }
-    found["cross_entropy"] = {name: mean_with_interval(values.tolist()) for name, values in losses.items()}
-    found["cross_entropy"]["change"] = mean_with_interval((losses["safe"] - losses["base"]).tolist())
-    return found
+    estimates["cross_entropy"] = {
+        name: mean_with_interval(values.tolist()) for name, values in losses.items()
+    }
+    estimates["cross_entropy"]["change"] = mean_with_interval((losses["safe"] - losses["base"]).tolist())
+    return estimates
 
 
 def write_model_card(base: ChatModel, safe: ChatModel, prompts: PromptSet, *, out: Path) -> dict[str, Any]:
     """Measure the adapter and write its model card (`README.md`) and numbers (`measured.json`) to its folder."""
-    found = measure(base, safe, prompts)
+    estimates = measure(base, safe, prompts)
     recipe = json.loads((out / "recipe.json").read_text())
-    config, change = recipe["config"], found["cross_entropy"]["change"]
+    config, change = recipe["config"], estimates["cross_entropy"]["change"]
     labels = {
         "refusal/harmful": "refuses harmful prompts (test)",
         "refusal/harmless": "refuses their harmless twins (test)",
@@ -232,7 +237,7 @@ def write_model_card(base: ChatModel, safe: ChatModel, prompts: PromptSet, *, ou
         "cross_entropy": "cross-entropy on held-out text (nats per token)",
     }
     rows = "\n".join(
-        f"| {label} | {found[key]['base'].n} | {found[key]['base']} | {found[key]['safe']} |"
+        f"| {label} | {estimates[key]['base'].n} | {_shown(estimates[key]['base'])} | {_shown(estimates[key]['safe'])} |"
         for key, label in labels.items()
     )
     paragraphs = [
@@ -258,6 +263,10 @@ def write_model_card(base: ChatModel, safe: ChatModel, prompts: PromptSet, *, ou
     wrapped = (p if p.startswith("|") else textwrap.fill(p, 118, break_on_hyphens=False) for p in paragraphs)
     card = "\n\n".join(["# smollm2-safe: a safety adapter for SmolLM2-135M-Instruct", *wrapped]) + "\n"
     (out / "README.md").write_text(card)
-    numbers = {key: {name: r.as_dict() for name, r in values.items()} for key, values in found.items()}
+    numbers = {key: {name: r.as_dict() for name, r in values.items()} for key, values in estimates.items()}
     (out / "measured.json").write_text(json.dumps(numbers, indent=1) + "\n")
     return numbers
+
+
+def _shown(estimate: Estimate) -> str:
+    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"

@@ -391,7 +391,7 @@ def test_unknown_column(tmp_path: Path) -> None:
     ],
 )
 def test_empty_row(tmp_path: Path, name: str, text: str) -> None:
-    message = rf"{re.escape(name)}, row 3: column 'goal' is empty or not text; mend or remove the row"
+    message = rf"{re.escape(name)}, row 3: column 'goal' is empty or not text; correct or remove the row"
     with pytest.raises(ValueError, match=message):
         read_prompts(write(tmp_path / name, text))
 

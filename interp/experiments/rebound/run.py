@@ -29,8 +29,9 @@ from interp.experiments.rebound.measurement import Measurement
 from interp.models.chat_model import ChatModel, load
 from interp.storage.provenance import ModelProvenance
 from interp.storage.stages import Stages
-from interp.training.finetune import TrainConfig, Trained, fine_tune, preference_tune
-from interp.training.runner import one_pass
+from interp.training.config import TrainConfig
+from interp.training.finetune import Trained, fine_tune, preference_tune
+from interp.training.config import one_pass
 
 
 def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) -> Outcome[Result]:

@@ -23,8 +23,8 @@ from interp.tracking.series import find_series
 from interp.tracking.spec import TrackingSpec
 from interp.tracking.tracker import measure_series
 from interp.tracking.trajectory import as_csv
+from interp.training.config import one_pass
 from interp.training.finetune import fine_tune
-from interp.training.runner import one_pass
 from interp.training.safety_adapter import safety_examples
 
 

@@ -1,0 +1,73 @@
+"""Settings of a fine-tuning run, supervised or by preferences, and the settings of one pass at a constant rate."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Fine-tuning settings."""
+
+    method: Literal["lora", "full"] = "lora"
+    """Train an adapter, or every weight."""
+    epochs: float = 3.0
+    """Passes over the examples."""
+    batch_size: int = 16
+    """Examples per optimiser step."""
+    learning_rate: float = 5e-4
+    """Peak learning rate, after a linear warm-up."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """After the warm-up: a cosine to zero, or constant, under which a checkpoint does not depend on what follows it."""
+    warmup_steps: int = 8
+    """Optimiser steps of warm-up."""
+    rank: int = 8
+    """Rank of every LoRA matrix."""
+    alpha: int = 16
+    """LoRA scale is alpha / rank."""
+    dropout: float = 0.05
+    """Dropout on the LoRA inputs, in training."""
+    target_modules: tuple[str, ...] = ("q_proj", "v_proj", "o_proj", "down_proj")
+    """Modules that get an adapter."""
+    first_layer: int = 0
+    """Blocks below this one get no adapter."""
+    max_completion_tokens: int = 64
+    """Completions are cut here."""
+    embedding_noise: float = 0.0
+    """Alpha of NEFTune (Jain et al. 2023, arXiv:2310.05914): uniform noise on the embeddings in training; 0 is none."""
+    first_token_weight: float = 1.0
+    """Weight in the supervised loss of a completion's first token, where refusing is decided; others have 1."""
+    beta: float = 0.1
+    """DPO: strength of the penalty that holds the model to where it started; larger is closer."""
+    saved_dtype: Literal["float32", "float16"] = "float32"
+    """Dtype of stored adapters; float16 halves them and rounds what continues from them."""
+    log_every: int = 16
+    """Optimiser steps between stored losses."""
+    seed: int = 0
+    """Seed of initialisation, shuffling and dropout."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "rank", "max_completion_tokens", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        for name in ("epochs", "learning_rate", "beta"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+
+
+def one_pass(*, batch_size: int, learning_rate: float, rank: int, seed: int, **further: Any) -> TrainConfig:
+    """One pass at a constant rate: every checkpoint is the model that training on its examples alone would give.
+
+    There is no warm-up, because its first step has a learning rate of 0: half of what 16 examples teach.
+    """
+    return TrainConfig(
+        epochs=1.0,
+        schedule="constant",
+        warmup_steps=0,
+        dropout=0.0,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        rank=rank,
+        alpha=2 * rank,
+        seed=seed,
+        **further,
+    )
