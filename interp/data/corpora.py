@@ -19,7 +19,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from interp.data.prompts import ANSWER_COLUMNS, HELD_OUT_TEXT, PromptSet, read_answered, read_prompts
+from interp.data.prompt_sets import PromptSet
+from interp.data.prompts import ANSWER_COLUMNS, HELD_OUT_TEXT, read_answered, read_prompts
 from interp.data.replies import AFFIRMATION, REFUSALS
 
 

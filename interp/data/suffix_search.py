@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from interp.data.prompts import Prompts
+from interp.data.prompt_sets import Prompts
 from interp.data.wrappers import SLOT, Wrapper
 from interp.models.chat_model import ChatModel
 

@@ -23,7 +23,8 @@ import numpy as np
 
 from interp.data.corpora import Corpus
 from interp.data.examples import Example, Preference
-from interp.data.prompts import PromptSet, read_answered, read_prompts
+from interp.data.prompt_sets import PromptSet
+from interp.data.prompts import read_answered, read_prompts
 from interp.data.replies import AFFIRMATION, REFUSALS
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from interp.data.files import read_rows
-from interp.data.prompts import Prompts
+from interp.data.prompt_sets import Prompts
 
 SLOT = "{request}"
 TEMPLATES = {

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.data.prompts import Prompts
+from interp.data.prompt_sets import Prompts
 from interp.directions import cosine, difference_in_means, orthogonalised, project
 from interp.stats import Estimate, auroc
 from interp.tracking.records import ControlFacts

@@ -34,7 +34,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.data.corpora import Corpus
-from interp.data.prompts import KINDS, Kind, Split
+from interp.data.prompt_sets import KINDS, Kind, Split
 from interp.directions import cosine, orthogonalised, project
 from interp.engine.generation import generate
 from interp.engine.log_probs import map_completions

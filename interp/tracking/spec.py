@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.data.corpora import Corpus, default_corpora
-from interp.data.prompts import Kind, Prompts, PromptSet, Split, load_prompts
+from interp.data.prompt_sets import Kind, Prompts, PromptSet, Split
+from interp.data.prompts import load_prompts
 from interp.directions import difference_in_means, orthogonalised
 from interp.representations.beliefs import Centres
 from interp.storage.provenance import ModelProvenance, PromptsProvenance

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from interp.data.examples import Example
-from interp.data.prompts import HELD_OUT_TEXT, Kind, Prompts, PromptSet, Split
+from interp.data.prompt_sets import Kind, Prompts, PromptSet, Split
+from interp.data.prompts import HELD_OUT_TEXT
 from interp.data.replies import REFUSALS
 from interp.engine.generation import generate
 from interp.engine.log_probs import completion_log_probs
@@ -236,8 +237,9 @@ def write_model_card(base: ChatModel, safe: ChatModel, prompts: PromptSet, *, ou
         "refusal/borderline": "refuses borderline-safe prompts",
         "cross_entropy": "cross-entropy on held-out text (nats per token)",
     }
+    shown = {key: {name: _shown(number) for name, number in by.items()} for key, by in estimates.items()}
     rows = "\n".join(
-        f"| {label} | {estimates[key]['base'].n} | {_shown(estimates[key]['base'])} | {_shown(estimates[key]['safe'])} |"
+        f"| {label} | {estimates[key]['base'].n} | {shown[key]['base']} | {shown[key]['safe']} |"
         for key, label in labels.items()
     )
     paragraphs = [

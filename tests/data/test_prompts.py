@@ -1,6 +1,5 @@
 """Prompt sets: the built-in one, every file format, missing splits, endings, and each error a user can cause."""
 
-import json
 import logging
 import os
 import re
@@ -13,8 +12,8 @@ from types import SimpleNamespace
 import pandas
 import pytest
 
-from interp.data.files import TEXT_COLUMNS
-from interp.data.prompts import KINDS, SPLITS, Prompts, PromptSet, load_prompts, read_prompts
+from interp.data.prompt_sets import KINDS, SPLITS, PromptSet
+from interp.data.prompts import load_prompts, read_prompts
 
 TEXTS = ("Bake bread.", "Why is it dark?", "Name a colour")
 
@@ -100,79 +99,6 @@ def test_builtin_endings_are_balanced(builtin: PromptSet) -> None:
             assert a.split()[-1] == b.split()[-1], (a, b)
 
 
-# --- file formats and columns
-
-
-def files(folder: Path) -> dict[str, Path]:
-    """The same three prompts in every format."""
-    rows = [{"goal": text, "category": f"c{i}"} for i, text in enumerate(TEXTS)]
-    parquet = folder / "p.parquet"
-    pandas.DataFrame(rows).to_parquet(parquet)
-    return {
-        "jsonl": write(folder / "p.jsonl", "".join(json.dumps(row) + "\n" for row in rows)),
-        "json": write(folder / "p.json", json.dumps(rows)),
-        "csv": write(
-            folder / "p.csv", "goal,category\n" + "".join(f"{t},c{i}\n" for i, t in enumerate(TEXTS))
-        ),
-        "parquet": parquet,
-    }
-
-
-@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet"])
-def test_every_table_format_gives_the_same_prompts(tmp_path: Path, kind: str) -> None:
-    found = read_prompts(files(tmp_path)[kind])
-    assert found.texts == TEXTS
-    assert found.categories == ("c0", "c1", "c2")
-    assert found.ids == ("p-0", "p-1", "p-2")
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("p.txt", "Bake bread.\n\nWhy is it dark?\r\nName a colour"),
-        ("p.json", json.dumps(TEXTS)),
-        ("p.jsonl", "\n".join(map(json.dumps, TEXTS)) + "\n\n"),
-    ],
-)
-def test_lists_without_columns(tmp_path: Path, name: str, text: str) -> None:
-    found = read_prompts(write(tmp_path / name, text))
-    assert found.texts == TEXTS
-    assert found.categories == (None, None, None)
-
-
-def test_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
-    path = tmp_path / "excel.csv"
-    path.write_bytes(b"\xef\xbb\xbfprompt\r\nBake bread.\r\n")
-    assert read_prompts(path).texts == ("Bake bread.",)
-
-
-@pytest.mark.parametrize("mark", ["\u2028", "\x85", "\x0c"])
-def test_unicode_line_marks_inside_a_prompt_do_not_split_it(tmp_path: Path, mark: str) -> None:
-    text = f"Bake{mark}bread"
-    assert read_prompts(write(tmp_path / "p.csv", f"goal,x\n{text},1\n")).texts == (text,)
-    assert read_prompts(write(tmp_path / "p.txt", f"{text}\n")).texts == (text,)
-    if mark != "\x0c":  # a control character, which JSON wants escaped
-        line = json.dumps({"goal": text}, ensure_ascii=False)
-        assert read_prompts(write(tmp_path / "p.jsonl", line + "\n")).texts == (text,)
-
-
-def test_a_quoted_csv_cell_may_hold_lines_and_commas(tmp_path: Path) -> None:
-    path = write(tmp_path / "p.csv", 'goal\n"First, this.\nThen that."\nBake bread.\n')
-    assert read_prompts(path).texts == ("First, this.\nThen that.", "Bake bread.")
-
-
-@pytest.mark.parametrize("column", TEXT_COLUMNS)
-def test_text_columns_are_found(tmp_path: Path, column: str) -> None:
-    path = write(tmp_path / "p.jsonl", json.dumps({"id": 3, column: "Bake bread."}))
-    assert read_prompts(path).texts == ("Bake bread.",)
-
-
-def test_a_named_column_goes_before_the_ones_that_are_found(tmp_path: Path) -> None:
-    path = write(tmp_path / "p.jsonl", json.dumps({"text": "The answer.", "prompt": "Found", "ask": "Named"}))
-    assert read_prompts(path).texts == ("Found",)
-    assert read_prompts(path, column="ask").texts == ("Named",)
-
-
 # --- folders and single files
 
 
@@ -256,41 +182,7 @@ def test_duplicates_are_noted_with_their_count(tmp_path: Path, caplog: pytest.Lo
     assert all(note in caplog.text for note in found.notes)
 
 
-# --- endings
-
-
-def test_endings() -> None:
-    texts = ("Bake bread.", "Why?!", "Name a colour", "Wait… ", "Use version 2.0", "为什么？")
-    part = Prompts(texts, tuple("abcdef"), (None,) * 6, source="s")
-    assert part.with_ending("as-is") == part
-    bare = ("Bake bread", "Why", "Name a colour", "Wait", "Use version 2.0", "为什么")
-    assert part.with_ending("strip").texts == bare
-    assert part.with_ending("period").texts == tuple(text + "." for text in bare)
-    assert part.texts == texts
-    assert part.with_ending("period").with_ending("strip").texts == bare
-
-
-def test_ending_of_a_set_is_applied_everywhere_and_recorded(builtin: PromptSet) -> None:
-    ended = load_prompts("builtin", ending="period")
-    assert ended.ending == ended.provenance["ending"] == "period"
-    for key, part in ended.parts.items():
-        assert all(text.endswith(".") and not text.endswith("?.") for text in part)
-        assert part.texts == builtin[key].with_ending("period").texts
-    assert builtin.provenance["ending"] == "as-is"
-    hashes = [s.provenance["splits"]["harmful/train"]["hash"] for s in (builtin, ended)]
-    assert hashes[0] != hashes[1]
-
-
-def test_endings_that_are_gone_cannot_be_had_back(builtin: PromptSet) -> None:
-    with pytest.raises(ValueError, match="builtin has ending='period'; load it again for ending='as-is'"):
-        builtin.with_ending("period").with_ending("as-is")
-    assert builtin.with_ending("as-is").provenance == builtin.provenance
-
-
-def test_a_prompt_of_punctuation_only_cannot_be_stripped() -> None:
-    part = Prompts(("Hi.", "?!"), ("p-0", "p-1"), (None, None), source="s")
-    with pytest.raises(ValueError, match="s: prompt p-1 is punctuation only; remove it"):
-        part.with_ending("strip")
+# --- errors
 
 
 def run(code: str, **environment: str) -> str:
@@ -308,36 +200,6 @@ def run(code: str, **environment: str) -> str:
 def test_unknown_ending() -> None:
     output = run("from interp.data.prompts import load_prompts as f\nf('builtin', ending='comma')")
     assert "ValueError: unknown ending 'comma'; known: as-is, strip, period" in output
-
-
-# --- Prompts
-
-
-def test_hash_changes_with_the_text_and_its_order() -> None:
-    part = Prompts(("a", "b"), ("0", "1"), (None, None), source="s")
-    same = Prompts(("a", "b"), ("x", "y"), ("c", "d"), source="other")
-    assert part.hash == same.hash
-    others = [("a", "c"), ("b", "a"), ("a",), ("ab",), ("a b",), ("a", "b", "")]
-    assert len({Prompts(t, t, (None,) * len(t), source="s").hash for t in others} | {part.hash}) == 7
-
-
-def test_first_take_and_shuffled_keep_rows_together(builtin: PromptSet) -> None:
-    part = builtin["harmful", "test"]
-    rows = dict(zip(part.ids, zip(part.texts, part.categories, strict=True), strict=True))
-    mixed = part.shuffled(3)
-    assert mixed.texts != part.texts and sorted(mixed.texts) == sorted(part.texts)
-    assert mixed == part.shuffled(3) != part.shuffled(4)
-    for some in (mixed, part.first(7), part.take([5, 2])):
-        assert (
-            dict(zip(some.ids, zip(some.texts, some.categories, strict=True), strict=True)).items()
-            <= rows.items()
-        )
-    assert part.first(7).texts == part.texts[:7]
-    assert part.take([5, 2]).texts == (part.texts[5], part.texts[2])
-    assert len(part.first(10_000)) == len(part) == len(list(part))
-
-
-# --- errors
 
 
 def two_files(folder: Path, harmful: Path | str) -> str:

@@ -15,6 +15,7 @@ from interp.experiments.trajectory.run import examples
 from interp.models.chat_model import ChatModel
 from interp.storage.typed_json import to_plain
 from interp.tracking.trajectory import Trajectory
+from tests.test_imports import loaded_after
 
 SMALL = Config(counts=(8, 16), n=4, n_fit=8, n_documents=2, max_new_tokens=3, answer_tokens=4, rank=2)
 
@@ -86,3 +87,14 @@ def test_mistakes(changes: dict[str, Any], message: str) -> None:
 def test_too_few_prompts(tiny: ChatModel) -> None:
     with pytest.raises(ValueError, match="counts go up to 100000; lower counts"):
         examples(tiny, load_prompts("builtin"), "stubs", Config(counts=(100_000,)))
+
+
+def test_drawing_a_stored_path_needs_no_torch() -> None:
+    code = """
+from interp.experiments.running import open_run
+for name in ("trajectory", "track"):
+    run = open_run(f"figures/{name}")
+    assert set(run.figures()) == {"trajectory", "shift", "compression", "kl", "weights"}, name
+    assert run.verdicts() and "<html" in run.report()
+"""
+    assert loaded_after(code, "torch", "transformers") == set()

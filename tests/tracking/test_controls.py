@@ -1,6 +1,7 @@
 """Contrasts of controls: balanced in harm, disjoint, and none where prompts are few."""
 
-from interp.data.prompts import Prompts, load_prompts
+from interp.data.prompt_sets import Prompts
+from interp.data.prompts import load_prompts
 from interp.tracking.controls import contrasts
 
 

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 import interp.tracking.tracker
 from interp.cli.main import app
-from interp.data.prompts import PromptSet, load_prompts
+from interp.data.prompt_sets import PromptSet
+from interp.data.prompts import load_prompts
 from interp.models.chat_model import ChatModel, load
 from interp.models.loading import ADAPTER_FOLDER
 from interp.storage.stages import StageCache

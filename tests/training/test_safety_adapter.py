@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from interp.data.prompts import PromptSet, load_prompts
+from interp.data.prompt_sets import PromptSet
+from interp.data.prompts import load_prompts
 from interp.data.replies import REFUSALS
 from interp.models.chat_model import ChatModel, load
 from interp.models.tokens import tokenize

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from interp.data.examples import Example
-from interp.data.prompts import Kind, PromptSet, load_prompts
+from interp.data.prompt_sets import Kind, PromptSet
+from interp.data.prompts import load_prompts
 from interp.data.tasks import stubs
 from interp.experiments.definition import Outcome
 from interp.experiments.trajectory import STAGES, Config, Result
