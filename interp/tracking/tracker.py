@@ -129,7 +129,7 @@ def measure_series(
 
     # 1. The reference.
     loader = CheckpointLoader(base if isinstance(base, ChatModel) else None)
-    cache = StageCache(stages.workspace("series"), spec.key)
+    cache = StageCache(stages.workspace("series") / "parts", spec.key)
     run = _choose_reference(series.references, spec, loader, cache)
     if finished is not None and finished.reference.fingerprint != run.chosen.fingerprint:
         known = {}
