@@ -1,6 +1,5 @@
-"""Detectors of harmful prompts: scored, calibrated to a false-positive rate, streamed and saved, all in the same way.
+"""Detectors of harmful prompts: Latent Guard, and what it is compared with.
 
-Hands out `detector.Detector`, what each one does; `latent_guard.LatentGuard`; the baselines it is compared with
-(`baselines`: logistic probe, refusal direction, words, random direction); and guard models of the Hub (`guard_models`).
-Never trains a model, and knows no experiment.
+Hands out `LatentGuard` and guard models of the Hub, which fit, calibrate, score, stream and save.
+Never trains a language model, and never imports `training`.
 """

@@ -63,12 +63,14 @@ class Decoding:
         return cls(cache, mask, position, states[0].weights, Applied([]), None)
 
     def take(self, rows: list[int]) -> None:
+        """Keep these rows of the batch, in this order."""
         index = torch.tensor(rows, device=self.mask.device)
         self.cache.batch_select_indices(index)
         self.mask, self.position = self.mask[index], self.position[index]
         self._layout = None if self._layout is None else self._layout.take(rows)
 
     def step(self, model: ChatModel, chosen: Int[Tensor, " batch"]) -> Float[Tensor, "batch d_vocab"]:
+        """Run one more token of each row and give the logits of the next."""
         self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
         self.position = self.position + 1
         self._layout = None if self._layout is None else self._layout.following()

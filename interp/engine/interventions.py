@@ -402,6 +402,11 @@ def _check(intervention: "Ablate | Add") -> None:
 
 
 def prepare(model: ChatModel, intervention: Any) -> Any:
+    """The intervention on the model's device and in its dtype.
+
+    Raises:
+        ValueError: a direction of another width than the model's.
+    """
     if intervention.width != model.d_model:
         raise ValueError(
             f"direction has d_model {intervention.width}, but {model.name} has {model.d_model}: it was fitted on "
@@ -411,6 +416,11 @@ def prepare(model: ChatModel, intervention: Any) -> Any:
 
 
 def layers_of(model: ChatModel, intervention: Intervention) -> list[int]:
+    """The layers that an intervention acts at, counted from 0.
+
+    Raises:
+        ValueError: a layer out of range, or one named twice.
+    """
     layers = list(model.layer_list(intervention.layers))
     if len(set(layers)) < len(layers):
         raise ValueError(
@@ -435,6 +445,7 @@ def _edit(applied: Applied, number: int) -> Any:
 def without_direction(
     x: Float[Tensor, "*rest d_model"], u: Float[Tensor, " d_model"]
 ) -> Float[Tensor, "*rest d_model"]:
+    """x - (x . u) u for a unit direction u."""
     # One rank-one update: x is read and written once, which is most of what an ablation costs. It runs at every site
     # of every decoding step, where parsing einops' patterns would take as long as the arithmetic.
     flat = x.reshape(-1, x.shape[-1])
