@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: demo test lab bench notebooks format figures clean
+.PHONY: demo test lab docs bench notebooks format figures clean
 
 demo: $(READY)
 	$(BIN)/interp demo --out runs/demo
@@ -17,6 +17,10 @@ test: $(READY)
 
 lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+# The site, strict and without a network: docs/_build/html/index.html.
+docs: $(READY)
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html docs docs/_build/html
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.engine
@@ -61,4 +65,4 @@ $(READY): pyproject.toml requirements.lock
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info
+	rm -rf $(VENV) runs build dist *.egg-info docs/_build docs/api docs/notebooks
