@@ -53,8 +53,21 @@ def peak(*where: Step) -> Stored:
 
 def row(measure: str, checkpoint: str, prompts: str | None = None, *, form: str = ".2f") -> Stored:
     """One measure of one checkpoint of a tracked series."""
-    picked = {"measure": measure, "checkpoint": checkpoint}
-    return Stored(("rows", picked if prompts is None else {**picked, "prompts": prompts}), form)
+    picked = {"measure": measure, "checkpoint": checkpoint} | (
+        {} if prompts is None else {"prompts": prompts}
+    )
+    return Stored(lambda result: follow(_rows(result), (picked,)), form)
+
+
+def _rows(result: Any) -> list[dict[str, Any]]:
+    """Every measurement of a tracked series with the label of its checkpoint."""
+    if "rows" in result:  # format 1
+        return result["rows"]
+    return [
+        {**entry, **entry["estimate"], "checkpoint": checkpoint["label"]}
+        for checkpoint in result["checkpoints"]
+        for entry in checkpoint["rows"]
+    ]
 
 
 def _resistance_gap(loss: str) -> Callable[[Any], Estimate]:
@@ -295,9 +308,8 @@ def _scaled(result: Any, trend: str, factor: float) -> dict[str, Any]:
 
 def _lowest(result: Any, measure: str) -> Any:
     """The row in which a measure is lowest along the series."""
-    return min(
-        (entry for entry in result["rows"] if entry["measure"] == measure), key=lambda entry: entry["value"]
-    )
+    rows = [entry for entry in _rows(result) if entry["measure"] == measure]
+    return min(rows, key=lambda entry: entry["value"])
 
 
 def follow(result: Any, where: tuple[Step, ...]) -> Any:
