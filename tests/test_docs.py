@@ -124,3 +124,15 @@ def test_pages_that_load_from_elsewhere_are_found() -> None:
         offline.loaded_from_elsewhere('<a href="https://arxiv.org/abs/1">paper</a> <img src="_images/a.png">')
         == []
     )
+
+
+def test_links_that_lead_nowhere_are_found(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text(
+        '<a href="b.html#x">b</a> <a href="#top">top</a> <a href="https://x.example/">x</a>'
+    )
+    (tmp_path / "a.md").write_text("![image](figures/a.png) `rows[0](x)` [page](a.md)")
+    assert offline.broken_links(tmp_path) == ["a.html: b.html", "a.md: figures/a.png"]
+    (tmp_path / "b.html").write_text("")
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures/a.png").write_bytes(b"")
+    assert offline.broken_links(tmp_path) == []

@@ -1,7 +1,14 @@
-"""After the build: nothing on the site is loaded from elsewhere. Links that a reader follows are left alone."""
+"""After the build: nothing on the site is loaded from elsewhere, and what it links to inside itself is there.
 
+Links that a reader follows to other sites are left alone. Images of the Markdown twins are named from where the twins
+lie: the builder that writes them names them from the sources.
+"""
+
+import os
 import re
+import shutil
 from pathlib import Path
+from urllib.parse import unquote
 
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
@@ -18,11 +25,41 @@ def loaded_from_elsewhere(text: str) -> list[str]:
     return [address for tag in tags for address in _ADDRESS.findall(tag[0])] + _STYLE.findall(text)
 
 
+def relink_twins(app: Sphinx, exception: Exception | None) -> None:
+    """Name the images of the Markdown twins from where the twins lie, and bring those of `figures/` along."""
+    if exception is not None or app.builder.format != "html":
+        return
+    site, here = Path(app.outdir), os.path.relpath(app.outdir, app.srcdir)
+    for page in site.rglob("*.md"):
+        up = "../" * (len(page.relative_to(site).parts) - 1)
+        text = page.read_text().replace(f"]({here}/", f"]({up}")
+        for name in re.findall(r"\]\((?:\.\./)+figures/([^)]+\.png)\)", text):
+            target = site / "figures" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(Path(app.srcdir).parent / "figures" / name, target)
+        page.write_text(re.sub(r"\]\((?:\.\./)+figures/", f"]({up}figures/", text))
+
+
+def broken_links(site: Path) -> list[str]:
+    """Links and images of the pages and their Markdown twins that lead to nothing inside the site."""
+    found = []
+    for page in [*site.rglob("*.html"), *site.rglob("*.md")]:
+        if "_static" in page.parts:
+            continue  # parts of the theme
+        pattern = (
+            r"""(?:href|src)="([^"#?]+)""" if page.suffix == ".html" else r"\]\(([^)#\s]+\.(?:md|html|png))"
+        )
+        for address in re.findall(pattern, page.read_text(errors="replace")):
+            if not re.match(r"[a-z]+:|//", address) and not (page.parent / unquote(address)).exists():
+                found.append(f"{page.relative_to(site)}: {address}")
+    return found
+
+
 def check(app: Sphinx, exception: Exception | None) -> None:
     """Look through every page and style sheet.
 
     Raises:
-        sphinx.errors.ExtensionError: something would be fetched.
+        sphinx.errors.ExtensionError: something would be fetched, or a link leads nowhere.
     """
     if exception is not None or app.builder.format != "html":
         return
@@ -34,9 +71,12 @@ def check(app: Sphinx, exception: Exception | None) -> None:
     ]
     if found:
         raise ExtensionError("the site would fetch from elsewhere: " + "; ".join(found[:10]))
+    if broken := broken_links(Path(app.outdir)):
+        raise ExtensionError("links that lead nowhere: " + "; ".join(sorted(broken)[:10]))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
+    app.connect("build-finished", relink_twins, priority=800)  # the twins are written at 101
     app.connect("build-finished", check, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
