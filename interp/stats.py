@@ -17,7 +17,7 @@ prompts, of a model or of a judge.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -56,10 +56,6 @@ class Estimate:
     def unmeasured(cls, n: int = 0, *, unit: str = "", missing: int = 0) -> "Estimate":
         """What stands where there is nothing to estimate a number from."""
         return cls(value=math.nan, n=n, unit=unit, missing=missing)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain numbers, as results store them."""
-        return asdict(self)
 
     @property
     def measurable(self) -> bool:

@@ -1,5 +1,5 @@
-"""The `interp` command.
+"""The `interp` command: one file a command group, put together in `main`.
 
-Hands out `main.app`, one Typer application.
-Never computes: every command calls what a notebook calls.
+Imports of torch and models happen inside the commands.
+Never holds logic that a script would want: that is in a room above.
 """

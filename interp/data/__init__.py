@@ -1,5 +1,14 @@
-"""Prompts and texts: named sets with fixed splits, files and Hub sets, wrappers, corpora, training examples.
+"""What goes into a model: prompt sets, wrappers around requests, corpora, examples and replies to train on.
 
-Hands out `load_prompts`, `PromptSet` and `Prompts`, corpora, examples; the project's own data is in `assets/`.
-Never looks inside a model.
+The built-in sets are package data in `assets/`.
+Never runs a model.
+
+Hands out:
+`Corpus`, `default_corpora`, `read_corpus`, `Example`, `Preference`, `prompt_lines`, `PromptSet`, `Prompts`,
+`load_prompts`, `read_answered`, `read_prompts`, `find_suffixes`, `Task`, `TaskProvenance`, `load_task`, `stubs`,
+`Attempt`, `Wrapper`, `attempts`, `read_attacks`, `read_suffixes`.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,5 +1,14 @@
-"""Detectors of harmful prompts: Latent Guard, and what it is compared with.
+"""Detectors of harmful prompts behind one protocol: fit, calibrate, score, stream, save.
 
-Hands out `LatentGuard` and guard models of the Hub, which fit, calibrate, score, stream and save.
-Never trains a language model, and never imports `training`.
+Latent Guard, guard models of the Hub, and baselines.
+Never imports training.
+
+Hands out:
+`LogisticProbe`, `RandomDirection`, `RefusalDirection`, `WordsDetector`, `Detector`, `calibrated_threshold`,
+`check_calibration`, `json_lines`, `FitData`, `FittedDetector`, `Readings`, `LoadedGuard`, `TextGuard`,
+`load_text_guard`, `LatentGuard`.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -12,7 +12,7 @@ another source.
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal
 
@@ -367,7 +367,7 @@ def read_fit_data(
             **model.provenance,
             "prompts": prompts.provenance,
             "counts": counts,
-            "leak_check": leak.as_dict(),
+            "leak_check": asdict(leak),
             "versions": library_versions(),
         },
     )

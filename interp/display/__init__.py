@@ -1,5 +1,13 @@
-"""How results look: cards in notebooks and terminals, charts, the offline page, progress bars, one-line errors.
+"""How things look: cards and tables, figures' theme and chart kinds, the report page, progress, errors of one line.
 
-Hands out `Card`, `Shown`, chart kinds and pages.
-Never imports a model, and knows no experiment.
+It takes plain values, estimates and Plotly figures.
+Never computes a result, loads a model or reads a run.
+
+Hands out:
+`Card`, `Shown`, `Table`, `shortened`, `band`, `bar_marker`, `distributions`, `intervals`, `layer_lines`,
+`rate_bars`, `error_line`, `is_users_mistake`, `Section`, `html_report`, `StripToken`, `strip_html`.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -101,27 +101,6 @@ class Shown:
         return self._card().text()
 
 
-def result_card(numbers: Mapping[str, Any], experiment: Any) -> Card:
-    """Card of a run's numbers; what its provenance does not have, such as prompts, is left out.
-
-    Args:
-        experiment: the experiment's module (`figures`, `rate_table`, `verdicts`, `SUMMARY`).
-    """
-    where, seconds = numbers["provenance"], numbers.get("seconds", {}).get("total")
-    facts = {
-        "model": where.get("model"),
-        "prompts": where.get("prompts", {}).get("name"),
-        "took": None if seconds is None else f"{seconds:.0f} s on {where['device']}",
-        "figures()": ", ".join(experiment.figures(numbers)),
-    }
-    return Card(
-        title=f"{numbers['experiment']}: {experiment.SUMMARY}",
-        facts={name: value for name, value in facts.items() if value},
-        tables=[experiment.rate_table(numbers)],
-        notes=experiment.verdicts(numbers),
-    )
-
-
 def table_html(table: Table) -> str:
     """A table as HTML; everything in it is escaped."""
     head = "".join(f"<th>{escape(str(cell))}</th>" for cell in table.header)

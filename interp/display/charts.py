@@ -42,7 +42,7 @@ THEME = go.layout.Template(
 
 
 def rate_bars(
-    rates: Mapping[str, Mapping[str, Estimate | Mapping[str, Any]]],
+    rates: Mapping[str, Mapping[str, Estimate]],
     *,
     title: str,
     y_title: str,
@@ -58,7 +58,7 @@ def rate_bars(
     ordinary = 0
     for number, (series, groups) in enumerate(rates.items()):
         entries = list(groups.values())
-        values = [number_of(entry, "value") for entry in entries]
+        values = [entry.value for entry in entries]
         colour = CONTROL_COLOUR if series in controls else COLOURS[ordinary % len(COLOURS)]
         ordinary += series not in controls
         figure.add_bar(
@@ -67,7 +67,7 @@ def rate_bars(
             y=values,
             marker=bar_marker(colour, number),
             error_y=intervals(entries),
-            customdata=[[number_of(e, key) for key in ("n", "low", "high")] for e in entries],
+            customdata=[[e.n, e.low, e.high] for e in entries],
             hovertemplate=f"{series}, %{{x}}: %{{y:.2f}} [%{{customdata[1]:.2f}}, %{{customdata[2]:.2f}}], "
             "n = %{customdata[0]}<extra></extra>",
         )
@@ -83,14 +83,14 @@ def bar_marker(colour: str, number: int) -> dict[str, Any]:
     return {"color": colour, "pattern": {"shape": PATTERNS[number % len(PATTERNS)], **pattern}}
 
 
-def intervals(entries: Sequence[Estimate | Mapping[str, Any]]) -> dict[str, Any]:
+def intervals(entries: Sequence[Estimate]) -> dict[str, Any]:
     """Error bars from 95% intervals."""
-    values = [number_of(entry, "value") for entry in entries]
+    values = [entry.value for entry in entries]
     return {
         "type": "data",
         "symmetric": False,
-        "array": [number_of(e, "high") - v for e, v in zip(entries, values, strict=True)],
-        "arrayminus": [v - number_of(e, "low") for e, v in zip(entries, values, strict=True)],
+        "array": [e.high - v for e, v in zip(entries, values, strict=True)],
+        "arrayminus": [v - e.low for e, v in zip(entries, values, strict=True)],
         "color": "#222",
         "thickness": 1.3,
     }
@@ -221,9 +221,3 @@ def distributions(samples: Mapping[str, Sequence[float]], *, title: str, x_title
         height=120 + 110 * len(samples),
     )
     return figure
-
-
-def number_of(entry: Estimate | Mapping[str, Any], part: str) -> float:
-    """A part of an estimate, `value` or `low` for instance; NaN where it is not measurable."""
-    value = getattr(entry, part) if isinstance(entry, Estimate) else entry[part]
-    return float("nan") if value is None else float(value)

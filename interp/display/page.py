@@ -1,6 +1,6 @@
 """A run as one self-contained HTML page: text, tables and Plotly figures, nothing loaded from elsewhere."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from html import escape
 from typing import Any
@@ -9,9 +9,6 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from interp.display.cards import Table, table_html
-from interp.stats import Estimate
-
-__all__ = ["Section", "Table", "html_report", "notes_on", "shown_rate"]
 
 _STYLE = """
 body{font:16px/1.5 Helvetica,Arial,sans-serif;color:#222;max-width:900px;margin:2rem auto;padding:0 1rem}
@@ -34,17 +31,6 @@ class Section:
     """Warnings a reader must not miss."""
     figures: Sequence[go.Figure] = ()
     tables: Sequence[Table] = ()
-
-
-def notes_on(provenance: Mapping[str, Any]) -> list[str]:
-    """What a reader must know of the prompts and the model before the numbers."""
-    notes = list(provenance["prompts"]["notes"])
-    if provenance["model"] in ("smollm2", "smollm2-safe"):
-        notes.append(
-            "This is the bundled 135M model organism: the result shows that the method runs, not what large "
-            "aligned models do."
-        )
-    return notes
 
 
 def html_report(title: str, lead: str, sections: Sequence[Section], provenance: Any) -> str:
@@ -79,12 +65,3 @@ def html_report(title: str, lead: str, sections: Sequence[Section], provenance: 
         f'<link rel="icon" href="data:,"><style>{_STYLE}</style><script>{get_plotlyjs()}</script></head>'
         f"<body>{''.join(body)}</body></html>"
     )
-
-
-def shown_rate(entry: Estimate | Mapping[str, Any]) -> str:
-    """A rate in percent with its interval."""
-    if isinstance(entry, Estimate):
-        return entry.percent
-    if entry["value"] is None:
-        return "not measured"
-    return f"{100 * entry['value']:.0f}% [{100 * entry['low']:.0f}, {100 * entry['high']:.0f}]"

@@ -1,5 +1,16 @@
-"""Forward passes, fast and exact: activations, interventions, completions, log-probabilities.
+"""Running a model: activations, completions, log-probabilities and gradients, under interventions.
 
-Hands out `collect`, `collect_means`, `Ablate`, `Add`, `apply`, `generate`, `stream`, each equal to a plain path.
-Never decides what a completion means, and never trains.
+Every fast path has a plain path that it is compared with.
+Never judges what comes out.
+
+Hands out:
+`Activations`, `collect`, `collect_means`, `fast_path_agrees`, `plan_batches`, `run_batches`, `PassBudget`,
+`pass_budget`, `PackedWeights`, `lean_forwards`, `stop_ids`, `Completions`, `generate`, `generate_each`, `stream`,
+`Readings`, `SoftPrefix`, `differentiable`, `Ablate`, `Add`, `Intervention`, `apply`, `bridge_hooks`, `PassLayout`,
+`completion_log_probs`, `map_completions`, `map_next_token`, `next_token_log_probs`, `packed_next_tokens`,
+`PackedPasses`, `can_pack`, `packed_passes`, `pack`, `plan_trees`, `PackedAttention`, `edited_weights`.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,5 +1,15 @@
-"""What a completion or a model is worth: refusal metrics, losses, compression, scorers.
+"""What a completion or a distribution is worth: refusals, losses, compression, scorers.
 
-Hands out refusal rates with intervals, KL and cross-entropy, bits per byte, scorers.
+Numbers come as `interp.stats.Estimate`.
 Never changes a model.
+
+Hands out:
+`CodeLengths`, `bits`, `KLFrom`, `cross_entropy`, `kl_divergence`, `text_cross_entropy`, `text_windows`, `token_kl`,
+`BehavingCount`, `Flag`, `RefusalRates`, `RefusalTokens`, `Reply`, `find_refusal_tokens`, `is_refusal`,
+`refusal_metric`, `refusal_rate`, `refusal_scores`, `Responses`, `behaving_rows`, `respond`, `respond_each`,
+`Scorer`, `scorer`.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

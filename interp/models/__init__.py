@@ -1,5 +1,16 @@
-"""From a name to a loaded chat model with named sites, and from prompts to tokens with roles.
+"""A chat model with named places: loading by name, blocks and sites, chat templates as tokens with roles.
 
-Hands out `load`, `ChatModel`, `tokenize`, `ChatTokens`.
-Never runs more than the few tokens that prove a model's sites.
+`ChatModel` is the only class that knows module paths.
+Never decides what to measure; never downloads by itself.
+
+Hands out:
+`Block`, `Writer`, `ChatModel`, `load`, `with_adapter`, `render_conversation`, `template_of`, `layer_list`,
+`written_layers`, `NotSwappable`, `adapter_digest`, `attach_adapter`, `cache_folder`, `convert_gguf`,
+`load_checkpoint`, `quiet_peft`, `split_revision`, `GatheredPrompts`, `PromptIdentity`, `gather_prompts`,
+`site_list`, `in_this_thread`, `on_behalf_of`, `swapped_forwards`, `this_thread`, `ChatTokens`, `as_tokens`,
+`pad_left`, `tokenize`.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,5 +1,15 @@
-"""What activations say: beliefs, the leak check, the choice of a refusal direction, steering, token projections.
+"""What activations say: beliefs, confounds, choosing a refusal direction, steering with one, traces of tokens.
 
-Hands out `find_directions`, `steer`, centres and beliefs, the selection rule and its sweep.
-Never judges completions by rules of its own: that is `evaluation`.
+Methods that more than one paper uses.
+Never trains a model.
+
+Hands out:
+`Centres`, `belief`, `both_beliefs`, `cosine_margin`, `fit_both_centres`, `fit_centres`, `states`, `leak_check`,
+`choose`, `pick_stability`, `scored_candidates`, `HarmAndRefusal`, `LeakCheck`, `Candidate`, `NothingSurvives`,
+`PickShare`, `Rule`, `RuleUsed`, `ScoredCandidate`, `pick`, `find_directions`, `steer`, `Sweep`, `Answer`,
+`Setting`, `TracedToken`, `likely_tokens`, `trace`.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,8 +1,8 @@
 """What results hold of contrasts: frozen records without tensors, read without torch."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any, Generic, Literal, TypeVar, get_args
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar, get_args
 
 from interp.stats import Estimate
 
@@ -52,7 +52,3 @@ class LeakCheck:
     def worst(self) -> float:
         """The largest of all, 0 to 1."""
         return max(self.last_token.value, *(r.value for r in self.embedding.values()))
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain numbers, as results store them."""
-        return asdict(self)

@@ -37,10 +37,6 @@ class Candidate:
     kl: float
     """Mean KL on harmless prompts with the direction ablated, in nats."""
 
-    def as_dict(self) -> dict[str, float | int]:
-        """Plain numbers, as results store them."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredCandidate:

@@ -1,5 +1,15 @@
-"""Files that are whole or not there: run folders, stages kept between restarts, provenance, direction files.
+"""What is kept on disk: run folders, finished stages of a run, directions in our files and other tools', provenance.
 
-Hands out `open_stages`, `read_direction`, `write_direction`, and run folders by `interp.storage.run_folders`.
-Never needs a model to read what is stored.
+Everything is written whole or not at all, and read with errors that name the file.
+Never runs a model; nothing but tensors needs torch.
+
+Hands out:
+`write_file`, `as_direction`, `direction_bytes`, `read_direction`, `read_direction_evaluations`,
+`read_published_tensor`, `write_control_vector`, `write_direction`, `ModelProvenance`, `PromptsProvenance`,
+`Provenance`, `library_versions`, `provenance_of`, `Header`, `read_header`, `read_result`, `read_tensors`,
+`replacing_folder`, `write_run`, `StageCache`, `Stages`, `open_stages`, `from_json`, `to_json`, `to_plain`.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

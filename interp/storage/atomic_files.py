@@ -47,9 +47,7 @@ def write_tensors(path: Path, tensors: "Mapping[str, Tensor]") -> None:
 
 
 def plain(value: Any) -> Any:
-    """JSON-able copy: NaN and infinity become null, dataclasses and what has `as_dict` dicts, tensors lists."""
-    if hasattr(value, "as_dict"):
-        value = value.as_dict()
+    """JSON-able copy: NaN and infinity become null, dataclasses dicts, tensors lists."""
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, Mapping):

@@ -1,5 +1,13 @@
-"""Fine-tuning in stages, supervised or by preferences, and the bundled safety adapter.
+"""Fine-tuning with checkpoints at counts of examples: one run that resumes, supervised and preference losses.
 
-Hands out `fine_tune`, `preference_tune`, `TrainConfig`.
-Never imports `detectors`, and measures nothing but its own loss.
+And the recipe of the bundled safety adapter.
+Never imports detectors.
+
+Hands out:
+`TrainConfig`, `one_pass`, `fine_tune`, `preference_tune`, `steps_of`, `best_alpha`, `calibrate`,
+`calibration_split`, `opened_answers`, `own_answers`, `safety_examples`, `train_safety_adapter`, `write_model_card`.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

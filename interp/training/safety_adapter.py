@@ -265,7 +265,7 @@ def write_model_card(base: ChatModel, safe: ChatModel, prompts: PromptSet, *, ou
     wrapped = (p if p.startswith("|") else textwrap.fill(p, 118, break_on_hyphens=False) for p in paragraphs)
     card = "\n\n".join(["# smollm2-safe: a safety adapter for SmolLM2-135M-Instruct", *wrapped]) + "\n"
     (out / "README.md").write_text(card)
-    numbers = {key: {name: r.as_dict() for name, r in values.items()} for key, values in estimates.items()}
+    numbers = {key: {name: asdict(r) for name, r in values.items()} for key, values in estimates.items()}
     (out / "measured.json").write_text(json.dumps(numbers, indent=1) + "\n")
     return numbers
 

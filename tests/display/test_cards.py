@@ -1,7 +1,6 @@
 """Cards in notebooks and terminals, the bar that leaves nothing behind, errors of one line."""
 
 import re
-from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -14,7 +13,6 @@ from interp.display.cards import Card, Shown, Table
 from interp.display.token_strips import StripToken, strip_html
 from interp.engine.activations import collect, collect_means
 from interp.engine.generation import generate
-from interp.experiments import EXPERIMENTS
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import tokenize
 from interp.representations.beliefs import Centres
@@ -86,13 +84,6 @@ def test_everything_a_notebook_meets_shows_itself(tiny: ChatModel) -> None:
     assert not any(
         text in prompts["harmful", "test"]._repr_html_() for text in prompts["harmful", "test"].texts
     )
-
-
-def test_every_result_is_a_card_in_a_notebook_and_in_a_terminal() -> None:
-    for name, module in EXPERIMENTS.items():
-        result = import_module(module).Result
-        assert issubclass(result, Shown), name
-        assert result.__repr__ is Shown.__repr__, f"{name}: dataclass needs repr=False"
 
 
 def test_a_run_without_model_and_prompts_shows_the_rest() -> None:

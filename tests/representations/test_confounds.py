@@ -72,11 +72,3 @@ def test_a_last_token_never_seen_in_training_says_nothing(tiny: ChatModel) -> No
     train = prompts("Tell me about", ".?", n=30), prompts("Explain", ".?", n=10)
     held_out = prompts("Say a word on", "!"), prompts("What about", ".")
     assert leak_check(tiny, train=train, held_out=held_out).last_token.value == 0.5
-
-
-def test_as_dict_holds_the_numbers(tiny: ChatModel) -> None:
-    found = leak_check(tiny, **contrast(".", "?"))
-    stored = found.as_dict()
-    assert stored["threshold"] == THRESHOLD
-    assert stored["last_token"] == found.last_token.as_dict()
-    assert stored["embedding"] == {role: rate.as_dict() for role, rate in found.embedding.items()}

@@ -233,8 +233,11 @@ def yardstick(groups: Groups, anchors: Anchors) -> HarmAndRefusal[dict[Group, Cu
     directions = anchors.directions()
 
     def along(role: int) -> dict[Group, Curve]:
-        read = {group: states[:, :, role] for group, states in groups.items()}
-        return {group: _curve(cosine(x, directions[role].expand_as(x))) for group, x in read.items()}
+        curves: dict[Group, Curve] = {}
+        for group, states in groups.items():
+            x = states[:, :, role]
+            curves[group] = _curve(cosine(x, directions[role].expand_as(x)))
+        return curves
 
     return HarmAndRefusal(harm=along(0), refusal=along(1))
 

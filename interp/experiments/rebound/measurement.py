@@ -27,7 +27,7 @@ from interp.models.chat_model import ChatModel, with_adapter
 from interp.stats import rate
 from interp.tracking.measures import along, read_states
 from interp.tracking.references import fit_reference
-from interp.tracking.spec import TrackingSpec, Reference
+from interp.tracking.spec import Reference, TrackingSpec
 
 
 class Aligned(NamedTuple):

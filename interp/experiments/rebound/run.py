@@ -29,9 +29,8 @@ from interp.experiments.rebound.measurement import Measurement
 from interp.models.chat_model import ChatModel, load
 from interp.storage.provenance import ModelProvenance
 from interp.storage.stages import Stages
-from interp.training.config import TrainConfig
+from interp.training.config import TrainConfig, one_pass
 from interp.training.finetune import Trained, fine_tune, preference_tune
-from interp.training.config import one_pass
 
 
 def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) -> Outcome[Result]:

@@ -34,9 +34,8 @@ from interp.experiments.resistance import ARMS, Arm, Config, Result, TrainedArm
 from interp.models.chat_model import ChatModel, with_adapter
 from interp.stats import Measured
 from interp.storage.stages import Stages
-from interp.training.config import TrainConfig
+from interp.training.config import TrainConfig, one_pass
 from interp.training.finetune import fine_tune
-from interp.training.config import one_pass
 
 Answers = list[str]
 """One checkpoint's answers to the task's prompts, in their order."""

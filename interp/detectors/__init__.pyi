@@ -1,0 +1,15 @@
+from .baselines import LogisticProbe as LogisticProbe
+from .baselines import RandomDirection as RandomDirection
+from .baselines import RefusalDirection as RefusalDirection
+from .baselines import WordsDetector as WordsDetector
+from .detector import Detector as Detector
+from .detector import calibrated_threshold as calibrated_threshold
+from .detector import check_calibration as check_calibration
+from .detector import json_lines as json_lines
+from .fitted import FitData as FitData
+from .fitted import FittedDetector as FittedDetector
+from .fitted import Readings as Readings
+from .guard_models import LoadedGuard as LoadedGuard
+from .guard_models import TextGuard as TextGuard
+from .guard_models import load_text_guard as load_text_guard
+from .latent_guard import LatentGuard as LatentGuard

@@ -1,0 +1,16 @@
+from .cards import Card as Card
+from .cards import Shown as Shown
+from .cards import Table as Table
+from .cards import shortened as shortened
+from .charts import band as band
+from .charts import bar_marker as bar_marker
+from .charts import distributions as distributions
+from .charts import intervals as intervals
+from .charts import layer_lines as layer_lines
+from .charts import rate_bars as rate_bars
+from .errors import error_line as error_line
+from .errors import is_users_mistake as is_users_mistake
+from .page import Section as Section
+from .page import html_report as html_report
+from .token_strips import StripToken as StripToken
+from .token_strips import strip_html as strip_html

@@ -1,0 +1,13 @@
+from .config import TrainConfig as TrainConfig
+from .config import one_pass as one_pass
+from .finetune import fine_tune as fine_tune
+from .finetune import preference_tune as preference_tune
+from .runner import steps_of as steps_of
+from .safety_adapter import best_alpha as best_alpha
+from .safety_adapter import calibrate as calibrate
+from .safety_adapter import calibration_split as calibration_split
+from .safety_adapter import opened_answers as opened_answers
+from .safety_adapter import own_answers as own_answers
+from .safety_adapter import safety_examples as safety_examples
+from .safety_adapter import train_safety_adapter as train_safety_adapter
+from .safety_adapter import write_model_card as write_model_card
