@@ -87,7 +87,8 @@ for verdict in categories.verdicts():
 # harmless requests with the same stubs.
 
 # %%
-tuned = interp.run("adversarial-finetune", source=SOURCE)
+settings = {"sizes": [50, 100, 200], "n_centres": 60, "n_test": 30}
+tuned = interp.run("adversarial-finetune", source=SOURCE, settings=settings)
 tuned
 
 # %% [markdown]
