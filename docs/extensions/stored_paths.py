@@ -74,13 +74,13 @@ def _resistance_gap(loss: str) -> Callable[[Any], Estimate]:
     """Forward minus inverse arm, averaged over pairs within each seed, with the interval of a paired t test."""
 
     def gap(result: Any) -> Estimate:
-        seeds = sorted({entry["seed"] for entry in result["rows"]})
+        seeds = sorted({entry["seed"] for entry in result["arms"]})
         means = {
             arm: [
                 _mean(
                     [
                         _loss(entry, loss)
-                        for entry in result["rows"]
+                        for entry in result["arms"]
                         if (entry["arm"], entry["seed"]) == (arm, seed)
                     ]
                 )
@@ -94,7 +94,8 @@ def _resistance_gap(loss: str) -> Callable[[Any], Estimate]:
 
 
 def _loss(entry: Mapping[str, Any], loss: str) -> float:
-    return entry[loss]
+    name = loss.removesuffix(" in excess")
+    return entry[name] - (entry["self_entropy"] if loss.endswith(" in excess") else 0)
 
 
 def _mean(values: list[float]) -> float:
@@ -103,7 +104,13 @@ def _mean(values: list[float]) -> float:
 
 def _final_kl(positives: int) -> Callable[[Any], float]:
     """Mean over seeds of the KL to the base model at the largest number of negative examples."""
-    return lambda result: _mean([seed[-1] for seed in result["models"]["smollm2"]["kl"][str(positives)]])
+
+    def kl(result: Any) -> float:
+        points = [point for point in result["models"]["smollm2"]["points"] if point["n_plus"] == positives]
+        most = max(point["n_minus"] for point in points)
+        return _mean([point["kl"] for point in points if point["n_minus"] == most])
+
+    return kl
 
 
 def _refusal_direction() -> dict[str, Stored]:
@@ -112,7 +119,7 @@ def _refusal_direction() -> dict[str, Stored]:
         "harmless": ("baseline", "addition_plus", "random_addition"),
     }
     entries = {
-        f"{kind} {name.replace('_', ' ')}": percent("refusal_rate", kind, name, "12")
+        f"{kind} {name.replace('_', ' ')}": percent("refusal_rate", kind, name, "arditi")
         for kind, arms in names.items()
         for name in arms
     }
@@ -120,7 +127,7 @@ def _refusal_direction() -> dict[str, Stored]:
         for arm in ("baseline", "ablation", "addition_minus"):
             entries[f"{text} {arm.replace('_', ' ')}"] = at("cross_entropy", text, arm)
     return entries | {
-        "n": at("refusal_rate", "harmful", "baseline", "12", "n", form="d"),
+        "n": at("refusal_rate", "harmful", "baseline", "arditi", "n", form="d"),
         "position": at("selected", "position", form="d"),
         "layer": at("selected", "layer", form="d"),
         "kl": at("selected", "kl", form=".3f"),
@@ -164,23 +171,26 @@ def _demo() -> dict[str, Stored]:
 def _harmfulness() -> dict[str, Stored]:
     entries: dict[str, Stored] = {}
     for ending in ("as-is", "strip", "period"):
-        rates = ("steering", ending, "rates")
-        harmful = ("anchors", ending)
+        here = ("by_ending", ending)
+        rates = (*here, "steering", "rates")
         entries |= {
-            f"{ending} cosine": at("geometry", ending, "mean_cosine"),
+            f"{ending} cosine": at(*here, "geometry", "mean_cosine"),
             f"{ending} + harmfulness": peak(*rates, "harmfulness"),
             f"{ending} + refusal": peak(*rates, "refusal"),
             f"{ending} + random": peak(*rates, "random, harmfulness norm"),
-            f"{ending} belief": at(*harmful, "same source", "harmful against harmless"),
-            f"{ending} belief, other anchors": at(*harmful, "other source", "harmful against harmless"),
+            f"{ending} belief": at(*here, "anchors", "same_source", "harmless"),
+            f"{ending} belief, other anchors": at(*here, "anchors", "other_source", "harmless"),
         }
     among = {"tells": "harmful from harmless", "among": "refused"}
-    for belief in ("harmfulness", "refusal"):
+    period = ("by_ending", "period")
+    for belief in ("harm", "refusal"):
         entries[f"among refused, {belief} belief"] = at(
-            "beliefs", "period", "separation", {**among, "belief": belief}, "auroc"
+            *period, "beliefs", "separation", {**among, "belief": belief}, "auroc"
         )
-    entries["period silent, harmful"] = percent("table1", "period", "harmful test", "silent")
-    entries["accepted harmful"] = at("counts", "as-is", "accepted harmful", "full", form="d")
+    entries["period silent, harmful"] = percent(*period, "truncation", "harmful", "silent")
+    entries["accepted harmful"] = at(
+        "by_ending", "as-is", "group_sizes", "accepted harmful", "whole", form="d"
+    )
     return entries
 
 
@@ -243,7 +253,7 @@ STORED: dict[str, dict[str, Stored]] = {
     "harmfulness": _harmfulness(),
     "jailbreaks": _jailbreaks(),
     "categories": {
-        f"{ending} difference": at("by_ending", ending, "summary", "refusal - harmfulness", form="+.2f")
+        f"{ending} difference": at("by_ending", ending, "refusal_minus_harmfulness", form="+.2f")
         for ending in ("as-is", "period")
     },
     "guard": _guard(),
@@ -255,20 +265,20 @@ STORED: dict[str, dict[str, Stored]] = {
         "joint, pre-training": at("sequential", "exponents", "joint optimum (control)", "n_p"),
         "mixture error": at("mixture", "largest_error", form=".1e"),
         "token tree error": at("token_tree", "largest_error", form=".1e"),
-        "log-linear verdict": at("summaries", "E5 log-linear", "verdict", form="s"),
+        "log-linear verdict": at("rebound_statistics", "E5 log-linear", "verdict", form="s"),
     },
     "rebound": {
-        "verdict": at("models", "smollm2", "summary", "verdict", form="s"),
+        "verdict": at("models", "smollm2", "statistics", "verdict", form="s"),
         "steepness": Stored(lambda result: _scaled(result, "steepness", 100)),
-        "log tau": at("models", "smollm2", "summary", "trends", "log_tau", form="+.2f"),
+        "log tau": at("models", "smollm2", "statistics", "trends", "log_tau", form="+.2f"),
         "kl after 32 positives": Stored(_final_kl(32), ".1f"),
         "kl after 128 positives": Stored(_final_kl(128), ".1f"),
-        "kl asked": at("models", "smollm2", "summary", "kl_threshold"),
+        "kl asked": at("models", "smollm2", "statistics", "kl_threshold"),
     },
     "resistance": {
         "final": Stored(_resistance_gap("final"), "+.2f"),
-        "excess": Stored(_resistance_gap("excess"), "+.2f"),
-        "before": Stored(_resistance_gap("before_excess"), "+.2f"),
+        "excess": Stored(_resistance_gap("final in excess"), "+.2f"),
+        "before": Stored(_resistance_gap("before in excess"), "+.2f"),
         "kl": Stored(_resistance_gap("kl_change"), "+.3f"),
     },
     "trajectory": {
@@ -302,7 +312,7 @@ STORED: dict[str, dict[str, Stored]] = {
 
 def _scaled(result: Any, trend: str, factor: float) -> dict[str, Any]:
     """A trend of the rebound grid in other units, here per 100 negative examples."""
-    entry = result["models"]["smollm2"]["summary"]["trends"][trend]
+    entry = result["models"]["smollm2"]["statistics"]["trends"][trend]
     return {**entry, **{end: factor * entry[end] for end in ("value", "low", "high")}}
 
 
