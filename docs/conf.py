@@ -31,6 +31,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!interp\b).*"),
     (r"py:.*", r"interp\..*\.([A-Z][a-z]*)?T"),
+    (r"py:.*", r"interp\..*\._\w+"),  # private bases
 ]  # and type variables
 
 # Pages and notebooks
@@ -49,6 +50,7 @@ autodoc_default_options = {
     "members": True,
     "undoc-members": True,
     "member-order": "bysource",
+    "ignore-module-all": True,  # a name is documented where it is defined
     "show-inheritance": True,
 }
 autodoc_inherit_docstrings = False

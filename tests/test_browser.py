@@ -17,7 +17,7 @@ import jupytext
 import pytest
 
 import interp
-from interp.experiments import EXPERIMENTS, REPORTS
+from interp.experiments import EXPERIMENTS
 from interp.experiments.running import open_run
 from tests.test_notebooks import SMALL, shrink
 
@@ -26,7 +26,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright
 ROOT = Path(interp.__file__).parent.parent
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 TOKEN = "reader"
-STORED = [path for name in (*EXPERIMENTS, *REPORTS) if (path := ROOT / "figures" / name).is_dir()]
+STORED = [path for name in EXPERIMENTS if (path := ROOT / "figures" / name).is_dir()]
 
 pytestmark = [
     pytest.mark.browser,

@@ -3,11 +3,13 @@
 1. Training, validation and test prompts, and what the model does with them: the groups of table 3 (`groups.py`).
 2. With each ending (prompts as they are, stripped of closing punctuation, ended by a full stop) the detectors are
    fitted on the training prompts, chosen on the validation prompts, and score every group:
+
    - *Latent Guard*: harm belief at `t_inst` (`interp.detectors.latent_guard`), threshold 0 as published;
    - *refusal direction*: projection at `t_post_inst` on the difference of refused harmful and answered harmless
      prompts, at the layer that is best on validation prompts (Arditi et al. 2024, arXiv:2406.11717);
    - *logistic probe* at the best validation layer and role; *TF-IDF*: logistic regression on the words alone;
    - *random direction*: the control, at the probe's layer.
+
 3. Guard models of the Hub that the user names (`interp.detectors.guard_models`) score the same prompts.
 4. Each at its own threshold, and at one calibrated to the same false-positive rate on harmless validation prompts.
 
