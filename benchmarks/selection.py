@@ -24,7 +24,8 @@ from benchmarks.machine import write_section
 from interp.data.prompts import load_prompts
 from interp.display.progress import progress
 from interp.engine.activations import collect_means
-from interp.engine.interventions import Ablate, Add, apply
+from interp.engine.applying import apply
+from interp.engine.interventions import Ablate, Add
 from interp.engine.log_probs import next_token_log_probs
 from interp.evaluation.losses import kl_divergence
 from interp.evaluation.refusals import find_refusal_tokens, refusal_metric

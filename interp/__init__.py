@@ -17,11 +17,11 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from interp.directions import Direction as Direction
     from interp.engine.activations import collect as collect
     from interp.engine.activations import collect_means as collect_means
+    from interp.engine.applying import apply as apply
     from interp.engine.generation import generate as generate
     from interp.engine.generation import stream as stream
     from interp.engine.interventions import Ablate as Ablate
     from interp.engine.interventions import Add as Add
-    from interp.engine.interventions import apply as apply
     from interp.experiments.comparing import compare_runs as compare_runs
     from interp.experiments.running import open_run as open_run
     from interp.experiments.running import run as run
@@ -50,7 +50,7 @@ _NAMES = {
     "write_direction": "interp.storage.direction_files",
     "Ablate": "interp.engine.interventions",
     "Add": "interp.engine.interventions",
-    "apply": "interp.engine.interventions",
+    "apply": "interp.engine.applying",
     "generate": "interp.engine.generation",
     "stream": "interp.engine.generation",
     "find_directions": "interp.representations.steering",

@@ -22,7 +22,7 @@ from transformer_lens.tools.analysis.logit_lens import logit_lens
 
 import interp
 from interp.display.charts import THEME
-from interp.engine.interventions import bridge_hooks
+from interp.engine.applying import bridge_hooks
 
 # %%
 N_PROMPTS = 64  # of each kind

@@ -4,11 +4,12 @@ Every fast path has a plain path that it is compared with.
 Never judges what comes out.
 
 Hands out:
-`Activations`, `collect`, `collect_means`, `fast_path_agrees`, `plan_batches`, `run_batches`, `PassBudget`,
-`pass_budget`, `PackedWeights`, `lean_forwards`, `stop_ids`, `Completions`, `generate`, `generate_each`, `stream`,
-`Readings`, `SoftPrefix`, `differentiable`, `Ablate`, `Add`, `Intervention`, `apply`, `bridge_hooks`, `PassLayout`,
-`completion_log_probs`, `map_completions`, `map_next_token`, `next_token_log_probs`, `packed_next_tokens`,
-`PackedPasses`, `can_pack`, `packed_passes`, `pack`, `plan_trees`, `PackedAttention`, `edited_weights`.
+`Activations`, `collect`, `collect_means`, `fast_path_agrees`, `apply`, `bridge_hooks`, `plan_batches`,
+`run_batches`, `PassBudget`, `pass_budget`, `PackedWeights`, `lean_forwards`, `stop_ids`, `Completions`, `generate`,
+`generate_each`, `stream`, `Readings`, `SoftPrefix`, `differentiable`, `Ablate`, `Add`, `Intervention`,
+`PassLayout`, `completion_log_probs`, `map_completions`, `map_next_token`, `next_token_log_probs`,
+`packed_next_tokens`, `PackedPasses`, `can_pack`, `packed_passes`, `pack`, `plan_trees`, `PackedAttention`,
+`edited_weights`.
 """
 
 import lazy_loader

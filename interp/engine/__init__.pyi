@@ -2,6 +2,8 @@ from .activations import Activations as Activations
 from .activations import collect as collect
 from .activations import collect_means as collect_means
 from .activations import fast_path_agrees as fast_path_agrees
+from .applying import apply as apply
+from .applying import bridge_hooks as bridge_hooks
 from .batching import plan_batches as plan_batches
 from .batching import run_batches as run_batches
 from .budgets import PassBudget as PassBudget
@@ -19,8 +21,6 @@ from .gradients import differentiable as differentiable
 from .interventions import Ablate as Ablate
 from .interventions import Add as Add
 from .interventions import Intervention as Intervention
-from .interventions import apply as apply
-from .interventions import bridge_hooks as bridge_hooks
 from .layouts import PassLayout as PassLayout
 from .log_probs import completion_log_probs as completion_log_probs
 from .log_probs import map_completions as map_completions

@@ -22,26 +22,26 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.display.cards import Card, Shown
 from interp.display.progress import progress
+from interp.engine.applying import Applied, apply
 from interp.engine.batching import pad_id, run_batches, stopping_before
 from interp.engine.budgets import PassBudget
-from interp.engine.interventions import Applied, Intervention, apply
+from interp.engine.interventions import Intervention
 from interp.engine.layouts import PassLayout
 from interp.engine.packing import can_pack, packed_passes
-from interp.models.chat_model import ChatModel, Edit, Site
+from interp.engine.reads import Reads, Request, check_finite, requested
+from interp.models.chat_model import ChatModel, Site
 from interp.models.layers import Layers
 from interp.models.prompt_inputs import PromptIdentity
-from interp.models.sites import Sites, site_list
-from interp.models.tokens import ChatTokens, Positions, PromptInput, as_tokens, pad_left
+from interp.models.sites import Sites
+from interp.models.tokens import ChatTokens, Positions, PromptInput, pad_left
 
 logger = logging.getLogger(__name__)
 
@@ -123,13 +123,6 @@ def _card(title: str, sites: dict[str, tuple[str, Tensor]], of: Activations | Ac
     )
 
 
-class _Request(NamedTuple):
-    sites: tuple[Site, ...]
-    layers: tuple[int, ...]
-    roles: tuple[str, ...]
-    where: Int[Tensor, "prompt role"]
-
-
 # no_grad, not inference_mode: what comes back must be usable in autograd, to train a probe for instance.
 @torch.no_grad()
 def collect(
@@ -160,7 +153,7 @@ def collect(
     Raises:
         ValueError: unknown site or role, layer or position out of range, or activations that are not finite.
     """
-    tokens, request = _request(model, prompts, sites, layers, positions)
+    tokens, request = requested(model, prompts, sites, layers, positions)
     width = model.d_model
     shape = (len(tokens), len(request.layers), len(request.roles), width)
     values: dict[Site, Tensor] = {site: torch.empty(shape, dtype=model.dtype) for site in request.sites}
@@ -187,7 +180,7 @@ def collect_means(
 
     Arguments and errors as `collect`.
     """
-    tokens, request = _request(model, prompts, sites, layers, positions)
+    tokens, request = requested(model, prompts, sites, layers, positions)
     shape = (len(request.layers), len(request.roles), model.d_model)
     sums: dict[Site, Tensor] = {site: torch.zeros(shape, dtype=torch.float64) for site in request.sites}
     norms: dict[Site, Tensor] = {site: torch.zeros(shape[:2], dtype=torch.float64) for site in request.sites}
@@ -206,32 +199,17 @@ def collect_means(
     )
 
 
-def _request(
-    model: ChatModel,
-    prompts: PromptInput,
-    sites: Sites,
-    layers: Layers,
-    positions: Positions,
-) -> tuple[ChatTokens, _Request]:
-    tokens = as_tokens(model.tokenizer, prompts)
-    chosen = site_list(sites)
-    for site in chosen:
-        model.site(site, 0)
-    roles, index = tokens.resolve(positions)
-    return tokens, _Request(chosen, model.layer_list(layers), tuple(roles), index)
-
-
 def _stream(
     model: ChatModel,
     tokens: ChatTokens,
-    request: _Request,
+    request: Request,
     interventions: Sequence[Intervention],
     fast: bool,
     budget: int | None,
     show_progress: bool,
 ) -> Iterator[Batch]:
     use_fast = fast and fast_path_agrees(model, tokens)
-    until = _stop_before(request) if use_fast else None
+    until = request.stop_before if use_fast else None
     with apply(model, interventions, until=until) as applied:
         source = (_fast if use_fast else _plain)(model, tokens, request, applied, budget)
         done = progress(
@@ -242,14 +220,14 @@ def _stream(
             size=lambda b: len(b[0]),
         )
         for rows, batch in done:
-            _check_finite(batch, request, rows)
+            check_finite(batch, request, rows)
             yield rows, batch
 
 
 def _fast(
-    model: ChatModel, tokens: ChatTokens, request: _Request, applied: Applied, budget: int | None
+    model: ChatModel, tokens: ChatTokens, request: Request, applied: Applied, budget: int | None
 ) -> Iterator[Batch]:
-    stop_before = _stop_before(request)
+    stop_before = request.stop_before
     # A requested token inside the shared prefix would not be run with every prompt: hence most_shared.
     with packed_passes(
         model,
@@ -263,7 +241,7 @@ def _fast(
         def run(rows: list[int]) -> dict[Site, Tensor]:
             packed = passes.pack(rows)
             nodes = packed.nodes(request.where[rows] - passes.shared)
-            reads = _Reads(model, request, len(rows))
+            reads = Reads(model, request, len(rows))
             if stop_before == 0:
                 with passes.whole(packed), model.hooks(reads.edits(nodes)), stopping_before(model, 0):
                     model.decoder(**packed.inputs)
@@ -284,15 +262,8 @@ def _fast(
         yield from run_batches(passes.batches, run, max_rows=passes.max_rows)
 
 
-def _stop_before(request: _Request) -> int:
-    """The first block that need not run."""
-    last = max(request.layers)
-    # resid_pre of the last layer is known when its block begins; every other site when it ends.
-    return last if set(request.sites) == {"resid_pre"} else last + 1
-
-
 def _plain(
-    model: ChatModel, tokens: ChatTokens, request: _Request, applied: Applied, budget: int | None
+    model: ChatModel, tokens: ChatTokens, request: Request, applied: Applied, budget: int | None
 ) -> Iterator[Batch]:
     def run(rows: list[int]) -> dict[Site, Tensor]:
         batch = tokens.take(rows)
@@ -303,7 +274,7 @@ def _plain(
         ends = width * torch.arange(1, len(rows) + 1)
         where = request.where[rows] + (ends - lengths)[:, None]
 
-        reads = _Reads(model, request, len(rows))
+        reads = Reads(model, request, len(rows))
         with applied.running(layout), model.hooks(reads.edits(where)):
             model.decoder(
                 padded.ids.to(model.device),
@@ -320,61 +291,6 @@ def _plain(
     yield from run_batches(batches, run, max_rows=most.rows)
 
 
-class _Reads:
-    """What was asked for of the prompts of one pass, and the hooks that fill it in."""
-
-    def __init__(self, model: ChatModel, request: _Request, n_prompts: int) -> None:
-        # Layers first, so that a hook writes one contiguous slab.
-        shape = (len(request.layers), n_prompts, len(request.roles), model.d_model)
-        self._slabs: dict[Site, Tensor] = {
-            site: torch.empty(shape, dtype=model.dtype, device=model.device) for site in request.sites
-        }
-        self._layers = request.layers
-
-    @property
-    def values(self) -> dict[Site, Float[Tensor, "prompt layer role d_model"]]:
-        """By site."""
-        return {site: slab.transpose(0, 1) for site, slab in self._slabs.items()}
-
-    def edits(
-        self,
-        where: Int[Tensor, "prompt role"],
-        *,
-        of: Callable[[Site, int], bool] = lambda _site, _layer: True,
-    ) -> list[tuple[Site, int, Edit]]:
-        """Hooks that keep these tokens at the sites and layers for which `of` is true.
-
-        Args:
-            where: places in the pass, its rows put end to end.
-        """
-
-        places = where.flatten()
-        return [
-            (site, layer, partial(_keep, slab[slot].flatten(0, 1), places.to(slab.device)))
-            for slot, layer in enumerate(self._layers)
-            for site, slab in self._slabs.items()
-            if of(site, layer)
-        ]
-
-
-def _keep(kept: Float[Tensor, "place d_model"], places: Int[Tensor, " place"], value: Tensor) -> None:
-    """Write what a pass has at these places, its rows put end to end."""
-    kept[:] = value.flatten(0, 1).index_select(0, places)
-
-
-def _check_finite(batch: dict[Site, Tensor], request: _Request, rows: list[int]) -> None:
-    for site, value in batch.items():
-        if not torch.isfinite(value.sum()):
-            bad = (~torch.isfinite(value)).nonzero()
-            if len(bad) == 0:  # only the sum overflowed
-                continue
-            row, layer, role = (int(i) for i in bad[0][:3])
-            raise ValueError(
-                f"activations are not finite at {site} of layer {request.layers[layer]}, {request.roles[role]}, prompt "
-                f"{rows[row]}; float16 may overflow (load in bfloat16 or float32), or the weights are damaged"
-            )
-
-
 @torch.no_grad()
 def fast_path_agrees(model: ChatModel, tokens: ChatTokens) -> bool:
     """Whether these prompts can be packed and, tested once a model, whether packing changes nothing."""
@@ -384,7 +300,7 @@ def fast_path_agrees(model: ChatModel, tokens: ChatTokens) -> bool:
         lengths = [len(ids) for ids in tokens.ids]
         probe = tokens.take([lengths.index(min(lengths)), lengths.index(max(lengths))])
         names, index = probe.resolve(["t_inst", "t_post_inst"])
-        request = _Request(("resid_post",), tuple(range(model.n_layers)), tuple(names), index)
+        request = Request(("resid_post",), tuple(range(model.n_layers)), tuple(names), index)
 
         def read(path: Callable[..., Iterator[Batch]]) -> Tensor:
             value = torch.empty(2, model.n_layers, 2, model.d_model, dtype=torch.float64)

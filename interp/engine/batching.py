@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
 
-from interp.engine.interventions import Applied
+from interp.engine.applying import Applied
 from interp.engine.layouts import PassLayout
 from interp.models.chat_model import ChatModel
 from interp.models.threads import swapped_forwards

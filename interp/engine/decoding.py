@@ -13,10 +13,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
+from interp.engine.applying import Applied
 from interp.engine.batching import SharedPrefix, pad_id, plan_batches, run_batches, shared_length
 from interp.engine.budgets import PassBudget
 from interp.engine.cpu_kernels import PackedWeights, lean_forwards
-from interp.engine.interventions import Applied
 from interp.engine.layouts import PassLayout
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, pad_left

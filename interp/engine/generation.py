@@ -17,6 +17,7 @@ from torch import Tensor
 
 from interp.display.cards import Card, Shown, Table, shortened
 from interp.display.progress import progress
+from interp.engine.applying import apply
 from interp.engine.budgets import PassBudget
 from interp.engine.decoding import (
     Decoding,
@@ -28,7 +29,7 @@ from interp.engine.decoding import (
     plan_decoding,
     stop_ids,
 )
-from interp.engine.interventions import Intervention, apply, last_step
+from interp.engine.interventions import Intervention, last_step
 from interp.models.chat_model import ChatModel
 from interp.models.prompt_inputs import PromptIdentity
 from interp.models.tokens import PromptInput, as_tokens

@@ -27,8 +27,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from interp.engine.applying import Applied, apply
 from interp.engine.batching import pad_id
-from interp.engine.interventions import Applied, Intervention, apply
+from interp.engine.interventions import Intervention
 from interp.engine.layouts import PassLayout
 from interp.models.chat_model import ChatModel, Edit, Site
 from interp.models.layers import Layers, layer_list

@@ -3,39 +3,34 @@
     ablation:  x <- x - (x . u) u      at resid_pre, attn_out and mlp_out of the layers, u of unit norm
     addition:  x <- x + c v            at resid_pre of one or more layers
 
-One description, three ways to apply it: native hooks on the Hugging Face model (`apply`, the default), hook pairs for
-`bridge.run_with_hooks` (`bridge_hooks`), and an edit of the weights in memory (`edited_weights`). What a way cannot
-express it refuses. Each intervention says at which layers, at which prompt tokens (by role) and how far into
-generation it acts; under a KV cache positions are counted from the start of the sequence, not of the chunk.
+One description, three ways to apply it: native hooks on the Hugging Face model (`applying.apply`, the default), hook
+pairs for `bridge.run_with_hooks` (`applying.bridge_hooks`), and an edit of the weights in memory
+(`weight_edits.edited_weights`). What a way cannot express it refuses. Each intervention says at which layers, at which
+prompt tokens (by role) and how far into generation it acts.
 
-    with apply(model, [Ablate(direction)]):
+    with apply(model, [Ablate(direction), Add(other, coefficient=2)]):
         model.hf(**inputs)
 
 Source: Arditi et al. 2024, arXiv:2406.11717, section 2.4 and appendix on weight orthogonalization; decoding steps from
 Zhao et al. 2025, arXiv:2507.11878 (their `max_decode_step_while_intervene` = 1 + `steps`).
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
 from interp.directions import Direction, unit
-from interp.engine.layouts import PassLayout
-from interp.models.chat_model import ChatModel
 from interp.models.layers import Layers, written_layers
-from interp.models.sites import Edit, Site, Sites, site_list
-from interp.models.threads import in_this_thread
-from interp.models.tokens import ChatTokens, Positions
+from interp.models.sites import Site, Sites, site_list
+from interp.models.tokens import Positions
 from interp.storage.direction_files import DirectionInput, as_direction
 
 Steps = Literal["prompt", "all"] | int | None
 """Generated tokens acted on: `prompt` (none), the first n, `all`; None is `all` if positions="all", else `prompt`."""
-Where = Bool[Tensor, "row pos"] | bool
 
 
 @runtime_checkable
@@ -203,188 +198,6 @@ class Add:
         return resid + (self.coefficient * self.direction).to(resid)
 
 
-class Applied:
-    """What is in force inside `apply`."""
-
-    def __init__(self, interventions: Sequence[Intervention]) -> None:
-        self.interventions = list(interventions)
-        self.fired = [0] * len(self.interventions)
-        """Times that each intervention saw a site, over all sites and passes."""
-        self.tracks = any(i.positions != "all" or last_step(i) is not None for i in self.interventions)
-        """Whether any intervention depends on where a token stands; passes then need a layout."""
-        self._where: list[Where] | None = None
-
-    @contextmanager
-    def running(self, layout: PassLayout | None) -> Iterator[None]:
-        """Passes inside the context hold what the layout says; None where nothing depends on it."""
-        before = self._where
-        self._where = (
-            None if layout is None or not self.tracks else [reach(i, layout) for i in self.interventions]
-        )
-        try:
-            yield
-        finally:
-            self._where = before
-
-    def marks(self, tokens: ChatTokens) -> list[list[tuple[bool, ...]]] | None:
-        """Of every token, which interventions limited to some positions act on it; None where none is limited."""
-        limited = [i.positions for i in self.interventions if i.positions != "all"]
-        if not limited:
-            return None
-        return [
-            list(zip(*(tokens.mask(row, positions).tolist() for positions in limited), strict=True))
-            for row in range(len(tokens))
-        ]
-
-    def shareable(self, tokens: ChatTokens) -> int:
-        """Length of the common prefix over which every intervention does the same to every prompt."""
-        shared = tokens.n_shared
-        for intervention in self.interventions:
-            if intervention.positions != "all":
-                masks = [tokens.mask(row, intervention.positions)[:shared] for row in range(len(tokens))]
-                while shared and any(not torch.equal(m[:shared], masks[0][:shared]) for m in masks):
-                    shared -= 1
-        return shared
-
-    def act(self, number: int, resid: Tensor) -> Tensor | None:
-        """The edited value, or None where the intervention does not reach."""
-        self.fired[number] += 1
-        intervention = self.interventions[number]
-        if not self.tracks:
-            return intervention(resid)
-        if self._where is None:
-            raise ValueError(
-                f"positions={intervention.positions!r}, steps={intervention.steps!r} need to know the prompts: give "
-                "`apply` tokens=, or say what a pass runs with `running(layout)` on what `apply` gives"
-            )
-        return acted(intervention, resid, self._where[number])
-
-
-def reach(intervention: Intervention, layout: PassLayout) -> Where:
-    """Where in a pass an intervention acts; True or False where everywhere or nowhere."""
-    return layout.where(intervention.positions, last_step(intervention))
-
-
-def acted(intervention: Intervention, resid: Tensor, where: Where) -> Tensor | None:
-    """The value with the intervention applied where it acts; None where it acts nowhere."""
-    if where is False:
-        return None
-    if where is not True and where.shape != resid.shape[:2]:
-        raise ValueError(
-            f"the layout describes a pass of {list(where.shape)} tokens, got {list(resid.shape[:2])}"
-        )
-    changed = intervention(resid)
-    return changed if where is True else torch.where(where.to(resid.device)[..., None], changed, resid)
-
-
-@contextmanager
-def apply(
-    model: ChatModel,
-    interventions: Sequence[Intervention],
-    *,
-    tokens: ChatTokens | None = None,
-    until: int | None = None,
-) -> Iterator[Applied]:
-    """Put interventions in force for every forward pass of `model.hf` inside the context, in the order given.
-
-    They act in the thread that made the context and in no other.
-
-    Hooks are removed when the context exits, also by an exception; the model's weights are not touched.
-
-    Args:
-        tokens: the left-padded prompts that will be run, where positions or steps are limited.
-        until: passes end before this block, so that an intervention above it may never act; None is the model's end.
-
-    Raises:
-        ValueError: direction of the wrong width, layer out of range, positions limited but no prompts known, or an
-            intervention whose sites never ran.
-    """
-    prepared: list[Intervention] = [prepare(model, i) for i in interventions]
-    applied = Applied(prepared)
-    edits: list[tuple[Site, int, Edit]] = [
-        (site, layer, _edit(applied, number))
-        for number, intervention in enumerate(prepared)
-        for layer in layers_of(model, intervention)
-        for site in intervention.sites
-    ]
-    with ExitStack() as stack:
-        if tokens is not None and applied.tracks:
-            stack.enter_context(_told_of_each_pass(model, applied, tokens))
-        stack.enter_context(model.hooks(edits))
-        yield applied
-    end = model.n_layers if until is None else until
-    for intervention, count in zip(prepared, applied.fired, strict=True):
-        if count == 0 and any(layer < end for layer in layers_of(model, intervention)):
-            raise ValueError(
-                f"{type(intervention).__name__} never acted: no forward pass of {model.name} in this thread reached "
-                "its sites"
-            )
-
-
-@contextmanager
-def _told_of_each_pass(model: ChatModel, applied: Applied, tokens: ChatTokens) -> Iterator[None]:
-    """Inside the context, the layout of each pass over these left-padded prompts follows from its cache and width."""
-    running: list[Any] = []
-
-    def begin(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        chunk = ids if ids is not None else kwargs["inputs_embeds"]
-        past = kwargs.get("past_key_values")
-        first = 0 if past is None else past.get_seq_length()
-        layout = PassLayout.left_padded(tokens, first=first, stop=first + chunk.shape[1])
-        running.append(applied.running(layout))
-        running[-1].__enter__()
-
-    def end(*_: Any) -> None:
-        if running:  # a pass that failed before it began has none
-            running.pop().__exit__(None, None, None)
-
-    handles = [
-        model.decoder.register_forward_pre_hook(in_this_thread(begin, _nothing), with_kwargs=True),
-        model.decoder.register_forward_hook(in_this_thread(end, _nothing), always_call=True),
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _nothing(*_: Any) -> None:
-    return None
-
-
-def bridge_hooks(
-    model: ChatModel, interventions: Sequence[Intervention], *, tokens: ChatTokens | None = None
-) -> list[tuple[str, Any]]:
-    """(name, function) pairs for `model.bridge.run_with_hooks(ids, fwd_hooks=...)` on left-padded prompts.
-
-    Raises:
-        ValueError: positions are limited and no prompts are given, or a limit on generated tokens, which one forward
-            pass of the bridge cannot tell from prompt tokens.
-    """
-    pairs = []
-    for intervention in (prepare(model, i) for i in interventions):
-        if intervention.positions != "all" and tokens is None:
-            raise ValueError(f"positions={intervention.positions!r} need tokens= to become columns")
-        if intervention.positions == "all" and last_step(intervention) is not None and tokens is None:
-            raise ValueError("a limit on generated tokens cannot be told from prompt tokens in the bridge")
-
-        def hook(value: Tensor, hook: Any, intervention: Intervention = intervention) -> Tensor:  # noqa: ARG001 (TransformerLens passes it by name)
-            where: Where = True
-            if tokens is not None:
-                where = reach(intervention, PassLayout.left_padded(tokens, stop=value.shape[1]))
-            changed = acted(intervention, value, where)
-            return value if changed is None else changed
-
-        pairs += [
-            (model.site(site, layer), hook)
-            for layer in layers_of(model, intervention)
-            for site in intervention.sites
-        ]
-    return pairs
-
-
 def _fill(intervention: "Ablate | Add", **values: Any) -> None:
     """Set the fields of a frozen intervention while it is made."""
     for name, value in values.items():
@@ -401,34 +214,6 @@ def _check(intervention: "Ablate | Add") -> None:
         raise ValueError(f"steps must be 'prompt', 'all' or a number, got {steps!r}")
 
 
-def prepare(model: ChatModel, intervention: Any) -> Any:
-    """The intervention on the model's device and in its dtype.
-
-    Raises:
-        ValueError: a direction of another width than the model's.
-    """
-    if intervention.width != model.d_model:
-        raise ValueError(
-            f"direction has d_model {intervention.width}, but {model.name} has {model.d_model}: it was fitted on "
-            "another model"
-        )
-    return intervention.to(model.device, model.dtype) if hasattr(intervention, "to") else intervention
-
-
-def layers_of(model: ChatModel, intervention: Intervention) -> list[int]:
-    """The layers that an intervention acts at, counted from 0.
-
-    Raises:
-        ValueError: a layer out of range, or one named twice.
-    """
-    layers = list(model.layer_list(intervention.layers))
-    if len(set(layers)) < len(layers):
-        raise ValueError(
-            f"an intervention acts once at a layer; layers={list(intervention.layers or ())} repeats one"
-        )
-    return layers
-
-
 def last_step(intervention: Intervention) -> int | None:
     """How many generated tokens are acted on; None is all."""
     if intervention.steps is None:
@@ -436,10 +221,6 @@ def last_step(intervention: Intervention) -> int | None:
     if isinstance(intervention.steps, int):
         return intervention.steps
     return None if intervention.steps == "all" else 0
-
-
-def _edit(applied: Applied, number: int) -> Any:
-    return lambda resid: applied.act(number, resid)
 
 
 def without_direction(

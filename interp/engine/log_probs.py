@@ -14,11 +14,12 @@ from torch import Tensor
 
 from interp.display.progress import progress
 from interp.engine.activations import fast_path_agrees
+from interp.engine.applying import Applied, apply
 from interp.engine.batching import pad_id, plan_batches, run_batches
 from interp.engine.budgets import PassBudget
 from interp.engine.cpu_kernels import PackedWeights
 from interp.engine.decoding import prompt_passes
-from interp.engine.interventions import Applied, Intervention, apply
+from interp.engine.interventions import Intervention
 from interp.engine.layouts import PassLayout
 from interp.engine.packing import packed_passes
 from interp.models.chat_model import ChatModel

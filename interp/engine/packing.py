@@ -22,10 +22,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.engine.applying import Applied
 from interp.engine.batching import Enough, SharedPrefix, outgrows_window, resuming_at, shared_length
 from interp.engine.budgets import PassBudget
 from interp.engine.cpu_kernels import PackedWeights, lean_forwards
-from interp.engine.interventions import Applied
 from interp.engine.layouts import PassLayout
 from interp.engine.prefix_trees import Tree, pack, plan_trees
 from interp.engine.unfolded_attention import (

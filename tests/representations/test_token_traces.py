@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from interp.directions import Direction, cosine, project
+from interp.engine.applying import apply
 from interp.engine.generation import generate
-from interp.engine.interventions import Add, apply
+from interp.engine.interventions import Add
 from interp.engine.log_probs import next_token_log_probs
 from interp.models.chat_model import ChatModel, load
 from interp.models.tokens import tokenize
