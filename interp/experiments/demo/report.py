@@ -2,6 +2,8 @@
 
 import math
 
+import plotly.graph_objects as go
+
 from interp.data.prompts import COMPARED_ENDINGS
 from interp.display.cards import Table
 from interp.display.page import Section, html_report
@@ -78,11 +80,28 @@ def verdicts(result: Result) -> list[str]:
     ]
 
 
-def report(result: Result) -> str:
-    """The demo's page."""
-    drawn, about, config = figures(result), result.provenance, result.config
-    picked, rule, filtered, leaks = result.selected, result.rule, result.filtered_counts, result.leak_check
-    notes = list(about.notes)
+def _leak_table(result: Result) -> Table:
+    """How well the way prompts end tells the sets apart, by ending."""
+    rows = [
+        [
+            ending,
+            "last token identity",
+            leak.last_token.value,
+            f"[{leak.last_token.low:.2f}, {leak.last_token.high:.2f}]",
+        ]
+        for ending, leak in result.leak_check.items()
+    ] + [
+        [ending, f"embedding at {role}", r.value, f"[{r.low:.2f}, {r.high:.2f}]"]
+        for ending, leak in result.leak_check.items()
+        for role, r in leak.embedding.items()
+    ]
+    return Table(header=["endings", "from", "AUROC", "95% interval"], rows=rows)
+
+
+def _notes(result: Result) -> list[str]:
+    """What was noted in the run, and where it left the published method."""
+    filtered = result.filtered_counts
+    notes = list(result.provenance.notes)
     if not filtered.applied:
         notes.append(
             f"Only {filtered.harmful_refused} of {filtered.harmful} harmful training prompts are refused and "
@@ -90,34 +109,49 @@ def report(result: Result) -> str:
             "to filter by behaviour, so the 'refusal' direction is fitted on all prompts and is a "
             "harmfulness direction at the template tokens."
         )
-    if not rule.published:
+    if not result.rule.published:
         notes.append(
-            f"No candidate met the published rule (induce >= 0, KL <= 0.1). Used instead: {rule.text}."
+            f"No candidate met the published rule (induce >= 0, KL <= 0.1). Used instead: {result.rule.text}."
         )
+    return notes
+
+
+def _separation(result: Result, drawn: go.Figure) -> Section:
+    """How well directions separate held-out prompts, and what prompts' endings give away."""
+    leaks = result.leak_check
+    leaking = [ending for ending in COMPARED_ENDINGS if leaks[ending].worst > leaks[ending].threshold]
+    return Section(
+        title="How well the inside tells harmful from harmless",
+        text=[
+            "AUROC of held-out prompts projected on the direction fitted on the training prompts, per layer. "
+            "Layer 0 is the embedding: what it separates is the last token itself.",
+            "The leak check asks how well the way prompts end tells the sets apart; 0.5 is no leak.",
+        ],
+        notes=[
+            f"Leak above {leaks['as-is'].threshold} with endings {', '.join(leaking)}: read t_inst results "
+            "with care."
+        ]
+        if leaking
+        else [],
+        figures=[drawn],
+        tables=[_leak_table(result)],
+    )
+
+
+def report(result: Result) -> str:
+    """The demo's page."""
+    drawn, about, config = figures(result), result.provenance, result.config
+    picked = result.selected
     tokens = result.refusal_tokens
     shown = ", ".join(
         f"{text!r} ({a:.2f} on harmful, {b:.2f} on harmless)"
         for text, a, b in zip(tokens.texts, tokens.harmful_mass, tokens.harmless_mass, strict=True)
     )
-    leak_rows = [
-        [
-            ending,
-            "last token identity",
-            leak.last_token.value,
-            f"[{leak.last_token.low:.2f}, {leak.last_token.high:.2f}]",
-        ]
-        for ending, leak in leaks.items()
-    ] + [
-        [ending, f"embedding at {role}", r.value, f"[{r.low:.2f}, {r.high:.2f}]"]
-        for ending, leak in leaks.items()
-        for role, r in leak.embedding.items()
-    ]
-    leaking = [ending for ending in COMPARED_ENDINGS if leaks[ending].worst > leaks[ending].threshold]
     sections = [
         Section(
             title="What was found",
             text=verdicts(result),
-            notes=notes,
+            notes=_notes(result),
             tables=[rate_table(result)],
             figures=[drawn["refusal_rates"]],
         ),
@@ -128,7 +162,7 @@ def report(result: Result) -> str:
                 f"{config.n_val} + {config.n_val} validation prompts: "
                 f"layer {picked.layer}, position {picked.position} "
                 f"({result.post_inst_tokens[picked.position]!r}); bypass {picked.bypass:.2f}, "
-                f"induce {picked.induce:.2f}, KL {picked.kl:.3f}. Rule: {rule.text}.",
+                f"induce {picked.induce:.2f}, KL {picked.kl:.3f}. Rule: {result.rule.text}.",
                 "Candidates are the template tokens that separate the validation prompts best, one each in the best "
                 "layers.",
             ],
@@ -143,22 +177,7 @@ def report(result: Result) -> str:
             ],
             figures=[drawn["cosine"]],
         ),
-        Section(
-            title="How well the inside tells harmful from harmless",
-            text=[
-                "AUROC of held-out prompts projected on the direction fitted on the training prompts, per layer. "
-                "Layer 0 is the embedding: what it separates is the last token itself.",
-                "The leak check asks how well the way prompts end tells the sets apart; 0.5 is no leak.",
-            ],
-            notes=[
-                f"Leak above {leaks['as-is'].threshold} with endings {', '.join(leaking)}: read t_inst results "
-                "with care."
-            ]
-            if leaking
-            else [],
-            figures=[drawn["auroc"]],
-            tables=[Table(header=["endings", "from", "AUROC", "95% interval"], rows=leak_rows)],
-        ),
+        _separation(result, drawn["auroc"]),
         Section(
             title="Five harmless prompts before and after adding the refusal direction",
             text=[f"Greedy replies, cut at {config.max_new_tokens} tokens."],

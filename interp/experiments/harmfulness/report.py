@@ -1,5 +1,7 @@
 """Tables and page of the harmfulness experiment, from a stored result alone."""
 
+import plotly.graph_objects as go
+
 from interp.display.cards import Table
 from interp.display.page import Section, html_report
 from interp.evaluation.records import GROUPS, LEAST_IN_GROUP
@@ -128,51 +130,83 @@ def questions_table(result: Result) -> Table:
     )
 
 
-def report(result: Result) -> str:
-    """The experiment's page."""
-    drawn, about, by = figures(result), result.provenance, result.by_ending
+def _notes(result: Result) -> list[str]:
+    """What was noted in the run, and the groups that are too small to conclude from."""
     few = sorted(
         f"{name} ({ENDING_TITLES[ending]}: {size.whole})"
-        for ending, one in by.items()
+        for ending, one in result.by_ending.items()
         for name, size in one.group_sizes.items()
         if size.whole < LEAST_IN_GROUP
     )
-    notes = list(about.notes)
+    notes = list(result.provenance.notes)
     if few:
         notes.append(
             f"Groups with fewer than {LEAST_IN_GROUP} prompts, from which nothing is concluded: {', '.join(few)}."
         )
-    labels = [f"{ENDING_TITLES[ending]} {one.clusters.t_inst.labels}" for ending, one in by.items()]
-    sources = [one.anchors.source for one in by.values() if one.anchors is not None]
+    return notes
+
+
+def _endings(result: Result, drawn: go.Figure) -> Section:
+    """What the last instruction token gives away."""
+    return Section(
+        title="How prompts end (the confound at t_inst)",
+        text=[
+            "The last instruction token is how a prompt ends before it is anything else. Each panel below is shown "
+            "with prompts as they are, stripped of closing punctuation, and ended by a full stop. AUROC of harmful "
+            "against harmless from the identity of that token alone: "
+            + ", ".join(
+                f"{ENDING_TITLES[e]} {one.leak.last_token.value:.2f}" for e, one in result.by_ending.items()
+            )
+            + " (0.5 gives nothing away)."
+        ],
+        figures=[drawn],
+    )
+
+
+def _clusters(result: Result, drawn: go.Figure) -> Section:
+    """Where behaviour groups lie between the centres of refused and accepted prompts."""
+    labels = [
+        f"{ENDING_TITLES[ending]} {one.clusters.t_inst.labels}" for ending, one in result.by_ending.items()
+    ]
+    return Section(
+        title="Clusters (section 3.1, figure 2)",
+        text=[
+            "Margins towards refused harmful training prompts, away from accepted harmless ones. Groups at t_inst "
+            "are by the reply to the prompt cut after the instruction where that fills all of them, else by the "
+            f"whole prompt's: {', '.join(labels)}. Grey: "
+            "what shuffled labels give."
+        ],
+        figures=[drawn],
+    )
+
+
+def _anchors(result: Result) -> Section:
+    """Whether the harm belief depends on where its harmless anchors come from."""
+    sources = [one.anchors.source for one in result.by_ending.values() if one.anchors is not None]
+    return Section(
+        title="Another source of harmless anchors (confound check)",
+        text=[
+            f"Harmless centres from {sources[0]} instead of the test prompts' own source."
+            if sources
+            else "No second source of harmless prompts: not checked."
+        ],
+        tables=[anchors_table(result)] if sources else [],
+    )
+
+
+def report(result: Result) -> str:
+    """The experiment's page."""
+    drawn, about = figures(result), result.provenance
     names = [name for name in drawn if name.startswith(("fig05", "fig10", "fig16"))]
     sections = [
         Section(
             title="What was found",
             text=verdicts(result),
-            notes=notes,
+            notes=_notes(result),
             tables=[rate_table(result), counts_table(result)],
         ),
-        Section(
-            title="How prompts end (the confound at t_inst)",
-            text=[
-                "The last instruction token is how a prompt ends before it is anything else. Each panel below is shown "
-                "with prompts as they are, stripped of closing punctuation, and ended by a full stop. AUROC of harmful "
-                "against harmless from the identity of that token alone: "
-                + ", ".join(f"{ENDING_TITLES[e]} {one.leak.last_token.value:.2f}" for e, one in by.items())
-                + " (0.5 gives nothing away)."
-            ],
-            figures=[drawn["confound_endings"]],
-        ),
-        Section(
-            title="Clusters (section 3.1, figure 2)",
-            text=[
-                "Margins towards refused harmful training prompts, away from accepted harmless ones. Groups at t_inst "
-                "are by the reply to the prompt cut after the instruction where that fills all of them, else by the "
-                f"whole prompt's: {', '.join(labels)}. Grey: "
-                "what shuffled labels give."
-            ],
-            figures=[drawn["fig02_clusters"]],
-        ),
+        _endings(result, drawn["confound_endings"]),
+        _clusters(result, drawn["fig02_clusters"]),
         Section(
             title="Beliefs (section 3.1, figure 3)",
             text=[
@@ -181,15 +215,7 @@ def report(result: Result) -> str:
             tables=[separation_table(result)],
             figures=[drawn["fig03_beliefs"]],
         ),
-        Section(
-            title="Another source of harmless anchors (confound check)",
-            text=[
-                f"Harmless centres from {sources[0]} instead of the test prompts' own source."
-                if sources
-                else "No second source of harmless prompts: not checked."
-            ],
-            tables=[anchors_table(result)] if sources else [],
-        ),
+        _anchors(result),
         Section(
             title="Directions and their geometry (section 3.2)",
             text=[

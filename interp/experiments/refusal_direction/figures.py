@@ -4,6 +4,7 @@ Figure numbers are those of the final arXiv version of Arditi et al. 2024 (2406.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -237,69 +238,16 @@ def _metric_histogram(result: Result) -> go.Figure:
 
 def _selection(result: Result) -> go.Figure:
     """Scores against source layer, a line per source position; random directions as a grey band."""
-    table, picked, random = result.candidates, result.selected, result.random_directions
     baseline = result.selection_baseline
     levels = {"bypass": baseline.harmful, "induce": baseline.harmless, "kl": result.rule.kl_threshold}
-    names = result.post_inst_tokens
     figure = make_subplots(rows=1, cols=3, subplot_titles=list(SCORES.values()))
-    positions = sorted({row.position for row in table})
-    last = max(row.layer for row in table)
     for column, score in enumerate(SCORES, start=1):
-        if controls := random.directions:
-            xs = random.layers if score == "induce" else [0, last]
-            values = [d.induce if score == "induce" else [getattr(d, score)] * 2 for d in controls]
-            low, high = ([f(v) for v in zip(*values, strict=True)] for f in (min, max))
-            figure.add_scatter(
-                x=[*xs, *xs[::-1]],
-                y=[*high, *low[::-1]],
-                fill="toself",
-                mode="lines",
-                line={"width": 0},
-                fillcolor="rgba(127,127,127,0.35)",
-                name=f"{len(controls)} random directions, range",
-                showlegend=column == 1,
-                legendgroup="random",
-                hoverinfo="skip",
-                row=1,
-                col=column,
-            )
-        for number, position in enumerate(positions):
-            rows = [row for row in table if row.position == position]
-            figure.add_scatter(
-                name=f"position {position} {names[position]!r}",
-                legendgroup=str(position),
-                showlegend=column == 1,
-                x=[row.layer for row in rows],
-                y=[getattr(row, score) for row in rows],
-                customdata=[row.reason or "kept" for row in rows],
-                mode="lines+markers",
-                line={
-                    "color": COLOURS[number % len(COLOURS)],
-                    "dash": DASHES[number % len(DASHES)],
-                    "width": 1.8,
-                },
-                marker={"size": 6, "symbol": SYMBOLS[number % len(SYMBOLS)]},
-                hovertemplate=f"position {position}, layer %{{x}}: %{{y:.3f}}<br>%{{customdata}}<extra></extra>",
-                row=1,
-                col=column,
-            )
-        figure.add_scatter(
-            x=[picked.layer],
-            y=[getattr(picked, score)],
-            mode="markers",
-            name=f"picked: layer {picked.layer}, position {picked.position}",
-            legendgroup="picked",
-            showlegend=column == 1,
-            marker={
-                "symbol": "star",
-                "size": 15,
-                "color": "#FFD400",
-                "line": {"color": "black", "width": 1.2},
-            },
-            hovertemplate=f"picked, layer %{{x}}: %{{y:.3f}}<extra>{score}</extra>",
-            row=1,
-            col=column,
-        )
+        place = {"row": 1, "col": column, "showlegend": column == 1}
+        if result.random_directions.directions:
+            figure.add_scatter(**_random_range(result, score), **place)
+        for line in _score_lines(result, score):
+            figure.add_scatter(**line, **place)
+        figure.add_scatter(**_picked_score(result, score), **place)
         if (level := levels[score]) is not None:
             figure.add_hline(
                 y=level,
@@ -321,6 +269,70 @@ def _selection(result: Result) -> go.Figure:
         legend={"y": -0.2},
     )
     return figure
+
+
+def _random_range(result: Result, score: str) -> dict[str, Any]:
+    """What random directions score, from the lowest to the highest, as an area over the layers."""
+    random, last = result.random_directions, max(row.layer for row in result.candidates)
+    xs = random.layers if score == "induce" else [0, last]
+    values = [d.induce if score == "induce" else [getattr(d, score)] * 2 for d in random.directions]
+    low, high = ([f(v) for v in zip(*values, strict=True)] for f in (min, max))
+    return dict(
+        x=[*xs, *xs[::-1]],
+        y=[*high, *low[::-1]],
+        fill="toself",
+        mode="lines",
+        line={"width": 0},
+        fillcolor="rgba(127,127,127,0.35)",
+        name=f"{len(random.directions)} random directions, range",
+        legendgroup="random",
+        hoverinfo="skip",
+    )
+
+
+def _score_lines(result: Result, score: str) -> list[dict[str, Any]]:
+    """A line of scores over the source layers for each source position."""
+    table, names = result.candidates, result.post_inst_tokens
+    lines = []
+    for number, position in enumerate(sorted({row.position for row in table})):
+        rows = [row for row in table if row.position == position]
+        lines.append(
+            dict(
+                name=f"position {position} {names[position]!r}",
+                legendgroup=str(position),
+                x=[row.layer for row in rows],
+                y=[getattr(row, score) for row in rows],
+                customdata=[row.reason or "kept" for row in rows],
+                mode="lines+markers",
+                line={
+                    "color": COLOURS[number % len(COLOURS)],
+                    "dash": DASHES[number % len(DASHES)],
+                    "width": 1.8,
+                },
+                marker={"size": 6, "symbol": SYMBOLS[number % len(SYMBOLS)]},
+                hovertemplate=f"position {position}, layer %{{x}}: %{{y:.3f}}<br>%{{customdata}}<extra></extra>",
+            )
+        )
+    return lines
+
+
+def _picked_score(result: Result, score: str) -> dict[str, Any]:
+    """The picked candidate as a star."""
+    picked = result.selected
+    return dict(
+        x=[picked.layer],
+        y=[getattr(picked, score)],
+        mode="markers",
+        name=f"picked: layer {picked.layer}, position {picked.position}",
+        legendgroup="picked",
+        marker={
+            "symbol": "star",
+            "size": 15,
+            "color": "#FFD400",
+            "line": {"color": "black", "width": 1.2},
+        },
+        hovertemplate=f"picked, layer %{{x}}: %{{y:.3f}}<extra>{score}</extra>",
+    )
 
 
 def _scatter(result: Result) -> go.Figure:

@@ -3,6 +3,10 @@
 Table numbers are those of the final arXiv version of Arditi et al. 2024 (2406.11717).
 """
 
+from collections.abc import Mapping
+
+import plotly.graph_objects as go
+
 from interp.display.cards import Table
 from interp.display.page import Section, html_report
 from interp.experiments.refusal_direction import Result
@@ -104,9 +108,60 @@ def verdicts(result: Result) -> list[str]:
     ]
 
 
+def _selection(result: Result, drawn: go.Figure) -> Section:
+    """Which direction was picked, by which rule, and how firmly."""
+    picked, rule = result.selected, result.rule
+    return Section(
+        title="Selection (section 2.3, appendix C)",
+        text=[
+            f"Rule: {rule.text}. Picked: layer {picked.layer}, position {picked.position} "
+            f"({result.post_inst_tokens[picked.position]!r}), norm {result.selected_norm:.2f}.",
+            "Sweep: "
+            + (
+                "every score of every candidate was measured."
+                if result.config.sweep == "exhaustive"
+                else "what provably cannot win was not measured, so lines have gaps."
+            ),
+            "The second table draws the validation prompts anew with replacement: near-ties swap.",
+        ],
+        tables=[selection_table(result), stability_table(result)],
+        figures=[drawn],
+    )
+
+
+def _mechanism(result: Result, drawn: Mapping[str, go.Figure]) -> Section:
+    """What refusing prompts look like inside under each condition."""
+    mechanism, explained = result.mechanism, result.mechanism.explained
+    return Section(
+        title="Mechanism (section 5)",
+        text=[
+            f"{mechanism.n_refused} harmful prompts that the model refuses, under each condition; "
+            f"{mechanism.n_answered} harmless ones for reference.",
+            f"Projection of the final stream on the direction, plain requests: total {explained.total:.2f} = "
+            f"embedding {explained.embedding:.2f} + heads {explained.heads:.2f} (the top "
+            f"{len(mechanism.heads)} of them {explained.top_heads:.2f}) + MLPs {explained.mlps:.2f} + rest "
+            f"{explained.rest:.2f}."
+            if explained
+            else f"No attribution to heads: {mechanism.skipped}.",
+        ],
+        tables=[
+            Table(
+                header=["condition", "refusal metric (nats)", "95% interval"],
+                rows=[
+                    [name, e.value, f"[{e.low:.2f}, {e.high:.2f}]"]
+                    for name, e in mechanism.refusal_metric.items()
+                ],
+            )
+        ],
+        figures=[
+            drawn[name] for name in ("fig05_cosine", "fig06a_heads", "fig06b_attention") if name in drawn
+        ],
+    )
+
+
 def report(result: Result) -> str:
     """The experiment's page."""
-    drawn, about, picked, rule = figures(result), result.provenance, result.selected, result.rule
+    drawn, about, rule = figures(result), result.provenance, result.rule
     notes = list(about.notes)
     if not rule.published:
         notes.append(
@@ -121,7 +176,6 @@ def report(result: Result) -> str:
         f"{text!r} ({a:.2f} on harmful, {b:.2f} on harmless)"
         for text, a, b in zip(tokens.texts, tokens.harmful_mass, tokens.harmless_mass, strict=True)
     )
-    mechanism, explained = result.mechanism, result.mechanism.explained
     sections = [
         Section(
             title="What was found",
@@ -138,22 +192,7 @@ def report(result: Result) -> str:
             ],
             figures=[drawn["fig09_first_tokens"], drawn["fig10_refusal_metric"]],
         ),
-        Section(
-            title="Selection (section 2.3, appendix C)",
-            text=[
-                f"Rule: {rule.text}. Picked: layer {picked.layer}, position {picked.position} "
-                f"({result.post_inst_tokens[picked.position]!r}), norm {result.selected_norm:.2f}.",
-                "Sweep: "
-                + (
-                    "every score of every candidate was measured."
-                    if result.config.sweep == "exhaustive"
-                    else "what provably cannot win was not measured, so lines have gaps."
-                ),
-                "The second table draws the validation prompts anew with replacement: near-ties swap.",
-            ],
-            tables=[selection_table(result), stability_table(result)],
-            figures=[drawn["fig11_selection"]],
-        ),
+        _selection(result, drawn["fig11_selection"]),
         Section(
             title="Cross-entropy (appendix G.3)",
             text=[
@@ -161,31 +200,7 @@ def report(result: Result) -> str:
             ],
             tables=[cross_entropy_table(result)],
         ),
-        Section(
-            title="Mechanism (section 5)",
-            text=[
-                f"{mechanism.n_refused} harmful prompts that the model refuses, under each condition; "
-                f"{mechanism.n_answered} harmless ones for reference.",
-                f"Projection of the final stream on the direction, plain requests: total {explained.total:.2f} = "
-                f"embedding {explained.embedding:.2f} + heads {explained.heads:.2f} (the top "
-                f"{len(mechanism.heads)} of them {explained.top_heads:.2f}) + MLPs {explained.mlps:.2f} + rest "
-                f"{explained.rest:.2f}."
-                if explained
-                else f"No attribution to heads: {mechanism.skipped}.",
-            ],
-            tables=[
-                Table(
-                    header=["condition", "refusal metric (nats)", "95% interval"],
-                    rows=[
-                        [name, e.value, f"[{e.low:.2f}, {e.high:.2f}]"]
-                        for name, e in mechanism.refusal_metric.items()
-                    ],
-                )
-            ],
-            figures=[
-                drawn[name] for name in ("fig05_cosine", "fig06a_heads", "fig06b_attention") if name in drawn
-            ],
-        ),
+        _mechanism(result, drawn),
         Section(
             title="Subtraction moves activations off their distribution (appendix I.1)",
             text=["The paper does not name its axes; here they are the first two principal components."],
