@@ -16,6 +16,8 @@
 # second model, no generation.
 
 # %%
+from dataclasses import asdict
+
 import pandas as pd
 
 import interp
@@ -68,7 +70,7 @@ distributions(scores, title="Latent Guard on held-out prompts", x_title="harmful
 
 # %%
 called = {kind: rate([s > guard.threshold for s in values]) for kind, values in scores.items()}
-pd.DataFrame({kind: r.as_dict() for kind, r in called.items()}).T
+pd.DataFrame({kind: asdict(r) for kind, r in called.items()}).T
 
 # %% [markdown]
 # The published threshold is 0. It can be set so that at most one in ten harmless validation prompts lies above
@@ -79,7 +81,7 @@ strict = guard.calibrated(
     model, prompts["harmless", "val"].first(max(N_PROMPTS, 10)), false_positive_rate=0.1
 )
 called = {kind: rate([s > strict.threshold for s in values]) for kind, values in scores.items()}
-pd.DataFrame({kind: r.as_dict() for kind, r in called.items()}).T
+pd.DataFrame({kind: asdict(r) for kind, r in called.items()}).T
 
 # %% [markdown]
 # A guard is one file. It belongs to the model it was fitted on and refuses any other, with the remedy:

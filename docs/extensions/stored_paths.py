@@ -9,6 +9,7 @@ those values. A number that is a statistic over stored rows is a function of the
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -379,14 +380,12 @@ def text_of(reference: str) -> str:
 
 def formatted(entry: Any, stored: Stored) -> str:
     """An estimate with its interval, or a plain value, in the form of its entry."""
-    if isinstance(entry, Estimate):
-        entry = entry.as_dict()
-    if not isinstance(entry, Mapping):
+    if not isinstance(entry, Estimate):
         return _one(entry, stored.form)
-    value, low, high = (entry[key] for key in ("value", "low", "high"))
-    if value is None:
+    if not entry.measurable:
         raise ValueError("the stored number was not measurable")
-    if stored.bare or low is None:
+    value, low, high = entry.value, entry.low, entry.high
+    if stored.bare or not math.isfinite(low):
         return _one(value, stored.form)
     if stored.form == "percent":
         return f"{100 * value:.0f}% [{100 * low:.0f}, {100 * high:.0f}]"

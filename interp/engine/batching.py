@@ -40,12 +40,14 @@ def plan_batches(lengths: Sequence[int], *, budget: int, max_rows: int, overhead
         max_rows: most rows in a batch.
         overhead: fixed cost of a pass, in tokens.
     """
+    if not lengths:
+        return []
     order = sorted(range(len(lengths)), key=lambda row: lengths[row])
     sizes = [lengths[row] for row in order]
     best = [0.0] + [float("inf")] * len(sizes)
     cut = [0] * (len(sizes) + 1)
     step = -(-len(sizes) * min(len(sizes), max_rows) // _MOST_CUTS)
-    if 4 * step * max(sizes, default=0) > budget:
+    if 4 * step * max(sizes) > budget:
         step = 1
     for end in [*range(step, len(sizes), step), len(sizes)]:
         width = sizes[end - 1]

@@ -213,7 +213,7 @@ def test_steer_with_options_out_of_range(
 def test_steer_with_a_dose_that_has_no_unit(saved_tiny: Path, tmp_path: Path) -> None:
     bare = write_direction(tmp_path / "bare.safetensors", make_direction(mean_activation_norm=None))
     line = refused("steer", "Hi", "-m", saved_tiny, "-d", bare, "--relative-norm", 1)
-    assert "needs the direction's mean_activation_norm; give coefficient=" in line
+    assert "relative_norm needs a direction with its mean_activation_norm; give coefficient=" in line
 
 
 def test_steer_without_its_direction_file(saved_tiny: Path, tmp_path: Path) -> None:

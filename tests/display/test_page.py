@@ -7,8 +7,10 @@ import plotly.graph_objects as go
 import pytest
 from plotly.offline import get_plotlyjs
 
+from interp.display.cards import Table
 from interp.display.charts import COLOURS, CONTROL_COLOUR, DASHES, THEME, layer_lines, rate_bars
-from interp.display.page import Section, Table, html_report
+from interp.display.page import Section, html_report
+from interp.stats import Estimate
 
 NASTY = "</script><script>alert(1)</script> <b>&\"'"
 
@@ -109,16 +111,16 @@ def test_text_from_models_and_users_is_escaped() -> None:
 
 RATES = {
     "baseline": {
-        "harmful": {"value": 0.5, "n": 10, "low": 0.25, "high": 0.75},
-        "harmless": {"value": 0.0, "n": 20, "low": 0.0, "high": 0.125},
+        "harmful": Estimate(value=0.5, n=10, low=0.25, high=0.75),
+        "harmless": Estimate(value=0.0, n=20, low=0.0, high=0.125),
     },
     "random": {
-        "harmful": {"value": 1.0, "n": 10, "low": 0.75, "high": 1.0},
-        "harmless": {"value": None, "n": 0, "low": None, "high": None},
+        "harmful": Estimate(value=1.0, n=10, low=0.75, high=1.0),
+        "harmless": Estimate.unmeasured(),
     },
     "ablation": {
-        "harmful": {"value": 0.25, "n": 10, "low": 0.125, "high": 0.5},
-        "harmless": {"value": 0.0, "n": 20, "low": 0.0, "high": 0.125},
+        "harmful": Estimate(value=0.25, n=10, low=0.125, high=0.5),
+        "harmless": Estimate(value=0.0, n=20, low=0.0, high=0.125),
     },
 }
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import interp
 from interp.data.prompts import Prompts, load_prompts
+from interp.engine.budgets import PassBudget
 from interp.evaluation.records import GROUPS, Group
 from interp.experiments.harmfulness import EXPERIMENT as HARMFULNESS
 from interp.experiments.harmfulness import ON_INSTRUCTION, RANDOM, Config, Result, groups
@@ -265,7 +266,8 @@ def test_batches_of_arms_give_each_arm_its_own_rate(tiny: ChatModel, monkeypatch
     with open_stages(None, key={}) as stages:
         together = inversion_sweep(tiny, directions, both, 0, config, stages)
         assert len(seen) == 2
-        monkeypatch.setattr(steering, "DECODE_ROWS", 1)
+        one_row = replace(PassBudget.for_(tiny), decode_rows=1)
+        monkeypatch.setattr(PassBudget, "for_", lambda _model: one_row)
         assert inversion_sweep(tiny, directions, both, 0, config, stages) == together
         assert len(seen) > 20
 
