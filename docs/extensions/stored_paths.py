@@ -380,6 +380,8 @@ def text_of(reference: str) -> str:
 
 def formatted(entry: Any, stored: Stored) -> str:
     """An estimate with its interval, or a plain value, in the form of its entry."""
+    if isinstance(entry, Mapping):  # as JSON has it
+        entry = from_plain(Estimate, dict(entry), source="a stored estimate")
     if not isinstance(entry, Estimate):
         return _one(entry, stored.form)
     if not entry.measurable:

@@ -104,5 +104,5 @@ def test_mistakes_are_named() -> None:
         fit_centres(ones * float("nan"), ones)
     with pytest.raises(ValueError, match=r"layer must be in 0\.\.4, got 9"):
         belief(torch.zeros(2, LAYERS, dtype=torch.float64), [9])
-    with pytest.raises(ValueError, match="layers must be an int, a range, .*; got none"):
+    with pytest.raises(ValueError, match=r"layers must be an int, a range, .*; got none"):
         belief(torch.zeros(2, LAYERS, dtype=torch.float64), [])
