@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.stats import Estimate, paired_test
+from interp.storage.typed_json import from_plain
 
 FIGURES = Path(__file__).parents[2] / "figures"
 QWEN = "-qwen2.5-coder-0.5b"
