@@ -5,7 +5,7 @@ Never judges what comes out.
 
 Hands out:
 `Activations`, `collect`, `collect_means`, `fast_path_agrees`, `apply`, `bridge_hooks`, `plan_batches`,
-`run_batches`, `PassBudget`, `pass_budget`, `PackedWeights`, `lean_forwards`, `stop_ids`, `Completions`, `generate`,
+`run_batches`, `PassBudget`, `pass_budget`, `PackedWeights`, `fused_forwards`, `stop_ids`, `Completions`, `generate`,
 `generate_each`, `stream`, `Readings`, `SoftPrefix`, `differentiable`, `Ablate`, `Add`, `Intervention`,
 `PassLayout`, `completion_log_probs`, `map_completions`, `map_next_token`, `next_token_log_probs`,
 `packed_next_tokens`, `PackedPasses`, `can_pack`, `packed_passes`, `pack`, `plan_trees`, `PackedAttention`,

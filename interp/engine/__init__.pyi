@@ -9,7 +9,7 @@ from .batching import run_batches as run_batches
 from .budgets import PassBudget as PassBudget
 from .budgets import pass_budget as pass_budget
 from .cpu_kernels import PackedWeights as PackedWeights
-from .cpu_kernels import lean_forwards as lean_forwards
+from .cpu_kernels import fused_forwards as fused_forwards
 from .decoding import stop_ids as stop_ids
 from .generation import Completions as Completions
 from .generation import generate as generate

@@ -1,7 +1,7 @@
 """Running many prompts cheaply: shared prefix, length-sorted batches, and smaller ones where memory runs out.
 
 Every prompt of a chat model starts with the same template tokens. Their keys and values are computed once per call
-(under the interventions in force) and copied into each batch, so only the tokens that differ are run. Prompts are
+(under the active interventions) and copied into each batch, so only the tokens that differ are run. Prompts are
 sorted by length and cut into batches by dynamic programming over the cost `rows * longest + overhead`.
 """
 
@@ -25,19 +25,20 @@ from interp.models.tokens import ChatTokens
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_MOST_CUTS = 2**19
-"""Ways to cut prompts into batches that are compared, a tenth of a second; of more prompts, several stay together."""
+_MAX_CUTS = 2**19
+"""Maximum ways to cut prompts into batches that are compared, a tenth of a second; with more prompts, cuts are only
+considered after every few."""
 _FITTING_PASSES = 4
-"""Passes in a row that must fit, after one that did not, before larger ones are tried again."""
+"""Consecutive passes that must fit after an out-of-memory error before larger ones are tried again."""
 
 
 def plan_batches(lengths: Sequence[int], *, budget: int, max_rows: int, overhead: int) -> list[list[int]]:
-    """Rows of each batch, shortest prompts first, such that padding plus per-pass overhead is least.
+    """Rows of each batch, shortest prompts first, that minimise padding plus per-pass overhead.
 
     Args:
         lengths: tokens that each row runs.
-        budget: most tokens in a batch, padding included; a single longer row is a batch of its own.
-        max_rows: most rows in a batch.
+        budget: maximum tokens in a batch, padding included; a single longer row is a batch of its own.
+        max_rows: maximum rows in a batch.
         overhead: fixed cost of a pass, in tokens.
     """
     if not lengths:
@@ -46,7 +47,7 @@ def plan_batches(lengths: Sequence[int], *, budget: int, max_rows: int, overhead
     sizes = [lengths[row] for row in order]
     best = [0.0] + [float("inf")] * len(sizes)
     cut = [0] * (len(sizes) + 1)
-    step = -(-len(sizes) * min(len(sizes), max_rows) // _MOST_CUTS)
+    step = -(-len(sizes) * min(len(sizes), max_rows) // _MAX_CUTS)
     if 4 * step * max(sizes) > budget:
         step = 1
     for end in [*range(step, len(sizes), step), len(sizes)]:
@@ -70,8 +71,8 @@ def run_batches(
 ) -> Iterator[tuple[list[int], T]]:
     """Run each batch, at most `max_rows` rows at a time.
 
-    One that does not fit into memory is halved and tried again, and later ones start smaller; after a few that fit,
-    twice as many rows are tried.
+    A batch that does not fit into memory is halved and tried again, and later ones start at the smaller size; after a
+    few that fit, the size is doubled again.
     """
     waiting, limit, fitting = [rows for rows in batches if rows], max_rows, 0
     while waiting:
@@ -96,12 +97,12 @@ def run_batches(
 
 
 class Enough(Exception):
-    """Raised inside a forward pass once all that was asked for has been read."""
+    """Raised inside a forward pass to end it once everything requested has been read."""
 
 
 @contextmanager
 def stopping_before(model: ChatModel, layer: int | None) -> Iterator[None]:
-    """Forward passes inside the context end when they reach this block; None lets them run through."""
+    """Forward passes inside the context stop before this block; None runs them to the end."""
     if layer is None or layer >= model.n_layers:
         yield
         return
@@ -115,7 +116,7 @@ def _stop(_value: object) -> None:
 
 @contextmanager
 def resuming_at(model: ChatModel, layer: int, resid: Float[Tensor, "batch pos d_model"]) -> Iterator[None]:
-    """This thread's passes inside the context skip the blocks below this one, which gets `resid` as its input."""
+    """This thread's passes inside the context skip the blocks below `layer`, whose input is `resid`."""
     skipped = {block.module: _skip for block in model.blocks[:layer]}
     with model.lock, swapped_forwards(skipped), model.hooks([("resid_pre", layer, lambda _: resid)]):
         yield
@@ -126,7 +127,7 @@ def _skip(hidden_states: Tensor, *_args: object, **_options: object) -> Tensor:
 
 
 class SharedPrefix:
-    """Keys and values of the tokens that all prompts share, under the interventions in force."""
+    """Keys and values of the prefix shared by all prompts, under the active interventions."""
 
     def __init__(
         self,
@@ -148,10 +149,10 @@ class SharedPrefix:
                 model.decoder(ids, past_key_values=self._cache, use_cache=True)
 
     def cache(self, rows: int) -> DynamicCache:
-        """A fresh cache for a batch of so many rows that begins after the prefix."""
+        """A fresh cache for a batch of this many rows, filled with the shared prefix."""
         if self._cache is None:
             return DynamicCache(config=self._model.hf.config)
-        # Updates of a cache put new tensors in place of the old ones, so that the layers can share them.
+        # Updating a cache replaces its tensors instead of writing into them, so copies can share them.
         cache = copy.copy(self._cache)
         cache.layers = [copy.copy(layer) for layer in cache.layers]
         if rows > 1:
@@ -169,19 +170,19 @@ def outgrows_window(model: ChatModel, tokens: ChatTokens, *, beyond: int = 0) ->
 
 
 def shared_length(model: ChatModel, tokens: ChatTokens, applied: Applied, *, beyond: int = 0) -> int:
-    """How many leading tokens to share: 0 where padding behind a prefix would shift a sliding attention window.
+    """Length of the shared prefix: 0 where padding after it would shift a sliding attention window.
 
     Args:
         beyond: tokens that will be generated after the prompt.
     """
     if outgrows_window(model, tokens, beyond=beyond):
         return 0
-    # At least one token of every prompt is left to run.
+    # Every prompt keeps at least one token of its own to run.
     return min(applied.shareable(tokens), min(len(ids) for ids in tokens.ids) - 1)
 
 
 def pad_id(model: ChatModel) -> int:
-    """Any valid id: padding is masked or never read."""
+    """Token id used for padding; any valid id works, since padding is masked or never read."""
     tokenizer: Any = model.tokenizer
     for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if candidate is not None:

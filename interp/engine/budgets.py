@@ -1,9 +1,8 @@
-"""How much one forward pass may hold: `PassBudget.for_(model)`, from the device's free memory and the model's size.
+"""The size of one forward pass: `PassBudget.for_(model)`, from the device's free memory and the model's size.
 
-On a CPU a pass should stay in its caches: the numbers were measured on two AMD cores and do not depend on memory. On
-a GPU the more tokens a pass has the better, until they fill the card: memory decides, by an upper bound on what a
-token takes. Budgets of a GPU are powers of two, so that a few megabytes more or less free do not change how prompts
-are batched.
+On a CPU a pass should fit in the caches: the numbers were measured on two AMD cores and do not depend on memory. On a
+GPU larger passes are faster until memory is full, so that the limit is an upper bound on the memory per token. GPU
+budgets are powers of two, so that a few megabytes more or less of free memory do not change how prompts are batched.
 
     budget = PassBudget.for_(model)
     budget.packed_tokens                   # 5120 on a CPU for smollm2, 131072 on a card of 80 GB
@@ -18,34 +17,36 @@ from torch import nn
 
 from interp.models.chat_model import ChatModel
 
-_CARD_SHARE = 0.4
-"""Of a card's free memory, what one pass may take; the rest is for results, fragments and what others do there."""
-_MOST_CARD_TOKENS = 2**17
-"""Tokens of a pass on a card, which larger passes keep no busier; a progress bar moves between passes."""
+_GPU_SHARE = 0.4
+"""Share of a GPU's free memory that one pass may take, between 0 and 1; the rest is for results, fragmentation and
+other processes."""
+_MAX_GPU_TOKENS = 2**17
+"""Maximum tokens of a GPU pass: larger passes are no faster, and the progress bar advances only between passes."""
 _DECODED_LENGTH = 1024
-"""Tokens, prompt and completion, that a row of a decoding batch may have on a card."""
+"""Tokens per row, prompt and completion, that the size of a GPU decoding batch allows for."""
 _CPU_PACKED = 5120
-"""Most tokens of a CPU pass that packs weights as it goes; packing then costs a twentieth of the products."""
+"""Maximum tokens of a CPU pass that prepacks weights layer by layer; packing then takes a twentieth of the time of the
+matrix products."""
 _CPU_WIDEST = 2**23
-"""Most numbers in the widest activation of such a pass: 32 MB."""
+"""Maximum numbers in the widest activation of such a pass: 32 MB."""
 _CPU_WORK = 1.2e12
-"""Most floating-point operations of such a pass: seconds on two cores, after which a progress bar moves."""
+"""Maximum floating-point operations of such a pass: seconds on two cores, between updates of the progress bar."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PassBudget:
-    """What one pass may hold on a device. Tokens count padding."""
+    """Limits of one pass on a device; tokens include padding."""
 
     plain_tokens: int
-    """Tokens of a padded pass over prompts behind their shared prefix."""
+    """Tokens of a padded pass over prompts without their shared prefix."""
     plain_rows: int
-    """Prompts of a pass on the plain path, that of whole prompts."""
+    """Prompts of a pass on the plain path, which runs whole prompts."""
     packed_tokens: int
     """Tokens of a packed pass."""
     sweep_tokens: int
     """Tokens of a packed pass of a sweep over candidates, which is repeated for every candidate."""
     unfolded_tokens: int
-    """Tokens to which attention may unfold a packed pass: prompts may share a long prefix."""
+    """Tokens to which attention may unfold a packed pass, which is more than its own where prompts share prefixes."""
     scored_tokens: int
     """Tokens of a pass that unembeds all positions of its completions."""
     decode_rows: int
@@ -55,19 +56,19 @@ class PassBudget:
     overhead_tokens: int
     """Fixed cost of one pass, in tokens: reading the weights once and launching the kernels."""
     short_scores: int
-    """Attention scores of a row up to which two products and a softmax beat the fused kernel; 0 is never."""
+    """Maximum attention scores of a row at which two products and a softmax beat the fused kernel; 0 is never."""
     few_scores: int
-    """The same, of all rows of a pass."""
+    """The same maximum for all rows of a pass together."""
     prepacked_rows: int
-    """Rows from which packing a weight into oneDNN's layout for one product pays."""
+    """Minimum rows at which packing a weight into oneDNN's layout for a single product pays."""
     prepacked_passes: int
-    """Passes from which keeping all weights in that layout pays."""
+    """Minimum passes at which keeping all weights in that layout pays."""
     prepacked_bytes: int
-    """Most memory that weights kept in that layout may take."""
+    """Maximum bytes that weights kept in that layout may take."""
 
     @classmethod
     def for_(cls, model: ChatModel) -> "PassBudget":
-        """The budget of a model where it is, with the memory that is free now."""
+        """The budget of a model on its device, given the memory that is free now."""
         linear = [module for module in model.decoder.modules() if type(module) is nn.Linear]
         config = model.hf.config.get_text_config()
         d_mlp = max([module.out_features for module in linear], default=0)
@@ -84,7 +85,7 @@ class PassBudget:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that new tensors on a device can take."""
+    """Bytes of memory available to new tensors on a device."""
     if device.type != "cuda":
         return int(psutil.virtual_memory().available)
     reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -102,19 +103,19 @@ def pass_budget(
     dtype: torch.dtype,
     linear_weights: int | None = None,
 ) -> PassBudget:
-    """The budget of a model of this size on such a device.
+    """The budget of a model of the given size on the given type of device.
 
     Args:
         device: type of the device, as torch names it.
-        free: bytes that are free there.
-        d_mlp: width of the widest activation between two products.
+        free: free bytes on the device.
+        d_mlp: width of the widest activation between two matrix products.
         linear_weights: weights of linear layers that oneDNN could hold; None counts those of a gated transformer.
     """
     if linear_weights is None:
         linear_weights = n_layers * d_model * (4 * d_model + 3 * d_mlp)
     if device == "cpu":
         return _cpu_budget(free, d_mlp=d_mlp, prepacks=dtype == torch.float32, weights=linear_weights)
-    return _card_budget(free, d_model, d_mlp, n_layers, d_vocab, dtype.itemsize)
+    return _gpu_budget(free, d_model, d_mlp, n_layers, d_vocab, dtype.itemsize)
 
 
 def _cpu_budget(free: int, *, d_mlp: int, prepacks: bool, weights: int) -> PassBudget:
@@ -130,10 +131,10 @@ def _cpu_budget(free: int, *, d_mlp: int, prepacks: bool, weights: int) -> PassB
         sweep_tokens=1280,  # a candidate's validation prompts fit into one or two passes
         unfolded_tokens=32 * plain,
         scored_tokens=512,
-        decode_rows=64,  # reading the weights then costs less than the arithmetic
+        decode_rows=64,  # reading the weights then takes less time than the arithmetic
         rows=128,
         overhead_tokens=48,
-        short_scores=2**15,  # by a factor of 2.3 for prompts of 20 tokens; at 300 tokens by nothing
+        short_scores=2**15,  # 2.3 times as fast for prompts of 20 tokens, no faster at 300 tokens
         few_scores=2**22,
         prepacked_rows=prepacked_rows,
         prepacked_passes=8,
@@ -141,15 +142,15 @@ def _cpu_budget(free: int, *, d_mlp: int, prepacks: bool, weights: int) -> PassB
     )
 
 
-def _card_budget(
+def _gpu_budget(
     free: int, d_model: int, d_mlp: int, n_layers: int, d_vocab: int, itemsize: int
 ) -> PassBudget:
-    """Bounds count every head as a key head, and logits in float32 four times over: as they are, and for a softmax."""
-    available = _CARD_SHARE * free
+    """Upper bounds: every head counts as a key head, and logits count as four float32 tensors, for the softmax."""
+    available = _GPU_SHARE * free
     cached = 2 * n_layers * d_model * itemsize
     passing = (16 * d_model + 4 * d_mlp) * itemsize
     unembedded = 16 * d_vocab
-    tokens = min(_MOST_CARD_TOKENS, _power_of_two(available / (cached + passing)))
+    tokens = min(_MAX_GPU_TOKENS, _power_of_two(available / (cached + passing)))
     rows = _power_of_two(available / 4 / unembedded)
     return PassBudget(
         plain_tokens=tokens,
@@ -169,6 +170,6 @@ def _card_budget(
     )
 
 
-def _power_of_two(most: float) -> int:
-    """The largest power of two up to `most`; at least 1."""
-    return 1 << max(0, int(most).bit_length() - 1)
+def _power_of_two(maximum: float) -> int:
+    """The largest power of two up to `maximum`; at least 1."""
+    return 1 << max(0, int(maximum).bit_length() - 1)

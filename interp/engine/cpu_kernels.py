@@ -1,14 +1,14 @@
-"""Faster arithmetic for passes that keep nothing for a gradient: in place between products, and packed weights.
+"""Fused CPU kernels for passes without gradients: in-place operations between products, and weight prepacking.
 
 Between two matrix products a block only moves memory: transformers' gated MLPs, RMS norms and rotary embeddings
-write a new tensor for every operation, each too large for a core's cache. `lean_forwards` swaps in versions that write
-over what nobody reads again. No family is known by name: what has the parts of one of the three is swapped when both
-versions give the same on a random input, and left alone otherwise.
+write a new tensor for every operation, each too large for a core's cache. `fused_forwards` swaps in versions that
+overwrite tensors which are not read again. No architecture is known by name: a module with the structure of one of the
+three is swapped when both versions give the same result on a random input, and left alone otherwise.
 
-oneDNN multiplies by weights in its own layout (`PackedWeights`) faster than MKL does by plain ones: on two AMD cores at
-215 instead of 185 GFLOP/s, and it applies SiLU and the gate as it writes a product. Packing costs as much as is gained
-on about 500 rows: a model that runs hundreds of times keeps its packed weights, others pack them in passes that are
-large enough, a layer at a time.
+oneDNN multiplies by weights prepacked into its own layout (`PackedWeights`) faster than MKL does by plain ones: on two
+AMD cores at 215 instead of 185 GFLOP/s, and it fuses SiLU and the gate into the product. Packing costs as much as is
+gained on about 500 rows: a model that runs hundreds of times keeps its packed weights, others pack them one layer at a
+time in passes that are large enough.
 """
 
 import inspect
@@ -34,33 +34,33 @@ _ROTARY = "apply_rotary_pos_emb"
 class PackedWeights:
     """The linear layers' weights of a float32 model on the CPU in oneDNN's layout.
 
-    Kept, they take as much memory again as those weights, and are packed when first used; where that is more than half
-    of what is free they are not kept. Weights that are not kept are packed for each product with rows enough.
+    Kept weights are packed on first use and take as much memory again as the originals; where that is more than half of
+    the free memory they are not kept. Weights that are not kept are packed for each product with enough rows.
 
     Args:
-        keep: for a model that will run many times.
-        least_rows: how many are enough; the budget's when None.
+        keep: keep the packed weights, for a model that will run many times.
+        min_rows: minimum rows of a product for which weights are packed; the budget's when None.
     """
 
-    def __init__(self, model: ChatModel, *, keep: bool, least_rows: int | None = None) -> None:
+    def __init__(self, model: ChatModel, *, keep: bool, min_rows: int | None = None) -> None:
         self.usable = (
             model.device.type == "cpu"
             and model.dtype == torch.float32
             and torch.backends.mkldnn.is_available()
             and any(type(module) is nn.Linear for module in model.decoder.modules())
         )
-        """Whether passes use them."""
+        """Whether passes use prepacked weights."""
         budget = PassBudget.for_(model)
         size = 4 * sum(module.weight.numel() for module in _modules(model) if type(module) is nn.Linear)
         self._keep = keep and size <= budget.prepacked_bytes
-        self._least_rows = budget.prepacked_rows if least_rows is None else least_rows
+        self._min_rows = budget.prepacked_rows if min_rows is None else min_rows
         self._kept: dict[nn.Linear, tuple[tuple[int, int], Tensor]] = {}
 
     def of(self, layer: nn.Linear, x: Float[Tensor, "*batch d_in"]) -> Tensor | None:
         """The packed weight of a layer as it is now; None where packing it for this input does not pay."""
         rows = x.numel() // layer.in_features
         if not self._keep:
-            return _pack(layer, rows) if rows >= self._least_rows else None
+            return _pack(layer, rows) if rows >= self._min_rows else None
         state = (layer.weight.data_ptr(), layer.weight._version)
         if layer not in self._kept or self._kept[layer][0] != state:
             self._kept[layer] = state, _pack(layer, rows)
@@ -71,36 +71,36 @@ def _pack(layer: nn.Linear, rows: int) -> Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(layer.weight, rows)
 
 
-Lean = Callable[..., Tensor]
-"""(module, input, packed weights) → what the module's own forward gives."""
+FusedForward = Callable[..., Tensor]
+"""A function of module, input and packed weights that returns what the module's own forward returns."""
 
 
 class _Swaps(NamedTuple):
-    modules: list[tuple[nn.Module, Lean]]
+    modules: list[tuple[nn.Module, FusedForward]]
     attentions: list[nn.Module]
-    """Those that turn queries and keys by a function of the family's code that the in-place version equals."""
+    """Attention modules whose rotary function, from the architecture's code, equals the in-place version."""
 
 
 _known: WeakKeyDictionary[ChatModel, _Swaps] = WeakKeyDictionary()
 
 
 @contextmanager
-def lean_forwards(model: ChatModel, weights: PackedWeights | None = None) -> Iterator[None]:
-    """Inside the context, float32 passes of `model.hf` without gradients use the faster versions.
+def fused_forwards(model: ChatModel, weights: PackedWeights | None = None) -> Iterator[None]:
+    """Inside the context, float32 passes of `model.hf` without gradients use the fused kernels.
 
-    Hold `model.lock`. Passes of other threads, which may want gradients that what is written over in place has not, and
-    passes of other models are left alone, to the bit.
+    The caller holds `model.lock`. Passes of other threads, which may need gradients and so cannot run in place, and
+    passes of other models stay bit-identical.
 
     Args:
-        weights: multiply by these.
+        weights: prepacked weights to multiply by; None keeps the plain ones.
     """
-    # Lower precisions round in an order of their own.
+    # In lower precisions the order of rounding differs.
     swaps = _Swaps([], []) if torch.is_grad_enabled() or model.dtype != torch.float32 else _swaps(model)
     weights = weights if weights is not None and weights.usable else None
     forwards: dict[nn.Module, Callable[..., Any]] = {
-        module: partial(lean, module, weights=weights)
-        for module, lean in swaps.modules
-        if lean is not linear or weights is not None
+        module: partial(fused, module, weights=weights)
+        for module, fused in swaps.modules
+        if fused is not linear or weights is not None
     }
     turning = {kind: _turning_in_place(kind.forward) for kind in set(map(type, swaps.attentions))}
     forwards |= {module: partial(turning[type(module)], module) for module in swaps.attentions}
@@ -109,10 +109,10 @@ def lean_forwards(model: ChatModel, weights: PackedWeights | None = None) -> Ite
 
 
 def _turning_in_place(forward: Any) -> Any:
-    """An attention's forward as it is written, but where it turns queries and keys it calls `rotary`.
+    """A copy of an attention's forward that calls `rotary` to rotate queries and keys.
 
-    The function that it calls there is a global name of the family's code, which all models of the family share: the
-    copy has global names of its own.
+    The original calls a global function of the architecture's module, which all its models share: the copy gets its own
+    globals.
     """
     own = {**forward.__globals__, _ROTARY: rotary}
     copied = FunctionType(forward.__code__, own, forward.__name__, forward.__defaults__, forward.__closure__)
@@ -133,9 +133,9 @@ def linear(
 def gated_mlp(
     module: Any, x: Float[Tensor, "*batch d_model"], weights: PackedWeights | None = None
 ) -> Float[Tensor, "*batch d_model"]:
-    """down(act(gate(x)) * up(x)); oneDNN applies SiLU and the factor as it writes a product."""
+    """down(act(gate(x)) * up(x)); oneDNN fuses SiLU and the factor into the products."""
     gate, up = module.gate_proj, module.up_proj
-    # An adapter may stand in the place of a layer, or a hook look at it: only its own call knows what they add.
+    # A layer may be replaced by an adapter or carry hooks: only calling it includes what they add.
     plain = _bare(gate) and _bare(up) and isinstance(module.act_fn, type(ACT2FN["silu"]))
     packed = None if weights is None or not plain else (weights.of(gate, x), weights.of(up, x))
     if packed is None or packed[0] is None or packed[1] is None:
@@ -183,32 +183,32 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 @torch.no_grad()
 def _swaps(model: ChatModel) -> _Swaps:
     if model not in _known:
-        modules, agree = list[tuple[nn.Module, Lean]](), dict[str, bool]()
-        packed = PackedWeights(model, keep=False, least_rows=1)
-        for module, lean, width in _candidates(model):
+        modules, agree = list[tuple[nn.Module, FusedForward]](), dict[str, bool]()
+        packed = PackedWeights(model, keep=False, min_rows=1)
+        for module, fused, width in _candidates(model):
             if "forward" in vars(module):
                 continue
-            kind = repr(module)  # type, parts and sizes: one of each kind is compared
+            kind = repr(module)  # type, submodules and sizes: one module of each kind is compared
             if kind not in agree:
                 x = _random(1, 3, width).to(model.device)
                 tried = [None, packed] if packed.usable else [None]
-                agree[kind] = all(_same(module.forward, partial(lean, module, weights=w), x) for w in tried)
+                agree[kind] = all(_same(module.forward, partial(fused, module, weights=w), x) for w in tried)
             if agree[kind]:
-                modules.append((module, lean))
+                modules.append((module, fused))
         attentions = [part for block in model.blocks for part in block.attention.modules() if _turns(part)]
         _known[model] = _Swaps(modules, attentions)
     return _known[model]
 
 
 def _modules(model: ChatModel) -> Iterator[nn.Module]:
-    """The decoder's and the unembedding."""
+    """The modules of the decoder, and the unembedding."""
     yield from model.decoder.modules()
     unembedding = model.hf.get_output_embeddings()
     if unembedding is not None:
         yield unembedding
 
 
-def _candidates(model: ChatModel) -> Iterator[tuple[nn.Module, Lean, int]]:
+def _candidates(model: ChatModel) -> Iterator[tuple[nn.Module, FusedForward, int]]:
     for module in _modules(model):
         gate, weight = getattr(module, "gate_proj", None), getattr(module, "weight", None)
         if type(module) is nn.Linear:
@@ -222,7 +222,7 @@ def _candidates(model: ChatModel) -> Iterator[tuple[nn.Module, Lean, int]]:
 
 
 def _turns(module: nn.Module) -> bool:
-    """Whether a module's own forward turns queries and keys as `rotary` does."""
+    """Whether a module's own forward rotates queries and keys as `rotary` does."""
     forward: Any = type(module).forward
     named = isinstance(forward, FunctionType) and _ROTARY in forward.__code__.co_names
     return named and "forward" not in vars(module) and _is_rotary(forward.__globals__.get(_ROTARY))
@@ -232,7 +232,7 @@ def _turns(module: nn.Module) -> bool:
 def _is_rotary(own: Any) -> bool:
     if own is None or [*inspect.signature(own).parameters] != [*inspect.signature(rotary).parameters]:
         return False
-    # Some families turn only the first part of each head, which the in-place version does not.
+    # Some architectures rotate only the first part of each head, which the in-place version does not support.
     return all(
         _same(lambda *x: torch.cat(own(*x), 1), lambda *x: torch.cat(rotary(*x), 1), *inputs) is wanted
         for wanted, inputs in (
@@ -242,17 +242,17 @@ def _is_rotary(own: Any) -> bool:
     )
 
 
-def _same(plain: Callable[..., Tensor], lean: Callable[..., Tensor], *inputs: Tensor) -> bool | None:
-    """None where the plain version does not take such inputs."""
+def _same(plain: Callable[..., Tensor], fused: Callable[..., Tensor], *inputs: Tensor) -> bool | None:
+    """Whether both versions return the same; None where the plain version does not take such inputs."""
     try:
         expected = plain(*inputs)
     except (TypeError, RuntimeError):
         return None
     try:
-        found = lean(*inputs)
+        result = fused(*inputs)
     except (TypeError, RuntimeError, AttributeError):
         return False
-    return torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
+    return torch.allclose(result, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
 
 
 def _random(*shape: int) -> Tensor:

@@ -1,7 +1,7 @@
-"""Passes over prompts and the steps that follow them, a token a row, each batch with its own KV cache.
+"""Prefill and decoding: passes over prompts, then decoding steps of one token per row, with a KV cache per batch.
 
-Prompts are run behind their shared template prefix (see `interp.engine.batching`), left-padded with explicit mask and
-position ids, with packed weights (see `interp.engine.cpu_kernels`); rows that have ended leave the batch.
+Prompts run after their shared prefix (see `interp.engine.batching`), left-padded with an explicit attention mask and
+position ids, with prepacked weights (see `interp.engine.cpu_kernels`); finished rows leave the batch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +16,7 @@ from transformers import DynamicCache
 from interp.engine.applying import Applied
 from interp.engine.batching import SharedPrefix, pad_id, plan_batches, run_batches, shared_length
 from interp.engine.budgets import PassBudget
-from interp.engine.cpu_kernels import PackedWeights, lean_forwards
+from interp.engine.cpu_kernels import PackedWeights, fused_forwards
 from interp.engine.layouts import PassLayout
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, pad_left
@@ -25,15 +25,15 @@ Pick = Callable[[Float[Tensor, "batch d_vocab"]], Int[Tensor, " batch"]]
 """Chooses the next token of every row."""
 
 
-class Step(NamedTuple):
+class DecodingStep(NamedTuple):
     """One decoding step of a batch."""
 
     rows: tuple[int, ...]
-    """Those that get a token."""
+    """Rows that receive a token in this decoding step."""
     ids: tuple[int, ...]
-    """The token of each."""
+    """The token that each of these rows receives."""
     logits: Float[Tensor, "row d_vocab"]
-    """What each was chosen from, under the interventions."""
+    """Logits that each token was selected from, under the interventions."""
 
 
 class Decoding:
@@ -53,7 +53,7 @@ class Decoding:
 
     @classmethod
     def joined(cls, states: Sequence["Decoding"]) -> "Decoding":
-        """Rows of several batches of one width, one after the other; no intervention acts on what they generate."""
+        """Concatenate batches of equal width; valid only where no intervention acts on generated tokens."""
         cache = states[0].cache
         for number in range(len(cache.layers)):
             layers: list[Any] = [state.cache.layers[number] for state in states]
@@ -69,17 +69,17 @@ class Decoding:
         self.mask, self.position = self.mask[index], self.position[index]
         self._layout = None if self._layout is None else self._layout.take(rows)
 
-    def step(self, model: ChatModel, chosen: Int[Tensor, " batch"]) -> Float[Tensor, "batch d_vocab"]:
-        """Run one more token of each row and give the logits of the next."""
+    def step(self, model: ChatModel, next_ids: Int[Tensor, " batch"]) -> Float[Tensor, "batch d_vocab"]:
+        """Run one more token of each row and return the logits of the next one."""
         self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
         self.position = self.position + 1
         self._layout = None if self._layout is None else self._layout.following()
-        return self.logits(model, chosen[:, None], self.position[:, None])
+        return self.logits(model, next_ids[:, None], self.position[:, None])
 
     def logits(
         self, model: ChatModel, ids: Int[Tensor, "batch pos"], positions: Int[Tensor, "batch pos"]
     ) -> Float[Tensor, "batch d_vocab"]:
-        """Run these tokens, which the mask has already, and give the logits of the last one's successor."""
+        """Run these tokens, which the attention mask already covers, and return the logits of the next one."""
         with _arithmetic(model, self.weights), self._applied.running(self._layout):
             return model.hf(
                 input_ids=ids,
@@ -99,16 +99,16 @@ def decode_steps(
     *,
     max_new_tokens: int,
     shrink: bool,
-) -> Iterator[Step]:
-    """The decoding steps of one batch; rows are the batch's."""
+) -> Iterator[DecodingStep]:
+    """Decode one batch, one decoding step at a time; row indices refer to that batch."""
     stops = stop_ids(model)
     alive, ended = list(range(len(logits))), set[int]()
     for number in range(max_new_tokens):
-        chosen = pick(logits)
+        next_ids = pick(logits)
         fresh = [i for i, row in enumerate(alive) if row not in ended]
-        step = Step(
+        step = DecodingStep(
             rows=tuple(alive[i] for i in fresh),
-            ids=tuple(chosen[fresh].tolist()),
+            ids=tuple(next_ids[fresh].tolist()),
             logits=logits if len(fresh) == len(alive) else logits[fresh],
         )
         yield step
@@ -116,24 +116,24 @@ def decode_steps(
         keep = [i for i, row in enumerate(alive) if row not in ended]
         if number == max_new_tokens - 1 or not keep:
             return
-        # Dropping rows copies the cache; worth it once a quarter has ended.
+        # Dropping rows copies the cache, which pays once a quarter of them has finished.
         if shrink and len(keep) <= 0.75 * len(alive):
             state.take(keep)
-            chosen, alive = chosen[keep], [alive[i] for i in keep]
-        logits = state.step(model, chosen)
+            next_ids, alive = next_ids[keep], [alive[i] for i in keep]
+        logits = state.step(model, next_ids)
 
 
 def stop_ids(model: ChatModel) -> set[int]:
     """Tokens that end a turn: the generation config's and the tokenizer's end-of-sequence tokens."""
     config: Any = model.hf.generation_config
-    found = config.eos_token_id if config is not None else None
-    ids = set(found if isinstance(found, list) else [found])
+    stops = config.eos_token_id if config is not None else None
+    ids = set(stops if isinstance(stops, list) else [stops])
     ids.add(model.tokenizer.eos_token_id)  # pyright: ignore[reportArgumentType]
     return {int(i) for i in ids if i is not None}
 
 
 def packed_weights(model: ChatModel, rows: int, max_new_tokens: int) -> PackedWeights:
-    """The weights for so many completions."""
+    """Prepacked weights for decoding this many completions; kept when enough passes will use them."""
     budget = PassBudget.for_(model)
     passes = max_new_tokens * -(-rows // budget.decode_rows)
     return PackedWeights(model, keep=passes >= budget.prepacked_passes)
@@ -141,18 +141,18 @@ def packed_weights(model: ChatModel, rows: int, max_new_tokens: int) -> PackedWe
 
 @contextmanager
 def _arithmetic(model: ChatModel, weights: PackedWeights | None) -> Iterator[None]:
-    """Passes inside the context multiply by these weights; None is the model's own way."""
+    """Passes inside the context use the fused kernels with these weights; None leaves the model's own arithmetic."""
     if weights is None:
         yield
         return
-    with model.lock, lean_forwards(model, weights):
+    with model.lock, fused_forwards(model, weights):
         yield
 
 
 def decoding_passes(
     model: ChatModel, tokens: ChatTokens, applied: Applied, weights: PackedWeights | None, max_new_tokens: int
 ) -> Iterator[tuple[list[int], tuple[Tensor, Decoding]]]:
-    """`prompt_passes` of batches that go on to decode; without weights on the plain path."""
+    """`prompt_passes` in batches that will be decoded together; the plain path when `weights` is None."""
     return prompt_passes(
         model,
         tokens,
@@ -174,11 +174,11 @@ def prompt_passes(
     decodes: bool = False,
     weights: PackedWeights | None = None,
 ) -> Iterator[tuple[list[int], tuple[Tensor, Decoding]]]:
-    """Run every prompt once; yields rows, logits of the next token, and the state to go on decoding from.
+    """Run every prompt once; yields rows, logits of the next token, and the state to continue decoding from.
 
     Args:
         beyond: tokens that will be generated after each prompt.
-        decodes: cut into batches that decode together, not into those in which prompts run fastest.
+        decodes: batch for decoding together instead of for the fastest prefill.
     """
     shared = shared_length(model, tokens, applied, beyond=beyond) if fast else 0
     with _arithmetic(model, weights):
@@ -207,7 +207,7 @@ def prompt_passes(
 
 
 def plan_decoding(lengths: Sequence[int], max_rows: int) -> list[list[int]]:
-    """Rows of each decoding batch: sorted by prompt length, as many rows as allowed, evenly filled."""
+    """Rows of each decoding batch: sorted by prompt length, in the fewest batches, evenly filled."""
     order = sorted(range(len(lengths)), key=lambda row: lengths[row])
     count = -(-len(order) // max_rows)
     size = -(-len(order) // count)

@@ -1,7 +1,7 @@
 """Batched completions, with or without interventions.
 
-Greedy unless a temperature is given. `fast=False` runs whole prompts without a shared prefix by the model's own
-arithmetic and never shrinks the batch; how the fast path runs is told in `interp.engine.decoding`.
+Decoding is greedy unless a temperature is given. `fast=False` runs whole prompts without a shared prefix, with the
+model's own arithmetic, and never shrinks the batch; `interp.engine.decoding` describes the fast path.
 
     plain = generate(model, prompts, max_new_tokens=32)
     steered = generate(model, prompts, interventions=[Add(direction, coefficient=1.0)])
@@ -21,8 +21,8 @@ from interp.engine.applying import apply
 from interp.engine.budgets import PassBudget
 from interp.engine.decoding import (
     Decoding,
+    DecodingStep,
     Pick,
-    Step,
     decode_steps,
     decoding_passes,
     packed_weights,
@@ -39,14 +39,14 @@ _SHOWN_ROWS = 8
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Completions(Shown):
-    """Completions of a list of prompts, in its order."""
+    """Completions of a list of prompts, in prompt order."""
 
     texts: tuple[str, ...]
-    """Decoded without special tokens."""
+    """Completions as text, decoded without special tokens."""
     ids: tuple[tuple[int, ...], ...]
     """Generated token ids; the end-of-turn token is included where it was reached."""
     finished: tuple[bool, ...]
-    """Whether the model ended the turn itself; False is cut at max_new_tokens."""
+    """Whether the model ended the turn itself; False means the completion was cut at max_new_tokens."""
     identity: PromptIdentity | None = None
     """Ids, categories and hash of the prompts."""
 
@@ -84,7 +84,7 @@ def generate(
             or tokens. A prefilled assistant turn is continued; the completion holds what comes after it.
         max_new_tokens: length at which a completion is cut.
         temperature: 0 is greedy; above, tokens are sampled from the softmax at this temperature.
-        seed: of the sampling. A completion depends on the other prompts of its call when sampled.
+        seed: seed of the sampling; a sampled completion depends on the other prompts of the call.
         fast: False takes the plain path.
         show_progress: draw a progress bar.
 
@@ -114,18 +114,18 @@ def stream(
     temperature: float = 0.0,
     seed: int = 0,
     fast: bool = True,
-) -> Iterator[Step]:
+) -> Iterator[DecodingStep]:
     """The completions of `generate`, token by token as they are made.
 
-    The interventions are in force, in this thread, until the stream ends or is closed: do not run the model for
-    anything else between its steps. Prompts are decoded as many at a time as the budget has. Arguments and errors as
-    `generate`.
+    The interventions are active in this thread until the stream ends or is closed: do not run the model for anything
+    else between its decoding steps. Up to the budget's `decode_rows` prompts decode together. Arguments and errors are
+    those of `generate`.
     """
     pick = _picker(max_new_tokens, temperature, seed)
     tokens = as_tokens(model.tokenizer, prompts)
     weights = packed_weights(model, len(tokens), max_new_tokens) if fast else None
 
-    def decode() -> Iterator[Step]:
+    def decode() -> Iterator[DecodingStep]:
         with apply(model, interventions) as applied:
             passes = decoding_passes(model, tokens, applied, weights, max_new_tokens)
             for rows, (logits, state) in passes:
@@ -136,7 +136,7 @@ def stream(
 
     with closing(decode()) as steps:  # pyright: ignore[reportArgumentType]
         while True:
-            # For the step alone: what runs between two steps has the model to itself, and keeps its gradients.
+            # Held during a decoding step only: code that runs between two of them can use the model, with gradients.
             with model.lock, torch.no_grad():
                 step = next(steps, None)
             if step is None:
@@ -153,8 +153,8 @@ def generate_each(
 ) -> list[Completions]:
     """Greedy completions of the same prompts under each of several sets of interventions on prompt tokens.
 
-    As `generate` for one set after the other, but since nothing acts on generated tokens, prompts are run set by set
-    and all sets decode together: with few prompts, decoding spends its time on reading the weights.
+    Equal to calling `generate` once per set. Since no intervention acts on generated tokens, prompts run set by set
+    and all sets decode together: with few prompts, decoding time is mostly spent on reading the weights.
 
     Raises:
         ValueError: an intervention that also acts on generated tokens, or as `generate`.
@@ -180,17 +180,17 @@ def generate_each(
         steps = decode_steps(model, logits, state, _likeliest, max_new_tokens=max_new_tokens, shrink=True)
         _gather(steps, places)
 
-    most = PassBudget.for_(model).decode_rows
+    max_rows = PassBudget.for_(model).decode_rows
     with torch.no_grad():
-        for chunk in plan_decoding([len(ids) for ids in tokens.ids], most):
+        for chunk in plan_decoding([len(ids) for ids in tokens.ids], max_rows):
             part = tokens.take(chunk)
             for arm, interventions in enumerate(arms):
                 with apply(model, interventions) as applied:
                     ran = list(decoding_passes(model, part, applied, weights, max_new_tokens))
                 for rows, (logits, state) in ran:
-                    # Rows that were padded to another width, after running out of memory, decode apart.
+                    # Rows padded to another width, after running out of memory, are decoded separately.
                     odd = waiting and waiting[0][3].mask.shape[1] != state.mask.shape[1]
-                    if odd or sum(len(w[1]) for w in waiting) + len(rows) > most:
+                    if odd or sum(len(w[1]) for w in waiting) + len(rows) > max_rows:
                         flush()
                     waiting.append((arm, [chunk[row] for row in rows], logits, state))
             flush()
@@ -198,7 +198,7 @@ def generate_each(
 
 
 def _picker(max_new_tokens: int, temperature: float, seed: int) -> Pick:
-    """What chooses the next token of every row."""
+    """The function that selects the next token of every row: argmax, or sampling at a temperature."""
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be 1 or more, got {max_new_tokens}")
     if temperature < 0:
@@ -218,8 +218,8 @@ def _likeliest(logits: Float[Tensor, "batch d_vocab"]) -> Int[Tensor, " batch"]:
     return logits.argmax(-1)
 
 
-def _gather(steps: Iterator[Step], places: Sequence[list[int]]) -> None:
-    """Append every row's tokens to its place, its end-of-turn token included."""
+def _gather(steps: Iterator[DecodingStep], places: Sequence[list[int]]) -> None:
+    """Append every row's tokens, its end-of-turn token included, to that row's list."""
     for step in steps:
         for row, token in zip(step.rows, step.ids, strict=True):
             places[row].append(token)

@@ -1,8 +1,8 @@
-"""Activations and log-probabilities with gradients, through a model that stays frozen.
+"""Activations and log-probabilities with gradients, through a frozen model.
 
-What can be trained goes in: embeddings in place of a prompt's own, a soft prefix (embeddings that are no token's,
-before or inside the rendered prompt), or the direction of an intervention. What comes out, sites at token roles and the
-log-probabilities of the first completion token, is that of `collect` and `next_token_log_probs` and keeps its graph.
+Trainable inputs are embeddings in place of a prompt's own, a soft prefix (free embeddings before or inside the rendered
+prompt), or the direction of an intervention. Outputs are those of `collect` (sites at token roles) and of
+`next_token_log_probs` (the first completion token), with their autograd graph.
 
     with differentiable(model, checkpointing=True) as through:
         soft = SoftPrefix(embeddings=through.embed(prompts)[0][:8].clone().requires_grad_())
@@ -11,8 +11,8 @@ log-probabilities of the first completion token, is that of `collect` and `next_
         loss.backward()                     # inside the context where blocks are checkpointed
     soft.embeddings.grad.shape              # [8, d_model]
 
-The model's parameters ask for no gradient while the context lasts. One call of `run` is one padded pass: how many
-prompts fit is the caller's to choose. Soft prefixes: Lester et al. 2021, arXiv:2104.08691.
+The model's parameters require no gradient inside the context. One call of `run` is one padded pass; the caller chooses
+how many prompts fit. Soft prefixes: Lester et al. 2021, arXiv:2104.08691.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -39,19 +39,19 @@ from interp.models.tokens import ChatTokens, Positions, PromptInput, as_tokens
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SoftPrefix:
-    """Embeddings that stand in every prompt as if they were tokens."""
+    """Embeddings that are inserted into every prompt as if they were tokens."""
 
     embeddings: Float[Tensor, "soft d_model"]
-    """In the scale of what the model's input embedding gives."""
+    """The inserted embeddings, on the scale of the model's input embedding."""
     before: str | int | None = None
-    """Token that they stand before: a role, the first token of a region, or counted from the prompt's end; None is the
-    prompt's first."""
+    """Token that they are inserted before: a role, the first token of a region, or an index from the prompt's end; None
+    is the first token of the prompt."""
 
     def start(self, tokens: ChatTokens, row: int) -> int:
-        """Index of the token that they stand before in a prompt.
+        """Index of the prompt token that they are inserted before.
 
         Raises:
-            ValueError: unknown role or region, or one that the prompt has no token of.
+            ValueError: unknown role or region, or one without a token in this prompt.
         """
         if self.before is None:
             return 0
@@ -65,16 +65,16 @@ class SoftPrefix:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Readings:
-    """What one pass gives, with its graph, on the model's device."""
+    """Activations and log-probabilities of one pass, with their autograd graph, on the model's device."""
 
     values: dict[Site, Float[Tensor, "prompt layer role d_model"]]
     """Activations by site, in the model's dtype."""
     log_probs: Float[Tensor, "prompt d_vocab"]
-    """Of the first completion token, in nats, in float32 or wider."""
+    """Log-probabilities of the first completion token, in nats, in float32 or wider."""
     layers: tuple[int, ...]
-    """What the layer axis counts."""
+    """Layer of each entry of the layer axis."""
     roles: tuple[str, ...]
-    """What the role axis counts."""
+    """Token role of each entry of the role axis."""
 
     def __getitem__(self, site: Site) -> Float[Tensor, "prompt layer role d_model"]:
         return self.values[site]
@@ -89,7 +89,7 @@ class Differentiable:
         self._open = True
 
     def embed(self, prompts: PromptInput) -> list[Float[Tensor, "_ d_model"]]:
-        """The model's own embedding of every token of every prompt, outside of any graph."""
+        """The model's own embedding of every token of every prompt, detached from any graph."""
         tokens = as_tokens(self._model.tokenizer, prompts)
         with torch.no_grad():
             return [self._model.embedding(torch.tensor(ids, device=self._model.device)) for ids in tokens.ids]
@@ -106,11 +106,11 @@ class Differentiable:
     ) -> Readings:
         """Run the prompts in one left-padded pass.
 
-        Interventions on all positions act on a soft prefix too; it has no role.
+        Interventions on all positions also act on the soft prefix, which has no token role.
 
         Args:
-            inputs_embeds: for each prompt, embeddings in place of those of its tokens, whose roles they have.
-            soft_prefix: stands in every prompt.
+            inputs_embeds: for each prompt, embeddings that replace those of its tokens and keep their roles.
+            soft_prefix: embeddings to insert into every prompt.
             sites: activations to read; none by default.
             layers: layers to read; None is all.
             positions: token roles to read.
@@ -119,13 +119,13 @@ class Differentiable:
             ValueError: unknown site or role, layer or position out of range, or embeddings that do not fit the prompts.
         """
         model, tokens = self._model, as_tokens(self._model.tokenizer, prompts)
-        chosen = layer_list(layers, n_layers=model.n_layers, of=model.name)
+        selected = layer_list(layers, n_layers=model.n_layers, of=model.name)
         roles, where = tokens.resolve(positions)
         embeds = self._checked(tokens, inputs_embeds) if inputs_embeds is not None else self.embed(tokens)
         inputs, slots = _padded(model, tokens, embeds, soft_prefix)
         values: dict[tuple[Site, int], Tensor] = {}
         reads: list[tuple[Site, int, Edit]] = [
-            (site, layer, partial(values.__setitem__, (site, layer))) for site in sites for layer in chosen
+            (site, layer, partial(values.__setitem__, (site, layer))) for site in sites for layer in selected
         ]
         layout = _layout(tokens, slots)
         self._layout = layout
@@ -135,10 +135,11 @@ class Differentiable:
         places = rows.to(model.device), slots[rows, where].to(model.device)
         return Readings(
             values={
-                site: torch.stack([values[site, layer][places] for layer in chosen], dim=1) for site in sites
+                site: torch.stack([values[site, layer][places] for layer in selected], dim=1)
+                for site in sites
             },
             log_probs=logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1),
-            layers=chosen,
+            layers=selected,
             roles=tuple(roles),
         )
 
@@ -155,7 +156,7 @@ class Differentiable:
         return list(embeds)
 
     def checkpointed(self, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """A block's forward that keeps its input alone and runs again in the backward pass."""
+        """A block's forward that stores only its input and is recomputed in the backward pass."""
 
         def run(*args: Any, **options: Any) -> Any:
             contexts = nullcontext(), _Repeated(partial(self.again, self._layout, this_thread()))
@@ -163,7 +164,7 @@ class Differentiable:
                 forward,
                 *args,
                 use_reentrant=False,
-                preserve_rng_state=False,  # nothing is drawn in eval mode
+                preserve_rng_state=False,  # no random numbers in eval mode
                 context_fn=lambda: contexts,
                 **options,
             )
@@ -172,14 +173,14 @@ class Differentiable:
 
     @contextmanager
     def again(self, layout: PassLayout | None, owner: int) -> Iterator[None]:
-        """A block runs again as it ran: for the same tokens, and as if in the same thread (autograd has its own)."""
+        """Recompute a block for the same tokens and on behalf of the same thread (autograd has its own threads)."""
         if not self._open:
             raise RuntimeError("the backward pass of checkpointed blocks must run inside `differentiable`")
         with on_behalf_of(owner), self._applied.running(layout):
             yield
 
     def close(self) -> None:
-        """From here on, interventions and frozen parameters are not in force."""
+        """Mark the end of the context, after which checkpointed blocks cannot be recomputed."""
         self._open = False
 
 
@@ -204,13 +205,13 @@ def differentiable(
 ) -> Iterator[Differentiable]:
     """Passes with gradients through the model, whose parameters are frozen inside the context.
 
-    Parameters ask for gradients afterwards as they did before, also after an exception, and have none from here. The
-    context holds `model.lock`: fast passes of other threads wait.
+    `requires_grad` of the parameters is restored afterwards, also after an exception, and none of them gets a gradient.
+    The context holds `model.lock`: fast passes of other threads wait.
 
     Args:
-        interventions: in force in every pass; a direction may require a gradient.
-        checkpointing: keep only what enters each block and run blocks again in the backward pass, for memory; gradients
-            are equal.
+        interventions: active in every pass; a direction may require a gradient.
+        checkpointing: store only each block's input and recompute blocks in the backward pass, to save memory;
+            gradients are equal.
 
     Raises:
         ValueError: an intervention that does not fit, or that no pass reached.
@@ -237,7 +238,7 @@ def differentiable(
 def _padded(
     model: ChatModel, tokens: ChatTokens, embeds: list[Tensor], soft: SoftPrefix | None
 ) -> tuple[dict[str, Tensor], Int[Tensor, "prompt pos"]]:
-    """Arguments of the pass, and the slot of every token of every prompt; -1 beyond a prompt's end."""
+    """Arguments of the pass, and the slot of every token of every prompt; -1 after a prompt's end."""
     count = 0 if soft is None else len(soft.embeddings)
     lengths = [len(ids) + count for ids in tokens.ids]
     width = max(lengths)
@@ -260,7 +261,7 @@ def _padded(
 
 
 def _layout(tokens: ChatTokens, slots: Int[Tensor, "prompt pos"]) -> PassLayout:
-    """Where each token stands; slots of padding and of a soft prefix are no token."""
+    """The layout of the pass; slots of padding and of a soft prefix hold no token."""
     width = int(slots.max()) + 1
     positions = torch.full((len(slots), width), -1)
     rows, index = (slots >= 0).nonzero().T

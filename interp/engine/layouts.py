@@ -1,4 +1,4 @@
-"""Which token every slot of a forward pass is: of which prompt, and how far from its beginning.
+"""Which token each slot of a forward pass holds: its prompt, and its index in that prompt.
 
 Interventions name prompt tokens by role and generated tokens by number. A pass may be padded, may begin behind a shared
 prefix or a KV cache, or hold packed prompts; its `PassLayout` says what stands where, so that one rule decides for
@@ -25,7 +25,7 @@ class PassLayout:
     tokens: ChatTokens
     """The prompts."""
     prompts: Int[Tensor, "row pos"]
-    """Row in `tokens` of each slot's prompt; where several share a slot, one of them."""
+    """Row in `tokens` of each slot's prompt; one of them where several prompts share a slot."""
     positions: Int[Tensor, "row pos"]
     """Index of each slot's token in its sequence, the prompt and then what was generated; -1 is no token of either."""
 
@@ -33,11 +33,11 @@ class PassLayout:
     def left_padded(
         cls, tokens: ChatTokens, *, first: int = 0, shared: int = 0, stop: int | None = None
     ) -> "PassLayout":
-        """Prompts padded on the left to one width, and what is generated behind them.
+        """The layout of left-padded prompts, followed by their generated tokens.
 
         Args:
-            first: columns that passes before this one have run.
-            shared: columns at the beginning that are filled in every row, with padding behind them; they were run too.
+            first: columns that earlier passes have already run.
+            shared: length of the shared prefix, which precedes the padding in every row and has already been run.
             stop: column after the last one; None ends with the prompts.
         """
         lengths = torch.tensor([len(ids) for ids in tokens.ids])
@@ -49,27 +49,27 @@ class PassLayout:
 
     @classmethod
     def prefix(cls, tokens: ChatTokens, length: int) -> "PassLayout":
-        """The first tokens of all prompts, run once for all of them."""
+        """The layout of a pass over the shared prefix of all prompts."""
         positions = torch.arange(length)[None]
         return cls(tokens=tokens, prompts=torch.zeros_like(positions), positions=positions)
 
     def following(self) -> "PassLayout":
-        """The token after the last one of every row."""
+        """The layout of the next decoding step: the token after the last one of every row."""
         return replace(self, prompts=self.prompts[:, -1:], positions=self.positions[:, -1:] + 1)
 
     def take(self, rows: list[int]) -> "PassLayout":
-        """These rows alone."""
+        """The layout of a subset of the rows."""
         return replace(self, prompts=self.prompts[rows], positions=self.positions[rows])
 
     def where(self, positions: Positions, n_generated: int | None) -> Bool[Tensor, "row pos"] | bool:
-        """The slots that hold these prompt tokens or one of the first generated ones.
+        """Which slots hold the given prompt tokens or one of the first `n_generated` generated tokens.
 
         Args:
             positions: roles and regions; "all" includes slots that are no token.
             n_generated: how many generated tokens; None is all.
 
         Returns:
-            True or False where that is so of every slot.
+            A mask over slots, or a plain True or False where all slots agree.
         """
         lengths = torch.tensor([len(ids) for ids in self.tokens.ids])[self.prompts]
         generated = self.positions >= lengths
@@ -83,7 +83,7 @@ class PassLayout:
         return bool(inside.any()) if inside.all() or not inside.any() else inside
 
     def _masks(self, positions: Positions) -> Bool[Tensor, "prompt column"]:
-        """By position: prompt tokens that are meant; False in the columns of generated tokens and of no token."""
+        """A mask by token index of the selected prompt tokens; False for generated tokens and padding."""
         longest = max(len(ids) for ids in self.tokens.ids)
         masks = torch.zeros(len(self.tokens), longest + 2, dtype=torch.bool)
         for row, ids in enumerate(self.tokens.ids):

@@ -1,6 +1,6 @@
 """Log-probabilities of the first completion token and of given completions, with or without interventions.
 
-Only the next token's are asked of packed prompts (`interp.engine.packing`); completions are scored in padded batches.
+Only next-token log-probabilities use packed batches (`interp.engine.packing`); completions run in padded batches.
 
     first = next_token_log_probs(model, prompts, interventions=[Ablate(direction)])
     nats = [-log_probs.mean() for log_probs in completion_log_probs(model, prompts, replies.ids)]
@@ -33,9 +33,9 @@ def next_token_log_probs(
     interventions: Sequence[Intervention] = (),
     fast: bool = True,
 ) -> Float[Tensor, "prompt d_vocab"]:
-    """Log-probabilities of the first completion token, float32, on the CPU.
+    """Log-probabilities of the first completion token, in nats, float32, on the CPU.
 
-    Holds the whole table; `map_next_token` reduces batch by batch instead.
+    The whole table is held in memory; `map_next_token` reduces batch by batch instead.
     """
     return map_next_token(model, prompts, lambda logits: logits, interventions=interventions, fast=fast)
 
@@ -49,10 +49,10 @@ def map_next_token(
     fast: bool = True,
     show_progress: bool = False,
 ) -> Float[Tensor, "prompt *rest"]:
-    """`reduce` of the first completion token's log-probabilities (float32), for every prompt in order."""
+    """Apply `reduce` to the first completion token's log-probabilities (float32) of every prompt, in prompt order."""
     tokens = as_tokens(model.tokenizer, prompts)
     out: list[Tensor] = [torch.empty(0)] * len(tokens)
-    packs = fast and fast_path_agrees(model, tokens)  # tested before anything is in force
+    packs = fast and fast_path_agrees(model, tokens)  # tested before any intervention is active
     with torch.no_grad(), apply(model, interventions) as applied:
         passes = (
             packed_next_tokens(model, tokens, applied)
@@ -77,12 +77,12 @@ def packed_next_tokens(
     budget: int | None = None,
     weights: PackedWeights | None = None,
 ) -> Iterator[tuple[list[int], Float[Tensor, "batch d_vocab"]]]:
-    """Rows and logits of their first completion token, pass by pass, on packed prompts under what is in force.
+    """Yield the rows of each packed pass and the logits of their first completion token, under active interventions.
 
     Args:
-        most_shared: longest prefix that gets a pass of its own.
-        budget: nodes of one pass.
-        weights: the model's, packed, where it will run many times.
+        most_shared: maximum length of the shared prefix.
+        budget: maximum nodes of one pass.
+        weights: the model's prepacked weights, where it will run many times.
     """
     with packed_passes(
         model, tokens, applied, most_shared=most_shared, budget=budget, weights=weights
@@ -101,7 +101,7 @@ def completion_log_probs(
     *,
     interventions: Sequence[Intervention] = (),
 ) -> list[Float[Tensor, " token"]]:
-    """Log-probability of every token of given completions, teacher-forced; float32, on the CPU.
+    """Teacher-forced log-probability of every token of given completions, in nats, float32, on the CPU.
 
     Arguments and errors as `map_completions`.
     """
@@ -121,13 +121,13 @@ def map_completions(
     *,
     interventions: Sequence[Intervention] = (),
 ) -> list[Float[Tensor, "token *rest"]]:
-    """`reduce` of the teacher-forced log-probabilities (float32) at each token of given completions.
+    """Apply `reduce` to the teacher-forced log-probabilities (float32) at each token of given completions.
 
     Interventions treat the completion as generated tokens.
 
     Args:
         completions: token ids, one list per prompt; an empty one gives an empty tensor.
-        reduce: sees the log-probabilities of one completion and the row of its prompt.
+        reduce: called with the log-probabilities of one completion and the row of its prompt.
 
     Raises:
         ValueError: not one completion per prompt.
@@ -161,7 +161,7 @@ def map_completions(
         for i, row in enumerate(rows):
             out[row] = reduce(logits[i, : len(completions[row])].float().log_softmax(-1), row).cpu()
 
-    # Where nothing is to be scored no pass runs, and no intervention need act.
+    # Without tokens to score no pass runs, so interventions that never act are no error.
     until = None if present else 0
     budget = PassBudget.for_(model)
     plan = plan_batches(

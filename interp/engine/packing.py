@@ -1,11 +1,11 @@
-"""Passes over packed prompts: each distinct prefix of a set of prompts is run once, without padding.
+"""Passes over packed batches: each distinct prefix of a set of prompts runs once, without padding.
 
 Everything but attention treats tokens one by one and runs on a packed sequence (`interp.engine.prefix_trees`) as it is.
 Attention unfolds the nodes into one row per prompt, attends there, and folds the rows back
 (`interp.engine.unfolded_attention`).
 
-The last block that a pass reaches needs keys and values of every node, but queries, MLP and all that follows only of
-the nodes that are read: `PackedPasses.narrowed` runs it for those alone.
+The last block that a pass reaches needs the keys and values of every node, but queries, MLP and all later operations
+only for the nodes that are read: `PackedPasses.narrowed` runs it for those nodes alone.
 
     with apply(model, []) as applied, packed_passes(model, tokens, applied) as passes:
         for rows in passes.batches:
@@ -25,7 +25,7 @@ from torch import Tensor
 from interp.engine.applying import Applied
 from interp.engine.batching import Enough, SharedPrefix, outgrows_window, resuming_at, shared_length
 from interp.engine.budgets import PassBudget
-from interp.engine.cpu_kernels import PackedWeights, lean_forwards
+from interp.engine.cpu_kernels import PackedWeights, fused_forwards
 from interp.engine.layouts import PassLayout
 from interp.engine.prefix_trees import Tree, pack, plan_trees
 from interp.engine.unfolded_attention import (
@@ -40,16 +40,16 @@ from interp.models.tokens import ChatTokens
 
 
 class Packed(NamedTuple):
-    """What one pass runs."""
+    """The inputs of one packed pass."""
 
     tree: Tree
     batch: ChatTokens
-    """Its prompts."""
+    """Prompts of the pass."""
     inputs: dict[str, Any]
-    """Arguments of `model.hf` or `model.decoder`."""
+    """Keyword arguments for `model.hf` or `model.decoder`."""
 
     def nodes(self, where: Int[Tensor, "prompt role"]) -> Int[Tensor, "prompt role"]:
-        """Nodes of the tokens at these columns behind the shared prefix."""
+        """Nodes of the tokens at these columns, which count from the end of the shared prefix."""
         return self.tree.grid.gather(1, where)
 
     @property
@@ -59,7 +59,7 @@ class Packed(NamedTuple):
 
 
 class PackedPasses:
-    """Passes over packed prompts behind their shared prefix; made by `packed_passes`."""
+    """Passes over packed batches after their shared prefix; made by `packed_passes`."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class PackedPasses:
         self.batches = plan_trees(self._tails, budget=nodes, unfolded=budget.unfolded_tokens)
 
     def pack(self, rows: list[int]) -> Packed:
-        """What a pass over these prompts runs."""
+        """Pack these prompts into the inputs of one pass."""
         batch, device = self._tokens.take(rows), self._model.device
         marks = self._applied.marks(batch)
         tree = pack(
@@ -95,7 +95,7 @@ class PackedPasses:
 
     @property
     def _no_mask(self) -> Float[Tensor, "one one one one"]:
-        """A mask of four axes is taken as it is: none is made that the packed attention would not look at."""
+        """A four-axis mask of zeros: transformers uses it as it is and builds none, as packed attention needs none."""
         return torch.zeros(1, 1, 1, 1, dtype=self._model.dtype, device=self._model.device)
 
     @contextmanager
@@ -119,16 +119,16 @@ class PackedPasses:
         edits: Sequence[tuple[Site, int, Edit]] = (),
         resume: tuple[int, Float[Tensor, "one node d_model"]] | None = None,
     ) -> Iterator[tuple[dict[str, Any], Int[Tensor, "prompt role"]]]:
-        """Run all nodes up to the keys and values of this block; inside the context, passes run it for a few alone.
+        """Run all nodes up to the keys and values of this block; passes inside the context run it for a few nodes only.
 
         Args:
-            nodes: what is wanted of each prompt.
+            nodes: nodes to read of each prompt.
             block: the last block that passes reach.
             edits: hooks of the pass over all nodes, as `ChatModel.hooks` takes them.
             resume: start that pass at this block from this `resid_pre`.
 
         Yields:
-            Inputs of `model.hf` or `model.decoder`, and where in that pass each wanted node stands.
+            Inputs of `model.hf` or `model.decoder`, and the index of each requested node in that pass.
         """
         model, entering = self._model, list[Tensor]()
         reads: list[tuple[Site, int, Edit]] = [*edits, ("resid_pre", block, entering.append)]
@@ -156,7 +156,7 @@ class PackedPasses:
     def next_token_logits(
         self, packed: Packed, *, resume: tuple[int, Float[Tensor, "one node d_model"]] | None = None
     ) -> Float[Tensor, "prompt d_vocab"]:
-        """Run the pass; logits of each prompt's first completion token.
+        """Run the pass and return the logits of each prompt's first completion token.
 
         Args:
             resume: start at this block from this `resid_pre`.
@@ -173,7 +173,7 @@ class PackedPasses:
 
 
 def can_pack(model: ChatModel, tokens: ChatTokens) -> bool:
-    """Whether attention can be unfolded: sdpa or eager, and every prompt within the sliding window if there is one."""
+    """Whether attention can be unfolded: it is sdpa or eager, and every prompt fits any sliding window."""
     return (
         model.hf.config._attn_implementation in ("sdpa", "eager")
         and model.hf._can_set_attn_implementation()
@@ -196,20 +196,22 @@ def packed_passes(
     """Inside the context, this thread's passes of `model.hf` run packed prompts: `.batches`, then `.pack` for each.
 
     Args:
-        applied: interventions in force; tokens that they treat differently are not packed together.
-        most_shared: longest prefix to run once for all; tokens inside it cannot be read per prompt.
+        applied: active interventions; tokens that they treat differently are not packed together.
+        most_shared: maximum length of the shared prefix; tokens inside it cannot be read per prompt.
         stop_before: passes will not reach this block.
-        budget: nodes of one pass.
-        weights: the model's, packed; when None, large passes pack as they go.
+        budget: maximum nodes of one pass.
+        weights: the model's prepacked weights; when None, large passes pack layer by layer.
     """
     weights = weights or PackedWeights(model, keep=False)
-    most = PassBudget.for_(model)
+    limits = PassBudget.for_(model)
     shared = shared_length(model, tokens, applied)
     if most_shared is not None:
         shared = min(shared, most_shared)
-    attention = PackedAttention(str(model.hf.config._attn_implementation), most)
-    with model.lock, lean_forwards(model, weights):
+    attention = PackedAttention(str(model.hf.config._attn_implementation), limits)
+    with model.lock, fused_forwards(model, weights):
         prefix = SharedPrefix(model, tokens, applied, shared, stop_before=stop_before)
-        passes = PackedPasses(model, tokens, applied, prefix, attention, most, budget or most.packed_tokens)
+        passes = PackedPasses(
+            model, tokens, applied, prefix, attention, limits, budget or limits.packed_tokens
+        )
         with in_place_of(model, attention):
             yield passes

@@ -1,8 +1,8 @@
-"""Prompts packed as one sequence in which every shared prefix stands once: a forest of prefix trees.
+"""Prompts packed into one sequence that holds every shared prefix once: a forest of prefix trees.
 
 Prompts of one template share their first tokens, and prompts of one set share more: "How do I", "Write a". A token's
-activations depend on the tokens before it alone, so one copy serves every prompt that begins alike. The packed
-sequence holds each distinct prefix once (a node), without padding.
+activations depend only on the tokens before it, so one copy serves every prompt with that prefix. The packed sequence
+holds each distinct prefix once (a node), without padding.
 
     tree = pack([[5, 6, 7], [5, 6, 8, 9]])
     tree.ids                # [5, 6, 7, 8, 9]
@@ -22,22 +22,22 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Tree:
-    """Prompts as nodes; a node is a token together with all that comes before it."""
+    """Prompts as a prefix tree; a node is a token together with the tokens before it."""
 
     ids: Int[Tensor, " node"]
     """Token of each node."""
     depths: Int[Tensor, " node"]
-    """Column of each node in `grid`: its position in the prompt, less the shared prefix."""
+    """Column of each node in `grid`: its position in the prompt minus the length of the shared prefix."""
     grid: Int[Tensor, "prompt pos"]
-    """Node of every token of every prompt; 0 beyond a prompt's end."""
+    """Node of every token of every prompt; 0 after a prompt's end."""
     prompts: Int[Tensor, " node"]
-    """One prompt that holds each node."""
+    """Index of one of the prompts that contain each node."""
     lengths: tuple[int, ...]
-    """Tokens of each prompt."""
+    """Number of tokens of each prompt."""
 
     @property
     def n_common(self) -> int:
-        """Nodes that all of several prompts begin with; less than any prompt."""
+        """Length of the common prefix of all prompts, shorter than each of them; 0 for a single prompt."""
         if len(self.lengths) == 1:
             return 0
         alike = (self.grid == self.grid[0]).all(0)[: min(self.lengths) - 1]
@@ -48,7 +48,7 @@ def pack(rows: Sequence[Sequence[int]], marks: Sequence[Sequence[Hashable]] | No
     """Pack token rows into a tree.
 
     Args:
-        marks: one per token; tokens with different marks are not the same node, nor is anything after them.
+        marks: one per token; prefixes whose marks differ anywhere are never merged into one node.
     """
     known: dict[tuple[int, int, Hashable], int] = {}
     ids, depths, prompts = [], [], []
@@ -74,14 +74,14 @@ def pack(rows: Sequence[Sequence[int]], marks: Sequence[Sequence[Hashable]] | No
 
 
 def plan_trees(rows: Sequence[tuple[int, ...]], *, budget: int, unfolded: int) -> list[list[int]]:
-    """Rows of each pass: prompts that begin alike together, passes evenly filled.
+    """Rows of each pass: prompts with a common prefix together, passes evenly filled.
 
     Args:
-        budget: most nodes of a pass.
-        unfolded: most tokens, padding included, to which attention unfolds it.
+        budget: maximum nodes of a pass.
+        unfolded: maximum tokens, padding included, to which attention unfolds a pass.
     """
     order = sorted(range(len(rows)), key=lambda row: rows[row])
-    # Item by item, which is what is wanted of token ids.
+    # commonprefix compares element by element, which is right for token ids.
     common = [0, *(len(commonprefix([rows[a], rows[b]])) for a, b in pairwise(order))]  # noqa: RUF071
     total = sum(len(rows[row]) - n for row, n in zip(order, common, strict=True))
     target = total / math.ceil(total / budget)

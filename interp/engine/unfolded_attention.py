@@ -1,10 +1,10 @@
-"""Attention of packed prompts: nodes unfolded into one row per prompt, attended there, and folded back.
+"""Attention over packed batches: nodes are unfolded into one row per prompt, attend there, and are folded back.
 
-`Unfolding` says which nodes form which rows; `PackedAttention` computes with it in place of a model's own attention,
-for the attention modules of one model and in one thread. transformers looks an attention up by a name in the module's
-configuration: `in_place_of` gives the modules a copy of theirs with the one name that stands for all packed passes,
-and what is registered under it asks which pass is in force for this module in this thread. Where there is none, in
-another thread for instance, it is the model's own attention, on the model's own mask.
+`Unfolding` says which nodes form which rows; `PackedAttention` uses it in place of a model's own attention, for the
+attention modules of one model and in one thread. transformers looks an attention function up by a name in the module's
+configuration: `in_place_of` gives the modules a copy of their configuration with one name for all packed passes, and
+the function registered under that name looks up which pass is active for this module in this thread. Where none is,
+in another thread for instance, it calls the model's own attention with the model's own mask.
 """
 
 import copy
@@ -29,50 +29,51 @@ from interp.models.threads import this_thread
 
 _NAME = "interp_packed"
 _KNOWN_OPTIONS = {"dropout", "scaling", "is_causal", "sliding_window", "position_ids", "use_cache"}
-"""Options of an attention call that the masks here account for; with any other the model's own attention is called."""
+"""Options of an attention call that the masks here account for; any other option falls back to the model's own
+attention."""
 
 
 class Group(NamedTuple):
     """Prompts that attend together, padded on the right to one width."""
 
     queries: Int[Tensor, "prompt pos"]
-    """Where each query stands among the nodes that the pass runs."""
+    """Index of each query among the nodes that the pass runs."""
     keys: Int[Tensor, "prompt past"]
-    """Where each key stands: the shared prefix first, then all nodes."""
+    """Index of each key: the shared prefix first, then all nodes."""
     mask: Float[Tensor, "prompt_or_one one pos past"]
-    """Added to the scores; its first axis is 1 where all prompts have one mask."""
+    """Added to the attention scores; the first axis has length 1 where all prompts share one mask."""
 
 
 class Unfolding(NamedTuple):
-    """How the nodes of a pass become rows of prompts, and where each node's result is found in them."""
+    """How the nodes of a pass become rows of prompts, and where in those rows each node's result is."""
 
     groups: list[Group]
     start: Int[Tensor, " node"]
-    """Queries in the groups before the node's own."""
+    """Number of queries in the groups before the node's own group."""
     row: Int[Tensor, " node"]
-    """Its prompt, counted in its group."""
+    """Index of the node's prompt within its group."""
     column: Int[Tensor, " node"]
     width: Int[Tensor, " node"]
-    """Queries of a prompt in its group."""
+    """Number of queries per prompt in the node's group."""
 
     def home(self, heads: int) -> Int[Tensor, " node_and_head"]:
-        """Rows of each node's heads in the groups' results [prompt, head, pos, ...], flattened and put end to end."""
+        """Row of each node's heads in the concatenated, flattened results [prompt, head, pos, ...] of the groups."""
         first = self.start * heads + self.row * heads * self.width + self.column
         return (first[:, None] + torch.arange(heads, device=first.device) * self.width[:, None]).flatten()
 
     def to(self, device: torch.device) -> "Unfolding":
-        """The same on a device."""
+        """The same unfolding on another device."""
         groups, *places = self
         moved = [Group(*(tensor.to(device) for tensor in group)) for group in groups]
         return Unfolding(moved, *(place.to(device) for place in places))
 
 
 def unfold_all(tree: Tree, *, shared: int, dtype: torch.dtype, budget: PassBudget) -> Unfolding:
-    """Every node asks; prompts of similar length attend together, and what all begin with asks once.
+    """An unfolding with every node as a query: prompts of similar length attend together, the common prefix only once.
 
     Args:
         shared: tokens of the prefix before the tree.
-        dtype: of the masks.
+        dtype: dtype of the masks.
     """
     common = tree.n_common
     first = torch.arange(common)[None]
@@ -103,7 +104,7 @@ def unfold_few(
     shared: int,
     dtype: torch.dtype,
 ) -> Unfolding:
-    """Only these nodes ask: `where` counts them among themselves."""
+    """An unfolding with only these nodes as queries; `where` is the index of each among the distinct ones."""
     group = _group(where, tree.grid, tree.depths[nodes], shared, dtype)
     asking = torch.empty(int(where.max()) + 1, dtype=torch.long)
     asking[where.flatten()] = torch.arange(where.numel())  # any of the prompts that hold a node
@@ -125,11 +126,11 @@ def _group(
 
 
 class PackedAttention:
-    """Attention of one pass after another over packed prompts.
+    """The attention of consecutive passes over packed batches.
 
     Args:
         implementation: name of the model's own attention.
-        budget: decides between kernels.
+        budget: decides between attention kernels.
     """
 
     def __init__(self, implementation: str, budget: PassBudget) -> None:
@@ -139,10 +140,10 @@ class PackedAttention:
 
     @contextmanager
     def by(self, unfolding: Unfolding, *, past: tuple[Tensor, Tensor] | None = None) -> Iterator[None]:
-        """Passes inside the context unfold so.
+        """Passes inside the context use this unfolding.
 
         Args:
-            past: keys and values of all nodes, where a pass runs a few of them.
+            past: keys and values of all nodes, where the pass runs only some of them.
         """
         before, self._run = self._run, _Run(unfolding, past, unfolding.home(1), {})
         try:
@@ -152,7 +153,7 @@ class PackedAttention:
 
     @contextmanager
     def ending_in(self, attention: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
-        """Passes inside the context end in this attention; its keys and values are put into the list."""
+        """Passes inside the context stop at this attention module, whose keys and values are appended to the list."""
         before, self._last = self._last, ({id(module) for module in attention.modules()}, [])
         try:
             yield self._last[1]
@@ -167,14 +168,14 @@ class PackedAttention:
         value: Float[Tensor, "one key_head past d_head"],
         **options: Any,
     ) -> tuple[Float[Tensor, "one node head d_head"], None]:
-        """Unfold to one row per prompt, attend, fold back."""
+        """Unfold to one row per prompt, attend, and fold back."""
         last, kept = self._last
         if id(module) in last:
             kept.append((key, value))
             raise Enough
         run = self._run
         assert run is not None, "a packed pass says how it unfolds"
-        if run.past is not None:  # the few that ask are among them
+        if run.past is not None:  # includes the nodes that are queries here
             key, value = run.past
         given = {name for name, option in options.items() if option is not None}
         if self._implementation == "sdpa" and given <= _KNOWN_OPTIONS and not options.get("dropout"):
@@ -201,7 +202,7 @@ class PackedAttention:
         if n_keys not in run.by_head:
             run.by_head[n_keys] = _by_key_head(run.unfolding, n_keys, query.shape[1] // n_keys)
         by_head = run.by_head[n_keys]
-        # The heads that share a key stand side by side in a token's row.
+        # Query heads that share a key head are adjacent in a token's row.
         asked = rearrange(query, "1 (k q) node d -> (node k) (q d)", k=n_keys)
         keys, values = (rearrange(x, "1 k past d -> (past k) d") for x in (key, value))
         attended = []
@@ -240,23 +241,23 @@ class _ByHead(NamedTuple):
     """An unfolding to one row per prompt and key head."""
 
     groups: list[tuple[Int[Tensor, " query"], Int[Tensor, "row past"], Float[Tensor, "row one query past"]]]
-    """By group: rows of the table of queries, rows of the table of keys, mask."""
+    """For each group: rows of the query table, rows of the key table, and the mask."""
     home: Int[Tensor, " node_and_head"]
-    """Of each node's key heads, where its result stands in what the groups give."""
+    """Row of each node's key heads in the concatenated results of the groups."""
 
 
 class _Run(NamedTuple):
-    """What passes of one unfolding use again in every block."""
+    """Values of one unfolding that every block of a pass reuses."""
 
     unfolding: Unfolding
     past: tuple[Tensor, Tensor] | None
     home: Int[Tensor, " node"]
     by_head: dict[int, _ByHead]
-    """By number of key heads; filled as blocks ask for it."""
+    """Cache by number of key heads, filled on first use."""
 
 
 def _by_key_head(unfolding: Unfolding, heads: int, sharing: int) -> _ByHead:
-    """Unfold further, to so many key heads, each shared by so many query heads."""
+    """Unfold further into `heads` key heads, each shared by `sharing` query heads."""
     groups = []
     for group in unfolding.groups:
         mask = group.mask.repeat_interleave(sharing, dim=2)
@@ -267,7 +268,7 @@ def _by_key_head(unfolding: Unfolding, heads: int, sharing: int) -> _ByHead:
 
 
 def _rows(index: Int[Tensor, "prompt pos"], heads: int) -> Int[Tensor, "row pos"]:
-    """Of every head, where all heads of a node stand one after the other."""
+    """Row of every head in a table in which the heads of a node are adjacent."""
     return (index[:, None] * heads + torch.arange(heads, device=index.device)[:, None]).flatten(0, 1)
 
 
@@ -281,20 +282,20 @@ def _unfold(x: Tensor, index: Int[Tensor, "prompt pos"]) -> Tensor:
 
 
 _in_force: dict[tuple[int, int], PackedAttention] = {}
-"""By thread and attention module."""
+"""The active packed attention, by thread id and id of the attention module."""
 _own: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
-"""Name of the own attention of each module that ever ran packed prompts."""
+"""Name of the original attention function of each module that ever ran a packed batch."""
 
 
 def attention_modules(block: Block) -> list[Any]:
-    """Modules of a block that look their attention up in a configuration."""
+    """Modules of a block that look up their attention function in a configuration."""
     modules = block.attention.modules()
     return [m for m in modules if hasattr(getattr(m, "config", None), "_attn_implementation")]
 
 
 @contextmanager
 def in_place_of(model: ChatModel, attention: PackedAttention) -> Iterator[None]:
-    """Inside the context, this thread's passes of the model compute attention by `attention`. Hold `model.lock`."""
+    """Inside the context, this thread's passes of the model use `attention`. The caller holds `model.lock`."""
     modules = [module for block in model.blocks for module in attention_modules(block)]
     keys = [(this_thread(), id(module)) for module in modules]
     assert not any(key in _in_force for key in keys), "packed passes do not nest"
@@ -315,7 +316,7 @@ def in_place_of(model: ChatModel, attention: PackedAttention) -> Iterator[None]:
 
 
 def _named(config: Any) -> Any:
-    """A copy of a configuration that asks for packed attention; of what it holds in turn, nothing is changed."""
+    """A shallow copy of a configuration that names the packed attention; nested objects are shared, not changed."""
     config = copy.copy(config)
     config._attn_implementation_internal = _NAME
     return config
@@ -324,8 +325,8 @@ def _named(config: Any) -> Any:
 def _attend(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, Tensor | None]:
-    """What transformers calls: the packed pass in force for this module in this thread, or the model's own
-    attention."""
+    """The function that transformers calls: the packed attention that is active for this module in this thread, or
+    the model's own."""
     packed = _in_force.get((this_thread(), id(module)))
     if packed is not None:
         return packed(module, query, key, value, **options)
@@ -334,7 +335,7 @@ def _attend(
 
 def _own_attention(module: Any, implementation: str) -> Any:
     inner = ALL_ATTENTION_FUNCTIONS.get(implementation)
-    # Eager attention is a function of the family's own file.
+    # Eager attention is a function of the architecture's own source file.
     return inner or sys.modules[type(module).__module__].eager_attention_forward
 
 

@@ -19,9 +19,9 @@ def edited_weights(model: ChatModel, intervention: Ablate | Add) -> Iterator[Non
     """Express one intervention as an edit of the weights, for as long as the context lasts.
 
     Ablation: W <- W - u (u^T W) for every matrix that writes to the residual stream, biases alike (weight
-    orthogonalization). Addition at layer l: the bias of the MLP output of block l - 1 grows by c v. Edited parameters
-    are new tensors and the old ones are put back as they were, so restoration is exact; with tied embeddings only the
-    input embedding is edited. `model.bridge` shares the old tensors and does not see the edit.
+    orthogonalization). Addition at layer l: c v is added to the bias of the MLP output of block l - 1. The edited
+    parameters are new tensors and the original ones are put back afterwards, so restoration is exact; with tied
+    embeddings only the input embedding is edited. `model.bridge` shares the original tensors and does not see the edit.
 
     Source: Arditi et al. 2024, arXiv:2406.11717, "weight orthogonalization".
 
@@ -40,7 +40,7 @@ def edited_weights(model: ChatModel, intervention: Ablate | Add) -> Iterator[Non
         changes = [(w, _orthogonalised(w, intervention.direction)) for w in model.writers]
     else:
         changes = [_bias_change(model, intervention, layer) for layer in layers_of(model, intervention)]
-    kept = [(w.module, w.parameter, getattr(w.module, w.parameter)) for w, _ in changes]
+    originals = [(w.module, w.parameter, getattr(w.module, w.parameter)) for w, _ in changes]
     try:
         for writer, value in changes:
             setattr(writer.module, writer.parameter, nn.Parameter(value, requires_grad=False))
@@ -48,7 +48,7 @@ def edited_weights(model: ChatModel, intervention: Ablate | Add) -> Iterator[Non
             _check_orthogonal(model, intervention.direction)
         yield
     finally:
-        for module, name, old in kept:
+        for module, name, old in originals:
             setattr(module, name, old)
 
 
@@ -70,24 +70,24 @@ def _bias_change(model: ChatModel, addition: Add, layer: int) -> tuple[Writer, T
         raise ValueError(
             f"the MLP of block {layer - 1} of {model.name} has no single output projection with a bias"
         )
-    step = (addition.coefficient * addition.direction).to(last[0].weight)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    update = (addition.coefficient * addition.direction).to(last[0].weight)  # pyright: ignore[reportArgumentType, reportCallIssue]
     bias = last[0].bias
-    return Writer(last[0], "bias", 0), step if bias is None else bias.detach() + step  # pyright: ignore[reportOperatorIssue, reportReturnType, reportCallIssue]
+    return Writer(last[0], "bias", 0), update if bias is None else bias.detach() + update  # pyright: ignore[reportOperatorIssue, reportReturnType, reportCallIssue]
 
 
 @torch.inference_mode()
 def _check_orthogonal(model: ChatModel, u: Float[Tensor, " d_model"]) -> None:
-    seen: list[float] = []
+    relative_sizes: list[float] = []
 
     def read(value: Tensor) -> None:
         along = einsum(value.float(), u.float(), "batch pos d_model, d_model -> batch pos")
-        seen.append((along.abs().max() / value.float().norm(dim=-1).max()).item())
+        relative_sizes.append((along.abs().max() / value.float().norm(dim=-1).max()).item())
 
     with model.hooks([("resid_post", layer, read) for layer in range(model.n_layers)]):
         model.decoder(torch.arange(1, 5, device=model.device)[None], use_cache=False)
     tolerance = 1e-4 if model.dtype == torch.float32 else 3e-2
-    if max(seen) > tolerance:
+    if max(relative_sizes) > tolerance:
         raise ValueError(
             f"editing the known weights of {model.name} leaves the direction in its residual stream (relative size "
-            f"{max(seen):.1g}): something else writes there; use hooks"
+            f"{max(relative_sizes):.1g}): something else writes there; use hooks"
         )

@@ -15,7 +15,7 @@ from interp.engine import budgets
 from interp.engine import cpu_kernels as lean
 from interp.engine.activations import collect
 from interp.engine.budgets import PassBudget
-from interp.engine.cpu_kernels import PackedWeights, lean_forwards
+from interp.engine.cpu_kernels import PackedWeights, fused_forwards
 from interp.models.chat_model import ChatModel
 from tests.families import COVERED, build
 
@@ -35,7 +35,7 @@ def family(request: pytest.FixtureRequest, tokenizer: PreTrainedTokenizerFast) -
 @torch.no_grad()
 def test_every_family_gives_the_same_logits_inside_and_outside(family: ChatModel, packed: bool) -> None:
     expected = family.hf(IDS).logits
-    with lean_forwards(family, PackedWeights(family, keep=True) if packed else None):
+    with fused_forwards(family, PackedWeights(family, keep=True) if packed else None):
         found = family.hf(IDS).logits
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert torch.equal(family.hf(IDS).logits, expected)
@@ -47,17 +47,17 @@ def test_what_has_the_parts_is_swapped_and_what_computes_otherwise_is_not(
     tiny: ChatModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     own = modeling_llama.apply_rotary_pos_emb
-    with lean_forwards(tiny):
+    with fused_forwards(tiny):
         # Three blocks with an attention, an MLP and two norms each, and the final norm.
         assert len(swapped(tiny)) == 3 * 4 + 1
         assert modeling_llama.apply_rotary_pos_emb is own
-    with lean_forwards(tiny, PackedWeights(tiny, keep=True)):  # and seven linear layers, and the unembedding
+    with fused_forwards(tiny, PackedWeights(tiny, keep=True)):  # and seven linear layers, and the unembedding
         assert len(swapped(tiny)) == 3 * 11 + 2
     gemma = ChatModel(build(*COVERED["gemma2"]), tokenizer, name="gemma2")
-    with lean_forwards(gemma):  # its norms multiply by 1 + weight
+    with fused_forwards(gemma):  # its norms multiply by 1 + weight
         assert {type(module).__name__ for module in swapped(gemma)} == {"Gemma2MLP", "Gemma2Attention"}
     neox = ChatModel(build(*COVERED["gpt_neox"]), tokenizer, name="gpt_neox")
-    with lean_forwards(neox):  # it turns a part of each head
+    with fused_forwards(neox):  # it turns a part of each head
         assert not swapped(neox)
 
 
@@ -67,7 +67,7 @@ def test_a_norm_of_another_formula_is_left_alone(tiny: ChatModel, monkeypatch: p
 
     monkeypatch.setattr(modeling_llama.LlamaRMSNorm, "forward", offset)
     other = ChatModel(tiny.hf, tiny.tokenizer, name="other")
-    with torch.no_grad(), lean_forwards(other):
+    with torch.no_grad(), fused_forwards(other):
         assert {type(module).__name__ for module in swapped(other)} == {"LlamaMLP", "LlamaAttention"}
 
 
@@ -78,12 +78,12 @@ def test_passes_with_gradients_or_in_half_precision_stay_as_they_are(
     model = ChatModel(build(*COVERED["llama"]), tokenizer, name="llama")
     if reason == "half precision":
         model.hf.to(torch.bfloat16)
-    with torch.set_grad_enabled(reason == "gradient"), lean_forwards(model):
+    with torch.set_grad_enabled(reason == "gradient"), fused_forwards(model):
         assert not swapped(model)
 
 
 def test_everything_is_back_after_an_exception(tiny: ChatModel) -> None:
-    with pytest.raises(RuntimeError, match="stop"), torch.no_grad(), lean_forwards(tiny):
+    with pytest.raises(RuntimeError, match="stop"), torch.no_grad(), fused_forwards(tiny):
         assert swapped(tiny)  # control
         raise RuntimeError("stop")
     assert not swapped(tiny)
@@ -97,7 +97,7 @@ def test_queries_and_keys_are_turned_in_place_in_this_model_alone(
     own = lean.rotary
     monkeypatch.setattr(lean, "rotary", lambda *args: (turned.append(1), own(*args))[1])
     other = ChatModel(build(*COVERED["llama"]), tiny.tokenizer, name="of the same family")
-    with lean_forwards(tiny):
+    with fused_forwards(tiny):
         tiny.hf(IDS)
         assert len(turned) == tiny.n_layers
         other.hf(IDS)
@@ -181,7 +181,11 @@ def test_passes_of_another_thread_are_left_alone_with_their_gradients(tiny: Chat
             return list(torch.autograd.grad(loss, [block.mlp.gate_proj.weight for block in tiny.blocks]))
 
     expected = gradients()
-    with ThreadPoolExecutor(1) as other, torch.no_grad(), lean_forwards(tiny, PackedWeights(tiny, keep=True)):
+    with (
+        ThreadPoolExecutor(1) as other,
+        torch.no_grad(),
+        fused_forwards(tiny, PackedWeights(tiny, keep=True)),
+    ):
         found = other.submit(gradients).result()
     assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
     assert all(gradient.abs().max() > 0 for gradient in expected)
@@ -214,7 +218,7 @@ def test_packed_products_that_come_out_otherwise_are_not_used(
     monkeypatch.setattr(lean, "_pack", lambda layer, rows: reorder(2 * layer.weight, rows))
     ids = IDS.expand(PassBudget.for_(tiny).prepacked_rows, -1)
     expected = tiny.hf(ids).logits
-    with lean_forwards(tiny, PackedWeights(tiny, keep=keep)):
+    with fused_forwards(tiny, PackedWeights(tiny, keep=keep)):
         assert not any(isinstance(module, nn.Linear) for module in swapped(tiny))
         torch.testing.assert_close(tiny.hf(ids).logits, expected, rtol=1e-4, atol=1e-4)
 
