@@ -26,7 +26,7 @@ def kl_divergence(
 
 
 class KLFrom:
-    """`kl_divergence` from fixed distributions p to many q; what depends on p alone is computed once.
+    """`kl_divergence` from fixed distributions p to many q; terms that depend only on p are computed once.
 
     Args:
         log_p: log-probabilities of p.
@@ -36,8 +36,8 @@ class KLFrom:
         p, self._epsilon = log_p.double().exp(), epsilon
         self._p = p.float()
         self._own = (p * torch.log(p + epsilon)).sum(-1)
-        self.least: Float[Tensor, " batch"] = -torch.log1p(epsilon * (p / (p + epsilon)).sum(-1))
-        """What the divergence cannot be below, whatever q (Jensen): epsilon makes it a little less than 0."""
+        self.lower_bound: Float[Tensor, " batch"] = -torch.log1p(epsilon * (p / (p + epsilon)).sum(-1))
+        """Lower bound on the divergence for any q, by Jensen's inequality: slightly below 0 because of epsilon."""
 
     def __call__(
         self, log_q: Float[Tensor, "row d_vocab"], rows: Int[Tensor, " row"]

@@ -92,24 +92,24 @@ def find_refusal_tokens(
     harmless: Float[Tensor, "harmless d_vocab"],
     tokenizer: PreTrainedTokenizerBase,
     *,
-    most: int = 4,
-    least_gap: float = 0.05,
+    max_tokens: int = 4,
+    min_gap: float = 0.05,
 ) -> RefusalTokens:
     """First tokens that are likelier on harmful than on harmless prompts: the model's refusal openings.
 
     Arditi et al. 2024 (arXiv:2406.11717, section 2.3 and figure 9) name them per family by hand; here they are the at
-    most `most` tokens whose mean first-token probability is higher on harmful prompts by at least `least_gap`, and
+    most `max_tokens` tokens whose mean first-token probability is higher on harmful prompts by at least `min_gap`, and
     at least a quarter of the largest gap; when no token reaches it, the one with the largest gap.
 
     Args:
         harmful: next-token log-probabilities on harmful prompts.
         harmless: the same on harmless prompts.
-        least_gap: least difference in mean probability.
+        min_gap: minimum difference in mean probability.
     """
     mass = [log_probs.double().exp().mean(0) for log_probs in (harmful, harmless)]
     gap = mass[0] - mass[1]
-    top = gap.topk(most)
-    threshold = max(least_gap, 0.25 * float(top.values[0]))
+    top = gap.topk(max_tokens)
+    threshold = max(min_gap, 0.25 * float(top.values[0]))
     ids = [int(i) for i, g in zip(top.indices, top.values, strict=True) if g >= threshold] or [
         int(top.indices[0])
     ]

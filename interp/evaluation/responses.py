@@ -25,7 +25,7 @@ from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, PromptInput, as_tokens
 from interp.stats import Estimate, rate
 
-LEAST_BEHAVING = 8
+MIN_BEHAVING = 8
 """Prompts of each kind that must behave before centres or directions are fitted on them."""
 
 
@@ -78,7 +78,7 @@ def behaving_rows(
         split: how an error names the prompts.
 
     Raises:
-        ValueError: fewer than `LEAST_BEHAVING` of either kind.
+        ValueError: fewer than `MIN_BEHAVING` of either kind.
     """
     rows = BehavingRows(
         refused=[row for row, flag in enumerate(harmful) if flag],
@@ -88,10 +88,10 @@ def behaving_rows(
         ("refuses", "harmful", rows.refused, harmful),
         ("answers", "harmless", rows.answered, harmless),
     ):
-        if len(behaving) < LEAST_BEHAVING:
+        if len(behaving) < MIN_BEHAVING:
             raise ValueError(
                 f"{model_name} {does} only {len(behaving)} of {len(asked)} {kind} {split} prompts; at least "
-                f"{LEAST_BEHAVING} are needed: use an aligned model, other prompts, or more of them"
+                f"{MIN_BEHAVING} are needed: use an aligned model, other prompts, or more of them"
             )
     return rows
 

@@ -1,4 +1,4 @@
-"""What activations say: beliefs, confounds, choosing a refusal direction, steering with one, traces of tokens.
+"""Reading and using activations: beliefs, confounds, selecting a refusal direction, steering, token traces.
 
 Methods that more than one paper uses.
 Never trains a model.

@@ -1,15 +1,15 @@
-"""What a model believes of a prompt: is it harmful, will it be refused. Centres and cosine margins per layer.
+"""A model's beliefs about a prompt (is it harmful, will it be refused) from centres and cosine margins per layer.
 
     s^l(h) = cos(h^l, mu^l_positive) - cos(h^l, mu^l_negative)         margin of one layer
     Delta(h) = mean over layers of s^l(h)                              belief
 
-Read at `t_inst` with harmful and harmless centres, Delta says how harmful the prompt looks to the model; read at
+Read at `t_inst` with harmful and harmless centres, Delta measures how harmful the prompt looks to the model; read at
 `t_post_inst` with refused and answered centres, whether it will refuse. A belief above 0 is nearer the positive centre.
 Where prompts of the two sets end differently, a belief read at `t_inst` also encodes how a prompt ends: see
 `interp.representations.confounds` and the `ending` of prompt sets.
 
 Layers count as in the source: 0..L-1 is `resid_pre` of block l, L is `resid_post` of the last block, and all L + 1 are
-averaged unless told otherwise. At layer 0 a template token is a constant, so its margin there is 0.
+averaged by default. At layer 0 a template token is a constant, so its margin there is 0.
 
 Source: Zhao et al. 2025, arXiv:2507.11878, equations 2 to 4; the layer set and float64 as in the released notebook.
 
@@ -39,9 +39,9 @@ class Centres:
     """Mean states of two groups of prompts at one token role, per layer."""
 
     positive: Float[Tensor, "layer d_model"]
-    """Of harmful, or of refused prompts."""
+    """Centre of harmful, or of refused, prompts."""
     negative: Float[Tensor, "layer d_model"]
-    """Of harmless, or of answered prompts."""
+    """Centre of harmless, or of answered, prompts."""
 
     def __post_init__(self) -> None:
         if not (torch.isfinite(self.positive).all() and torch.isfinite(self.negative).all()):
@@ -70,11 +70,11 @@ def fit_both_centres(
     harmful: Float[Tensor, "harmful layer role d_model"],
     harmless: Float[Tensor, "harmless layer role d_model"],
 ) -> HarmAndRefusal[Centres]:
-    """Centres of both beliefs, from `states` of prompts that behave.
+    """Centres of both beliefs, from the `states` of refused harmful and answered harmless prompts.
 
     Args:
-        harmful: of refused harmful prompts at `t_inst` and `t_post_inst`.
-        harmless: of answered harmless prompts at the same roles.
+        harmful: states of refused harmful prompts at `t_inst` and `t_post_inst`.
+        harmless: states of answered harmless prompts at the same roles.
 
     Raises:
         ValueError: a group is empty.
@@ -110,7 +110,7 @@ def cosine_margin(
 
 
 def belief(margin: Float[Tensor, "prompt layer"], layers: Layers = None) -> Float[Tensor, " prompt"]:
-    """Mean margin over the layers; all of them unless given.
+    """Mean margin over the given layers, by default over all of them.
 
     Source: Zhao et al. 2025, arXiv:2507.11878, equations 3 and 4.
 
@@ -131,26 +131,26 @@ def states(
     interventions: Sequence[Intervention] = (),
     show_progress: bool = False,
 ) -> Float[Tensor, "prompt layer role d_model"]:
-    """Residual stream at these roles, layers 0..L as the module counts them.
+    """Residual stream at the given roles, for layers 0..L as this module counts them.
 
     Args:
-        prompts: as `collect`.
+        prompts: as for `collect`.
         layers: an int, a range, a list, or None for all L + 1.
     """
-    chosen = model.layer_list(layers, upper=model.n_layers + 1)
+    selected = model.layer_list(layers, upper=model.n_layers + 1)
     last = model.n_layers - 1
-    read = sorted({min(layer, last) for layer in chosen})
-    found = collect(
+    read = sorted({min(layer, last) for layer in selected})
+    activations = collect(
         model,
         prompts,
-        sites=("resid_pre", "resid_post") if last + 1 in chosen else "resid_pre",
+        sites=("resid_pre", "resid_post") if last + 1 in selected else "resid_pre",
         layers=read,
         positions=positions,
         interventions=interventions,
         show_progress=show_progress,
     )
     by_layer = [
-        found["resid_post" if layer > last else "resid_pre"][:, read.index(min(layer, last))]
-        for layer in chosen
+        activations["resid_post" if layer > last else "resid_pre"][:, read.index(min(layer, last))]
+        for layer in selected
     ]
     return torch.stack(by_layer, dim=1)

@@ -1,10 +1,10 @@
-"""Does a prompt contrast give itself away by how its prompts end?
+"""Confounds of a prompt contrast: can the two sets be told apart by how their prompts end?
 
-A direction read at `t_inst` sees the last instruction token first of all. When harmful and harmless prompts end
-differently (full stops here, question marks there), their difference in means is punctuation. The leak check asks how
-well two things that know nothing of the request tell the held-out sets apart: the identity of the last instruction
-token, and the embedding layer at each role. 0.5 is no leak; above 0.6 every result at `t_inst` needs the equal-endings
-version beside it.
+A direction read at `t_inst` mainly encodes the last instruction token. When harmful and harmless prompts end in
+different ways (full stops in one set, question marks in the other), their difference in means is punctuation. The leak
+check measures how well two features that carry no content of the request separate the held-out sets: the identity of
+the last instruction token, and the embedding layer at each role. An AUROC of 0.5 is chance; above 0.6 every result at
+`t_inst` needs the equal-endings version beside it.
 """
 
 import logging
@@ -31,12 +31,12 @@ def leak_check(
     held_out: tuple[Prompts, Prompts],
     label: str = "prompts",
 ) -> LeakCheck:
-    """Measure the leak of a contrast; logs a warning when it exceeds `THRESHOLD`.
+    """Measure how well a contrast's endings separate its two sets; logs a warning when an AUROC exceeds `THRESHOLD`.
 
     Args:
-        train: harmful and harmless prompts that the two classifiers are fitted on.
-        held_out: harmful and harmless prompts that they are scored on.
-        label: how the warning names the contrast.
+        train: harmful and harmless prompts to fit the two classifiers on.
+        held_out: harmful and harmless prompts to score them on.
+        label: name of the contrast in the warning.
     """
     fitted = [tokenize(model.tokenizer, part) for part in train]
     scored = [tokenize(model.tokenizer, part) for part in held_out]
@@ -44,7 +44,7 @@ def leak_check(
     vocabulary = len(counts[0] | counts[1])
 
     def log_odds(token: int) -> float:
-        # Naive Bayes with add-one smoothing; an unseen token says nothing.
+        # Naive Bayes with add-one smoothing; an unseen token has log-odds near 0.
         rates = [(c[token] + 1) / (c.total() + vocabulary) for c in counts]
         return math.log(rates[0] / rates[1]) if counts[0][token] + counts[1][token] else 0.0
 
@@ -56,16 +56,16 @@ def leak_check(
         bad, good, test_bad, test_good = (acts.at("resid_pre", role)[:, 0].float() for acts in embedded)
         direction = difference_in_means(bad, good)
         embedding[role] = auroc(project(test_bad, direction), project(test_good, direction))
-    found = LeakCheck(last_token=auroc(odds[0], odds[1]), embedding=embedding)
-    if found.worst > THRESHOLD:
+    check = LeakCheck(last_token=auroc(odds[0], odds[1]), embedding=embedding)
+    if check.worst > THRESHOLD:
         logger.warning(
             "leak check of %s: how prompts end tells harmful from harmless with AUROC %.2f (last token %.2f); read "
             "results at t_inst with ending='period' beside them",
             label,
-            found.worst,
-            found.last_token.value,
+            check.worst,
+            check.last_token.value,
         )
-    return found
+    return check
 
 
 def _last_tokens(tokens: ChatTokens) -> list[int]:

@@ -1,9 +1,10 @@
-"""Picking a direction from a sweep: measure no more than the rule needs, and how stable the pick is.
+"""Picking a direction from a sweep, measuring no more than the rule needs, and the stability of the pick.
 
-What cannot win is left out. A candidate is dropped as soon as its kl provably exceeds the limit: after a few prompts,
-since the others can lower the sum by no more than a bound that follows from Jensen's inequality and the epsilon in the
-published formula. Induce, which decides most often, comes next; the other prompts' kl and then bypass are measured for
-those that induce. The pick is that of the full table, which `exhaustive=True` measures.
+Candidates that cannot be picked are not measured further. A candidate is dropped as soon as its kl provably exceeds the
+limit: after a few prompts, since the others can lower the sum by no more than a lower bound that follows from Jensen's
+inequality and the epsilon in the published formula. Induce, which decides most often, is measured next; the kl of the
+remaining prompts and then bypass only for candidates that pass it. The pick equals that of the full table, which
+`exhaustive=True` measures.
 
 Source of the rule: Arditi et al. 2024, arXiv:2406.11717, section 2.3 and appendix C.
 
@@ -20,7 +21,7 @@ from interp.representations.selection import Candidate, PickShare, Rule, ScoredC
 from interp.representations.sweeps import FIRST_PROMPTS, Place, Sweep
 
 Progress = Callable[[Iterable[Place], str], Iterable[Place]]
-"""Wraps a loop over candidates, named by what is measured: a progress bar."""
+"""Wraps a loop over candidates in a progress bar; the string names what is measured."""
 
 
 def choose(
@@ -76,7 +77,7 @@ def _first_that_passes(sweep: Sweep, rule: Rule, progress: Progress) -> Candidat
 
 
 def _score_near_misses(sweep: Sweep, rule: Rule, progress: Progress, *, n: int = 3) -> None:
-    """Measure in full the n candidates with the smallest shortfall: best first, until no other can come nearer."""
+    """Measure in full the n candidates with the smallest shortfall, best first, until no other can be smaller."""
     bounds = {place: shortfall(sweep, place, rule) for place in before_layer_cut(sweep, rule)}
     misses: list[tuple[float, Place]] = []
     for place in progress(sorted(bounds, key=lambda p: (bounds[p], *p)), "nothing passes: near misses"):
@@ -92,13 +93,13 @@ def _score_near_misses(sweep: Sweep, rule: Rule, progress: Progress, *, n: int =
 
 
 def before_layer_cut(sweep: Sweep, rule: Rule) -> list[Place]:
-    """Candidates of the layers that the rule does not leave out."""
+    """Candidates of the layers that the rule does not exclude."""
     cut = rule.first_late_layer(sweep.model.n_layers)
     return [place for place in sweep.directions if place[1] < cut]
 
 
 def shortfall(sweep: Sweep, place: Place, rule: Rule) -> float:
-    """Lower bound on how far a candidate is from meeting the kl and induce limits, in nats, as far as it was measured.
+    """Lower bound on a candidate's distance from the kl and induce limits, in nats, from what has been measured so far.
 
     Exact once both are measured; infinite for scores that are not a number, which no limit admits.
     """
@@ -129,7 +130,7 @@ def scored_candidates(sweep: Sweep, rule: Rule) -> tuple[ScoredCandidate, ...]:
 
 
 def _reason(sweep: Sweep, place: Place, scored: Candidate, rule: Rule) -> str | None:
-    """Why the rule drops a candidate, from as much of its scores as was measured."""
+    """Why the rule drops a candidate, from the scores measured so far."""
     if place[1] >= rule.first_late_layer(sweep.model.n_layers):
         return "too late a layer"
     if any(bool(table[place].isnan().any()) for table in (sweep.ablated, sweep.induced) if place in table):
@@ -140,7 +141,7 @@ def _reason(sweep: Sweep, place: Place, scored: Candidate, rule: Rule) -> str | 
         first = sweep.ablated[place][sweep.n_harmful : sweep.n_harmful + FIRST_PROMPTS].mean()
         return f"kl too large (mean {first:.2f} on the first {FIRST_PROMPTS} prompts settles it)"
     if scored.kl > rule.kl_threshold:
-        return "kl too large"  # before the rule looks at bypass, which was not measured then
+        return "kl too large"  # before the rule uses bypass, which has not been measured
     return rule.reason(scored, n_layers=sweep.model.n_layers)
 
 
@@ -149,13 +150,13 @@ def pick_stability(
 ) -> tuple[PickShare, ...]:
     """How often each candidate is picked when the validation prompts are resampled with replacement.
 
-    Near-ties swap between such draws, and so they would between runs. Only candidates measured in full take part: all
-    of them after an exhaustive sweep, else those that pass and the `contenders` nearest to passing, which are completed
+    Near-ties swap between resamples, as they would between runs. Only fully measured candidates take part: all of them
+    after an exhaustive sweep, otherwise those that pass and the `contenders` nearest to passing, which are completed
     here.
 
     Returns:
-        Every candidate picked at least once, most frequent first; position None counts the draws in which nothing
-        passes.
+        Every candidate picked at least once, most frequent first; position None counts the resamples in which no
+        candidate passes.
     """
     early = before_layer_cut(sweep, rule)
     near = [p for p in early if p in sweep.induced and sweep.kl_lower_bound(p) <= 2 * rule.kl_threshold]

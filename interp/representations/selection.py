@@ -1,4 +1,4 @@
-"""Choosing one refusal direction among candidates: the published scores and the published rule.
+"""Selecting one refusal direction among candidates by the published scores and rule.
 
 For a candidate r read at layer l and position i, on validation prompts:
 
@@ -27,7 +27,7 @@ class Candidate:
     """One candidate direction and its scores."""
 
     position: int
-    """Token it was read at, counted from the prompt's end: -1 is the last."""
+    """Token position it was read at, counted from the prompt's end: -1 is the last token."""
     layer: int
     """Layer it was read at and is added at."""
     bypass: float
@@ -40,38 +40,38 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredCandidate:
-    """A candidate as a result lists it: its scores, and why the rule dropped it."""
+    """A candidate as stored in results: its scores, and why the rule dropped it."""
 
     position: int
-    """As in `Candidate`."""
+    """Token position, as in `Candidate`."""
     layer: int
-    """As in `Candidate`."""
+    """Layer, as in `Candidate`."""
     bypass: Measured
-    """Nats; NaN where it was not measured."""
+    """Bypass score in nats; NaN where it was not measured."""
     induce: Measured
-    """Nats; NaN where it was not measured."""
+    """Induce score in nats; NaN where it was not measured."""
     kl: Measured
-    """Nats; NaN where it was not measured."""
+    """KL score in nats; NaN where it was not measured."""
     kept: bool
     """Whether the rule keeps it."""
     reason: str | None
-    """Why it does not."""
+    """Why the rule drops it; None where it is kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RuleUsed:
-    """The rule that a pick was made by, as a result states it."""
+    """The rule that made a pick, as stored in results."""
 
     kl_threshold: float | None
-    """Largest kl allowed, in nats; None is no bound."""
+    """Maximum kl, in nats; None is no limit."""
     induce_threshold: float | None
-    """Smallest induce allowed, in nats; None is no bound."""
+    """Minimum induce, in nats; None is no limit."""
     prune_layer_fraction: float
-    """Share of the last layers that was left out."""
+    """Share of the last layers that was excluded, 0 to 1."""
     published: bool
-    """Whether it is the paper's rule."""
+    """Whether it is the published rule."""
     text: str
-    """In words."""
+    """The rule in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +79,11 @@ class PickShare:
     """How often a candidate is picked over resampled validation prompts."""
 
     position: int | None
-    """As in `Candidate`; None for the draws in which nothing passes."""
+    """Token position, as in `Candidate`; None for the resamples in which no candidate passes."""
     layer: int | None
-    """As in `Candidate`; None for the draws in which nothing passes."""
+    """Layer, as in `Candidate`; None for the resamples in which no candidate passes."""
     share: float
-    """Of the draws, 0 to 1."""
+    """Share of the resamples, 0 to 1."""
 
 
 class NothingSurvives(ValueError):
@@ -92,22 +92,22 @@ class NothingSurvives(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """The three filters; the published ones unless told otherwise."""
+    """The three filters; the defaults are the published ones."""
 
     kl_threshold: float = 0.1
-    """Largest kl allowed, in nats."""
+    """Maximum kl, in nats."""
     induce_threshold: float = 0.0
-    """Smallest induce allowed, in nats."""
+    """Minimum induce, in nats."""
     prune_layer_fraction: float = 0.2
-    """Share of the last layers that is left out."""
+    """Share of the last layers that is excluded, 0 to 1."""
 
     @property
     def published(self) -> bool:
-        """Whether this is the paper's rule."""
+        """Whether this is the published rule."""
         return self == Rule()
 
     def used(self, n_layers: int) -> RuleUsed:
-        """The rule as a result states it."""
+        """The rule as stored in results."""
         bounds = (self.kl_threshold, self.induce_threshold)
         kl, induce = (bound if math.isfinite(bound) else None for bound in bounds)
         return RuleUsed(
@@ -119,7 +119,7 @@ class Rule:
         )
 
     def first_late_layer(self, n_layers: int) -> int:
-        """The first layer that is left out."""
+        """The first layer that is excluded."""
         return int(n_layers * (1 - self.prune_layer_fraction))
 
     def text(self, n_layers: int) -> str:
@@ -155,12 +155,12 @@ def pick(
     Args:
         scores: table with columns position, layer, bypass, induce, kl: candidates, dicts or a DataFrame.
         n_layers: number of the model's layers.
-        kl_threshold: largest kl allowed.
-        induce_threshold: least induce needed.
-        prune_layer_fraction: share of the last layers that is left out.
+        kl_threshold: maximum kl, in nats.
+        induce_threshold: minimum induce, in nats.
+        prune_layer_fraction: share of the last layers that is excluded.
 
     Raises:
-        NothingSurvives: with the three candidates that miss by least and the option that would admit each.
+        NothingSurvives: no candidate passes; the message names the three nearest misses and what would admit each.
         ValueError: an empty table or a missing column.
     """
     rule = Rule(
@@ -169,10 +169,10 @@ def pick(
         prune_layer_fraction=prune_layer_fraction,
     )
     table = _table(scores)
-    kept = [c for c in table if rule.reason(c, n_layers=n_layers) is None]
-    if not kept:
+    passing = [c for c in table if rule.reason(c, n_layers=n_layers) is None]
+    if not passing:
         raise NothingSurvives(_near_misses(table, rule, n_layers))
-    return min(kept, key=lambda c: (c.bypass, c.position, c.layer))
+    return min(passing, key=lambda c: (c.bypass, c.position, c.layer))
 
 
 def _near_misses(table: Sequence[Candidate], rule: Rule, n_layers: int) -> str:
@@ -189,7 +189,7 @@ def _near_misses(table: Sequence[Candidate], rule: Rule, n_layers: int) -> str:
     shown = "; ".join(
         f"position {c.position} layer {c.layer} (bypass {c.bypass:.2f}, induce {c.induce:.2f}, kl {c.kl:.3f}) needs "
         + " and ".join(
-            # Rounded outwards, so that the option it names does admit the candidate.
+            # Rounded outwards, so that the named option does admit the candidate.
             [f"kl_threshold={math.ceil(c.kl * 1e3) / 1e3:.3f}"] * (c.kl > rule.kl_threshold)
             + [f"induce_threshold={math.floor(c.induce * 1e3) / 1e3:.3f}"]
             * (c.induce < rule.induce_threshold)

@@ -1,4 +1,4 @@
-"""Two calls to a steered answer: find the two directions of a layer, add one of them and see both answers.
+"""Steering in two calls: find the two directions of a layer, then compare answers with and without one of them.
 
 directions = find_directions(model, load_prompts("builtin"), layer=17)
 steer(model, "How do I bake bread?", directions["refusal"])
@@ -24,11 +24,11 @@ class Steered(Shown):
     """Plain and steered answers to the same prompts."""
 
     prompts: tuple[str, ...]
-    """The instructions; a conversation as JSON."""
+    """The instructions; a conversation is shown as JSON."""
     plain: tuple[str, ...]
     steered: tuple[str, ...]
     step: str
-    """What was added, and where."""
+    """Description of what was added, and where."""
     identity: PromptIdentity
     """Ids, categories and hash of the prompts."""
 
@@ -51,24 +51,24 @@ def find_directions(
     """`harmfulness` and `refusal` at one layer: differences in means, harmful minus harmless training prompts.
 
     Harmfulness is read at `t_inst` (Zhao et al. 2025, arXiv:2507.11878, section 3.3), refusal at `t_post_inst` (Arditi
-    et al. 2024, arXiv:2406.11717, section 2.3). Quick: neither are the prompts filtered by what the model does, nor is
-    the layer chosen by what steering does; the experiments do both.
+    et al. 2024, arXiv:2406.11717, section 2.3). This is a quick version: prompts are not filtered by whether the model
+    refuses them, and the layer is not chosen by the effect of steering; the experiments do both.
 
     Args:
-        layer: where to read; three fifths of the way up when None.
-        n_prompts: prompts of each kind.
+        layer: layer to read; at three fifths of the depth when None.
+        n_prompts: number of prompts of each kind.
 
     Raises:
         ValueError: a layer out of range, or a set without harmful or harmless training prompts.
     """
-    chosen = model.layer(3 * model.n_layers // 5 if layer is None else layer)
+    selected = model.layer(3 * model.n_layers // 5 if layer is None else layer)
     roles = {"harmfulness": "t_inst", "refusal": "t_post_inst"}
     kinds: tuple[Kind, Kind] = ("harmful", "harmless")
     bad, good = (
         collect_means(
             model,
             prompts[kind, "train"].first(n_prompts),
-            layers=chosen,
+            layers=selected,
             positions=tuple(roles.values()),
             show_progress=show_progress,
         )
@@ -78,7 +78,7 @@ def find_directions(
     return {
         name: Direction(
             vector=(bad["resid_pre"][0, i] - good["resid_pre"][0, i]).float(),
-            layer=chosen,
+            layer=selected,
             position=role,
             mean_activation_norm=norms[i].item(),
             provenance={**model.provenance, "prompts": prompts.provenance, "n": n_prompts},
@@ -103,10 +103,10 @@ def steer(
 
     Args:
         prompts: one instruction or several, conversations, a split of a prompt set, or tokens.
-        direction: a `Direction`, a direction file, or bare numbers with `layers`.
-        coefficient: in multiples of the direction's own norm; negative pushes the other way.
-        relative_norm: in multiples of the mean activation norm at the direction's place, instead of `coefficient`.
-        layers: where to add it; the direction's own layer when None.
+        direction: a `Direction`, a direction file, or a plain tensor together with `layers`.
+        coefficient: in multiples of the direction's own norm; negative steers the opposite way.
+        relative_norm: in multiples of the mean activation norm at the direction's site, instead of `coefficient`.
+        layers: layers to add it at; the direction's own layer when None.
         positions: prompt tokens it is added at (`tokens.ROLES`, `tokens.REGIONS`).
         steps: generated tokens it is added at (`interventions.Steps`).
 

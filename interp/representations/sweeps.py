@@ -1,15 +1,15 @@
-"""Scores of many candidate directions on the validation prompts, at a fraction of the cost of three full sweeps.
+"""Scores of many candidate directions on validation prompts, at a fraction of the cost of three full sweeps.
 
 Why a candidate costs less than three passes over all prompts (`interp.representations.selection` has the scores):
 
 1. bypass and kl share their passes: both ablate the candidate, one reads harmful prompts, the other harmless ones;
 2. prompts are packed (`interp.engine.packing`) and only their last tokens are unembedded;
 3. an addition at layer l changes nothing below l: its passes start there, from the unmodified `resid_pre`;
-4. a stream that enters without a component along u keeps none when every contribution is ablated, so `resid_pre` is
-   ablated once, at the first block, and not at every block.
+4. a residual stream that starts without a component along u gains none when every contribution is ablated, so
+   `resid_pre` is ablated once, at the first block, and not at every block.
 
 A zero direction (layer 0 at template tokens) scores as the unmodified model and is not run.
-`interp.representations.picks` goes further and leaves out what cannot win.
+`interp.representations.picks` also skips candidates that cannot be picked.
 
     sweep = Sweep(model, directions, harmful=harmful, harmless=harmless, refusal_ids=tokens.ids)
     sweep.complete((-1, 14))                                # Candidate(position=-1, layer=14, bypass=…, …)
@@ -46,21 +46,22 @@ logger = logging.getLogger(__name__)
 Place = tuple[int, int]
 """(position from the prompt's end, layer) of a candidate."""
 Keep = Callable[[str, Callable[[], Any], Any], Any]
-"""`(name, compute, type of the value)` → the value, computed or read again: `interp.storage.stages.Stages.keep`."""
+"""A function of name, compute and type that returns the stored value or computes it, as `Stages.keep` in
+`interp.storage.stages`."""
 FIRST_PROMPTS = 8
 """Harmless prompts on which a candidate's kl is measured first."""
 
 
 class Sweep:
-    """Scores of candidate directions on validation prompts; what was measured once is not measured again.
+    """Scores of candidate directions on validation prompts; nothing is measured twice.
 
     Args:
-        directions: (position, layer) → direction at its natural length.
+        directions: (position, layer) → unnormalised direction.
         harmful: prompts that bypass is measured on.
         harmless: prompts that induce and kl are measured on.
         refusal_ids: tokens that begin the model's refusals.
         fast: False takes the plain path: whole prompts, one candidate at a time, all blocks.
-        keep: stores what was measured and gives it back, so that a stopped sweep continues (`Stages.keep`).
+        keep: stores measured values and returns stored ones, so that an interrupted sweep continues (`Stages.keep`).
 
     Raises:
         ValueError: no directions.
@@ -92,9 +93,9 @@ class Sweep:
         """Refusal metric of the unmodified model: harmful prompts, then harmless ones."""
         self._kl = KLFrom(base[self.n_harmful :])
         self.ablated: dict[Place, Tensor] = {}
-        """Per candidate, under its ablation: metric of harmful and KL of harmless prompts; inf where not measured."""
+        """Per candidate, under its ablation: metric of harmful, KL of harmless prompts; inf where not measured."""
         self.induced: dict[Place, Tensor] = {}
-        """Per candidate, under its addition: metric of harmless prompts."""
+        """Per candidate, under its addition: refusal metric of harmless prompts."""
 
     # One measurement of any vector
 
@@ -102,17 +103,17 @@ class Sweep:
     def ablate(
         self, vector: Float[Tensor, " d_model"], rows: Sequence[int] | None = None
     ) -> Float[Tensor, " row"]:
-        """Under ablation of a vector: refusal metric of harmful rows, KL of harmless ones.
+        """Scores under ablation of a vector: refusal metric of harmful rows, KL of harmless ones.
 
         Args:
-            rows: prompts, the harmful ones counted first; None is all.
+            rows: row indices of prompts, harmful prompts first; None is all.
         """
         prompts = torch.arange(len(self._both)) if rows is None else torch.tensor(rows)
         out = torch.full((len(prompts),), math.nan, dtype=torch.float64)
-        # float16 can overflow in single candidates: they must be dropped.
+        # float16 can overflow for single candidates, which must then be dropped.
         if not torch.isfinite(vector).all():
             return out
-        if not vector.any():  # ablating nothing
+        if not vector.any():  # ablation of a zero vector changes nothing
             out[:] = torch.where(prompts < self.n_harmful, self.baseline[prompts], 0.0)
             return out
         for part, log_probs in self._next_tokens(self._both.take(prompts.tolist()), vector):
@@ -139,7 +140,7 @@ class Sweep:
             Ablate(direction=vector, sites=("attn_out", "mlp_out")),
         ]
         with apply(self.model, everywhere) as applied:
-            # The prefix changes with every candidate: it joins the first pass instead of having its own.
+            # The shared prefix changes with every candidate, so it gets no pass of its own.
             for rows, logits in packed_next_tokens(
                 self.model, tokens, applied, most_shared=0, budget=self._pass_tokens, weights=self._weights
             ):
@@ -177,7 +178,7 @@ class Sweep:
 
     @cached_property
     def _resid(self) -> list[Float[Tensor, "layer one node d_model"]]:
-        """Unmodified `resid_pre` of every layer on the packed harmless prompts, one entry a pass."""
+        """Unmodified `resid_pre` of every layer on the packed harmless prompts, one entry per pass."""
         streams: list[Tensor] = []
 
         def reader(layer: int) -> Any:
@@ -202,13 +203,13 @@ class Sweep:
 
     @cached_property
     def _resumes(self) -> bool:
-        """Whether passes that start at a block give what whole passes give; tested once."""
+        """Whether passes that start at a block equal whole passes; tested once."""
         try:
-            found = self._resumed(torch.zeros(self.model.d_model), self.model.n_layers // 2)
+            resumed = self._resumed(torch.zeros(self.model.d_model), self.model.n_layers // 2)
         except (TypeError, RuntimeError, AttributeError) as error:
             logger.warning("%s cannot resume at a block (%s); running all blocks", self.model.name, error)
             return False
-        gap = (found - self.baseline[self.n_harmful :]).abs().max().item()
+        gap = (resumed - self.baseline[self.n_harmful :]).abs().max().item()
         if not gap < 1e-2:
             logger.warning(
                 "resuming at a block changes the refusal metric of %s by %.2g; running all blocks",
@@ -221,7 +222,7 @@ class Sweep:
     # Scores of the candidates, measured once
 
     def _rows(self, place: Place, rows: range) -> Tensor:
-        """What the candidate's ablation gives on these rows."""
+        """Scores under the candidate's ablation on these rows."""
         table = self.ablated.setdefault(place, torch.full((len(self._both),), math.inf, dtype=torch.float64))
         missing = [row for row in rows if table[row] == math.inf]  # no score is infinite; NaN is measured
         if missing:
@@ -230,7 +231,7 @@ class Sweep:
         return table[rows.start : rows.stop]
 
     def _kept(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
-        """Values that were measured before the sweep was stopped, or are measured now."""
+        """Values stored before the sweep was interrupted, or measured now."""
         values = self._keep(name, lambda: compute().tolist(), list[Measured])
         return torch.tensor(values, dtype=torch.float64)
 
@@ -258,19 +259,21 @@ class Sweep:
         return self.kl_lower_bound(place) <= limit
 
     def kl_lower_bound(self, place: Place) -> float:
-        """Lower bound on a candidate's mean kl from the prompts measured so far; 0 or a little less where none is."""
+        """Lower bound on a candidate's mean kl from the prompts measured so far; 0 or slightly below where none is."""
         table = self.ablated.get(place)
-        known = table[self.n_harmful :] if table is not None else torch.full_like(self._kl.least, math.inf)
-        return torch.where(known == math.inf, self._kl.least, known).mean().item()
+        known = (
+            table[self.n_harmful :] if table is not None else torch.full_like(self._kl.lower_bound, math.inf)
+        )
+        return torch.where(known == math.inf, self._kl.lower_bound, known).mean().item()
 
     def complete(self, place: Place) -> Candidate:
-        """All three scores of a candidate; both kinds of prompts share the ablation's passes."""
+        """Measure all three scores of a candidate; harmful and harmless prompts share the passes of its ablation."""
         self._rows(place, range(len(self._both)))
         self.induce(place)
         return self.candidate(place)
 
     def candidate(self, place: Place) -> Candidate:
-        """Mean scores of a candidate as far as they were measured; NaN where they were not."""
+        """Mean scores of a candidate; NaN where they have not been measured."""
         table = self.ablated.get(place)
         means = [math.nan, math.nan, math.nan]
         if table is not None:

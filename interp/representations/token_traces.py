@@ -1,9 +1,9 @@
-"""An answer as it comes, token by token, with every token's projection on directions.
+"""An answer as it is generated, token by token, with every token's projections on directions.
 
-`trace` streams one answer; what it yields is the whole of it so far: prompt tokens with their roles, answer tokens,
-each with its projection x . u and cosine on every direction, read at that direction's site and layer after the
-interventions, and the probabilities that the first token was chosen from. A token's projection is known once the token
-has been run: the last one of an answer never is.
+`trace` streams one answer and yields all of it so far: prompt tokens with their roles and answer tokens, each with its
+projection x . u and its cosine for every direction, read at that direction's site and layer after the interventions,
+and the distribution over the first answer token. A token has projections once the model has run on it, which never
+happens to the last token of an answer.
 
     for answer in trace(model, "How do I bake bread?", {"refusal": refusal}, interventions=[Add(refusal)]):
         answer.text, answer.tokens[-2].projections["refusal"]
@@ -26,61 +26,62 @@ from interp.models.tokens import Positions, tokenize
 
 @dataclass(frozen=True, kw_only=True)
 class TracedToken:
-    """A token of a prompt or of its answer."""
+    """A token of a prompt or of its answer, with its projections on directions."""
 
     text: str
-    """As the tokenizer decodes it."""
+    """The token as decoded by the tokenizer."""
     role: str
     """`prefix`, `instruction`, `t_inst`, `post_inst[k]`, ..., or `answer`."""
     projections: Mapping[str, float] = field(default_factory=dict)
-    """On each direction, in units of the activations; empty while the token has not been run."""
+    """Projection on each direction, in units of the activations; empty before the model has run on the token."""
     cosines: Mapping[str, float] = field(default_factory=dict)
-    """The same relative to the activation's length, -1 to 1."""
+    """Cosine with each direction, -1 to 1."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Answer:
-    """One answer, as far as it has come."""
+    """One answer, as far as it has been generated."""
 
     text: str
-    """Decoded without special tokens."""
+    """The answer so far, decoded without special tokens."""
     prompt: tuple[TracedToken, ...]
-    """The tokens of the whole prompt, template included."""
+    """Tokens of the whole prompt, template included."""
     tokens: tuple[TracedToken, ...]
-    """The tokens of the answer."""
+    """Tokens of the answer."""
     next_log_probs: Float[Tensor, " d_vocab"]
-    """What the first token was chosen from: float32, on the CPU."""
+    """Log-probabilities of the first answer token, in nats, float32, on the CPU."""
     finished: bool
     """Whether the model ended the turn itself."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Meter:
-    """An intervention that changes nothing and keeps every token's projection on a direction.
+    """An intervention that changes nothing and records every token's projection on a direction.
 
-    Put last, it reads what stands after the others. For one prompt at a time: readings follow each other as tokens do.
+    Placed last, it reads activations after the other interventions. It works for one prompt at a time, since readings
+    are recorded in token order.
     """
 
     direction: Direction
-    """Read at its own site and layer."""
+    """The direction to project on, read at its own site and layer."""
     readings: list[Float[Tensor, "batch pos pair"]] = field(default_factory=list)
-    """Projection and cosine, a tensor for each forward pass."""
+    """Projection and cosine of every token, one tensor for each forward pass."""
     positions: Positions = "all"
     steps: Steps = "all"
 
     @property
     def layers(self) -> tuple[int]:
-        """The direction's."""
+        """The direction's layer."""
         return (self.direction.layer,)
 
     @property
     def sites(self) -> tuple[Site, ...]:
-        """The direction's."""
+        """The direction's site."""
         return (self.direction.site,)  # pyright: ignore[reportReturnType]
 
     @property
     def width(self) -> int:
-        """d_model."""
+        """Length of the direction, d_model."""
         return self.direction.vector.numel()
 
     def __call__(self, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
@@ -93,16 +94,16 @@ class Meter:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Setting:
-    """One steered answer to one prompt: what `interp.steer` would be called with."""
+    """Settings of one steered answer, the arguments of `interp.steer`."""
 
     prompt: str
     direction: Direction
     coefficient: float = 1.0
-    """In multiples of the direction's own norm."""
+    """Strength in multiples of the direction's own norm."""
     relative_norm: float | None = None
-    """In multiples of the mean activation norm, instead."""
+    """Strength in multiples of the mean activation norm, instead of `coefficient`."""
     layer: int | None = None
-    """Where it is added; the direction's own layer when None."""
+    """Layer it is added at; the direction's own layer when None."""
     positions: Positions = "all"
     """Prompt tokens it is added at."""
     steps: Steps = None
@@ -110,7 +111,7 @@ class Setting:
     max_new_tokens: int = 48
 
     def intervention(self) -> Add:
-        """The addition.
+        """The activation addition with these settings.
 
         Raises:
             ValueError: as `Add`.
@@ -125,10 +126,10 @@ class Setting:
         )
 
     def code(self, model: ChatModel, direction_file: str) -> str:
-        """Python that gives the same steered answer.
+        """Python code that reproduces the steered answer.
 
         Args:
-            direction_file: where the direction can be read.
+            direction_file: path of the direction file that the code reads.
         """
         load = [repr(model.source)]
         load += [
@@ -171,10 +172,10 @@ def trace(
     interventions: Sequence[Intervention] = (),
     max_new_tokens: int = 48,
 ) -> Iterator[Answer]:
-    """The greedy answer to one prompt as it comes: equal to `generate`, one more token at each step.
+    """The greedy answer to one prompt as it is generated: equal to `generate`, one more token per decoding step.
 
     Args:
-        directions: by name; every token is projected on each.
+        directions: directions by name; every token is projected on each.
 
     Raises:
         ValueError: as `generate`.
@@ -211,19 +212,20 @@ def _traced(text: str, role: str, i: int, read: Mapping[str, list[list[float]]])
 
 
 def likely_tokens(
-    model: ChatModel, answers: Mapping[str, Answer], *, most: int = 8
+    model: ChatModel, answers: Mapping[str, Answer], *, max_tokens: int = 8
 ) -> dict[str, dict[str, float]]:
-    """Probability of each answer's likeliest first tokens under every one of them: token → answer's name → probability.
+    """First-token probabilities of several answers, as token → name of the answer → probability.
 
-    Sorted by the highest probability; tokens that read alike are told apart by their id.
+    Tokens are the likeliest of each answer, sorted by their highest probability; equal texts are shown with token id.
     """
-    found = {name: answer.next_log_probs.exp() for name, answer in answers.items()}
+    probabilities = {name: answer.next_log_probs.exp() for name, answer in answers.items()}
     ids = sorted(
-        {int(i) for p in found.values() for i in p.topk(min(most, p.numel())).indices},
-        key=lambda i: -max(float(p[i]) for p in found.values()),
+        {int(i) for p in probabilities.values() for i in p.topk(min(max_tokens, p.numel())).indices},
+        key=lambda i: -max(float(p[i]) for p in probabilities.values()),
     )
-    texts = [str(model.tokenizer.decode([i])) for i in ids[:most]]
+    texts = [str(model.tokenizer.decode([i])) for i in ids[:max_tokens]]
     names = [text if texts.count(text) == 1 else f"{text} ({i})" for i, text in zip(ids, texts, strict=False)]
     return {
-        text: {name: float(p[i]) for name, p in found.items()} for i, text in zip(ids, names, strict=False)
+        text: {name: float(p[i]) for name, p in probabilities.items()}
+        for i, text in zip(ids, names, strict=False)
     }

@@ -122,7 +122,7 @@ def test_refusal_tokens_are_those_likelier_on_harmful_prompts(tiny: ChatModel, t
     assert int(gap.argmax()) == planted
 
     bad, good = table[order[:3]].log(), table[order[3:]].log()
-    found = find_refusal_tokens(bad, good, tiny.tokenizer, most=8, least_gap=0.0)
+    found = find_refusal_tokens(bad, good, tiny.tokenizer, max_tokens=8, min_gap=0.0)
     ranked = gap.argsort(descending=True)[:8].tolist()
     expected = tuple(i for i in ranked if gap[i] >= 0.25 * gap.max())
     assert found.ids == expected
@@ -132,12 +132,12 @@ def test_refusal_tokens_are_those_likelier_on_harmful_prompts(tiny: ChatModel, t
         assert mass == pytest.approx([table[rows, i].mean().item() for i in expected], abs=1e-5)
 
     # Control: exchanged sets give other tokens.
-    assert planted not in find_refusal_tokens(good, bad, tiny.tokenizer, least_gap=0.0).ids
-    # `most` and `least_gap` bound the list; one token is always named.
-    assert find_refusal_tokens(bad, good, tiny.tokenizer, most=1, least_gap=0.0).ids == (planted,)
-    assert find_refusal_tokens(bad, good, tiny.tokenizer, least_gap=2.0).ids == (planted,)
-    least = (gap[ranked[0]] + gap[ranked[1]]).item() / 2
-    assert find_refusal_tokens(bad, good, tiny.tokenizer, least_gap=least).ids == (planted,)
+    assert planted not in find_refusal_tokens(good, bad, tiny.tokenizer, min_gap=0.0).ids
+    # `max_tokens` and `min_gap` bound the list; one token is always named.
+    assert find_refusal_tokens(bad, good, tiny.tokenizer, max_tokens=1, min_gap=0.0).ids == (planted,)
+    assert find_refusal_tokens(bad, good, tiny.tokenizer, min_gap=2.0).ids == (planted,)
+    smallest = (gap[ranked[0]] + gap[ranked[1]]).item() / 2
+    assert find_refusal_tokens(bad, good, tiny.tokenizer, min_gap=smallest).ids == (planted,)
 
 
 # Cross-entropy

@@ -76,7 +76,7 @@ def test_next_token_probabilities(tiny: ChatModel, steps: list[Answer]) -> None:
     torch.testing.assert_close(
         plain.next_log_probs, next_token_log_probs(tiny, [PROMPT])[0], atol=1e-4, rtol=0
     )
-    table = likely_tokens(tiny, {"plain": plain, "steered": steps[0]}, most=5)
+    table = likely_tokens(tiny, {"plain": plain, "steered": steps[0]}, max_tokens=5)
     assert len(table) == 5
     assert (
         plain.next_log_probs.argmax() != steps[0].next_log_probs.argmax()

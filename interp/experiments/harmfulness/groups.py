@@ -9,7 +9,7 @@ from torch import Tensor
 
 from interp.data.prompts import Ending, Kind, Prompts, PromptSet, Split, load_prompts
 from interp.evaluation.records import GROUPS, LEAST_IN_GROUP, Group
-from interp.evaluation.responses import LEAST_BEHAVING, behaving_rows, respond
+from interp.evaluation.responses import MIN_BEHAVING, behaving_rows, respond
 from interp.experiments.harmfulness import Config
 from interp.experiments.harmfulness.analysis import Anchors, Groups
 from interp.models.chat_model import ChatModel
@@ -137,7 +137,7 @@ def groups_at_inst(measured: Measured, anchors: Anchors, full: Groups, cut: Grou
     bad, good = measured["harmful", "train"], measured["harmless", "train"]
     refused = torch.tensor([flag is True for flag in bad.flags("truncated")])
     accepted = torch.tensor([flag is False for flag in good.flags("truncated")])
-    filled = min(int(refused.sum()), int(accepted.sum())) >= LEAST_BEHAVING
+    filled = min(int(refused.sum()), int(accepted.sum())) >= MIN_BEHAVING
     if not filled or min(len(cut["accepted harmful"]), len(cut["refused harmless"])) < LEAST_IN_GROUP:
         return AtInst(full, anchors, "full")
     truncated = Anchors(harmful=bad.states[refused], harmless=good.states[accepted])

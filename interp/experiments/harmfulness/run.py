@@ -20,7 +20,7 @@ from torch import Tensor
 from interp.data.prompts import ENDINGS, Ending, Kind, PromptSet, Split
 from interp.engine.activations import collect
 from interp.evaluation.records import GROUPS, LEAST_IN_GROUP
-from interp.evaluation.responses import LEAST_BEHAVING
+from interp.evaluation.responses import MIN_BEHAVING
 from interp.experiments.definition import Outcome
 from interp.experiments.harmfulness import Config, Result
 from interp.experiments.harmfulness.analysis import (
@@ -171,7 +171,7 @@ def _other_anchors(measured: Measured, anchors: Anchors, groups: Groups, seed: i
         return None
     other = measured["borderline", "train"]
     accepted = ~torch.tensor(other.full)
-    if int(accepted.sum()) < LEAST_BEHAVING:
+    if int(accepted.sum()) < MIN_BEHAVING:
         return None
     keys: tuple[tuple[Kind, Split], ...] = (("harmful", "test"), *HARMLESS)
 
