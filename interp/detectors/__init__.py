@@ -1,6 +1,6 @@
 """Detectors of harmful prompts behind one protocol: fit, calibrate, score, stream, save.
 
-Latent Guard, guard models of the Hub, and baselines.
+Latent Guard, guard models from the Hub, and baselines.
 Never imports training.
 
 Hands out:

@@ -1,6 +1,6 @@
-"""What the Latent Guard is compared with: a logistic probe, the refusal direction, words alone, a random direction.
+"""Baselines for the Latent Guard: a logistic probe, the refusal direction, words alone, a random direction.
 
-Each is fitted on training prompts and, where it has a layer or a role to choose, chosen on validation prompts.
+Each is fitted on training prompts; layer and role, where it has any, are selected on validation prompts.
 
     WordsDetector.fit(model, prompts).score(model, ["How do I bake bread?"])[0].harmfulness
 """
@@ -26,12 +26,13 @@ from interp.directions import difference_in_means, project, random_direction
 from interp.stats import auroc
 
 MIN_BEHAVING = 8
-"""Refused harmful, and answered harmless, training prompts under which the refusal direction takes all prompts."""
+"""Minimum refused harmful, and answered harmless, training prompts; below it the refusal direction uses all
+prompts."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class _Baseline(FittedDetector[Detection]):
-    """A detector whose harmfulness is all that it says."""
+    """A detector whose only output is harmfulness and the verdict."""
 
     def __repr__(self) -> str:
         model = self.fitted_on.get("model")
@@ -55,19 +56,19 @@ class _AtOnePlace(_Baseline):
     """A detector that reads one layer at one role."""
 
     layer: int
-    """0..L, as `interp.representations.beliefs` counts them."""
+    """Layer it reads, 0..L as `interp.representations.beliefs` counts them."""
     role: int
-    """0 for `t_inst`, 1 for `t_post_inst`."""
+    """Token role it reads: 0 for `t_inst`, 1 for `t_post_inst`."""
 
     @property
     def where(self) -> str:
-        """Role and layer."""
+        """Description of the token role and layer that it reads."""
         return f"{ROLES[self.role]}, layer {self.layer}"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class LogisticProbe(_AtOnePlace):
-    """Logistic regression on standardised states; layer and role by validation AUROC, then by log-loss."""
+    """Logistic regression on standardised states; layer and role are selected by validation AUROC, then log-loss."""
 
     format: ClassVar[str] = "interp-logistic-probe"
     title: ClassVar[str] = "logistic probe"
@@ -75,17 +76,17 @@ class LogisticProbe(_AtOnePlace):
     needs: ClassVar[frozenset[Needs]] = frozenset({"states", "validation"})
 
     mean: Float[Tensor, " d_model"]
-    """Of the training states, float64."""
+    """Mean of the training states, float64."""
     scale: Float[Tensor, " d_model"]
-    """Their standard deviation."""
+    """Standard deviation of the training states, float64."""
     weights: Float[Tensor, " d_model"]
-    """Of the standardised states; log-odds."""
+    """Log-odds per unit of each standardised state."""
     intercept: float
-    """Log-odds of the mean state."""
+    """Log-odds at the mean state."""
 
     @classmethod
     def fit_to(cls, data: FitData) -> Self:
-        """The probe of the best place; its own threshold is even odds."""
+        """The probe at the best layer and role; its default threshold is even odds."""
         held_out = {kind: data.validation[kind].every_layer for kind in KINDS}
         n_harmful = len(held_out["harmful"])
         labels = [kind == "harmful" for kind in KINDS for _ in range(len(held_out[kind]))]
@@ -121,7 +122,7 @@ class LogisticProbe(_AtOnePlace):
         )
 
     def log_odds(self, states: Float[Tensor, "prompt d_model"]) -> Float[Tensor, " prompt"]:
-        """Of harmful over harmless."""
+        """Log-odds of harmful over harmless for these states."""
         return ((states.double().cpu() - self.mean) / self.scale) @ self.weights + self.intercept
 
     def harmfulness(self, readings: Readings) -> Float[Tensor, " prompt"]:
@@ -149,20 +150,20 @@ class LogisticProbe(_AtOnePlace):
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class _Projection(_AtOnePlace):
-    """Projection on one direction; its own threshold is halfway between the training means."""
+    """Projection on one direction; its default threshold is halfway between the training means."""
 
     direction: Float[Tensor, " d_model"]
-    """Towards harmful prompts; its norm does not matter."""
+    """Direction towards harmful prompts; its norm does not matter."""
     note: str = ""
-    """What a reader must know of how it was fitted."""
+    """Caveat on how it was fitted; empty where there is none."""
 
     @property
     def where(self) -> str:
-        """Role, layer, and the note."""
+        """Description of the token role and layer that it reads, with the note."""
         return f"{super().where}{self.note}"
 
     def harmfulness(self, readings: Readings) -> Float[Tensor, " prompt"]:
-        """Signed length along the direction, in units of the states."""
+        """Projection of every prompt on the unit direction, in units of the states."""
         return _length(readings.at(self.layer, self.role), self.direction)
 
     def _parts(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -183,12 +184,12 @@ class _Projection(_AtOnePlace):
     @classmethod
     @abstractmethod
     def fit_to(cls, data: FitData) -> Self:
-        """The detector fitted on what was read."""
+        """The detector fitted on these readings."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class RefusalDirection(_Projection):
-    """Refused harmful minus answered harmless prompts at `t_post_inst`, at the layer of the highest validation AUROC.
+    """Mean of refused harmful minus answered harmless prompts at `t_post_inst`, at the layer of best validation AUROC.
 
     Source: Arditi et al. 2024, arXiv:2406.11717, section 2.3; there it is used to steer, not to detect.
     """
@@ -200,7 +201,7 @@ class RefusalDirection(_Projection):
 
     @classmethod
     def fit_to(cls, data: FitData) -> Self:
-        """The direction of prompts that behave, or of all where fewer than `MIN_BEHAVING` of a kind do."""
+        """The direction from refused and answered prompts, or from all where a kind has fewer than `MIN_BEHAVING`."""
         behaving = data.behaving(MIN_BEHAVING)
         train = {
             kind: data.train[kind].every_layer[:, :, 1]
@@ -229,7 +230,7 @@ class RefusalDirection(_Projection):
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class RandomDirection(_Projection):
-    """The control: a random direction where the logistic probe reads, turned towards the harmful training prompts."""
+    """The control: a random direction at the probe's layer and role, signed towards harmful prompts."""
 
     format: ClassVar[str] = "interp-random-direction-detector"
     title: ClassVar[str] = "random direction detector"
@@ -238,12 +239,12 @@ class RandomDirection(_Projection):
 
     @classmethod
     def fit_to(cls, data: FitData, *, seed: int = 0, place: tuple[int, int] | None = None) -> Self:
-        """A direction drawn with this seed.
+        """A random direction with this seed.
 
-        Without turning it half of all draws would be below chance, which no fitted detector is on its training prompts.
+        Without fixing the sign, half of all draws would be below chance, unlike a fitted detector on its training data.
 
         Args:
-            place: layer and role; where a logistic probe fitted on the same data reads when None.
+            place: layer and role; those of a logistic probe fitted on the same data when None.
         """
         if place is None:
             probe = LogisticProbe.fit_to(data)
@@ -264,7 +265,7 @@ class RandomDirection(_Projection):
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class WordsDetector(_Baseline):
-    """Logistic regression on TF-IDF of words and pairs of words: what the text gives away without any model."""
+    """Logistic regression on TF-IDF of words and word pairs: how separable the text is without any model."""
 
     format: ClassVar[str] = "interp-words-detector"
     title: ClassVar[str] = "words detector"
@@ -272,17 +273,17 @@ class WordsDetector(_Baseline):
     needs: ClassVar[frozenset[Needs]] = frozenset()
 
     vocabulary: tuple[str, ...]
-    """Words and pairs of words of the training prompts."""
+    """Words and word pairs of the training prompts."""
     idf: Float[Tensor, " term"]
-    """Inverse document frequency of each, float64."""
+    """Inverse document frequency of each term, float64."""
     weights: Float[Tensor, " term"]
-    """Log-odds a unit of TF-IDF."""
+    """Log-odds per unit of each term's TF-IDF."""
     intercept: float
     """Log-odds of a prompt without a known word."""
 
     @classmethod
     def fit_to(cls, data: FitData) -> Self:
-        """Words of the training prompts; its own threshold is even odds."""
+        """The detector fitted on the training texts; its default threshold is even odds."""
         vectoriser = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
         regression = LogisticRegression(C=10.0, max_iter=2000)
         texts = [text for kind in KINDS for text in data.train[kind].texts]
@@ -300,7 +301,7 @@ class WordsDetector(_Baseline):
 
     @property
     def where(self) -> str:
-        """What it reads."""
+        """Description of what it reads."""
         return "words and pairs of words"
 
     def harmfulness(self, readings: Readings) -> Float[Tensor, " prompt"]:
@@ -330,6 +331,6 @@ class WordsDetector(_Baseline):
 def _length(
     states: Float[Tensor, "prompt d_model"], direction: Float[Tensor, " d_model"]
 ) -> Float[Tensor, " prompt"]:
-    """Signed length along the direction, float32."""
+    """Projection of states on the unit direction, float32."""
     values = states.float()
     return project(values, direction.expand_as(values))

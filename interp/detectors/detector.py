@@ -1,4 +1,4 @@
-"""What a detector of harmful prompts is: it scores prompts, at once or as they come, is calibrated, and is one file.
+"""The protocol of detectors of harmful prompts: they score prompts, can be calibrated, and are saved as one file.
 
 Each prompt gets a harmfulness, higher is more harmful, and a verdict: harmful above the detector's threshold, which can
 be calibrated to a false-positive rate on harmless prompts. Detectors that are fitted on a model's states or on words
@@ -28,36 +28,36 @@ else:
     )
 
 CHUNK = 256
-"""Prompts scored at a time: memory does not grow with the length of the input."""
+"""Prompts scored at a time, so that memory does not grow with the length of the input."""
 Verdict = Literal["harmful", "harmless"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Detection:
-    """What a detector says of one prompt."""
+    """A detector's output for one prompt."""
 
     id: str
-    """The prompt's own, or its running number."""
+    """The prompt's own id, or its running number."""
     category: str | None
-    """Harm category, where the source gives one."""
+    """Harm category; None where the source gives none."""
     harmfulness: float
     """Higher is more harmful; the scale is the detector's own."""
     verdict: Verdict | None
-    """Harmful above the detector's threshold; None where it gave no answer."""
+    """The verdict, harmful above the detector's threshold; None where the detector gave no answer."""
 
 
 DetectionT = TypeVar("DetectionT", bound=Detection, covariant=True)
 
 
 class Detector(Protocol[DetectionT]):
-    """What every detector does, fitted or not."""
+    """The methods of every detector, fitted or not."""
 
     def score(self, model: ChatModel, prompts: PromptInput) -> Sequence[DetectionT]:
         """Harmfulness and verdict of every prompt, in order."""
         ...
 
     def stream(self, model: ChatModel, prompts: PromptInput | Iterator[str]) -> Iterator[DetectionT]:
-        """The same for prompts as they come; memory does not grow with their number."""
+        """The same for prompts as they arrive; memory does not grow with their number."""
         ...
 
     def calibrated(self, model: ChatModel, harmless: Prompts, *, false_positive_rate: float) -> Self:
@@ -75,13 +75,13 @@ class Detector(Protocol[DetectionT]):
 
 
 def json_lines(detections: Iterable[Detection]) -> Iterator[str]:
-    """A JSON object for each detection, as it comes."""
+    """One line of JSON for each detection, as it arrives."""
     for found in detections:
         yield json.dumps(asdict(found))
 
 
 def in_chunks(prompts: PromptInput | Iterator[str]) -> Iterator[GatheredPrompts]:
-    """At most `CHUNK` prompts at a time, under the ids they came with; an iterator is read no further than asked.
+    """Chunks of at most `CHUNK` prompts with their given ids; an iterator is read only as far as needed.
 
     Raises:
         ValueError: no prompts, or tokens.
@@ -99,7 +99,7 @@ def in_chunks(prompts: PromptInput | Iterator[str]) -> Iterator[GatheredPrompts]
 
 
 def check_calibration(n: int, false_positive_rate: float) -> None:
-    """Raise a ValueError unless n harmless prompts can tell a false-positive rate."""
+    """Raise a ValueError unless n harmless prompts are enough for a false-positive rate."""
     if not 0 < false_positive_rate < 1:
         raise ValueError(f"false_positive_rate must lie between 0 and 1, got {false_positive_rate}")
     if n == 0:

@@ -4,9 +4,8 @@
     probe.score(model, ["How do I bake bread?"])[0].verdict          # 'harmless'
     probe.save("probe.safetensors")
 
-A `FittedDetector` is fitted on `FitData`: prompts with what was read of them, so that several are fitted on one
-reading. What it was fitted on decides what it sees: a high AUROC on prompts like its own says nothing of prompts of
-another source.
+A `FittedDetector` is fitted on `FitData`: prompts with their activations, so that several detectors can share one
+forward pass. A high AUROC on prompts like those it was fitted on is no evidence for prompts of another source.
 """
 
 import json
@@ -42,30 +41,30 @@ from interp.storage.provenance import library_versions
 
 FORMAT_VERSION = 1
 ROLES: tuple[Literal["t_inst", "t_post_inst"], ...] = ("t_inst", "t_post_inst")
-"""Where states are read, in the order of their axis."""
+"""Token roles at which states are read, in the order of the role axis."""
 KINDS: tuple[Kind, ...] = ("harmful", "harmless")
 Needs = Literal["states", "validation", "replies"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Readings:
-    """Prompts as a fitted detector sees them."""
+    """Prompts and their activations, as a fitted detector reads them."""
 
     texts: tuple[str, ...]
-    """The prompts, with the detector's ending."""
+    """Texts of the prompts, with the detector's ending."""
     states: Float[Tensor, "prompt layer role d_model"] | None = None
     """Residual stream at `t_inst` and `t_post_inst` (`interp.representations.beliefs.states`); None where only the
-    words are read."""
+    text is used."""
     given: PromptIdentity | None = None
-    """Ids and categories that the prompts came with; running numbers when None."""
+    """Given ids and categories of the prompts; running numbers when None."""
 
     @property
     def identity(self) -> PromptIdentity:
-        """Which prompts these are."""
+        """Ids, categories and hash of the prompts."""
         return PromptIdentity.numbered(self.texts) if self.given is None else self.given
 
     def at(self, layer: int, role: int) -> Float[Tensor, "prompt d_model"]:
-        """States of one layer and role."""
+        """States at one layer and role."""
         return self.every_layer[:, layer, role]
 
     @property
@@ -73,7 +72,7 @@ class Readings:
         """The states.
 
         Raises:
-            ValueError: only the words were read.
+            ValueError: only the text was read.
         """
         if self.states is None:
             raise ValueError(
@@ -84,27 +83,27 @@ class Readings:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FitData:
-    """What detectors are fitted on."""
+    """Prompts and activations that detectors are fitted on."""
 
     train: Mapping[Kind, Readings]
-    """Harmful and harmless prompts."""
+    """Harmful and harmless training prompts."""
     validation: Mapping[Kind, Readings]
-    """Prompts that a layer and a role are chosen on; empty where nothing is chosen."""
+    """Prompts for selecting a layer and a role; empty where nothing is selected."""
     ending: Ending
-    """What was done to the end of every prompt."""
+    """Treatment of the end of every prompt."""
     refused: tuple[int, ...] | None = None
-    """Harmful training prompts, by place, that the model refuses; None where its replies were not read."""
+    """Indices of the harmful training prompts that the model refuses; None where its replies were not generated."""
     answered: tuple[int, ...] | None = None
-    """Harmless training prompts, by place, that the model answers."""
+    """Indices of the harmless training prompts that the model answers."""
     fitted_on: Mapping[str, Any]
     """Model, weights hash, template hash, prompts, counts, versions."""
 
-    def behaving(self, least: int) -> dict[Kind, list[int]] | None:
-        """Places of refused harmful and answered harmless training prompts; None where fewer than `least` of a kind."""
+    def behaving(self, minimum: int) -> dict[Kind, list[int]] | None:
+        """Indices of refused harmful and answered harmless training prompts; None where a kind has below `minimum`."""
         if (
             self.refused is None
             or self.answered is None
-            or min(len(self.refused), len(self.answered)) < least
+            or min(len(self.refused), len(self.answered)) < minimum
         ):
             return None
         return {"harmful": list(self.refused), "harmless": list(self.answered)}
@@ -112,41 +111,41 @@ class FitData:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FittedDetector(ABC, Generic[DetectionT]):
-    """Base of detectors that are fitted on harmful and harmless prompts of one model, and belong to it."""
+    """Base class of detectors that are fitted on harmful and harmless prompts of one model, and belong to it."""
 
     format: ClassVar[str]
-    """Of its file."""
+    """Name of its file format."""
     title: ClassVar[str]
-    """What messages call it."""
+    """Name of the detector in messages."""
     command: ClassVar[str]
-    """What makes one."""
+    """Command that fits one, for messages."""
     needs: ClassVar[frozenset[Needs]]
-    """What it is fitted on besides the words of training prompts."""
+    """Data that fitting needs besides the text of training prompts."""
 
     threshold: float
-    """Harmfulness above it is harmful."""
+    """Harmfulness above which a prompt is harmful."""
     ending: Ending
-    """What is done to the end of every prompt before it is read."""
+    """Treatment of the end of every prompt before it is read."""
     fitted_on: dict[str, Any]
     """Model, weights hash, template hash, prompts, counts, versions."""
 
     @classmethod
     @abstractmethod
     def fit_to(cls, data: FitData) -> Self:
-        """The detector fitted on what was read."""
+        """The detector fitted on these readings."""
 
     @abstractmethod
     def harmfulness(self, readings: Readings) -> Float[Tensor, " prompt"]:
-        """Of every prompt, higher is more harmful."""
+        """Harmfulness of every prompt; higher is more harmful."""
 
     @property
     @abstractmethod
     def where(self) -> str:
-        """What it reads, e.g. `t_post_inst, layer 16`."""
+        """Description of what it reads, e.g. `t_post_inst, layer 16`."""
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """Roles whose states it reads."""
+        """Token roles whose states it reads."""
         return ROLES if "states" in self.needs else ()
 
     @abstractmethod
@@ -155,7 +154,7 @@ class FittedDetector(ABC, Generic[DetectionT]):
 
     @abstractmethod
     def _parts(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and JSON-able parts of its own, for its file."""
+        """Tensors and JSON-serialisable fields specific to this detector, for its file."""
 
     @classmethod
     @abstractmethod
@@ -173,17 +172,17 @@ class FittedDetector(ABC, Generic[DetectionT]):
         max_new_tokens: int = 24,
         show_progress: bool = False,
     ) -> Self:
-        """Fit on the train split; a layer and a role are chosen on the validation split.
+        """Fit on the train split; a layer and a role are selected on the validation split.
 
         Args:
-            prompts: a set whose `ending` the detector will apply to what it scores.
-            n_prompts: training prompts of each kind.
-            false_positive_rate: calibrate the threshold so that this share of harmless validation prompts lies above;
+            prompts: a set whose `ending` the detector will also apply to the prompts that it scores.
+            n_prompts: number of training prompts of each kind.
+            false_positive_rate: calibrate the threshold so that this share of harmless validation prompts is above it;
                 None keeps the detector's own threshold.
-            max_new_tokens: length of the replies, where they are needed.
+            max_new_tokens: maximum length of the replies, where they are needed.
 
         Raises:
-            ValueError: a rate outside 0..1 or finer than the validation prompts can tell, or an empty split.
+            ValueError: a rate outside 0..1 or too small for the number of validation prompts, or an empty split.
         """
         if false_positive_rate is not None:
             check_calibration(len(prompts["harmless", "val"]), false_positive_rate)
@@ -205,17 +204,17 @@ class FittedDetector(ABC, Generic[DetectionT]):
         """The same detector with the lowest threshold that at most this share of these harmless prompts exceeds.
 
         Raises:
-            ValueError: a rate outside 0..1, or finer than so many prompts can tell.
+            ValueError: a rate outside 0..1, or too small for this number of prompts.
         """
         check_calibration(len(harmless), false_positive_rate)
         scores = [found.harmfulness for found in self.score(model, harmless)]
         return self._calibrated(scores, false_positive_rate, harmless.source)
 
     def calibrated_to(self, harmless: Readings, *, false_positive_rate: float) -> Self:
-        """`calibrated`, with harmless prompts that were read before.
+        """`calibrated`, with harmless prompts whose activations have already been read.
 
         Raises:
-            ValueError: as `calibrated`.
+            ValueError: as for `calibrated`.
         """
         return self._calibrated(self.harmfulness(harmless).tolist(), false_positive_rate, "readings")
 
@@ -232,7 +231,7 @@ class FittedDetector(ABC, Generic[DetectionT]):
         """Score prompts, in order.
 
         Args:
-            prompts: instructions, conversations, a split of a prompt set, or tokens (their endings as they are).
+            prompts: instructions, conversations, a split of a prompt set, or tokens (their endings are not changed).
 
         Raises:
             ValueError: another model or chat template than the detector was fitted on, or tokens for a detector that
@@ -241,17 +240,17 @@ class FittedDetector(ABC, Generic[DetectionT]):
         return list(self.stream(model, prompts))
 
     def stream(self, model: ChatModel, prompts: PromptInput | Iterator[str]) -> Iterator[DetectionT]:
-        """Score prompts as they come, in order; memory does not grow with their number.
+        """Score prompts as they arrive, in order; memory does not grow with their number.
 
         Raises:
-            ValueError: as `score`.
+            ValueError: as for `score`.
         """
         self._check(model)
         for readings in self._read(model, prompts):
             yield from self.detect(readings)
 
     def _read(self, model: ChatModel, prompts: PromptInput | Iterator[str]) -> Iterator[Readings]:
-        """The prompts with the detector's ending, a number of them at a time, with the states that it needs."""
+        """Read the prompts in chunks, with the detector's ending and the states that it needs."""
         if isinstance(prompts, ChatTokens):
             if self.ending != "as-is" or not self.roles:
                 reads = f"prompts with ending={self.ending!r}" if self.roles else "words"
@@ -270,7 +269,7 @@ class FittedDetector(ABC, Generic[DetectionT]):
             yield Readings(texts=tuple(map(_words, ended)), states=read, given=identity)
 
     def verdict(self, harmfulness: float) -> Verdict:
-        """Harmful above the threshold."""
+        """The verdict for a harmfulness: harmful above the threshold."""
         return "harmful" if harmfulness > self.threshold else "harmless"
 
     def _check(self, model: ChatModel) -> None:
@@ -298,7 +297,7 @@ class FittedDetector(ABC, Generic[DetectionT]):
         """Read a detector that `save` wrote.
 
         Raises:
-            ValueError: no such file, damaged, another kind of file, or of a newer format.
+            ValueError: no such file, a damaged one, another kind of file, or one of a newer format.
         """
         path = Path(path)
         if not path.is_file():
@@ -328,13 +327,13 @@ def read_fit_data(
     max_new_tokens: int = 24,
     show_progress: bool = False,
 ) -> FitData:
-    """The first training prompts of each kind, and the validation prompts, with what a detector needs of them."""
+    """Read the first training prompts of each kind and the validation prompts, with the data that a detector needs."""
     train: dict[Kind, Prompts] = {kind: prompts[kind, "train"].first(n_prompts) for kind in KINDS}
     held_out: dict[Kind, Prompts] = {kind: prompts[kind, "val"] for kind in KINDS}
 
     def read(part: Prompts) -> Readings:
-        found = states(model, part, show_progress=show_progress) if "states" in needs else None
-        return Readings(texts=part.texts, states=found)
+        read_states = states(model, part, show_progress=show_progress) if "states" in needs else None
+        return Readings(texts=part.texts, states=read_states)
 
     counts = {kind: len(train[kind]) for kind in KINDS}
     refused = answered = None
@@ -374,9 +373,9 @@ def read_fit_data(
 
 
 def _ended(item: str | Sequence[Message], ending: Ending) -> Any:
-    """A prompt with the detector's ending, of a conversation its last user turn.
+    """A prompt with the detector's ending, applied to the last user turn of a conversation.
 
-    One that is punctuation only stays as it is, as a stream must go on.
+    A prompt of punctuation only is left unchanged, so that a stream is not interrupted.
     """
     if isinstance(item, str):
         return with_ending(item, ending) if item.strip(CLOSING) else item
@@ -388,5 +387,5 @@ def _ended(item: str | Sequence[Message], ending: Ending) -> Any:
 
 
 def _words(item: str | Sequence[Message]) -> str:
-    """A prompt's words, of a conversation those of all turns."""
+    """The text of a prompt, or of all turns of a conversation."""
     return item if isinstance(item, str) else "\n".join(message["content"] for message in item)

@@ -1,4 +1,4 @@
-"""Guard models of the Hub that read the prompt's text: Llama Guard, ShieldGemma, WildGuard, each in its own format.
+"""Guard models from the Hub that read the prompt's text: Llama Guard, ShieldGemma, WildGuard, each in its own format.
 
 Each is a causal language model that answers whether a prompt is harmful. Its verdict is read off its greedy answer;
 its harmfulness is the log-odds of the harmful answer over the safe one, teacher-forced, so that it has an AUROC.
@@ -40,17 +40,17 @@ _FILE_VERSION = 1
 
 
 class Format(NamedTuple):
-    """How a family of guard models is asked, and how its answer is read."""
+    """The prompt format of a family of guard models, and how to parse its answers."""
 
     name: str
     render: Callable[[Any, str], list[str]]
-    """(tokenizer, prompt) → texts to complete, one per policy."""
+    """Renders a prompt with a tokenizer into texts to complete, one per policy."""
     harmful: str
-    """The answer that says harmful."""
+    """Answer that means harmful."""
     safe: str
-    """The answer that says harmless."""
+    """Answer that means harmless."""
     reads: Callable[[str], bool | None]
-    """Greedy answer → harmful or not."""
+    """Parses a greedy answer: whether it says harmful, None where it cannot be parsed."""
 
 
 def _llama_guard(tokenizer: Any, prompt: str) -> list[str]:
@@ -58,7 +58,7 @@ def _llama_guard(tokenizer: Any, prompt: str) -> list[str]:
     contents: tuple[Any, ...] = (
         prompt,
         [{"type": "text", "text": prompt}],
-    )  # 8B takes text, 1B and 11B a list
+    )  # 8B takes a string, 1B and 11B a list
     failed: Exception | None = None
     for content in contents:
         try:
@@ -67,7 +67,7 @@ def _llama_guard(tokenizer: Any, prompt: str) -> list[str]:
             failed = error
             continue
         if prompt.strip() in text:
-            # Its answer begins with an empty line, which some versions of the template already hold.
+            # Its answer begins with an empty line, which some versions of the template already contain.
             return [text if text.endswith("\n\n") else text + "\n\n"]
         failed = ValueError("the template hides the prompt")
     raise ValueError(f"this tokenizer's chat template is not Llama Guard's ({failed})")
@@ -86,7 +86,7 @@ _POLICIES = (
 
 
 def _shield_gemma(tokenizer: Any, prompt: str) -> list[str]:
-    """ShieldGemma, a policy at a time; the sexual one is left out. Zeng et al. 2024, arXiv:2407.21772."""
+    """ShieldGemma, one policy at a time without the sexual one; Zeng et al. 2024, arXiv:2407.21772."""
     texts = [
         str(
             tokenizer.apply_chat_template(
@@ -118,8 +118,8 @@ def _wild_guard(tokenizer: Any, prompt: str) -> list[str]:
 
 
 def _says(answer: str, harmful: str, safe: str) -> bool | None:
-    found = re.search(rf"{harmful}|{safe}", answer, re.IGNORECASE)
-    return None if found is None else re.fullmatch(harmful, found[0], re.IGNORECASE) is not None
+    match = re.search(rf"{harmful}|{safe}", answer, re.IGNORECASE)
+    return None if match is None else re.fullmatch(harmful, match[0], re.IGNORECASE) is not None
 
 
 FORMATS = {
@@ -146,34 +146,34 @@ FORMATS = {
 
 @dataclass(frozen=True, kw_only=True)
 class TextGuard:
-    """How a guard model is asked and read; a `Detector` that is not fitted, only calibrated.
+    """A guard model's format and threshold; a `Detector` that is not fitted, only calibrated.
 
-    `harmfulness` is the log-odds of its harmful answer over its safe one, nats, of the policy that is highest.
+    `harmfulness` is the log-odds of its harmful answer over its safe one in nats, the maximum over policies.
     """
 
     format: Format
-    """Of its family."""
+    """Prompt format of its model family."""
     threshold: float | None = None
     """Log-odds above which a prompt is harmful; None takes the verdict from the guard's own greedy answer."""
     calibration: dict[str, Any] | None = None
-    """False-positive rate and prompts of the threshold."""
+    """False-positive rate and prompts that the threshold was calibrated on."""
 
     def score(self, model: ChatModel, prompts: PromptInput) -> list[Detection]:
         """Log-odds and verdict of every prompt, in order.
 
         Args:
-            prompts: instructions: these formats ask about one message.
+            prompts: single instructions, since these formats ask about one message.
 
         Raises:
-            ValueError: a tokenizer whose template is not that of the format, conversations, or tokens.
+            ValueError: a tokenizer whose template does not fit the format, conversations, or tokens.
         """
         return list(self.stream(model, prompts))
 
     def stream(self, model: ChatModel, prompts: PromptInput | Iterator[str]) -> Iterator[Detection]:
-        """Score prompts as they come, in order; memory does not grow with their number.
+        """Score prompts as they arrive, in order; memory does not grow with their number.
 
         Raises:
-            ValueError: as `score`.
+            ValueError: as for `score`.
         """
         for items, identity in in_chunks(prompts):
             if not all(isinstance(item, str) for item in items):
@@ -186,7 +186,7 @@ class TextGuard:
         """The same guard with the lowest threshold that at most this share of these harmless prompts exceeds.
 
         Raises:
-            ValueError: a rate outside 0..1, or finer than so many prompts can tell.
+            ValueError: a rate outside 0..1, or too small for this number of prompts.
         """
         check_calibration(len(harmless), false_positive_rate)
         log_odds = [found.harmfulness for found in self.score(model, harmless)]
@@ -194,7 +194,7 @@ class TextGuard:
         return replace(self, threshold=calibrated_threshold(log_odds, false_positive_rate), calibration=note)
 
     def save(self, path: str | Path) -> Path:
-        """Write format and threshold to one JSON file, atomically; the guard model itself is not in it."""
+        """Write format and threshold to one JSON file, atomically; the guard model itself is not included."""
         about = {"format": _FILE_FORMAT, "format_version": _FILE_VERSION, "family": self.format.name}
         about |= {"threshold": self.threshold, "calibration": self.calibration}
         path = Path(path)
@@ -206,7 +206,7 @@ class TextGuard:
         """Read a guard that `save` wrote.
 
         Raises:
-            ValueError: no such file, damaged, another kind of file, or of a newer format.
+            ValueError: no such file, a damaged one, another kind of file, or one of a newer format.
         """
         path = Path(path)
         if not path.is_file():
@@ -235,24 +235,24 @@ class TextGuard:
             for i, scores in enumerate(completion_log_probs(model, tokens, [ids] * len(tokens))):
                 odds[i] += sign * float(scores.double().sum())
         answers = generate(model, tokens, max_new_tokens=_ANSWER_TOKENS).texts
-        found, start = [], 0
+        detections, start = [], 0
         for name, category, texts in zip(identity.ids, identity.categories, asked, strict=True):
             rows = range(start, start + len(texts))
             start += len(texts)
             log_odds = max(odds[row] for row in rows)
             verdict = self._verdict(log_odds, [self.format.reads(answers[row]) for row in rows])
-            found.append(Detection(id=name, category=category, harmfulness=log_odds, verdict=verdict))
-        return found
+            detections.append(Detection(id=name, category=category, harmfulness=log_odds, verdict=verdict))
+        return detections
 
     def _verdict(self, log_odds: float, answers: Sequence[bool | None]) -> Verdict | None:
-        """By the threshold, or by the answers: harmful by any policy, unknown unless every policy was answered."""
+        """The verdict by threshold, or by the answers: harmful by any policy, None where an answer was not parsed."""
         if self.threshold is not None:
             return "harmful" if log_odds > self.threshold else "harmless"
         return "harmful" if True in answers else None if None in answers else "harmless"
 
 
 class LoadedGuard(NamedTuple):
-    """A guard model and how it is asked."""
+    """A guard model with its format and threshold."""
 
     model: ChatModel
     guard: TextGuard
@@ -265,7 +265,7 @@ def load_text_guard(
     dtype: torch.dtype | str | None = None,
     device: str | None = None,
 ) -> LoadedGuard:
-    """A guard model by Hub id or folder; its format by name, or given as `FORMAT=name`.
+    """Load a guard model by Hub id or folder; its format follows from the name, or is given as `FORMAT=name`.
 
     Raises:
         ValueError: the format cannot be told from the name, or the model cannot be loaded.
@@ -284,7 +284,7 @@ def load_text_guard(
 
 
 def _tokens(tokenizer: Any, texts: Sequence[str]) -> ChatTokens:
-    """Rendered texts as they are: the format holds its own special tokens."""
+    """Tokenize rendered texts without adding special tokens, which the format already contains."""
     ids = [tuple(int(i) for i in tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
     return ChatTokens(
         ids=tuple(ids), starts=(0,) * len(ids), ends=tuple(len(row) for row in ids), tokenizer=tokenizer

@@ -1,12 +1,12 @@
-"""Latent Guard: harmful prompts detected from the inside, in the prompt's own forward pass.
+"""Latent Guard: harmful prompts detected from the model's activations, in the prompt's own forward pass.
 
 A prompt's harmfulness is its belief at `t_inst` (`interp.representations.beliefs`): the mean over layers of its
 cosine with the centre of harmful prompts minus that with the centre of harmless ones. Beside it stands the refusal
 belief at `t_post_inst`. The verdict is harmful when harmfulness exceeds the threshold: 0 as published, or calibrated
 to a false-positive rate.
 
-A guard belongs to the model, template and prompt ending that it was fitted with, and refuses others. It can fail out of
-domain (the paper's appendix H), and what it was fitted on decides what it sees: compare it on prompts of your own.
+A guard belongs to the model, template and prompt ending that it was fitted with, and rejects others. It can fail out of
+domain (the paper's appendix H), since it depends on what it was fitted on: evaluate it on prompts of your own.
 
     guard = LatentGuard.fit(model, prompts)
     guard.score(model, ["How do I bake bread?"])[0].verdict        # 'harmless'
@@ -37,23 +37,23 @@ from interp.stats import Estimate, auroc
 logger = logging.getLogger(__name__)
 
 MIN_BEHAVING = 4
-"""Refused harmful, and answered harmless, training prompts under which there is no refusal belief."""
+"""Minimum refused harmful, and answered harmless, training prompts for a refusal belief."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GuardScore(Detection):
-    """What the guard says of one prompt; harmfulness is the belief at `t_inst`, -2 to 2."""
+    """The guard's output for one prompt; harmfulness is the belief at `t_inst`, -2 to 2."""
 
     refusal: float | None
-    """Belief at `t_post_inst`: above 0 the model is about to refuse. None where the guard has no such centres."""
+    """Belief at `t_post_inst`: above 0 the model is about to refuse. None where the guard has no refusal centres."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CategoryRoc:
-    """How well a guard tells one category of harmful prompts from harmless ones."""
+    """ROC curve of a guard for one category of harmful prompts against harmless ones."""
 
     auroc: Estimate
-    """With its interval."""
+    """Area under the curve, with its interval; higher is better."""
     false_positives: tuple[float, ...]
     """Share of harmless prompts flagged, ascending."""
     true_positives: tuple[float, ...]
@@ -76,7 +76,7 @@ class LatentGuard(FittedDetector[GuardScore], Shown):
     refusal: Centres | None
     """Refused and answered centres at `t_post_inst`; None when too few prompts were refused or answered."""
     layers: tuple[int, ...] | None
-    """Layers averaged, 0..L; None is all."""
+    """Layers averaged over, 0..L; None is all."""
 
     @classmethod
     def fit(
@@ -92,19 +92,19 @@ class LatentGuard(FittedDetector[GuardScore], Shown):
     ) -> Self:
         """Fit the centres on the train split.
 
-        Harm centres take all prompts of a kind (the paper widens its harmful pool likewise, appendix B); refusal
-        centres take harmful prompts that the model refuses and harmless ones that it answers, by its greedy replies.
+        Harm centres use all prompts of a kind (the paper also widens its harmful pool, appendix B); refusal centres use
+        harmful prompts that the model refuses and harmless ones that it answers, judged by its greedy replies.
 
         Args:
-            prompts: a set whose `ending` the guard will apply to what it scores.
-            n_prompts: training prompts of each kind (the paper has 100).
+            prompts: a set whose `ending` the guard will also apply to the prompts that it scores.
+            n_prompts: number of training prompts of each kind (100 in the paper).
             layers: layers to average, 0..L, as an int, a range or a list; None is all.
-            false_positive_rate: calibrate the threshold so that this share of harmless validation prompts lies above;
-                None is the published 0.
+            false_positive_rate: calibrate the threshold so that this share of harmless validation prompts is above it;
+                None is the published threshold of 0.
 
         Raises:
-            ValueError: a rate outside 0..1 or finer than the validation prompts can tell, a layer out of range, or an
-                empty split.
+            ValueError: a rate outside 0..1 or too small for the number of validation prompts, a layer out of range, or
+                an empty split.
         """
         averaged = None if layers is None else model.layer_list(layers, upper=model.n_layers + 1)
         if false_positive_rate is not None:
@@ -119,7 +119,7 @@ class LatentGuard(FittedDetector[GuardScore], Shown):
 
     @classmethod
     def fit_to(cls, data: FitData) -> Self:
-        """Centres of what was read; the threshold is the published 0."""
+        """The guard fitted on these readings; its threshold is the published 0."""
         behaving = data.behaving(MIN_BEHAVING)
         harmful, harmless = data.train["harmful"].every_layer, data.train["harmless"].every_layer
         if behaving is None:
@@ -141,12 +141,12 @@ class LatentGuard(FittedDetector[GuardScore], Shown):
 
     @property
     def where(self) -> str:
-        """Role and layers."""
+        """Description of the token role and layers that it reads."""
         return f"t_inst, {'all layers' if self.layers is None else f'layers {self.layers}'}"
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """`t_post_inst` is read only where there is a refusal belief."""
+        """Token roles that it reads; `t_post_inst` only where there is a refusal belief."""
         return ROLES[:1] if self.refusal is None else ROLES
 
     def harmfulness(self, readings: Readings) -> Float[Tensor, " prompt"]:
@@ -171,10 +171,10 @@ class LatentGuard(FittedDetector[GuardScore], Shown):
         ]
 
     def roc(self, model: ChatModel, harmful: Prompts, harmless: Prompts) -> dict[str, CategoryRoc]:
-        """ROC of each harm category against all the harmless prompts, and of `all` harmful prompts.
+        """ROC of each harm category against all harmless prompts, and of `all` harmful prompts.
 
         Raises:
-            ValueError: as `score`, or no prompts of a kind.
+            ValueError: as for `score`, or no prompts of a kind.
         """
         bad, good = (
             torch.tensor([s.harmfulness for s in self.score(model, part)], dtype=torch.float64)
@@ -184,17 +184,17 @@ class LatentGuard(FittedDetector[GuardScore], Shown):
         for row, category in enumerate(harmful.categories):
             if category is not None:
                 rows.setdefault(category, []).append(row)
-        found = {}
-        for category, chosen in rows.items():
-            labels = [1] * len(chosen) + [0] * len(good)
-            false, true, thresholds = roc_curve(labels, torch.cat([bad[chosen], good]).numpy())
-            found[category] = CategoryRoc(
-                auroc=auroc(bad[chosen], good),
+        curves = {}
+        for category, members in rows.items():
+            labels = [1] * len(members) + [0] * len(good)
+            false, true, thresholds = roc_curve(labels, torch.cat([bad[members], good]).numpy())
+            curves[category] = CategoryRoc(
+                auroc=auroc(bad[members], good),
                 false_positives=tuple(false.tolist()),
                 true_positives=tuple(true.tolist()),
                 thresholds=tuple(thresholds.tolist()),
             )
-        return found
+        return curves
 
     def _parts(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {"harm/positive": self.harm.positive, "harm/negative": self.harm.negative}
