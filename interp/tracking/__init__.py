@@ -1,7 +1,7 @@
 """The same measurements along a series of checkpoints, offline or live in a trainer.
 
 Decay curves, rebound statistics, figures and report of a trajectory.
-Never trains: it opens what training left.
+Never trains: it measures the checkpoints that training saved.
 
 Hands out:
 `live_spec`, `untouched`, `contrasts`, `crossing`, `fit_decay`, `half_life`, `knee`, `slope_within`, `DecayPanel`,

@@ -1,12 +1,12 @@
-"""A trajectory of a model while it is trained, by transformers' Trainer or any of TRL's.
+"""Tracking a model while it is trained by transformers' Trainer or any of TRL's.
 
     trainer = SFTTrainer(...)
     ElasticityCallback(every=50, out="runs/live").attach(trainer)
 
-The run is the same with and without the callback: a measurement happens between two optimiser steps, in eval mode,
-without gradients, on caches of its own, and puts the mode of every module and the state of every random generator
-(Python, NumPy, torch on all devices) back. Values go to whatever the trainer reports to (TensorBoard, W&B, trackio) as
-`elasticity/{measure}/{prompts}`, and as a `Trajectory` to `out`. What a measurement costs is reported next to them, in
+Training is identical with and without the callback: a measurement happens between two optimiser steps, in eval mode,
+without gradients, with its own caches, and restores the mode of every module and the state of every random generator
+(Python, NumPy, torch on all devices). Values go to whatever the trainer reports to (TensorBoard, W&B, trackio) as
+`elasticity/{measure}/{prompts}`, and as a `Trajectory` to `out`. The cost of a measurement is reported with them, in
 seconds and in training steps.
 """
 
@@ -36,24 +36,24 @@ from interp.tracking.trajectory import Trajectory, assemble
 logger = logging.getLogger(__name__)
 
 LIVE_MEASURES: tuple[Group, ...] = ("refusal", "beliefs", "directions", "shift", "guard", "compression", "kl")
-"""What a live model allows: all but the change of weights, and of KL the one on the reference's samples."""
+"""Groups of measures for a live model: all but the weight change, and KL only on the reference's samples."""
 
 
 def live_spec() -> TrackingSpec:
-    """A spec that is small enough to be measured every few training steps."""
+    """A spec small enough to be measured every few training steps."""
     measures: tuple[Group, ...] = ("refusal", "directions", "shift", "guard", "compression")
     return TrackingSpec(measures=measures, n=16, n_fit=32, n_documents=8, max_new_tokens=12)
 
 
 class ElasticityCallback(TrainerCallback):
-    """Measures the model at the start of training and then every so many steps, or at each save.
+    """Measures the model at the start of training and then at regular training steps, or at each save.
 
     Args:
         spec: what to measure, of `LIVE_MEASURES`; None is `live_spec()`.
         every: optimiser steps between measurements; None measures at each save.
         out: folder of the trajectory, complete after every measurement; None is `{output_dir}/elasticity`.
-        reference: what to measure against; None is the model as training starts, which is kept beside `out` for a run
-            that is resumed.
+        reference: what to measure against; None is the model at the start of training, which is kept beside `out` for
+            a resumed run.
         tokenizer: the model's; None takes the trainer's `processing_class`.
 
     Raises:
@@ -81,7 +81,7 @@ class ElasticityCallback(TrainerCallback):
         self.every, self.reference, self.tokenizer = every, reference, tokenizer
         self.out = None if out is None else Path(out)
         self.trajectory: Trajectory | None = None
-        """All measurements so far."""
+        """The measurements so far; None before the first."""
         self._series: list[CheckpointRecord] = []
         self._begun = 0.0
         self._step_seconds: list[float] = []
@@ -89,10 +89,10 @@ class ElasticityCallback(TrainerCallback):
         self._warned = False
 
     def attach(self, trainer: Trainer) -> "ElasticityCallback":
-        """Take part in a trainer's runs, and report to whatever it reports to.
+        """Add the callback to a trainer and report to whatever the trainer reports to.
 
-        A callback that the trainer was made with measures all the same, but a trainer does not tell its callbacks of
-        each other: without this call values go to the trainer's history and to `out` alone.
+        A callback passed to the trainer's constructor also measures, but a trainer does not tell its callbacks about
+        each other: without this call values only go to the trainer's history and to `out`.
         """
         handler: CallbackHandler = trainer.callback_handler
         if self not in handler.callbacks:
@@ -101,7 +101,7 @@ class ElasticityCallback(TrainerCallback):
         return self
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Fit the reference and measure step 0, or go on with the trajectory of a run that is resumed."""
+        """Fit the reference and measure training step 0, or continue the trajectory of a resumed run."""
         if not state.is_world_process_zero:
             return
         with untouched(given["model"]):
@@ -128,22 +128,22 @@ class ElasticityCallback(TrainerCallback):
             self._measure_here(args, state, control)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 (Trainer's signature)
-        """Note the time."""
+        """Start timing the training step."""
         self._begun = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Measure, every so many steps."""
+        """Measure at every `every`-th training step."""
         self._step_seconds.append(time.perf_counter() - self._begun)
         if self.every is not None and state.global_step % self.every == 0:
             self._measure(args, state, control)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Measure at each save, when no number of steps is given."""
+        """Measure at each save where `every` is None."""
         if self.every is None and state.global_step not in [record.step for record in self._series]:
             self._measure(args, state, control)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Draw figures and report."""
+        """Write the figures and the report."""
         if state.is_world_process_zero and self.trajectory is not None:
             assert self.out is not None
             with untouched(self._model.hf):
@@ -175,7 +175,7 @@ class ElasticityCallback(TrainerCallback):
         self._report(args, state, control, _flat(rows) | costs)
 
     def _cost(self, seconds: float) -> Cost | None:
-        """Seconds of this measurement beside those of a median training step; None before the first step."""
+        """Cost of a measurement of this many seconds, in median training steps; None before the first step."""
         if not self._step_seconds:
             return None
         step = float(np.median(self._step_seconds))
@@ -190,8 +190,8 @@ class ElasticityCallback(TrainerCallback):
     def _report(self, args: Any, state: Any, control: Any, logs: dict[str, float]) -> None:
         """Log as the trainer itself would: to its history and to every callback that reports.
 
-        Asking for a log by `control.should_log` would log the loss at other steps than without us. The trainer's
-        handler passes a log on to all callbacks alike.
+        Setting `control.should_log` would log the loss at additional steps. The trainer's handler passes a log on to
+        all callbacks.
         """
         if state.epoch is not None:
             logs["epoch"] = state.epoch
@@ -207,17 +207,17 @@ class ElasticityCallback(TrainerCallback):
             return
         asked = control.should_log
         self._handler.on_log(args, state, control, dict(logs))
-        control.should_log = asked  # on_log takes the request of this step as granted
+        control.should_log = asked  # on_log resets the request of this training step
 
 
 def _before(cache: StageCache, step: int) -> list[CheckpointRecord]:
-    """The measurements that a resumed run has made up to this training step, in order."""
+    """The measurements of a resumed run up to this training step, in order."""
     records = [cache.get(name, CheckpointRecord) for name in cache.names("step-")]
     return sorted((r for r in records if (r.step or 0) <= step), key=lambda r: r.step or 0)
 
 
 def _flat(rows: Sequence[Measurement]) -> dict[str, float]:
-    """Values by the name under which they are logged."""
+    """Values by their name in logs."""
     return {
         f"elasticity/{row.measure}/{str(row.prompts).replace(' ', '_')}": row.estimate.value
         for row in rows
@@ -239,7 +239,7 @@ def _chat_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> ChatMod
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients inside; the mode of every module and every random generator's state are put back."""
+    """Eval mode without gradients; restores the mode of every module and the state of every random generator."""
     modes = [(module, module.training) for module in model.modules()]
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []

@@ -1,9 +1,9 @@
-"""Control directions: contrasts that are not about safety and separate their own classes about as well.
+"""Control directions: contrasts unrelated to safety that separate their own classes about as well.
 
-Moving along a direction of safety says little unless other directions of equal standing stay. A control is the
-difference in means of a contrast that is not safety: questions against instructions, long against short prompts, one
-topic against the others. Both classes of a contrast hold as many harmful as harmless prompts, and the component along
-the safety direction is taken out, so neither harm nor refusal is in it. Of all contrasts the one is taken whose AUROC
+A shift along a safety direction is weak evidence unless comparable directions do not shift. A control is the difference
+in means of a contrast unrelated to safety: questions against instructions, long against short prompts, one topic
+against the others. Both classes of a contrast contain as many harmful as harmless prompts, and the component along the
+safety direction is removed, so that it contains neither harm nor refusal. The selected contrast is the one whose AUROC
 on validation prompts, at the safety direction's own layer and token, is nearest to the safety direction's.
 """
 
@@ -24,14 +24,14 @@ _QUESTION_WORDS = (
 
 
 class Contrast(NamedTuple):
-    """Two classes that are not about safety, as rows of harmful and then harmless prompts."""
+    """Two classes unrelated to safety, as rows of the prompts, counted harmful first and then harmless."""
 
     positive: list[int]
     negative: list[int]
 
 
 class Control(NamedTuple):
-    """A control direction and what is said of it."""
+    """A control direction and the facts stored about it."""
 
     axis: Axis
     facts: ControlFacts
@@ -84,7 +84,7 @@ def _of_contrast(
 
 
 def contrasts(harmful: Prompts, harmless: Prompts) -> dict[str, Contrast]:
-    """Contrasts of the pooled prompts that are not about safety; each class half harmful, half harmless."""
+    """Contrasts of the pooled prompts unrelated to safety; each class is half harmful, half harmless."""
     parts = (harmful, harmless)
     labels: dict[str, list[list[bool]]] = {
         "question or instruction": [[_is_question(text) for text in part] for part in parts],

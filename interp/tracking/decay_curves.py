@@ -1,16 +1,16 @@
 """Statistics of one decay curve: time constant, half-life, knee, slopes, the dose at which it crosses a level.
 
 A decay curve is a behaviour score S against the number of negative (reverse) training examples N-, the dose; there is
-one curve per seed. The questions asked of it are those of Ji et al. 2025 (arXiv:2406.06144, sections on rebound and on
+one curve per seed. The statistics answer the questions of Ji et al. 2025 (arXiv:2406.06144, sections on rebound and on
 the theorem of elasticity): how fast does it fall at first, how fast later, when is it back at the level before
 alignment?
 
-A steeper start alone says little: from a higher start an exponential of the same rate also falls faster. So the time
-constant tau of S = floor + (start - floor) exp(-N-/tau) is fitted, which does not depend on the start.
+A steeper initial slope alone is weak evidence: from a higher start an exponential of the same rate also falls faster.
+Hence the time constant tau of S = floor + (start - floor) exp(-N-/tau) is fitted, which does not depend on the start.
 
-Each statistic is computed per seed and gets a Student's t interval over seeds (`interp.stats.over_seeds`), so that what
-the points of one seed share is not counted as evidence twice. A curve that never reaches the level that is asked for
-has no such number (NaN) and is counted as missing.
+Each statistic is computed per seed and gets a Student's t interval over seeds (`interp.stats.over_seeds`), since the
+points of one seed are not independent. A statistic that a curve does not have, because it never reaches the level in
+question, is NaN and counted as missing.
 
     taus = [fit_decay(doses, curve).tau.value for curve in curves]
     over_seeds(taus, log=True)                      # Estimate: value, n, low, high, missing
@@ -29,19 +29,19 @@ from interp.stats import Estimate, Number
 
 @dataclass(frozen=True, kw_only=True)
 class Decay:
-    """S = floor + (start - floor) exp(-dose / tau)."""
+    """A fitted exponential decay, S = floor + (start - floor) exp(-dose / tau)."""
 
     start: float
     """S at dose 0."""
     floor: float
-    """S after many examples; given, or fitted."""
+    """S in the limit of many examples; given, or fitted."""
     tau: Estimate
-    """Examples in which the distance to the floor falls to 1/e; NaN when nothing falls. n counts points."""
+    """Examples in which the distance to the floor falls to 1/e; NaN without a decay. n counts points."""
     rmse: float
-    """Root mean squared error of the fit, in the unit of S."""
+    """Root mean squared error of the fit, in units of S."""
 
     def at(self, doses: Sequence[Number]) -> list[float]:
-        """The fitted curve."""
+        """Values of the fitted curve at these doses."""
         return [self.floor + (self.start - self.floor) * math.exp(-d / self.tau.value) for d in doses]
 
 
@@ -50,10 +50,10 @@ def fit_decay(doses: Sequence[Number], scores: Sequence[Number], *, floor: Numbe
 
     Args:
         floor: level that the curve falls to; fitted when not given. Behaviour may end below its level before
-            alignment, so a given floor and a fitted one are both worth looking at.
+            alignment, so report both a given and a fitted floor.
 
     Returns:
-        tau is NaN where the drop start - floor does not differ from 0: nothing decays, so there is no rate of decay.
+        The fit; tau is NaN where the drop start - floor does not differ from 0, since nothing decays.
 
     Raises:
         ValueError: too few points for the parameters.
@@ -66,7 +66,7 @@ def fit_decay(doses: Sequence[Number], scores: Sequence[Number], *, floor: Numbe
             f"at least {needed} different doses, got {len(y)} scores at {len(np.unique(x))} doses"
         )
     reach = float(x.max() - x.min())
-    # Log tau, so that it stays positive; drop instead of start, so that its interval says whether anything decays.
+    # Fit log tau to keep tau positive, and the drop instead of start, whose interval shows whether anything decays.
     end = float(y[x == x.max()].mean()) if floor is None else floor
     start = float(y[x == x.min()].mean())
 
@@ -78,7 +78,9 @@ def fit_decay(doses: Sequence[Number], scores: Sequence[Number], *, floor: Numbe
 
     guess = [start - end or 1e-3, math.log(reach / 3), *([end] if floor is None else [])]
     with np.errstate(all="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", optimize.OptimizeWarning)  # no covariance: not resolved below
+        warnings.simplefilter(
+            "ignore", optimize.OptimizeWarning
+        )  # no covariance: handled below as not resolved
         parameters, covariance = optimize.curve_fit(curve, x, y, guess, maxfev=20000)
     error = y - curve(x, *parameters)
     freedom = len(x) - len(guess)

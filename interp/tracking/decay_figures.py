@@ -1,6 +1,6 @@
-"""Figure forms of the elasticity experiments: decay curves, heat map, Hooke's law, slope ratio.
+"""Figures of the elasticity experiments: decay curves, heat map, Hooke's law, slope ratio.
 
-Source of the forms: Ji et al. 2025, arXiv:2406.06144, figures 4 to 10. Each takes plain numbers and returns a figure.
+Source of the figures: Ji et al. 2025, arXiv:2406.06144, figures 4 to 10. Each takes plain numbers and returns a figure.
 """
 
 import math
@@ -22,11 +22,11 @@ class DecayPanel:
     """Decay curves of one model."""
 
     doses: Sequence[Number]
-    """Along the horizontal axis, ascending."""
+    """Numbers of negative examples N-, ascending."""
     curves: Mapping[int, Sequence[Sequence[Number]]]
-    """N+ → values [seed][dose]."""
+    """Scores [seed][dose] by N+."""
     base: Number | Sequence[Number] | None = None
-    """Score before alignment, one for all seeds or one each; None where no level is drawn."""
+    """Score before alignment, one for all seeds or one per seed; None draws no level."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +36,13 @@ class SlopeRatio:
     series: str
     """Name of the series that it belongs to."""
     k: Number
-    """|D_p| / |D_a|."""
+    """Size ratio |D_p| / |D_a|."""
     ratio: Estimate
-    """R = change of gamma_a / change of gamma_p; not measurable where it is not resolved."""
+    """Slope ratio R = change of gamma_a / change of gamma_p; not measurable where it is not resolved."""
 
 
 def with_ends(estimate: Estimate) -> Estimate:
-    """The estimate with its value in place of interval ends that it does not have, so that a figure draws no bar."""
+    """The estimate with missing interval ends replaced by its value, so that a figure draws no bar."""
     if math.isfinite(estimate.low):
         return estimate
     return replace(estimate, low=estimate.value, high=estimate.value)
@@ -58,11 +58,11 @@ def decay_panels(
     controls: Collection[int] = (0,),
     y_range: tuple[float, float] | None = (0.0, 1.03),
 ) -> go.Figure:
-    """Score against negative examples, one line an N+ with the SD over seeds shaded, one panel a model (figures 4-6).
+    """Score against negative examples, a line per N+ with the SD over seeds shaded, a panel per model (figures 4-6).
 
     Args:
-        panels: by title of the panel.
-        controls: sizes N+ that are controls, drawn in grey and named so.
+        panels: panels by title.
+        controls: sizes N+ that are controls, drawn in grey and labelled as such.
     """
     names = list(panels)
     figure = make_subplots(
@@ -157,7 +157,7 @@ def heat_map(
     title: str,
     score: str,
 ) -> go.Figure:
-    """Mean score of every N+ and N- (figure 7)."""
+    """Heat map of the mean score for every N+ and N- (figure 7)."""
     values = [np.asarray(c, dtype=np.float64).mean(0) for c in curves.values()]
     figure = go.Figure(
         go.Heatmap(
@@ -191,7 +191,7 @@ def hookes_law(
     legend counts them.
 
     Args:
-        series: name → (-E_p, E_a).
+        series: points (-E_p, E_a) by name.
     """
     figure = go.Figure()
     drawn = [(x, y) for points in series.values() for x, y in points if x > 0 and y > 0]
@@ -234,7 +234,7 @@ def hookes_law(
 
 
 def _decades(points: Sequence[tuple[Number, Number]]) -> int:
-    """Decades between ticks, so that an axis has seven at most."""
+    """Decades between ticks such that an axis has at most seven."""
     if not points:
         return 1
     span = math.log10(max(map(max, points)) / min(map(min, points)))
@@ -242,7 +242,7 @@ def _decades(points: Sequence[tuple[Number, Number]]) -> int:
 
 
 def slope_ratios(rows: Sequence[SlopeRatio], *, title: str, x_title: str = "k = |D_p| / |D_a|") -> go.Figure:
-    """|R| against k in logarithms with intervals and the theorem's line |R| = k; unresolved ratios are counted."""
+    """|R| against k on logarithmic axes with intervals and the line |R| = k; unresolved ratios are counted."""
     figure = go.Figure()
     ks = sorted({float(row.k) for row in rows})
     figure.add_scatter(
@@ -291,7 +291,7 @@ def slope_ratios(rows: Sequence[SlopeRatio], *, title: str, x_title: str = "k = 
             "title": "|R| = |change of gamma_a / of gamma_p|",
             "type": "log",
             "dtick": 1,
-            # An interval that covers 0 has no lower end in logarithms: it runs off the lower edge.
+            # An interval that covers 0 has no lower end on a logarithmic axis: it runs off the lower edge.
             "range": [math.log10(min(extent)) - 0.7, math.log10(max(extent)) + 0.7],
         },
     )
@@ -299,7 +299,7 @@ def slope_ratios(rows: Sequence[SlopeRatio], *, title: str, x_title: str = "k = 
 
 
 def _magnitude(ratio: Estimate) -> Estimate:
-    """|R| with its interval; its lower end is next to 0 where the interval of R covers 0."""
+    """|R| with its interval, whose lower end is close to 0 where the interval of R covers 0."""
     value = abs(ratio.value)
     if not math.isfinite(ratio.low):
         return replace(ratio, value=value, low=value, high=value)

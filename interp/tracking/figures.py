@@ -1,7 +1,7 @@
 """A trajectory's figures, drawn from its stored record alone.
 
-The one that is this project's: behaviour, beliefs and directions along the same checkpoint axis, synchronised, so that
-it can be seen which of them moves first.
+The main figure shows behaviour, beliefs and directions along one checkpoint axis, so that it can be seen which of them
+moves first.
 """
 
 from collections.abc import Sequence
@@ -44,24 +44,24 @@ class Rows:
         self.x = known if self.by_step else list(range(len(steps)))
 
     def of(self, measure: str, prompts: str | None, layer: int | None = None) -> dict[int, Estimate]:
-        """Index of the checkpoint → the number there, where there is one."""
+        """Values by index of the checkpoint, where there are any."""
         return self._by.get((measure, prompts, layer), {})
 
     def names(self) -> list[tuple[str, str | None]]:
-        """Every (measure, prompts) that has a number, as first measured."""
+        """Every (measure, prompts) with a value, in the order of measurement."""
         return list(dict.fromkeys((measure, prompts) for measure, prompts, _ in self._by))
 
     def prompts(self, measure: str) -> list[str]:
-        """The prompts or corpora of a measure."""
+        """Kinds of prompts or corpora of a measure."""
         return [str(prompts) for name, prompts in self.names() if name == measure]
 
     def layers(self, measure: str) -> list[int]:
-        """The blocks of a measure."""
+        """Block indices of a measure."""
         return sorted(layer for m, _, layer in self._by if m == measure and layer is not None)
 
 
 def figures(record: TrackRecord) -> dict[str, go.Figure]:
-    """Every figure that these rows allow."""
+    """Every figure for which the record has values, by name."""
     rows = Rows(record)
     drawn = {
         "trajectory": _trajectory(record, rows),
@@ -105,7 +105,7 @@ def figures(record: TrackRecord) -> dict[str, go.Figure]:
 
 
 def _trajectory(record: TrackRecord, rows: Rows) -> go.Figure:
-    """Behaviour, beliefs and directions along one checkpoint axis."""
+    """The figure of behaviour, beliefs and directions along one checkpoint axis."""
     figure = make_subplots(rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.05)
     panels = (
         [
@@ -177,7 +177,7 @@ def _lines(
 def _traces(
     rows: Rows, series: Sequence[tuple[str, str, str, str, str]], legend: str = "legend"
 ) -> list[go.Scatter]:
-    """One line with intervals per (measure, prompts, label, colour, dash) that has rows."""
+    """One line with intervals per (measure, prompts, label, colour, dash) that has values."""
     traces = []
     for measure, prompts, label, colour, dash in series:
         measured = rows.of(measure, prompts)
@@ -231,7 +231,7 @@ def _weights(record: TrackRecord, rows: Rows) -> go.Figure:
 
 
 def _axis(figure: go.Figure, record: TrackRecord, rows: Rows, row: int | None = None) -> None:
-    """The checkpoint axis, with a grey line where a checkpoint was skipped."""
+    """Format the checkpoint axis, with a grey line where a checkpoint was skipped."""
     where: dict[str, Any] = {"row": row, "col": 1} if row else {}
     figure.update_xaxes(title={"text": _x_title(record, rows)}, **where)
     if not rows.by_step:

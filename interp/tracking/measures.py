@@ -1,22 +1,22 @@
-"""What is measured at one checkpoint, against a reference checkpoint of the same shape.
+"""The measures taken at one checkpoint, against a reference checkpoint of the same shape.
 
 | group | rows | prompts |
 |---|---|---|
 | refusal | rates by both substring lists, refusal metric (log-odds of the reference's refusal tokens) | test, by kind |
-| beliefs | harmfulness and refusal belief, with centres fitted here and with the reference's | test, by kind |
-| directions | cosine of the direction fitted here with the reference's | train |
-| shift | mean activation here minus the reference's along its directions, in their lengths | test, by kind |
+| beliefs | harm and refusal belief, with centres fitted at this checkpoint and with the reference's | test, by kind |
+| directions | cosine of the direction fitted at this checkpoint with the reference's | train |
+| shift | mean activation minus the reference's, along its directions and in units of their norms | test, by kind |
 | guard | AUROC of harmful against harmless prompts under the reference's centres (Latent Guard) | test |
 | compression | bits per byte, and the paired change against the reference | corpora |
-| kl | KL(reference || here) per token on the reference's own samples, temperature 1 | test, by kind |
+| kl | KL(reference || checkpoint) per token on the reference's own samples, temperature 1 | test, by kind |
 
-The directions are harmfulness (`t_inst`), refusal (`t_post_inst`), and for each a control that has nothing to do with
-safety, read at the same place and separating its own two classes about as well. A shift of -1 along harmfulness on
-harmful prompts means: they moved as far as harmless ones lay away at the reference. What a shift is not: evidence that
-the model uses the direction.
+The directions are harmfulness (`t_inst`), refusal (`t_post_inst`), and for each a control direction unrelated to
+safety, read at the same layer and token, that separates its own two classes about as well. A shift of -1 along
+harmfulness on harmful prompts means that they moved by the distance between harmful and harmless prompts at the
+reference. A shift is no evidence that the model uses the direction.
 
-Which training prompts count as refused and answered is decided once, at the reference, so that what is fitted here
-compares with what was fitted there; where the reference refuses too few, refusal beliefs have no value.
+Which training prompts count as refused and answered is decided once, at the reference, so that centres and directions
+are fitted on the same prompts everywhere; where the reference refuses too few, refusal beliefs have no value.
 
 Intervals are 95%: Wilson for rates, bootstrap over prompts or documents otherwise. Source of the measures: Ji et al.
 2025, arXiv:2406.06144 (rate, KL); Arditi et al. 2024, arXiv:2406.11717 (refusal metric); Zhao et al. 2025,
@@ -50,16 +50,16 @@ from interp.tracking.spec import Axis, Reference, TrackingSpec
 
 Part = tuple[Kind, Split]
 States = dict[Part, Float[Tensor, "prompt layer role d_model"]]
-"""States of each part at `ROLES`, layers 0..L."""
+"""States of each kind and split at `ROLES`, layers 0..L."""
 ROLES: tuple[Literal["t_inst"], Literal["t_post_inst"]] = ("t_inst", "t_post_inst")
-"""Where states are read, in the order of the axis `role`."""
+"""Token roles at which states are read, in the order of the axis `role`."""
 PAIRED_KINDS: tuple[Literal["harmful"], Literal["harmless"]] = ("harmful", "harmless")
-"""The kinds that directions are fitted on and that KL is sampled on."""
+"""The kinds of prompts for fitting directions and sampling KL."""
 _RESAMPLES = 200
 
 
 def measure(model: ChatModel, spec: TrackingSpec, reference: Reference) -> list[Measurement]:
-    """Every measurement of the spec at this checkpoint but KL on its own samples and the change of weights (`tracker`).
+    """All measurements at one checkpoint except KL on its own samples and the weight change (see `tracker`).
 
     Raises:
         ValueError: a model of another shape than the reference, or activations that are not finite.
@@ -101,7 +101,7 @@ def check_shape(model: ChatModel, reference: Reference) -> None:
 
 
 def shape(model: ChatModel) -> ModelShape:
-    """What all checkpoints of a series share."""
+    """The shape of a model, which all checkpoints of a series share."""
     return ModelShape(
         n_layers=model.n_layers,
         d_model=model.d_model,
@@ -111,7 +111,7 @@ def shape(model: ChatModel) -> ModelShape:
 
 
 def read_states(model: ChatModel, spec: TrackingSpec, splits: Sequence[Split] = ("train", "test")) -> States:
-    """States of every part at `ROLES`, read in one go."""
+    """States of every kind and split at `ROLES`, read in one call."""
     keys: list[Part] = [
         (kind, split) for split in splits for kind in KINDS if split == "test" or kind != "borderline"
     ]
@@ -130,7 +130,7 @@ def sample(model: ChatModel, spec: TrackingSpec, kind: Kind) -> list[list[int]]:
 def distributions(
     model: ChatModel, spec: TrackingSpec, kind: Kind, replies: Sequence[Sequence[int]]
 ) -> Float[Tensor, "token d_vocab"]:
-    """Log-probabilities at every token of the replies, float16: 2 bytes a word of the vocabulary and token."""
+    """Log-probabilities at every token of the replies, in float16: 2 bytes per token and vocabulary entry."""
     prompts = spec.prompts[kind, "test"].first(spec.n_samples).texts
     return torch.cat(map_completions(model, prompts, replies, lambda logs, _: logs.half()))
 
@@ -142,7 +142,7 @@ def kl_per_token(
     replies: Sequence[Sequence[int]],
     log_p: Float[Tensor, "token d_vocab"],
 ) -> Estimate:
-    """Mean over tokens of KL(p || model) in nats, p given at every token of the replies; bootstrap over replies."""
+    """Mean over reply tokens of KL(p || model) in nats for stored log-probabilities of p; bootstrap over replies."""
     prompts = spec.prompts[kind, "test"].first(spec.n_samples).texts
     lengths = [len(reply) for reply in replies]
     kl = token_kl(model, prompts, replies, log_p.split(lengths))
@@ -166,7 +166,7 @@ def _refusal(
 
 
 def _beliefs(reference: Reference, read: States) -> list[Measurement]:
-    """Beliefs with centres fitted here, on the groups that the reference's were fitted on, and with the reference's."""
+    """Beliefs with centres fitted at this checkpoint, on the reference's groups, and with the reference's centres."""
     train = torch.cat([read[kind, "train"] for kind in PAIRED_KINDS])
     rows = []
     for stored, axis, label in (
@@ -187,13 +187,13 @@ def _beliefs(reference: Reference, read: States) -> list[Measurement]:
 
 
 def _cosine(reference: Reference, axis: Axis, here: Mapping[str, Tensor]) -> Measurement:
-    """Cosine with the reference's direction; both are resampled over the same prompts."""
+    """Cosine with the reference's direction; the bootstrap resamples the same prompts for both."""
     value = float(cosine(reference.direction(axis, here), reference.direction(axis)))
     generator = torch.Generator().manual_seed(0)
     means = []
     for tensors in (here, reference.tensors):
         acts, draws = tensors[f"train/{axis.name}"].double(), []
-        generator.manual_seed(0)  # the same draws for both
+        generator.manual_seed(0)  # the same resamples for both
         for rows in (axis.positive, axis.negative):
             picks = torch.randint(len(rows), (_RESAMPLES, len(rows)), generator=generator)
             share = torch.zeros(_RESAMPLES, len(rows), dtype=torch.float64)
@@ -204,8 +204,8 @@ def _cosine(reference: Reference, axis: Axis, here: Mapping[str, Tensor]) -> Mea
             safety = reference.direction(reference.axis(axis.orthogonal_to), tensors)
             vector = orthogonalised(vector, safety.double().expand_as(vector))
         means.append(vector)
-    # Resampled directions carry the sampling noise twice, so that percentiles of their cosines can leave the estimate
-    # out: a normal interval of their SD.
+    # Resampled directions contain the sampling noise twice, so a percentile interval of their cosines may exclude the
+    # estimate: a normal interval with their SD is used.
     half = 1.96 * float(cosine(*means).double().std())
     n = len(axis.positive) + len(axis.negative)
     estimate = Estimate(
@@ -221,7 +221,7 @@ def _cosine(reference: Reference, axis: Axis, here: Mapping[str, Tensor]) -> Mea
 def along(
     reference: Reference, axis: Axis, read: Float[Tensor, "prompt layer role d_model"]
 ) -> Float[Tensor, " prompt"]:
-    """Projection of the states at the axis' place on the reference's direction, in lengths of that direction."""
+    """Projection of the states on the reference's direction at the axis' layer and role, in units of its norm."""
     vector = reference.direction(axis)
     return project(read[:, axis.layer, axis.role], vector) / vector.norm()
 
@@ -245,7 +245,7 @@ def _compression(reference: Reference, corpus: Corpus, lengths: CodeLengths) -> 
         "bits_per_byte": ratio_with_interval(lengths.bits, lengths.bytes),
         "bits_per_byte_change": ratio_with_interval(lengths.bits - before, lengths.bytes),
     }
-    documents = len(lengths.bits)  # what was resampled: n counts documents, not bytes
+    documents = len(lengths.bits)  # the bootstrap resamples documents, so n counts documents, not bytes
     return [measurement(name, corpus.name, replace(found, n=documents)) for name, found in per_byte.items()]
 
 
@@ -258,7 +258,7 @@ def _kl_from(model: ChatModel, spec: TrackingSpec, reference: Reference, kind: K
 def measurement(
     measure: str, prompts: str | None, estimate: Estimate, *, layer: int | None = None, note: str = ""
 ) -> Measurement:
-    """A measurement; a number that is not finite is not measurable, and the note says so."""
+    """Make a measurement; a value that is not finite becomes not measurable, with a note."""
     if not estimate.measurable:
         estimate, note = Estimate.unmeasured(), note or "not finite"
     return Measurement(measure=measure, prompts=prompts, layer=layer, estimate=estimate, note=note)

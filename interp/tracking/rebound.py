@@ -1,10 +1,10 @@
 """Decay curves after several amounts of alignment: statistics with intervals, and whether they show rebound.
 
 Rebound in the sense of Ji et al. 2025 (arXiv:2406.06144, figure 4): the more positive examples N+ a model was aligned
-on, the faster its score falls over the first negative examples, and the slower over the last. Two things that look like
-it are told apart from it. A higher start falls faster at an equal time constant, so the trend of tau is needed next to
-those of the slopes. And a score that crosses its level before alignment need not mean that the model is back there:
-that needs KL or a compression rate.
+on, the faster its score falls over the first negative examples, and the slower over the last. Two effects that look
+similar are distinguished from it. A higher start falls faster at an equal time constant, so the trend of tau is tested
+next to those of the slopes. And a score that crosses its level before alignment does not imply that the model has
+returned: that needs KL or a compression rate.
 
     statistics = summarise(doses, {1000: curves, 10000: curves}, base=0.5)    # curves: [seed][dose]
     statistics.verdict, statistics.groups[1000].tau
@@ -25,22 +25,22 @@ from interp.stats import Estimate, Number, fitted_slope, over_seeds
 from interp.tracking.decay_curves import crossing, fit_decay, half_life, knee, slope_within
 
 Curves = Sequence[Sequence[Number]]
-"""Scores [seed][dose]."""
+"""Scores of one N+, indexed [seed][dose]."""
 Verdict = Literal["consistent with rebound", "not consistent with rebound", "not resolved"]
 Floor = Literal["base", "fitted"]
-"""The level that tau is a time constant towards: the score before alignment, or a fitted one."""
+"""The asymptote of the decay that tau belongs to: the score before alignment, or a fitted level."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupStatistics:
-    """Statistics over the seeds of one N+; curves without such a number are counted as missing."""
+    """Statistics over the seeds of one N+; curves without a value are counted as missing."""
 
     start: Estimate
-    """S(0), the score after alignment."""
+    """Score after alignment, S(0)."""
     initial_slope: Estimate
     """Change of the score per negative example in the initial range; negative when it falls."""
     late_slope: Estimate
-    """The same in the late range."""
+    """Change of the score per negative example in the late range."""
     half_life: Estimate
     """Negative examples until the score has fallen half of the way to the base score."""
     knee: Estimate
@@ -58,18 +58,18 @@ class GroupStatistics:
 
 @dataclass(frozen=True, kw_only=True)
 class Trends:
-    """Change per factor e of N+, over all seeds."""
+    """Trends of the statistics with N+: change per factor e of N+, over all seeds."""
 
     steepness: Estimate
-    """Of minus the initial slope; rebound: above 0."""
+    """Trend of minus the initial slope; above 0 under rebound."""
     late_steepness: Estimate
-    """Of the late slope's magnitude; rebound: below 0."""
+    """Trend of the late slope's magnitude; below 0 under rebound."""
     log_tau: Estimate
-    """Of log tau; rebound: below 0."""
+    """Trend of log tau; below 0 under rebound."""
 
 
 class Judgement(NamedTuple):
-    """What the trends say."""
+    """The verdict on rebound and the reason for it."""
 
     verdict: Verdict
     why: str
@@ -81,11 +81,11 @@ class ReboundStatistics:
     """Statistics of every N+, their trends, and the verdict."""
 
     groups: dict[int, GroupStatistics]
-    """By N+."""
+    """Statistics by N+."""
     trends: Trends
-    """Over the N+ above 0."""
+    """Trends over the N+ above 0."""
     verdict: Verdict
-    """By `judge`."""
+    """The verdict of `judge`."""
     why: str
     """The reason, half a sentence."""
     initial_range: tuple[float, float]
@@ -93,18 +93,18 @@ class ReboundStatistics:
     late_range: tuple[float, float]
     """Doses between which the late slope is taken."""
     kl_threshold: float
-    """Nats; at or below it a model has returned by KL."""
+    """KL in nats at or below which a model counts as returned."""
     tau_floor: Floor
     """Which tau the trend uses: `fitted` where most curves have none towards the base score."""
 
     @property
     def aligned(self) -> dict[int, GroupStatistics]:
-        """The groups that were aligned at all, N+ above 0."""
+        """The groups with alignment, N+ above 0."""
         return {n_plus: group for n_plus, group in self.groups.items() if n_plus > 0}
 
 
 def initial_range(doses: Sequence[Number]) -> tuple[float, float]:
-    """Where the initial slope is taken: the first tenth of the doses, and at least up to the first one after 0.
+    """Range of the initial slope: the first tenth of the doses, and at least up to the first dose after 0.
 
     The paper's grid ends at 2000, so this is its first 200.
     """
@@ -112,7 +112,7 @@ def initial_range(doses: Sequence[Number]) -> tuple[float, float]:
 
 
 def late_range(doses: Sequence[Number]) -> tuple[float, float]:
-    """Where the late slope is taken: the last half of the doses, and at least the last two."""
+    """Range of the late slope: the last half of the doses, and at least the last two."""
     return float(min(doses[-2], doses[-1] / 2)), float(doses[-1])
 
 
@@ -129,11 +129,11 @@ def summarise(
 
     Args:
         doses: numbers of negative examples, ascending from 0.
-        curves: N+ → scores [seed][dose].
-        base: score before alignment, one for all seeds or one each.
-        kl: N+ → KL to the model before alignment [seed][dose].
-        kl_threshold: nats; "returned" by KL means at or below it (Ji et al. 2025, table 3, uses 0.01).
-        score_epsilon: "returned" by score means this close above the base score.
+        curves: scores [seed][dose] by N+.
+        base: score before alignment, one for all seeds or one per seed.
+        kl: KL to the model before alignment [seed][dose], by N+.
+        kl_threshold: KL in nats at or below which a model counts as returned (0.01 in Ji et al. 2025, table 3).
+        score_epsilon: distance above the base score at or below which a score counts as returned.
 
     Raises:
         ValueError: doses that do not ascend from 0, or curves of another length.
@@ -166,8 +166,8 @@ def summarise(
 def judge(trends: Trends) -> Judgement:
     """Verdict and reason from the trends; the rule was fixed before any data were seen.
 
-    Consistent: steeper at first, flatter later and a shorter time constant with more positives, each interval leaving
-    out 0. Not consistent: one of the three the other way round. Anything else is not resolved.
+    Consistent: with more positive examples the curve is steeper at first, flatter later and has a shorter time
+    constant, each interval excluding 0. Not consistent: one of the three is reversed. Anything else is not resolved.
     """
     signs = (
         ("the initial decline", trends.steepness.positive, trends.steepness.negative, "is flatter"),
@@ -251,7 +251,8 @@ def _group_statistics(values: _SeedValues, return_by_kl: Sequence[float] | None)
 
 
 def _floor(aligned: Mapping[int, _SeedValues]) -> Floor:
-    """The base score where most curves have a time constant towards it: one that ends below it has none."""
+    """The base score where most curves have a time constant towards it, else a fitted level: a curve that ends below
+    the base score has none."""
     known = [math.isfinite(tau) for group in aligned.values() for tau in group.tau]
     return "base" if sum(known) > len(known) / 2 else "fitted"
 
@@ -272,7 +273,7 @@ def _trends(aligned: Mapping[int, _SeedValues], floor: Floor) -> Trends:
 
 
 def _tau(doses: Sequence[Number], curve: Sequence[Number], floor: Number | None) -> float:
-    """Time constant of one curve; NaN where it does not fall, or falls to no floor within the doses."""
+    """Time constant of one curve; NaN where it does not fall, or reaches no floor within the doses."""
     if len(doses) < (4 if floor is None else 3) or (floor is not None and curve[0] <= floor):
         return math.nan
     try:
@@ -283,5 +284,5 @@ def _tau(doses: Sequence[Number], curve: Sequence[Number], floor: Number | None)
 
 
 def _first_below(doses: Sequence[Number], curve: Sequence[Number], level: Number) -> float:
-    """The dose at which a curve comes down to the level; NaN where it starts there, or never does."""
+    """The dose at which a curve first reaches the level from above; NaN where it starts there, or never does."""
     return crossing(doses, curve, level) if curve[0] > level else math.nan

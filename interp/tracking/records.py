@@ -1,4 +1,4 @@
-"""What is stored of a series of checkpoints: frozen records without tensors, read without torch.
+"""Stored results of a series of checkpoints: frozen records without tensors, readable without torch.
 
 A `TrackRecord` holds every checkpoint with its measurements, what the reference checkpoint fixed for all of them, and
 provenance. `interp.tracking.tracker` and `interp.tracking.callback` make it, `interp.tracking.trajectory` is its tidy
@@ -20,20 +20,20 @@ GROUPS: tuple[Group, ...] = get_args(Group)
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingSettings:
-    """Which measures, and on how much."""
+    """Groups of measures to take, and sample sizes."""
 
     measures: tuple[Group, ...] = GROUPS
-    """Groups of measures, see `interp.tracking.measures`."""
+    """Groups of measures to take, see `interp.tracking.measures`."""
     n: int = 32
-    """Test prompts of each kind."""
+    """Number of test prompts of each kind."""
     n_fit: int = 64
-    """Training prompts of each kind that directions and centres are fitted on."""
+    """Number of training prompts of each kind for fitting directions and centres."""
     n_documents: int = 16
-    """Documents of each corpus."""
+    """Number of documents of each corpus."""
     n_samples: int = 8
-    """Prompts of each kind that KL is sampled on."""
+    """Number of prompts of each kind for sampled KL."""
     max_new_tokens: int = 20
-    """Length of a reply, greedy or sampled."""
+    """Maximum length of a reply, greedy or sampled."""
     seed: int = 0
     """Seed of sampling."""
 
@@ -50,10 +50,10 @@ class TrackingSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusProvenance:
-    """What identifies a corpus."""
+    """Size, kind and hash of a corpus."""
 
     n: int
-    """Documents in it."""
+    """Number of documents."""
     kind: Literal["plain", "responses"]
     """Plain text, or responses scored given their prompts."""
     hash: str
@@ -65,36 +65,36 @@ class Measurement:
     """One number at one checkpoint, with its interval."""
 
     measure: str
-    """Such as `refusal_rate` or `cosine_refusal`."""
+    """Name of the measure, such as `refusal_rate` or `cosine_refusal`."""
     prompts: str | None
-    """A kind of prompts, or a corpus; None where there are none."""
+    """Kind of prompts, or name of a corpus; None where the measure uses neither."""
     layer: int | None
-    """Where a direction is read, or a block; None where a measure has no layer."""
+    """Layer that a direction is read at, or index of a block; None where the measure has no layer."""
     estimate: Estimate
-    """The number; not measurable where `note` says why."""
+    """The value; not measurable where `note` gives a reason."""
     note: str = ""
     """Why it could not be measured; empty where it was."""
 
     @property
     def status(self) -> str:
-        """`ok`, or why there is no number."""
+        """`ok`, or why there is no value."""
         return "ok" if self.estimate.measurable else f"not measured: {self.note}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointRecord:
-    """One checkpoint of a series and what was measured there."""
+    """One checkpoint of a series with its measurements."""
 
     label: str
-    """Unique in its series."""
+    """Name of the checkpoint, unique in its series."""
     step: int | None
-    """Training steps, or examples (see `TrackRecord.step_unit`); None where its name has none."""
+    """Number of training steps or examples (see `TrackRecord.step_unit`); None where its name contains none."""
     fingerprint: str
-    """Changes with the checkpoint's content; empty for a live model."""
+    """Identifies the checkpoint's content; empty for a live model."""
     status: str = "ok"
     """`ok`, or why it was skipped."""
     seconds: float = 0.0
-    """Time that loading and measuring it took."""
+    """Seconds that loading and measuring it took."""
     rows: tuple[Measurement, ...] = ()
     """Its measurements; empty when it was skipped."""
 
@@ -106,64 +106,64 @@ class CheckpointRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
-    """What all checkpoints of a series share."""
+    """The shape of a model, which all checkpoints of a series share."""
 
     n_layers: int
-    """Decoder blocks."""
+    """Number of decoder blocks."""
     d_model: int
     """Width of the residual stream."""
     vocabulary: int
-    """Rows of the input embedding."""
+    """Number of rows of the input embedding."""
     template_hash: str | None
     """SHA-256 of the chat template."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ControlFacts:
-    """The control of a direction of safety: a direction fitted on a contrast that is not about safety."""
+    """The control of a safety direction: a direction fitted on a contrast unrelated to safety."""
 
     about: str
     """The contrast it was fitted on."""
     auroc: Estimate
-    """How well it tells its own two classes apart, on validation prompts."""
+    """Separation of its own two classes on validation prompts; higher is better."""
     cosine: float
-    """With the safety direction, before that component was taken out, -1 to 1."""
+    """Cosine with the safety direction before that component was removed, -1 to 1."""
     tried: dict[str, float]
-    """Contrast → its AUROC; the one nearest to the safety direction's was taken."""
+    """AUROC of every contrast by name; the one nearest to the safety direction's was selected."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DirectionFacts:
-    """Where a direction of safety is read at the reference."""
+    """Layer and role of a safety direction at the reference, with its control."""
 
     layer: int
-    """0..L, as `interp.representations.beliefs` counts: L is after the last block."""
+    """Layer it is read at, 0..L as `interp.representations.beliefs` counts: L is after the last block."""
     role: Literal["t_inst", "t_post_inst"]
-    """Position of the prompt that it is read at."""
+    """Token role it is read at."""
     auroc: Estimate
-    """How well it tells harmful from harmless validation prompts apart."""
+    """Separation of harmful from harmless validation prompts; higher is better."""
     control: ControlFacts | None
-    """None where no contrast was large enough."""
+    """Its control direction; None where no contrast was large enough."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceFacts:
-    """What the reference checkpoint fixes for all others, apart from tensors."""
+    """What the reference checkpoint fixes for all others, without tensors."""
 
     shape: ModelShape
-    """Checkpoints of another shape are skipped."""
+    """Shape of the reference; checkpoints of another shape are skipped."""
     refusal_tokens: RefusalTokens
-    """Tokens of the refusal metric."""
+    """Refusal tokens of the refusal metric."""
     refused: int
-    """Harmful training prompts that it refuses."""
+    """Number of harmful training prompts that it refuses."""
     answered: int
-    """Harmless training prompts that it answers."""
+    """Number of harmless training prompts that it answers."""
     filtered: bool
-    """Whether those are enough to fit the refusal direction and centres on them alone."""
+    """Whether the refusal direction and centres are fitted on those prompts alone, because there are enough."""
     leak: LeakCheck
-    """How well the ends of prompts tell harmful from harmless."""
+    """How well the endings of prompts separate harmful from harmless."""
     directions: dict[str, DirectionFacts]
-    """`harmfulness` and `refusal`."""
+    """Facts by name of the direction, `harmfulness` and `refusal`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,25 +171,25 @@ class ReferenceRecord:
     """The reference checkpoint of a series."""
 
     label: str
-    """Its label in the series, or its own."""
+    """Label of the checkpoint, in the series or of its own."""
     fingerprint: str
-    """Changes with its content; empty for a live model."""
+    """Identifies the checkpoint's content; empty for a live model."""
     facts: ReferenceFacts
-    """What it fixed."""
+    """What it fixes for all other checkpoints."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What measuring a live model costs its training."""
+    """The cost of measuring a live model, relative to its training."""
 
     seconds_per_measurement: float
-    """Time of the last measurement."""
+    """Seconds of the last measurement."""
     seconds_per_step: float
-    """Median time of a training step."""
+    """Median seconds of a training step."""
     steps_per_measurement: float
-    """Training steps that a measurement takes as long as."""
+    """Duration of a measurement in training steps."""
     share_of_training: float
-    """Share of the whole time that is spent measuring, 0 to 1."""
+    """Share of the total time spent measuring, 0 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,18 +197,18 @@ class TrackRecord:
     """The same measurements along a series of checkpoints, as `result.json` holds them."""
 
     provenance: Provenance
-    """Model of the reference, prompts, seed, versions."""
+    """Model of the reference, prompts, seed and library versions."""
     seconds: dict[str, float]
-    """`total`, over checkpoints; an experiment that trained them adds its stages."""
+    """Seconds by stage: `total` over checkpoints, and the stages of an experiment that trained them."""
     settings: TrackingSettings
-    """Which measures, on how much."""
+    """Groups of measures, and sample sizes."""
     corpora: dict[str, CorpusProvenance]
-    """By name."""
+    """Size, kind and hash of each corpus, by name."""
     step_unit: str
-    """What `step` counts: `step`, or `training examples`."""
+    """Unit of `step`: `step` (training steps) or `training examples`."""
     checkpoints: tuple[CheckpointRecord, ...]
-    """In the order of the series."""
+    """Every checkpoint, in the order of the series."""
     reference: ReferenceRecord
-    """What all are compared with."""
+    """The checkpoint that all others are compared with."""
     cost: Cost | None = None
-    """What measuring cost a live run; None for saved checkpoints."""
+    """Cost of measuring a live run; None for saved checkpoints."""

@@ -1,8 +1,8 @@
-"""Fitting the reference of a series: where directions are read, what they are compared with.
+"""Fitting the reference of a series: the layers of its directions and their controls.
 
 Harmfulness is read at `t_inst`, refusal at `t_post_inst`, each at the layer (of the first 80%) whose difference in
 means separates harmful from harmless validation prompts best, by the difference of the projected means in pooled
-standard deviations. Each has a control direction (`interp.tracking.controls`). The AUROC of both is kept in the
+standard deviations. Each has a control direction (`interp.tracking.controls`). The AUROC of both is stored in the
 reference's facts.
 """
 
@@ -45,12 +45,12 @@ logger = logging.getLogger(__name__)
 
 
 def keep_reference(cache: StageCache, name: str, fit: Callable[[], Reference]) -> Reference:
-    """The reference of this name, fitted when it is not in the cache yet."""
+    """The reference of this name from the cache, fitted where it is not there yet."""
     if name not in cache:
         fitted = fit()
         cache.put(f"{name}-tensors", fitted.tensors)
         fixed = _Fixed(model=fitted.model, facts=fitted.facts, axes=fitted.axes, samples=fitted.samples)
-        cache.put(name, fixed, _Fixed)  # last: a reference is whole when it is there
+        cache.put(name, fixed, _Fixed)  # stored last, so that its presence means a complete reference
     fixed = cache.get(name, _Fixed)
     return Reference(
         model=fixed.model,
@@ -72,10 +72,10 @@ class _Fixed:
 
 
 def fit_reference(model: ChatModel, spec: TrackingSpec) -> Reference:
-    """What this checkpoint fixes for a series of checkpoints that are measured against it.
+    """Fit the reference that the checkpoints of a series are measured against.
 
     Raises:
-        ValueError: prompts that are too few, or activations that are not finite.
+        ValueError: too few prompts, or activations that are not finite.
     """
     train: dict[Kind, Prompts] = {kind: spec.part(kind, "train") for kind in PAIRED_KINDS}
     if min(len(part) for part in train.values()) < MIN_PROMPTS:
@@ -114,18 +114,18 @@ class _Behaviour(NamedTuple):
 
     tokens: RefusalTokens
     refused: Int[Tensor, " refused"]
-    """Rows of the harmful training prompts."""
+    """Rows of the refused harmful training prompts."""
     answered: Int[Tensor, " answered"]
-    """Rows of the harmless ones."""
+    """Rows of the answered harmless training prompts."""
 
     @property
     def filtered(self) -> bool:
-        """Whether they are enough to fit refusal on them alone."""
+        """Whether there are enough to fit refusal on these prompts alone."""
         return min(len(self.refused), len(self.answered)) >= MIN_PROMPTS
 
 
 def _behaviour(model: ChatModel, train: Mapping[Kind, Prompts]) -> _Behaviour:
-    """Refusal tokens of the training prompts, and which of them are refused and answered; warns of too few."""
+    """Which training prompts are refused and answered; logs a warning where these are too few."""
     harmful, harmless = (next_token_log_probs(model, train[kind].texts) for kind in PAIRED_KINDS)
     tokens = find_refusal_tokens(harmful, harmless, model.tokenizer)
     behaviour = _Behaviour(
@@ -149,7 +149,7 @@ def _behaviour(model: ChatModel, train: Mapping[Kind, Prompts]) -> _Behaviour:
 def _fit_axes(
     read: States, behaviour: _Behaviour, spec: TrackingSpec
 ) -> tuple[tuple[Axis, ...], dict[str, DirectionFacts]]:
-    """Harmfulness and refusal, each at the layer that separates best and with its control where one is fit."""
+    """The axes of harmfulness and refusal at the layers that separate best, with their controls where there are any."""
     harmful, harmless = (read[kind, "train"] for kind in PAIRED_KINDS)
     pooled = torch.cat([harmful, harmless])
     validation = [read[kind, "val"] for kind in PAIRED_KINDS]
@@ -187,7 +187,7 @@ def best_layer(
     positive: Float[Tensor, "positive layer d_model"],
     negative: Float[Tensor, "negative layer d_model"],
 ) -> int:
-    """The layer, but the first and the last fifth, whose direction separates the two sets best."""
+    """The layer whose direction separates the two sets best, without the first layer and the last fifth."""
     a, b = (
         project(positive, directions.expand_as(positive)),
         project(negative, directions.expand_as(negative)),
@@ -213,7 +213,7 @@ def _centres(read: States, behaviour: _Behaviour) -> dict[str, Tensor]:
 
 
 def _with_own_values(reference: Reference, model: ChatModel, spec: TrackingSpec, read: States) -> Reference:
-    """The reference with its own projections, code lengths and sampled replies, which later checkpoints meet."""
+    """The reference with its own projections, code lengths and sampled replies, for comparison with checkpoints."""
     tensors = {
         f"test/{axis.name}/{kind}": along(reference, axis, read[kind, "test"])
         for axis in reference.axes

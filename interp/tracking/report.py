@@ -23,7 +23,7 @@ RETURNED_KL = 0.01
 
 
 def rate_table(record: TrackRecord) -> Table:
-    """Each measure at the reference and at the last measured checkpoint."""
+    """A table of each measure at the reference and at the last measured checkpoint."""
     rows = Rows(record)
     first, last = _ends(record)
     body = []
@@ -40,7 +40,7 @@ def rate_table(record: TrackRecord) -> Table:
 
 
 def checkpoint_table(record: TrackRecord) -> Table:
-    """The series: step, what became of it, seconds."""
+    """A table of the checkpoints: step, status, seconds."""
     return Table(
         header=["checkpoint", record.step_unit, "status", "seconds"],
         rows=[
@@ -51,7 +51,7 @@ def checkpoint_table(record: TrackRecord) -> Table:
 
 
 def _ends(record: TrackRecord) -> tuple[int, int]:
-    """Index of the reference (of the first measured checkpoint, where it is none of the series) and of the last."""
+    """Indices of the reference (the first measured checkpoint where it is not in the series) and of the last one."""
     measured = [index for index, c in enumerate(record.checkpoints) if c.measured]
     labels = [c.label for c in record.checkpoints]
     reference = record.reference.label
@@ -63,7 +63,7 @@ def _shown(number: Estimate) -> str:
 
 
 def verdicts(record: TrackRecord) -> list[str]:
-    """What changed from the reference to the last checkpoint, in words that follow from the intervals."""
+    """Statements on what changed from the reference to the last checkpoint, as the intervals allow."""
     rows = Rows(record)
     first, last = _ends(record)
     said = [*_on_refusals(record, rows, first, last)]
@@ -91,7 +91,7 @@ def verdicts(record: TrackRecord) -> list[str]:
 
 
 def _on_refusals(record: TrackRecord, rows: Rows, first: int, last: int) -> list[str]:
-    """What became of the refusal rate on harmful prompts."""
+    """Statements on the refusal rate on harmful prompts."""
     rates = rows.of("refusal_rate", "harmful")
     if first not in rates or last not in rates or first == last:
         return []
@@ -106,7 +106,7 @@ def _on_refusals(record: TrackRecord, rows: Rows, first: int, last: int) -> list
 
 
 def report(record: TrackRecord) -> str:
-    """The trajectory's page."""
+    """The report of a trajectory as a page."""
     drawn, about, facts = figures(record), record.provenance, record.reference.facts
     notes = list(about.notes)
     if facts.leak.worst > facts.leak.threshold:
@@ -165,7 +165,7 @@ def _some(drawn: Mapping[str, go.Figure], *names: str) -> list[go.Figure]:
 
 
 def _about_directions(directions: Mapping[str, DirectionFacts]) -> list[str]:
-    """Where each direction is read and what its control is."""
+    """Statements on where each direction is read and what its control is."""
     said = []
     for name, facts in directions.items():
         place = f"{name.capitalize()} is read at layer {facts.layer}, {facts.role} "

@@ -1,4 +1,4 @@
-"""A series of checkpoints: which they are, in which order, and how they are loaded, one at a time.
+"""A series of checkpoints: finding them, ordering them, and loading them one at a time.
 
     checkpoints = find_checkpoints(["runs/sft"], base="smollm2")  # checkpoint-* inside, sorted by step
     loader = CheckpointLoader()
@@ -13,8 +13,8 @@
 | `owner/name@revision[,revision...]` | that Hub id at each revision, e.g. `EleutherAI/pythia-70m@step0,step1000` |
 | a `ChatModel` | itself |
 
-Adapters on one base take turns on the base in memory; whole models are loaded one after the other. A folder that cannot
-be read stays in the series: opening it says why.
+Adapters on the same base reuse the base in memory; whole models are loaded one after the other. A folder that cannot be
+read stays in the series: opening it raises an error with the reason.
 """
 
 import hashlib
@@ -38,21 +38,21 @@ class Checkpoint:
     """One checkpoint of a series, not loaded."""
 
     label: str
-    """How results and messages name it; unique in its series."""
+    """Name in results and messages, unique in its series."""
     step: int | None
-    """Its step, or examples seen where `interp.training.finetune` wrote it; None where its name has none."""
+    """Training step, or training examples where `interp.training.finetune` wrote it; None where it is unknown."""
     source: str
     """Model to load: name, folder or Hub id."""
     adapter: str | None = None
-    """PEFT adapter on it."""
+    """PEFT adapter to load on it."""
     revision: str | None = None
     """Hub revision."""
     live: ChatModel | None = field(default=None, repr=False)
-    """A model that is in memory already."""
+    """A model that is already in memory."""
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the checkpoint does: paths, and every file's name, size and time; weights of a live model."""
+        """Identifier of the content: paths, and every file's name, size and time; the weights of a live model."""
         facts: list[object] = [self.source, self.adapter, self.revision]
         if self.live is not None:
             facts.append(self.live.weights_hash)
@@ -71,16 +71,16 @@ class Checkpoint:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Series:
-    """Checkpoints in order, and what they may be compared with."""
+    """Checkpoints in order, and the candidates for their reference."""
 
     checkpoints: tuple[Checkpoint, ...]
-    """In the order in which they are measured and drawn."""
+    """The checkpoints, in the order in which they are measured and plotted."""
     references: tuple[Checkpoint, ...]
-    """What may be the reference, best first."""
+    """Candidates for the reference, in order of preference."""
 
     @property
     def reference_fingerprints(self) -> set[str]:
-        """Fingerprints of what may be the reference."""
+        """Fingerprints of the candidates for the reference."""
         return {checkpoint.fingerprint for checkpoint in self.references}
 
 
@@ -93,11 +93,11 @@ def find_series(
     """The checkpoints that these names, folders and models stand for, and the reference among them.
 
     Args:
-        reference: a label of the series, or a further checkpoint; None is the first of the series that loads.
+        reference: a label of the series, or another checkpoint; None is the first of the series that loads.
         base: model that adapters belong to, by name or loaded; None takes the one that each names.
 
     Raises:
-        ValueError: as `find_checkpoints`, or a reference that stands for several checkpoints.
+        ValueError: as for `find_checkpoints`, or a reference that stands for several checkpoints.
     """
     source = base.source if isinstance(base, ChatModel) else base
     checkpoints = find_checkpoints(given, base=source)
@@ -164,7 +164,7 @@ def _expand(item: str | Path | ChatModel, base: str | None) -> list[Checkpoint]:
 def _folder(folder: Path, base: str | None, *, label: str) -> Checkpoint:
     config = folder / "adapter_config.json"
     step = _step(folder.name)
-    # Named by where it lies, so that the same command from elsewhere finds its finished parts.
+    # Named by its absolute path, so that the same command from another folder finds its finished parts.
     where = str(folder.resolve())
     if not config.is_file():
         return Checkpoint(label=label, step=step, source=where)
@@ -184,18 +184,18 @@ def _step(name: str) -> int | None:
 
 
 def _unique(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
-    """The checkpoints with labels that are unique: a number is added to one that stands there already."""
-    seen: dict[str, int] = {}
+    """The checkpoints with unique labels: a number is appended to a repeated one."""
+    counts: dict[str, int] = {}
     unique = []
     for checkpoint in checkpoints:
-        seen[checkpoint.label] = count = seen.get(checkpoint.label, 0) + 1
+        counts[checkpoint.label] = count = counts.get(checkpoint.label, 0) + 1
         label = checkpoint.label if count == 1 else f"{checkpoint.label} ({count})"
         unique.append(replace(checkpoint, label=label))
     return unique
 
 
 def step_unit(checkpoints: Sequence[Checkpoint]) -> str:
-    """What the steps count: training examples where `interp.training.finetune` wrote all the folders, else steps."""
+    """Unit of the steps: training examples where `interp.training.finetune` wrote all folders, else training steps."""
     folders = [Path(c.adapter or c.source) for c in checkpoints if c.step is not None]
     examples = folders and all((folder.parent / RECORD).is_file() for folder in folders)
     return "training examples" if examples else "step"
@@ -205,7 +205,7 @@ class CheckpointLoader:
     """Loads checkpoints one at a time; the base of the last adapter stays loaded for the next.
 
     Args:
-        base: a model that is loaded already.
+        base: a base model that is already loaded.
     """
 
     def __init__(self, base: ChatModel | None = None) -> None:
@@ -214,22 +214,22 @@ class CheckpointLoader:
 
     @contextmanager
     def open(self, checkpoint: Checkpoint) -> Iterator[ChatModel]:
-        """The checkpoint as a model, which must not be used after the context.
+        """Load the checkpoint as a model that must not be used after the context.
 
         Raises:
-            ValueError: it cannot be loaded; the message says why.
+            ValueError: it cannot be loaded; the message gives the reason.
         """
         if checkpoint.live is not None:
             yield checkpoint.live
             return
         key = (checkpoint.source, checkpoint.revision)
         if checkpoint.adapter is None:
-            if key != self._key:  # a base that is asked for by itself is there already
+            if key != self._key:  # otherwise the base is already in memory
                 self._base = self._key = None
             yield self._base or load(checkpoint.source, revision=checkpoint.revision)
             return
         if key != self._key or self._base is None:
-            self._base = self._key = None  # before the next is loaded: one in memory at a time
+            self._base = self._key = None  # freed before the next is loaded: one model in memory at a time
             self._base, self._key = load(checkpoint.source, revision=checkpoint.revision), key
         with ExitStack() as stack:
             try:

@@ -1,8 +1,8 @@
-"""What is measured along a series and on what, and what its reference checkpoint fixes.
+"""The specification of a tracked series: measures, prompts and corpora, and what its reference checkpoint fixes.
 
-A `TrackingSpec` says which measures, prompts and corpora. A `Reference` holds what later checkpoints are compared with:
-refusal tokens, centres, directions with their control directions, and its own values. `interp.tracking.references`
-fits it, `interp.tracking.measures` compares.
+A `TrackingSpec` names measures, prompts and corpora. A `Reference` holds what checkpoints are compared with: refusal
+tokens, centres, directions with their control directions, and its own values. `interp.tracking.references` fits it,
+`interp.tracking.measures` makes the comparisons.
 """
 
 from collections.abc import Mapping
@@ -23,17 +23,17 @@ from interp.storage.typed_json import to_plain
 from interp.tracking.records import CorpusProvenance, ReferenceFacts, TrackingSettings, TrackRecord
 
 MIN_PROMPTS = 4
-"""Prompts on each side, below which centres are not fitted."""
+"""Minimum prompts of each class for fitting centres."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingSpec(TrackingSettings):
-    """Which measures, on what; `dataclasses.replace` changes one."""
+    """Measures to take, with their prompts and corpora."""
 
     prompts: PromptSet = field(default_factory=lambda: load_prompts("builtin"))
-    """Directions and centres are fitted on train, their places chosen on val, everything is reported on test."""
+    """Prompts: directions and centres are fitted on train, layers are selected on val, results are reported on test."""
     corpora: Mapping[str, Corpus] | None = None
-    """By name; None is `corpora.default_corpora`."""
+    """Corpora by name; None is `corpora.default_corpora`."""
 
     @cached_property
     def measured_prompts(self) -> PromptSet:
@@ -45,7 +45,7 @@ class TrackingSpec(TrackingSettings):
 
     @cached_property
     def measured_corpora(self) -> Mapping[str, Corpus]:
-        """The corpora by name, the default ones where none were given."""
+        """The corpora by name, or the default ones."""
         return default_corpora(self.measured_prompts) if self.corpora is None else self.corpora
 
     @property
@@ -55,12 +55,12 @@ class TrackingSpec(TrackingSettings):
 
     @property
     def corpora_provenance(self) -> dict[str, CorpusProvenance]:
-        """What identifies each corpus."""
+        """Size, kind and hash of each corpus."""
         return {name: CorpusProvenance(**corpus.provenance) for name, corpus in self.measured_corpora.items()}
 
     @property
     def key(self) -> dict[str, Any]:
-        """All that measurements depend on beside the checkpoints: equal for equal settings, prompts and corpora."""
+        """Everything but the checkpoint that measurements depend on: settings, prompts and corpora."""
         return {
             "settings": to_plain(self.settings, TrackingSettings),
             "prompts": self.measured_prompts.provenance,
@@ -77,45 +77,45 @@ class TrackingSpec(TrackingSettings):
         )
 
     def part(self, kind: Kind, split: Split) -> Prompts:
-        """The prompts used of a kind and split."""
+        """The prompts of a kind and split that are used."""
         return self.measured_prompts[kind, split].first(self.n if split == "test" else self.n_fit)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """A direction by its recipe: two groups of training prompts at one place."""
+    """A direction as a difference in means of two groups of training prompts, at one layer and role."""
 
     name: str
-    """harmfulness, refusal, or `control_` and one of them."""
+    """Name of the direction: harmfulness, refusal, or `control_` and one of them."""
     layer: int
-    """0..L, as `interp.representations.beliefs` counts: L is after the last block."""
+    """Layer it is read at, 0..L as `interp.representations.beliefs` counts: L is after the last block."""
     role: int
-    """0 is `t_inst`, 1 is `t_post_inst`."""
+    """Token role it is read at: 0 is `t_inst`, 1 is `t_post_inst`."""
     positive: tuple[int, ...]
-    """Rows of the training prompts, harmful ones first, then harmless."""
+    """Rows of the positive group; training prompts are counted harmful first, then harmless."""
     negative: tuple[int, ...]
-    """Rows of the other group."""
+    """Rows of the negative group."""
     orthogonal_to: str | None = None
-    """Axis whose component is taken out."""
+    """Name of the axis whose component is removed; None where none is."""
     about: str = ""
-    """What the two groups are."""
+    """Description of the two groups."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Reference:
-    """What the reference checkpoint fixes for all others, and their values there."""
+    """What the reference checkpoint fixes for all others, and its own values."""
 
     model: ModelProvenance
-    """What identifies the reference checkpoint's model."""
+    """Provenance of the reference checkpoint's model."""
     facts: ReferenceFacts
     """Refusal tokens, layers, controls and their AUROC."""
     axes: tuple[Axis, ...]
-    """Directions to follow."""
+    """Directions to track."""
     tensors: dict[str, Tensor]
     """`train/{axis}` [prompt, d_model], `test/{axis}/{kind}` [prompt], `harm/positive` and such [layer, d_model],
     `bits/{corpus}`, `log_probs/{kind}` [token, d_vocab]."""
     samples: dict[str, list[list[int]]]
-    """Kind → the reference's own sampled replies, as token ids."""
+    """The reference's own sampled replies as token ids, by kind of prompt."""
 
     @property
     def refusal_ids(self) -> tuple[int, ...]:
@@ -127,7 +127,7 @@ class Reference:
         return next(axis for axis in self.axes if axis.name == name)
 
     def direction(self, axis: Axis, train: Mapping[str, Tensor] | None = None) -> Float[Tensor, " d_model"]:
-        """The direction of an axis, fitted on these activations of the training prompts, or on the reference's own."""
+        """The direction of an axis, fitted on the given activations of training prompts, or on the reference's own."""
         acts = (self.tensors if train is None else train)[f"train/{axis.name}"]
         vector = difference_in_means(acts[list(axis.positive)], acts[list(axis.negative)])
         if axis.orthogonal_to is not None:

@@ -8,12 +8,12 @@ Steps (`measure_series`):
 1. fit the reference, the first checkpoint of the series unless one is named (`interp.tracking.references`);
 2. open one checkpoint at a time and measure it (`interp.tracking.measures`), its weights against the reference's, block
    by block;
-3. open the reference once more for KL(checkpoint || reference) on the samples that the checkpoints left;
-4. put everything together (`interp.tracking.trajectory`).
+3. open the reference once more for KL(checkpoint || reference) on the checkpoints' stored samples;
+4. assemble the record (`interp.tracking.trajectory`).
 
-Every finished checkpoint is kept in `<out>.parts` at once, and found again in a finished `<out>`, so a run that is
-killed, or started again with further checkpoints, measures none of them twice. `ElasticityCallback` does the same on a
-live model.
+Every finished checkpoint is stored in `<out>.parts` immediately, and reused from a finished `<out>`, so that a run that
+is killed, or started again with further checkpoints, measures none of them twice. `ElasticityCallback` tracks a live
+model.
 """
 
 import logging
@@ -61,18 +61,18 @@ def track(
     out: str | Path | None = None,
     show_progress: bool = False,
 ) -> Trajectory:
-    """Measure every checkpoint of a series; one that cannot be measured is named, skipped and has a row that says so.
+    """Measure every checkpoint of a series; one that cannot be measured is skipped and recorded with the reason.
 
     Args:
         checkpoints: see `interp.tracking.series`.
-        spec: what to measure, on what; None is the default `TrackingSpec()`.
+        spec: measures, prompts and corpora; None is the default `TrackingSpec()`.
         base: model that adapters belong to, by name or loaded; None takes the one that each names.
-        reference: a label of the series, or a further checkpoint; None is the first of the series that loads.
-        out: run folder; finished checkpoints are kept beside it until the run is whole.
+        reference: a label of the series, or another checkpoint; None is the first of the series that loads.
+        out: run folder; finished checkpoints are stored beside it until the run is complete.
         show_progress: draw a progress bar.
 
     Raises:
-        ValueError: no such checkpoint, a reference that cannot be measured, or none that can.
+        ValueError: no such checkpoint, or no reference that can be measured.
     """
     spec = spec or TrackingSpec()
     series = find_series(checkpoints, reference=reference, base=base)
@@ -86,10 +86,10 @@ def track(
 
 
 def _finished(out: str | Path | None, spec: TrackingSpec) -> TrackRecord | None:
-    """The run that `out` holds, when it was measured by the same spec.
+    """The record stored in `out`, if it was measured by the same spec.
 
     Raises:
-        ValueError: it holds the run of another experiment, or a damaged one.
+        ValueError: `out` holds the run of another experiment, or a damaged one.
     """
     if out is None or not (Path(out) / "result.json").is_file():
         return None
@@ -110,15 +110,15 @@ def measure_series(
     base: str | ChatModel | None = None,
     finished: TrackRecord | None = None,
 ) -> TrackRecord:
-    """What `track` measures, inside a run whose stages are open.
+    """The measurements of `track`, inside a run whose stages are open.
 
     Args:
-        base: a model that is loaded already is not loaded again.
-        finished: an earlier run by the same spec, whose checkpoints are not measured again when its reference is one
-            of those that this series may have.
+        base: base of the adapters; a loaded model is reused.
+        finished: an earlier run by the same spec, whose checkpoints are reused if its reference is one of this
+            series' candidates.
 
     Raises:
-        ValueError: as `track`.
+        ValueError: as for `track`.
     """
     if finished is not None and finished.reference.fingerprint not in series.reference_fingerprints:
         logger.warning("the stored run has another reference; measuring all checkpoints again")
@@ -134,7 +134,7 @@ def measure_series(
     if finished is not None and finished.reference.fingerprint != run.chosen.fingerprint:
         known = {}
 
-    # 2. Every checkpoint by itself, 3. and the reference on its samples.
+    # 2. Every checkpoint by itself. 3. The reference on the checkpoints' samples.
     todo = [checkpoint for checkpoint in series.checkpoints if checkpoint.fingerprint not in known]
     measured = {
         checkpoint.fingerprint: _measure_checkpoint(run, checkpoint)
@@ -155,7 +155,7 @@ def measure_series(
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Run:
-    """What every checkpoint of a series is measured with."""
+    """The spec, reference and cache that every checkpoint of a series is measured with."""
 
     spec: TrackingSpec
     chosen: Checkpoint
@@ -163,20 +163,20 @@ class _Run:
     reference: Reference
     loader: CheckpointLoader
     cache: StageCache
-    """Finished parts: the reference, its weights, measurements, and samples that wait for the reference."""
+    """Finished parts: the reference, its weights, measurements, and samples to be scored by the reference."""
 
     def name(self, part: str, checkpoint: Checkpoint | None = None) -> str:
-        """How the cache calls a part of a checkpoint against this reference, or of the reference."""
+        """Cache key of a part of a checkpoint measured against this reference, or of the reference itself."""
         return "-".join([part, *(c.fingerprint[:16] for c in (self.chosen, checkpoint) if c is not None)])
 
 
 def _choose_reference(
     candidates: Sequence[Checkpoint], spec: TrackingSpec, loader: CheckpointLoader, cache: StageCache
 ) -> _Run:
-    """Fit the reference on the first candidate that allows it.
+    """Fit the reference on the first candidate for which that is possible.
 
     Raises:
-        ValueError: none does.
+        ValueError: no candidate can be the reference.
     """
     reasons = []
     for checkpoint in candidates:
@@ -198,7 +198,7 @@ def _choose_reference(
 
 
 def _measure_checkpoint(run: _Run, checkpoint: Checkpoint) -> CheckpointRecord:
-    """All measurements of a checkpoint but KL on its own samples; read when they were finished before."""
+    """All measurements of a checkpoint but KL on its own samples, from the cache where they are finished."""
     record = CheckpointRecord(
         label=checkpoint.label, step=checkpoint.step, fingerprint=checkpoint.fingerprint
     )
@@ -232,7 +232,7 @@ def block_weights(model: ChatModel) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def weight_change(model: ChatModel, reference: Any) -> list[Measurement]:
-    """Norm of each block's change over the norm of the reference's block, and of all blocks together (layer None).
+    """Relative norm of the weight change, per block and for all blocks together (layer None).
 
     Exact: the interval is the value.
 
@@ -261,7 +261,7 @@ def weight_change(model: ChatModel, reference: Any) -> list[Measurement]:
 
 
 def _leave_samples(run: _Run, checkpoint: Checkpoint, model: ChatModel) -> None:
-    """Keep the checkpoint's own samples and distributions for the reference to be compared on."""
+    """Store the checkpoint's own samples and log-probabilities, to be scored by the reference later."""
     replies = {kind: sample(model, run.spec, kind) for kind in PAIRED_KINDS}
     run.cache.put(run.name("samples", checkpoint), replies)
     run.cache.put(
@@ -286,7 +286,7 @@ def _with_kl_to_reference(
                     lambda c=checkpoint: _kl_to_reference(run, reference, c),
                     tuple[Measurement, ...],
                 )
-                run.cache.drop(run.name("distributions", checkpoint))  # large, and not needed again
+                run.cache.drop(run.name("distributions", checkpoint))  # large and no longer needed
     for checkpoint in waiting:
         before = measured[checkpoint.fingerprint]
         rows = run.cache.get(run.name("kl", checkpoint), tuple[Measurement, ...])
@@ -313,6 +313,6 @@ def _assembled(
     model: ModelProvenance | None,
     spec: TrackingSpec,
 ) -> TrackRecord:
-    """The record of the series, each checkpoint under the label and step that it has here."""
+    """The record of the series, with each checkpoint's label and step in this series."""
     named = [replace(records[c.fingerprint], label=c.label, step=c.step) for c in series.checkpoints]
     return assemble(named, reference, model, spec, step_unit=step_unit(series.checkpoints))

@@ -51,13 +51,13 @@ class Trajectory(Shown):
     """Measurements along a series of checkpoints."""
 
     record: TrackRecord
-    """All that is stored of it."""
+    """The stored record."""
     folder: Path | None = None
-    """Where it was read from; None for one that was made now."""
+    """Folder that it was read from; None for one that is not stored."""
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """One row a number, columns `COLUMNS`."""
+        """The tidy table, one row per value, with columns `COLUMNS`."""
         return as_frame(table_rows(self.record))
 
     @property
@@ -67,27 +67,27 @@ class Trajectory(Shown):
 
     @property
     def reference(self) -> ReferenceRecord:
-        """The checkpoint that all are compared with."""
+        """The checkpoint that all others are compared with."""
         return self.record.reference
 
     @property
     def provenance(self) -> Provenance:
-        """Model of the reference, prompts, seed, versions."""
+        """Model of the reference, prompts, seed and library versions."""
         return self.record.provenance
 
     @property
     def step_unit(self) -> str:
-        """What `step` counts."""
+        """Unit of `step`."""
         return self.record.step_unit
 
     @property
     def cost(self) -> Cost | None:
-        """What measuring cost a live run; None for saved checkpoints."""
+        """Cost of measuring a live run; None for saved checkpoints."""
         return self.record.cost
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Checkpoint → why it could not be measured."""
+        """Labels of checkpoints that could not be measured, with the reason."""
         return {c.label: c.status for c in self.checkpoints if not c.measured}
 
     def of(self, measure: str, prompts: str | None = None, *, layer: int | None = None) -> pd.DataFrame:
@@ -114,11 +114,11 @@ class Trajectory(Shown):
         return figures(self.record)
 
     def verdicts(self) -> list[str]:
-        """What changed from the reference to the last checkpoint, in words that follow from the intervals."""
+        """Statements on what changed from the reference to the last checkpoint, as the intervals allow."""
         return verdicts(self.record)
 
     def save(self, folder: str | Path, *, drawn: bool = True) -> Path:
-        """Write the run folder atomically: result, `trajectory.csv`, and when drawn the figures and the report."""
+        """Write the run folder atomically: result, `trajectory.csv`, and with `drawn` the figures and the report."""
         return write_run(
             folder,
             NAME,
@@ -167,11 +167,11 @@ def assemble(
     step_unit: str = "step",
     cost: Cost | None = None,
 ) -> TrackRecord:
-    """The record of these measurements.
+    """Assemble the record of these measurements.
 
     Args:
-        model: what identifies the model of the reference.
-        cost: what measuring cost a live run.
+        model: provenance of the reference's model.
+        cost: cost of measuring a live run.
     """
     return TrackRecord(
         provenance=replace(provenance_of(None, spec.measured_prompts, seed=spec.seed), model=model),
@@ -186,7 +186,7 @@ def assemble(
 
 
 def table_rows(record: TrackRecord) -> list[dict[str, Any]]:
-    """Every number as a row with the columns `COLUMNS`, checkpoint by checkpoint."""
+    """Every value as a row with the columns `COLUMNS`, checkpoint by checkpoint."""
     rows: list[dict[str, Any]] = []
     for index, checkpoint in enumerate(record.checkpoints):
         place = {"checkpoint": checkpoint.label, "index": index, "step": checkpoint.step}
@@ -211,7 +211,7 @@ def table_rows(record: TrackRecord) -> list[dict[str, Any]]:
 
 
 def as_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Rows as the tidy table; whole numbers stay whole where some are missing."""
+    """Rows as the tidy table; integer columns stay integers where values are missing."""
     frame = pd.DataFrame(list(rows), columns=list(COLUMNS))
     for column in _WHOLE:
         frame[column] = frame[column].astype("Int64")
