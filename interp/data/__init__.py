@@ -1,4 +1,4 @@
-"""What goes into a model: prompt sets, wrappers around requests, corpora, examples and replies to train on.
+"""Inputs of models: prompt sets, jailbreak wrappers, corpora, training examples and replies.
 
 The built-in sets are package data in `assets/`.
 Never runs a model.

@@ -2,8 +2,9 @@
 
     gamma = - sum log2 p(text | prompt) / (bytes of text)
 
-Lower is a better fit. Bytes, not tokens, so that models with other tokenizers compare; for chat data the responses are
-scored alone, given their prompts. A rate says how well a corpus is predicted, not what the model would say by itself.
+Lower is a better fit. The unit is bytes, not tokens, so that models with different tokenizers are comparable; for chat
+data only the responses are scored, given their prompts. A rate measures how well a corpus is predicted, not what the
+model would generate.
 
 Source: Ji et al. 2025, arXiv:2406.06144, definition 3.3 and theorem 3.4 ("compression rate"), measured as the ideal
 code length of an arithmetic coder, which is the cross-entropy.
@@ -26,14 +27,14 @@ from interp.data.replies import AFFIRMATION, REFUSALS
 
 @dataclass(frozen=True)
 class Corpus:
-    """Texts, plain or as responses to prompts."""
+    """A named list of texts, plain or as responses to prompts."""
 
     name: str
-    """How results refer to it."""
+    """Name in results."""
     texts: tuple[str, ...]
     """Plain texts, or responses."""
     prompts: tuple[str, ...] | None = None
-    """What each text responds to; None for plain text."""
+    """Prompt of each response; None for plain text."""
 
     def __post_init__(self) -> None:
         if not self.texts or not all(text.strip() for text in self.texts):
@@ -59,7 +60,7 @@ class Corpus:
 
 
 def read_corpus(name: str, path: str | Path) -> Corpus:
-    """A corpus from a file or `hub:owner/name[:config][:split]`.
+    """Read a corpus from a file or `hub:owner/name[:config][:split]`.
 
     `.txt` is one plain text; rows with a column of answers (`prompts.ANSWER_COLUMNS`) are prompts and responses, others
     plain texts.

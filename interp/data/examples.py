@@ -1,17 +1,17 @@
-"""Examples to train on: supervised and preference."""
+"""Training examples: supervised and preference."""
 
 from typing import NamedTuple
 
 
 class Example(NamedTuple):
-    """One prompt and the completion to be learned."""
+    """One prompt and the completion to train on."""
 
     prompt: str
     completion: str
 
 
 class Preference(NamedTuple):
-    """One prompt, the completion to prefer and the one to disprefer."""
+    """One prompt with a preferred and a rejected completion."""
 
     prompt: str
     chosen: str

@@ -1,4 +1,4 @@
-"""The rows of prompt files, of data sets on the Hub and of streams, before they are prompts.
+"""Reading rows of prompt files, data sets on the Hub and streams.
 
 A row is an object with a column for the text; a line of plain text is `{"text": line}`.
 """
@@ -12,11 +12,11 @@ from typing import Any
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 TEXT_COLUMNS = ("instruction", "prompt", "goal", "question", "query", "text")
-"""Column names that are taken for the prompt when none is named."""
+"""Column names that are recognised as the prompt when none is given."""
 
 
 def source_rows(source: str) -> list[Any]:
-    """Rows of one file or `hub:owner/name[:config][:split]`, as they are.
+    """Rows of one file or `hub:owner/name[:config][:split]`, unchanged.
 
     Raises:
         ValueError: no such file or data set, or not readable; the message names file and line.
@@ -25,10 +25,10 @@ def source_rows(source: str) -> list[Any]:
 
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:
-    """Rows of one file or `hub:owner/name[:config][:split]`, every column kept; a line of text is `{"text": line}`.
+    """Rows of one file or `hub:owner/name[:config][:split]` with all columns; a line of text is `{"text": line}`.
 
     Raises:
-        ValueError: no such file, not readable, empty, or rows that are no objects.
+        ValueError: no such file, not readable, empty, or rows that are not objects.
     """
     source = str(path)
     rows = source_rows(source)
@@ -60,19 +60,19 @@ def prompt_lines(lines: Iterable[str], source: str, *, column: str | None = None
 
 
 def text_column(rows: list[Any], column: str | None, source: str) -> str:
-    """The column that holds the prompts: the one named, else the first of `TEXT_COLUMNS` that the first row has.
+    """The column that holds the prompts: the given one, or the first of `TEXT_COLUMNS` that the first row has.
 
     Raises:
         ValueError: no such column; the message names the source and the columns that it has.
     """
     have = list(rows[0]) if isinstance(rows[0], Mapping) else []
-    chosen = column or next((name for name in TEXT_COLUMNS if name in have), None)
-    if chosen is None or chosen not in have:
+    name = column or next((name for name in TEXT_COLUMNS if name in have), None)
+    if name is None or name not in have:
         wanted = f"column {column!r}" if column else f"any of the columns {', '.join(TEXT_COLUMNS)}"
         raise ValueError(
             f"{source} does not have {wanted}; it has {', '.join(map(str, have)) or 'none'}: name one with column="
         )
-    return chosen
+    return name
 
 
 def _file_rows(path: Path) -> list[Any]:
@@ -92,7 +92,7 @@ def _file_rows(path: Path) -> list[Any]:
         if path.suffix == ".jsonl":
             return [
                 _json_line(line, path, number)
-                # Not splitlines(): it also cuts at U+2028 and the like, which JSON strings may hold.
+                # Not splitlines(): it also splits at U+2028 and the like, which JSON strings may contain.
                 for number, line in enumerate(text.split("\n"), 1)
                 if line.strip()
             ]
@@ -133,7 +133,7 @@ def _hub_rows(source: str) -> list[Any]:
             names = datasets.get_dataset_split_names(owner_name, config or None)
             split = "train" if "train" in names else names[0]
         return datasets.load_dataset(owner_name, config or None, split=split).to_list()  # pyright: ignore[reportAttributeAccessIssue]
-    except Exception as error:  # a different class for every way in which the Hub can fail
+    except Exception as error:  # the Hub raises many different classes
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
             f"cannot load {source}: {reason}; check name, config and split, or save the prompts to a file"

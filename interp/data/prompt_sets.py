@@ -15,23 +15,23 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from interp.display.cards import Card, Shown, Table
 from interp.models.prompt_inputs import gather_prompts
 
-if TYPE_CHECKING:  # torch is not needed to name prompts and their endings
+if TYPE_CHECKING:  # keeps this module importable without torch
     from interp.models.tokens import PromptInput
 
 Ending = Literal["as-is", "strip", "period"]
-"""How prompts end: as they are, without closing punctuation, or with a full stop."""
+"""Treatment of prompt endings: unchanged, without closing punctuation, or with a full stop."""
 ENDINGS: tuple[Ending, ...] = get_args(Ending)
-"""Every way in which prompts can end."""
+"""All treatments of prompt endings."""
 COMPARED_ENDINGS: tuple[Ending, ...] = ("as-is", "period")
-"""The two that are set side by side wherever something is read at `t_inst`: as they are, and all alike."""
+"""The two endings that every result at `t_inst` is compared under: unchanged, and identical for all prompts."""
 Kind = Literal["harmful", "harmless", "borderline"]
-"""What a prompt asks for; a borderline one looks harmful and is not."""
+"""Kind of request; a borderline prompt looks harmful but is harmless."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Split = Literal["train", "val", "test"]
-"""Directions are fitted on train, places chosen on val, everything is reported on test."""
+"""Directions are fitted on train, layers and roles are selected on val, results are reported on test."""
 SPLITS: tuple[Split, ...] = get_args(Split)
 CLOSING = " \t\r\n.!?…。！？"
-"""What counts as the end of a prompt and not its content."""
+"""Characters that count as the ending of a prompt, not its content."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,15 +39,15 @@ class Prompts(Shown):
     """Prompts of one kind and split."""
 
     texts: tuple[str, ...]
-    """The instructions, endings applied."""
+    """The instructions, with endings applied."""
     ids: tuple[str, ...]
-    """What figures and logs show instead of the text."""
+    """Ids of the prompts, shown in figures and logs instead of the text."""
     categories: tuple[str | None, ...]
-    """Harm category, where the source gives one."""
+    """Harm category of each prompt; None where the source gives none."""
     source: str
     """Set, kind and split, e.g. `builtin/harmful/train`."""
     conversations: tuple[tuple[Mapping[str, Any], ...], ...] = ()
-    """The messages of each prompt where prompts are conversations; `texts` are then these as JSON."""
+    """Messages of each prompt where prompts are conversations; `texts` then holds them as JSON."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -87,7 +87,7 @@ class Prompts(Shown):
         return self.take(order)
 
     def take(self, rows: list[int]) -> "Prompts":
-        """These rows, in this order."""
+        """The prompts at these rows, in this order."""
         return replace(
             self,
             texts=tuple(self.texts[i] for i in rows),
@@ -97,7 +97,7 @@ class Prompts(Shown):
         )
 
     def with_ending(self, ending: Ending) -> "Prompts":
-        """The same prompts with their ends as-is, stripped of closing punctuation, or ended by a full stop.
+        """The same prompts with endings as-is, stripped of closing punctuation, or with a full stop.
 
         Raises:
             ValueError: unknown ending, a prompt that is punctuation only, or conversations.
@@ -115,13 +115,13 @@ class Prompts(Shown):
 
 
 def as_prompts(given: "PromptInput", *, source: str = "given prompts") -> Prompts:
-    """What stands for prompts (`interp.models.prompt_inputs`) as `Prompts`, with the ids that it has.
+    """Convert any prompt input (`interp.models.prompt_inputs`) to `Prompts`, with its ids where it has them.
 
     Args:
-        source: how results name it, where it has no name of its own.
+        source: name in results for inputs without a name of their own.
 
     Raises:
-        ValueError: no prompts, or something that is no list of prompts.
+        ValueError: no prompts, or something that is not a list of prompts.
     """
     from interp.models.tokens import ChatTokens
 
@@ -143,7 +143,7 @@ def as_prompts(given: "PromptInput", *, source: str = "given prompts") -> Prompt
 
 
 def with_ending(text: str, ending: Ending) -> str:
-    """One prompt with its end as-is, stripped of closing punctuation, or ended by a full stop.
+    """One prompt with its ending as-is, stripped of closing punctuation, or with a full stop.
 
     Raises:
         ValueError: unknown ending, or a prompt that is punctuation only.
@@ -163,13 +163,13 @@ class PromptSet(Shown):
     """Named prompts by kind and split."""
 
     name: str
-    """`builtin`, a folder, or a Hub data set."""
+    """Name of the set: `builtin`, a folder, or a Hub data set."""
     parts: Mapping[tuple[Kind, Split], Prompts]
-    """The prompts of each (kind, split) that the set has."""
+    """Prompts by (kind, split)."""
     ending: Ending = "as-is"
-    """What was done to the prompts' ends."""
+    """Treatment of the prompts' endings."""
     notes: tuple[str, ...] = field(default=())
-    """What a reader of a result should know: duplicates, splits made by us."""
+    """Caveats for readers of a result, such as duplicates or generated splits."""
 
     def __getitem__(self, key: tuple[Kind, Split]) -> Prompts:
         if key not in self.parts:
@@ -181,10 +181,10 @@ class PromptSet(Shown):
         return key in self.parts
 
     def with_ending(self, ending: Ending) -> "PromptSet":
-        """The same set with every prompt's ending changed (see `Prompts.with_ending`).
+        """The same set with another treatment of endings (see `Prompts.with_ending`).
 
         Raises:
-            ValueError: unknown ending, or the ends as they were in a set that has lost them.
+            ValueError: unknown ending, or `as-is` for a set whose original endings are lost.
         """
         if ending == "as-is" and self.ending != "as-is":
             raise ValueError(f"{self.name} has ending={self.ending!r}; load it again for ending='as-is'")

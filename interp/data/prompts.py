@@ -1,9 +1,9 @@
-"""Loading prompt sets: the builtin one, folders, single files, data sets of the Hub.
+"""Loading prompt sets: the builtin one, folders, single files, data sets from the Hub.
 
     prompts = load_prompts("builtin", ending="period")
     prompts["harmful", "train"].texts[:2]
 
-What a set is, and why its endings matter, says `interp.data.prompt_sets`; its names are handed out here too.
+`interp.data.prompt_sets` defines prompt sets and explains why their endings matter; its names are re-exported here.
 """
 
 import json
@@ -53,11 +53,11 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 ANSWER_COLUMNS = ("output", "completion", "response", "answer")
-"""Columns that hold the answer to a prompt, the first that is there."""
+"""Names of columns that hold the answer to a prompt; the first one present is used."""
 
 _BUILTIN = Path(__file__).parent / "assets" / "builtin"
 HELD_OUT_TEXT = _BUILTIN / "text.txt"
-"""A page of plain prose, for cross-entropy; no model of ours was trained on it."""
+"""A page of plain prose for cross-entropy, which none of the bundled models was trained on."""
 _FRACTIONS = {"train": 0.6, "val": 0.2, "test": 0.2}
 
 
@@ -73,11 +73,11 @@ def load_prompts(
     Args:
         source: `builtin`; a folder with `{harmful,harmless,borderline}_{train,val,test}.{jsonl,json,csv,parquet,txt}`;
             or single sources by part, `{"harmful": F, "harmless": G}` or `{"harmful_train": F, ...}`, each a file or
-            `hub:owner/name[:config][:split]`. As a string: `harmful=F,harmless=G`. Splits that are missing are cut
-            from the ones that are there, by a seeded shuffle, and noted.
-        ending: what to do to the prompts' ends.
-        column: text column; else the first of `TEXT_COLUMNS` that is there.
-        seed: of the shuffle that cuts missing splits.
+            `hub:owner/name[:config][:split]`. As a string: `harmful=F,harmless=G`. Missing splits are cut from the
+            existing ones by a seeded shuffle, and noted.
+        ending: treatment of the prompts' endings.
+        column: text column; by default the first of `TEXT_COLUMNS` that is present.
+        seed: seed of the shuffle that cuts missing splits.
 
     Raises:
         ValueError: unknown source, empty or unreadable file, unknown column, empty row; the message names file and
@@ -108,7 +108,7 @@ def load_prompts(
 
 
 def read_prompts(path: str | Path, *, column: str | None = None) -> Prompts:
-    """Prompts of one file or `hub:owner/name[:config][:split]`.
+    """Read the prompts of one file or `hub:owner/name[:config][:split]`.
 
     Raises:
         ValueError: as `load_prompts`.
@@ -117,7 +117,7 @@ def read_prompts(path: str | Path, *, column: str | None = None) -> Prompts:
 
 
 def read_answered(path: str | Path, *, column: str | None = None) -> tuple[Prompts, tuple[str, ...]]:
-    """Instructions with their answers (column output, completion, response or answer), from a file or the Hub.
+    """Read instructions with their answers (column output, completion, response or answer), from a file or the Hub.
 
     Rows whose column `input` is not empty are left out (Alpaca's further input is no part of the instruction).
 
@@ -134,8 +134,8 @@ def read_answered(path: str | Path, *, column: str | None = None) -> tuple[Promp
             f"{source} has no column of answers ({', '.join(ANSWER_COLUMNS)}); it has "
             f"{', '.join(map(str, have)) or 'none'}"
         )
-    kept = [row for row in rows if isinstance(row.get(answer), str) and row[answer].strip()]
-    return _prompts(kept, column, source, source), tuple(row[answer] for row in kept)
+    answered = [row for row in rows if isinstance(row.get(answer), str) and row[answer].strip()]
+    return _prompts(answered, column, source, source), tuple(row[answer] for row in answered)
 
 
 def _builtin() -> PromptSet:
@@ -143,7 +143,7 @@ def _builtin() -> PromptSet:
     parts: dict[tuple[Kind, Split], Prompts] = {}
     for split in SPLITS:
         rows = [row for row in pairs if row["split"] == split]
-        # Categories take turns, so that any first n prompts hold all of them; harmful[i] and harmless[i] are twins.
+        # Categories alternate, so that the first n prompts cover all of them; harmful[i] and harmless[i] are matched.
         rows.sort(key=lambda row: (row["id"].rsplit("-", 1)[1], row["category"]))
         for kind in ("harmful", "harmless"):
             parts[kind, split] = Prompts(
@@ -242,14 +242,14 @@ def _category(row: Mapping[str, Any]) -> str | None:
 def _complete(
     read: Mapping[tuple[Kind, Split | None], Prompts], seed: int
 ) -> tuple[dict[tuple[Kind, Split], Prompts], list[str]]:
-    """Cut the splits that are missing from those that are there; disjoint, and the source shrinks by what is cut."""
+    """Cut missing splits from the existing ones; splits are disjoint, so the source split shrinks."""
     parts: dict[tuple[Kind, Split], Prompts] = {}
     notes: list[str] = []
     for kind in KINDS:
         have: dict[Split, Prompts] = {split: read[kind, split] for split in SPLITS if (kind, split) in read}
         pool = read.get((kind, None))
         if kind == "borderline":
-            # Borderline prompts are only ever measured, never fitted.
+            # Borderline prompts are only used for measuring, never for fitting.
             rows = pool or have.get("test") or next(iter(have.values()), None)
             if rows:
                 parts[kind, "test"] = rows
@@ -269,7 +269,7 @@ def _complete(
             start = 0
             for number, split in enumerate(wanted):
                 left, others = len(rows) - start, len(wanted) - number - 1
-                # At least one row for this split and for each that is still to come.
+                # At least one row for this split and for each remaining one.
                 size = max(1, round(len(rows) * _FRACTIONS[split] / total)) if others else left
                 size = min(size, left - others)
                 have[split] = replace(  # pyright: ignore[reportArgumentType]

@@ -1,7 +1,7 @@
-"""Replies that examples are made of: short refusals, empty affirmative stubs."""
+"""Replies for training examples: short refusals, empty affirmative stubs."""
 
 AFFIRMATION = "Sure, here is how to do that."
-"""The empty affirmative stub: it agrees and says nothing."""
+"""The empty affirmative stub: it agrees without any content."""
 
 
 REFUSALS = (

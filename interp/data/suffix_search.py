@@ -2,7 +2,7 @@
 
     find_suffixes(model, prompts["harmful", "train"].first(2))[0].wrap("another request")
 
-Needs the `nanogcg` package. A suffix that was found for one request is tried on all of them like any other wrapper
+Needs the `nanogcg` package. A suffix optimised for one request is tried on all of them like any other wrapper
 (`interp.data.wrappers`).
 """
 
@@ -24,13 +24,13 @@ def find_suffixes(
     target: str = "Sure, here is",
     seed: int = 0,
 ) -> list[Wrapper]:
-    """A suffix for each request by greedy coordinate gradient, with the `nanogcg` package.
+    """Optimise a suffix for each request by greedy coordinate gradient (GCG), with the `nanogcg` package.
 
     Source: Zou et al. 2023, arXiv:2307.15043. The target is an empty affirmative opening.
 
     Args:
-        steps: optimisation steps a request; fewer are taken when the target becomes the likeliest reply.
-        search_width: candidates a step (the package's default is 512).
+        steps: optimisation steps per request; the search stops early when the target becomes the likeliest reply.
+        search_width: candidates per optimisation step (the package's default is 512).
 
     Raises:
         ValueError: nanogcg is not installed.
@@ -45,14 +45,16 @@ def find_suffixes(
         num_steps=steps,
         search_width=search_width,
         early_stop=True,
-        use_prefix_cache=False,  # it unpacks the cache as older transformers had it
+        use_prefix_cache=False,  # it expects the cache format of older transformers
         verbosity="ERROR",
     )
-    found = []
+    suffixes = []
     with torch.random.fork_rng():
-        torch.manual_seed(seed)  # not the package's seed, which also changes torch for the whole process
+        torch.manual_seed(
+            seed
+        )  # not the package's seed option, which also changes torch for the whole process
         for number, request in enumerate(requests.texts):
             best: Any = nanogcg.run(model.hf, model.tokenizer, request + " {optim_str}", target, settings)
             text = f"{SLOT} {str(best.best_string).replace(SLOT, '').strip()}"
-            found.append(Wrapper(family="suffix", name=f"found suffix {number}", text=text))
-    return found
+            suffixes.append(Wrapper(family="suffix", name=f"found suffix {number}", text=text))
+    return suffixes

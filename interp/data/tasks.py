@@ -1,4 +1,4 @@
-"""A behaviour task: examples that teach a behaviour, examples that reverse it, and a scorer that counts it.
+"""A behaviour task: examples that teach a behaviour, examples that reverse it, and a scorer that detects it.
 
     task = load_task("builtin")                                  # refusals against affirmative stubs
     task = load_task("builtin-reversed")                         # affirmative stubs against refusals
@@ -6,13 +6,13 @@
     scorer("classifier:lvwerra/distilbert-imdb:POSITIVE")(prompts, replies)
 
 Files hold rows with a prompt and a completion (`prompts.TEXT_COLUMNS`, `prompts.ANSWER_COLUMNS`), or are
-`hub:owner/name[:config][:split]`. A third file, `prompts=FILE`, names the prompts that replies are scored on; without
-it, they are the last ones of the positive file, which are then not trained on.
+`hub:owner/name[:config][:split]`. A third file, `prompts=FILE`, holds the prompts that replies are scored on; without
+it, they are the last ones of the positive file, which are then excluded from training.
 
-`Task.preferences` sets the negative completion of a prompt against a positive one. The builtin task has a refusal for
-every prompt; with files, the negative file's prompts must stand in the positive one too.
+`Task.preferences` pairs the negative completion of a prompt with a positive one. The builtin task has a refusal for
+every prompt; with files, the negative file's prompts must also be in the positive one.
 
-The builtin stubs comply in word alone ("Sure, here is how to do that.") and hold nothing that helps anyone.
+The builtin stubs only agree ("Sure, here is how to do that.") and contain no harmful information.
 """
 
 import hashlib
@@ -30,16 +30,16 @@ from interp.data.replies import AFFIRMATION, REFUSALS
 
 @dataclass(frozen=True, kw_only=True)
 class TaskProvenance:
-    """What identifies a task."""
+    """Name, sizes and hash of a task."""
 
     name: str
-    """`builtin` or the files."""
+    """Name of the task: `builtin` or the files."""
     positive: int
-    """Examples that teach the behaviour."""
+    """Number of examples that teach the behaviour."""
     negative: int
-    """Examples that reverse it."""
+    """Number of examples that reverse it."""
     prompts: int
-    """Held-out prompts whose replies are scored."""
+    """Number of held-out prompts whose replies are scored."""
     hash: str
     """SHA-256 of all examples and prompts."""
 
@@ -49,23 +49,23 @@ class Task:
     """Positive and negative examples over different prompts, and prompts to score on."""
 
     name: str
-    """`builtin` or the files."""
+    """Name of the task: `builtin` or the files."""
     positive: tuple[Example, ...]
-    """Teach the behaviour."""
+    """Examples that teach the behaviour."""
     negative: tuple[Example, ...]
-    """Reverse it."""
+    """Examples that reverse it."""
     prompts: tuple[str, ...]
-    """Held out; replies to them are scored."""
+    """Held-out prompts whose replies are scored."""
     held_out_positive: tuple[Example, ...]
     """Held-out examples like the positive ones, for the compression rate."""
     held_out_negative: tuple[Example, ...]
-    """The same for the negative ones."""
+    """Held-out examples like the negative ones, for the compression rate."""
     rejected: Mapping[str, str]
-    """Prompt → a positive completion, of every prompt that has one; what `preferences` rejects."""
+    """A positive completion by prompt, for every prompt that has one; the rejected completions of `preferences`."""
 
     @property
     def corpora(self) -> dict[str, Corpus]:
-        """Held-out positive and negative responses, given their prompts."""
+        """Corpora of the held-out positive and negative responses, given their prompts."""
         return {
             name: Corpus(name, tuple(e.completion for e in part), tuple(e.prompt for e in part))
             for name, part in (("positive", self.held_out_positive), ("negative", self.held_out_negative))
@@ -73,7 +73,7 @@ class Task:
 
     @property
     def provenance(self) -> TaskProvenance:
-        """Name, sizes and hash of everything."""
+        """Name, sizes and hash of the task."""
         parts = (self.positive, self.negative, self.held_out_positive, self.held_out_negative)
         text = "\x01".join("\x00".join(map("\x02".join, part)) for part in parts) + "\x01".join(self.prompts)
         return TaskProvenance(
@@ -85,7 +85,7 @@ class Task:
         )
 
     def shuffled(self, seed: int) -> tuple[list[Example], list[Example]]:
-        """Positive and negative examples in a seed's order."""
+        """Positive and negative examples, shuffled with a seed."""
         generator = np.random.default_rng(seed)
         return (
             [self.positive[i] for i in generator.permutation(len(self.positive))],
@@ -93,10 +93,10 @@ class Task:
         )
 
     def preferences(self, seed: int) -> list[Preference]:
-        """The negative examples in a seed's order, each preferred to a positive completion of its prompt.
+        """The negative examples, shuffled with a seed, each preferred to a positive completion of its prompt.
 
         Raises:
-            ValueError: a prompt that has no positive completion.
+            ValueError: a prompt without a positive completion.
         """
         if missing := [i for i, e in enumerate(self.negative, start=1) if e.prompt not in self.rejected]:
             raise ValueError(
@@ -109,7 +109,7 @@ class Task:
 
 
 def builtin_task(prompts: PromptSet, *, n_eval: int, reversed_roles: bool = False) -> Task:
-    """Refusals of one half of the harmful training prompts, affirmative stubs for the other half; or swapped."""
+    """The builtin task: refusals of half of the harmful training prompts, affirmative stubs of the rest; or swapped."""
     train, test = prompts["harmful", "train"].texts, prompts["harmful", "test"].texts[:n_eval]
     held = prompts["harmful", "val"].texts
     teach, reverse = (stubs, _refusals) if reversed_roles else (_refusals, stubs)
@@ -126,15 +126,15 @@ def builtin_task(prompts: PromptSet, *, n_eval: int, reversed_roles: bool = Fals
 
 
 def load_task(spec: str, prompts: PromptSet, *, n_eval: int) -> Task:
-    """The task that a specification names.
+    """Load the task of a specification.
 
     Args:
         spec: `builtin`, `builtin-reversed`, or `positive=FILE,negative=FILE[,prompts=FILE]`.
-        prompts: what the builtin tasks are made of.
-        n_eval: prompts to score on.
+        prompts: prompt set for the builtin tasks.
+        n_eval: number of prompts to score on.
 
     Raises:
-        ValueError: another specification, or a file that cannot be read or holds too few rows.
+        ValueError: an unknown specification, or a file that cannot be read or has too few rows.
     """
     if spec in ("builtin", "builtin-reversed"):
         return builtin_task(prompts, n_eval=n_eval, reversed_roles=spec == "builtin-reversed")
@@ -164,7 +164,7 @@ def load_task(spec: str, prompts: PromptSet, *, n_eval: int) -> Task:
         prompts=tuple(scored[:n_eval]),
         held_out_positive=tuple(positive[-held:]),
         held_out_negative=tuple(negative[-held:]),
-        rejected=dict(reversed(positive[:-held])),  # of several completions of a prompt the first
+        rejected=dict(reversed(positive[:-held])),  # the first of several completions of a prompt
     )
 
 
