@@ -1,4 +1,4 @@
-"""A chat model with named places: loading by name, blocks and sites, chat templates as tokens with roles.
+"""Chat models with named sites: loading by name, blocks and sites, chat templates as tokens with roles.
 
 `ChatModel` is the only class that knows module paths.
 Never decides what to measure; never downloads by itself.

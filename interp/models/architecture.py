@@ -1,7 +1,7 @@
 """A model's decoder blocks and the parameters that write to its residual stream, found by structure.
 
-No family is known by name: a block is a module of the one list of as many blocks as the configuration says, with an
-attention and an MLP among its children. `interp.models.residual_stream` proves that what is found here is right.
+No architecture is known by name: the blocks are the only module list of the length given by the configuration, each
+with an attention and an MLP among its children. `interp.models.residual_stream` checks the result.
 """
 
 from typing import NamedTuple
@@ -35,14 +35,14 @@ class Writer(NamedTuple):
     module: nn.Module
     parameter: str
     axis: int
-    """Axis of length d_model that lies along the residual stream."""
+    """Axis of length d_model, along the residual stream."""
 
 
 def find_blocks(hf: PreTrainedModel, name: str) -> list[Block]:
     """The decoder blocks, first to last.
 
     Raises:
-        ValueError: no list of as many blocks as the configuration says, each with an attention and an MLP.
+        ValueError: no module list of the configured length whose blocks have an attention and an MLP.
     """
     n_layers = hf.config.get_text_config().num_hidden_layers
     for module in hf.modules():

@@ -1,14 +1,14 @@
-"""A chat model with named places to read and write: `load`, `ChatModel`, sites.
+"""A chat model with named sites to read and edit: `load`, `ChatModel`, sites.
 
 Sites carry TransformerLens names, `blocks.{layer}.hook_{site}`:
 
     resid_pre --+--> attention --> attn_out --+--> mlp --> mlp_out --+--> resid_post
                 +----------------------------(+) resid_mid ---------(+)
 
-`attn_out` and `mlp_out` are what is really added to the residual stream: where a family normalises a module's
-output before adding it (Gemma 2 and 3, OLMo 2), they are the normalised output. No family is known by name. The
-blocks and their parts are found by structure, and a forward pass of a few tokens proves that
-resid_post = resid_pre + attn_out + mlp_out in every block; a model for which this fails is refused.
+`attn_out` and `mlp_out` are the values added to the residual stream: where an architecture normalises a module's output
+before adding it (Gemma 2 and 3, OLMo 2), they are the normalised output. No architecture is known by name. Blocks and
+their parts are found by structure, and a forward pass of a few tokens checks that
+resid_post = resid_pre + attn_out + mlp_out in every block; a model for which this fails is rejected.
 
     model = interp.load("smollm2-safe")
     model.n_layers, model.d_model          # 30, 576
@@ -45,11 +45,11 @@ class ChatModel(Shown):
     """A Hugging Face causal LM with its tokenizer and named sites.
 
     Args:
-        hf: the model; used as it is, never changed.
+        hf: the model, which is never changed.
         tokenizer: a fast tokenizer, whose chat template is the prompt format.
-        name: how results refer to it.
-        source: what `load` takes to get it again; the name when None.
-        chat_template: what `load` was given for it, for provenance; None is the tokenizer's own.
+        name: name in results.
+        source: argument with which `load` loads it again; the name when None.
+        chat_template: template passed to `load`, for provenance; None is the tokenizer's own.
 
     Raises:
         ValueError: slow tokenizer, or a model whose blocks write to the residual stream in a way that the sites
@@ -79,7 +79,7 @@ class ChatModel(Shown):
         self.adapter = adapter
         self.source = source or name
         self.chat_template = chat_template
-        # Held by passes that change how the model as a whole computes, so that a pass in another thread waits.
+        # Held by passes that change how the whole model computes, so that passes in other threads wait.
         self.lock = lock_of(hf)
         self.blocks = find_blocks(hf, name)
         self.is_parallel = runs_in_parallel(hf, self.blocks, name)
@@ -111,7 +111,7 @@ class ChatModel(Shown):
 
     @property
     def embedding(self) -> nn.Embedding:
-        """The input embedding; called on token ids it gives what enters the first block."""
+        """The input embedding, which maps token ids to the input of the first block."""
         return self.hf.get_input_embeddings()  # pyright: ignore[reportReturnType]
 
     @property
@@ -121,7 +121,7 @@ class ChatModel(Shown):
 
     @property
     def d_vocab(self) -> int:
-        """Rows of the input embedding; at least as many as the tokenizer has tokens."""
+        """Number of rows of the input embedding; at least the number of tokens of the tokenizer."""
         return self.embedding.weight.shape[0]
 
     @property
@@ -136,12 +136,12 @@ class ChatModel(Shown):
 
     @property
     def decoder(self) -> nn.Module:
-        """The model without its unembedding: same call, returns final hidden states."""
+        """The model without its unembedding: called in the same way, it returns final hidden states."""
         return self.hf.base_model
 
     @property
     def weights_hash(self) -> str:
-        """SHA-256 over all weights as they are now; what did not change since is not hashed again."""
+        """SHA-256 over all current weights; unchanged tensors are not hashed again."""
         return self._weight_hash.of(self.hf)
 
     @cached_property
@@ -152,7 +152,7 @@ class ChatModel(Shown):
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What identifies this model in a result."""
+        """Fields that identify this model in a result."""
         return {
             "model": self.name,
             "revision": self.revision,
@@ -184,10 +184,10 @@ class ChatModel(Shown):
         """An int, a range, a list or None for all, as layers in 0..n_layers-1.
 
         Args:
-            upper: how many there are to choose from, where it is not the number of blocks.
+            upper: number of layers, where it is not the number of blocks.
 
         Raises:
-            ValueError: no layer, one that is no whole number, or one out of range.
+            ValueError: no layer, one that is not an integer, or one out of range.
         """
         return layer_list(layers, n_layers=self.n_layers if upper is None else upper, of=self.name)
 
@@ -207,9 +207,9 @@ class ChatModel(Shown):
     def hooks(self, edits: list[tuple[Site, int, Edit]]) -> Iterator[None]:
         """Call each edit at its (site, layer) in every forward pass inside the context, in the order given.
 
-        An edit that only reads returns None. Edits see the passes of the thread that made the context and no
-        other's, so that answers steered in the background leave a notebook's cells alone. All hooks are gone when the
-        context exits, also by an exception.
+        An edit that only reads returns None. Edits act only on passes of the thread that opened the context, so that
+        steering in a background thread does not affect a notebook's cells. All hooks are removed when the context
+        exits, also by an exception.
         """
         for site, layer, _ in edits:
             self.site(site, layer)
@@ -224,7 +224,7 @@ class ChatModel(Shown):
         MLP output matrices.
 
         Raises:
-            ValueError: the stream is written through a norm or by a module that is not recognised.
+            ValueError: a norm or an unrecognised module writes to the residual stream.
         """
         return find_writers(self.decoder, self.blocks, self.d_model, self.name)
 
@@ -232,16 +232,16 @@ class ChatModel(Shown):
     def bridge(self) -> Any:
         """A `TransformerBridge` over a second module tree that shares this model's parameters.
 
-        Booted at first use (TransformerLens takes seconds to import). Booting rewrites the tree that it is given and
-        forces eager attention, which is why it gets its own; tensors are shared, so memory does not double.
+        Created on first use (TransformerLens takes seconds to import). Creating it rewrites the module tree and forces
+        eager attention, so the bridge gets a tree of its own; tensors are shared, so memory does not double.
         """
         from transformer_lens.model_bridge import TransformerBridge
         from transformers import AutoTokenizer
 
         shared = {id(t): t for t in (*self.hf.parameters(), *self.hf.buffers())}
         twin = copy.deepcopy(self.hf, memo=shared)  # pyright: ignore[reportArgumentType]
-        # The bridge edits the tokenizer it is given, and loads it again from where it came: hand it one of its own, in
-        # a folder that lives as long as this model.
+        # The bridge edits its tokenizer and loads it again from its folder: give it a copy, in a folder that exists as
+        # long as this model.
         self._bridge_folder = tempfile.TemporaryDirectory(prefix="interp-tokenizer-")
         self.tokenizer.save_pretrained(self._bridge_folder.name)
         tokenizer = AutoTokenizer.from_pretrained(self._bridge_folder.name)
@@ -266,17 +266,17 @@ def load(
         name: `smollm2`, `smollm2-safe`, `owner/model`, `owner/model@revision`, a folder, or a `.gguf` file.
         adapter: PEFT folder or Hub id, merged into the weights.
         revision: Hub branch, tag or commit.
-        dtype: `float32`, `bfloat16` or `float16`; float32 on CPU and the checkpoint's own on GPU unless given.
-        device: CUDA when there is one, else CPU, unless given.
+        dtype: `float32`, `bfloat16` or `float16`; by default float32 on CPU and the checkpoint's own on GPU.
+        device: by default CUDA if available, else CPU.
         chat_template: `plain` (each message on a line of its own) or a file with a Jinja template, for base models,
             whose tokenizers have none.
-        trust_remote_code: run Python code that the checkpoint brings. Off unless asked for.
+        trust_remote_code: run Python code from the checkpoint; off by default.
 
     Raises:
         ValueError: the name cannot be resolved, the files cannot be read, the adapter belongs to another model, or
-            the architecture is not covered; the message says how to mend it.
+            the architecture is not supported; the message says how to fix it.
     """
-    found = load_checkpoint(
+    checkpoint = load_checkpoint(
         str(name),
         adapter=adapter,
         revision=revision,
@@ -285,14 +285,14 @@ def load(
         trust_remote_code=trust_remote_code,
     )
     if chat_template is not None:
-        found.tokenizer.chat_template = template_of(found.tokenizer, chat_template)
-    source = found.source
+        checkpoint.tokenizer.chat_template = template_of(checkpoint.tokenizer, chat_template)
+    source = checkpoint.source
     return ChatModel(
-        found.hf,
-        found.tokenizer,
-        name=found.name,
-        revision=found.revision,
-        adapter=found.adapter,
+        checkpoint.hf,
+        checkpoint.tokenizer,
+        name=checkpoint.name,
+        revision=checkpoint.revision,
+        adapter=checkpoint.adapter,
         source=str(Path(source).resolve())
         if source not in BUNDLED_MODELS and Path(source).exists()
         else source,
@@ -302,10 +302,10 @@ def load(
 
 @contextmanager
 def with_adapter(model: ChatModel, adapter: str) -> Iterator[ChatModel]:
-    """The model with a PEFT adapter merged in, on the same weights in memory; `model` itself again afterwards.
+    """Merge a PEFT adapter into the model's weights in memory for the context; `model` is restored afterwards.
 
     Raises:
-        ValueError: no such adapter, unreadable, or made for another model.
+        ValueError: no such adapter, an unreadable one, or one made for another model.
     """
     with merged_adapter(model.hf, str(adapter), shown=model.name):
         yield ChatModel(

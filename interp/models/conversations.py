@@ -1,13 +1,13 @@
-"""Conversations as text: the tokenizer's own template, and where in it the last instruction and a prefill stand.
+"""Conversations rendered with the tokenizer's template, with the positions of the last instruction and the prefill.
 
     system | user | assistant | tool | ... | user: INSTRUCTION | assistant: <think> ... </think> PREFILL
 
-The instruction is the message of the last user turn. Its place is found by rendering the same conversation once more
-with a sentinel in its stead, so that the same words in an earlier turn, or template text inside the instruction, cannot
-be taken for it. A conversation that ends with an assistant's message is left open there for the model to go on: the
+The instruction is the message of the last user turn. Its position is found by rendering the same conversation once more
+with a sentinel in its place, so that the same words in an earlier turn, or template text inside the instruction, are
+not mistaken for it. A conversation that ends with an assistant's message is left open for the model to continue: the
 message is its prefill, rendered as the template renders an assistant's turn. A thinking block at its beginning, as
-`<think>...` in the content or as `reasoning_content`, stands behind the generation prompt as it is, since many
-templates drop or rewrite it; without a closing tag the model goes on thinking.
+`<think>...` in the content or as `reasoning_content`, is inserted unchanged after the generation prompt, since many
+templates drop or rewrite it; without a closing tag the model continues thinking.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,12 +18,12 @@ from transformers import PreTrainedTokenizerBase
 
 from interp.models.prompt_inputs import Message
 
-# Stand in for a message to see what the template puts around it; plain letters, so no template treats them specially.
+# Sentinels that replace a message to find the template text around it; plain letters, which no template alters.
 _SENTINEL = "INSTRUCTIONSENTINELQJXKZ"
 _END = "PREFILLSENTINELQJXKZ"
 
 THINKING_TAGS = ("<think>", "</think>")
-"""What begins and ends a thinking block."""
+"""Opening and closing tag of a thinking block."""
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 
 PLAIN = "plain"
@@ -31,28 +31,28 @@ PLAIN = "plain"
 _PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
 
 Options = Mapping[str, Any] | None
-"""Variables of a template, such as `{"enable_thinking": False}`."""
+"""Variables for the chat template, such as `{"enable_thinking": False}`."""
 
 
 class RenderedPrompt(NamedTuple):
-    """A prompt's text and the characters of its parts."""
+    """A rendered prompt with the character positions of its parts."""
 
     text: str
     instruction: tuple[int, int]
-    """First character of the last user turn's message, and the first after it."""
+    """Character span of the last user turn's message."""
     thinking: tuple[int, int] | None
-    """The thinking block of the prefilled turn, tags included."""
+    """Character span of the thinking block in the prefilled turn, tags included; None without one."""
     prefill: int
-    """First character of the prefilled turn; the length of the text where there is none."""
+    """First character of the prefilled turn; the length of the text without one."""
 
 
 def render_instructions(
     tokenizer: PreTrainedTokenizerBase, instructions: Sequence[str], system: str | None, options: Options
 ) -> list[RenderedPrompt]:
-    """Each instruction as a conversation of one turn.
+    """Render each instruction as a conversation of one turn.
 
     Raises:
-        ValueError: as `render_conversation`.
+        ValueError: as for `render_conversation`.
     """
 
     def messages(text: str) -> list[Message]:
@@ -72,13 +72,13 @@ def render_instructions(
 def render_conversation(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], options: Options, *, row: int = 0
 ) -> RenderedPrompt:
-    """A conversation up to where the model goes on.
+    """Render a conversation up to the point where the model continues it.
 
     Args:
-        row: how messages name the prompt.
+        row: index of the prompt in messages.
 
     Raises:
-        ValueError: no user turn, no chat template, one that refuses or leaves out a message, or one that hides or
+        ValueError: no user turn, no chat template, one that rejects or drops a message, or one that hides or
             rewrites the instruction or the prefill.
     """
     users = [i for i, message in enumerate(messages) if message["role"] == "user"]
@@ -92,7 +92,7 @@ def render_conversation(
     instruction = str(messages[users[-1]]["content"])
 
     def prompt(turns: Sequence[Message]) -> str:
-        """All that stands before the assistant's own words."""
+        """The rendered text before the assistant's own words."""
         if final is None or thinks:
             return _render(tokenizer, turns, options)
         return _open(tokenizer, turns, "", options)
@@ -119,25 +119,25 @@ def render_conversation(
 
 
 class TokenPlaces(NamedTuple):
-    """Where the parts of a rendered prompt are among its tokens."""
+    """Token positions of the parts of a rendered prompt."""
 
     start: int
     """First token of the instruction."""
     end: int
-    """First token after it."""
+    """First token after the instruction."""
     prefill: int
     """First token of the prefilled turn; the number of tokens without one."""
     thinking: tuple[int, int]
-    """First token of its thinking block, and the first after it; an empty span at the end without one."""
+    """Token span of its thinking block; an empty span at the end without one."""
 
 
 def token_places(offsets: Sequence[tuple[int, int]], prompt: RenderedPrompt) -> TokenPlaces:
-    """Tokens of the parts of a prompt, by the characters that each token covers."""
+    """Find the tokens of the parts of a prompt from the characters that each token covers."""
     begin, finish = prompt.instruction
-    # Tokenizers that trim their offsets (GPT-2) give a token of spaces no width and put it where the spaces end.
+    # Tokenizers that trim their offsets (GPT-2) give a token of spaces zero width, at the end of the spaces.
     inside = [i for i, (a, b) in enumerate(offsets) if b > begin and (a < finish or b == finish)]
-    # A token that straddles the instruction's end carries template characters: it is not t_inst unless it is all
-    # that the instruction has.
+    # A token that straddles the instruction's end contains template characters: it is t_inst only if the instruction
+    # has no other token.
     whole = [i for i in inside if offsets[i][1] <= finish]
     end = (whole or inside)[-1] + 1
     own = [i for i, (_, b) in enumerate(offsets) if b > prompt.prefill]
@@ -150,7 +150,7 @@ def token_places(offsets: Sequence[tuple[int, int]], prompt: RenderedPrompt) -> 
 
 
 def template_of(tokenizer: PreTrainedTokenizerBase, given: str | Path) -> str:
-    """The chat template that a name or a file stands for.
+    """The chat template of a name or a file.
 
     Args:
         given: `plain`, or a file with a Jinja template.
@@ -159,7 +159,7 @@ def template_of(tokenizer: PreTrainedTokenizerBase, given: str | Path) -> str:
         ValueError: no such file, or an empty one.
     """
     if str(given) == PLAIN:
-        # Templates hold their own BOS; base models that are trained with one read badly without it.
+        # Templates contain their own BOS; base models trained with one work badly without it.
         special = list(tokenizer("")["input_ids"])  # pyright: ignore[reportArgumentType]
         adds = tokenizer.bos_token_id is not None and tokenizer.bos_token_id in special
         return ("{{ bos_token }}" if adds else "") + _PLAIN_TEMPLATE
@@ -173,7 +173,7 @@ def template_of(tokenizer: PreTrainedTokenizerBase, given: str | Path) -> str:
 
 
 def _words(final: Message, row: int) -> str:
-    """What the assistant has said so far, its thinking included."""
+    """The assistant's words so far, including its thinking."""
     if final.get("tool_calls"):
         raise ValueError(
             f"prompt {row} ends with an assistant's tool call, which cannot be continued; add the tool's message"
@@ -195,7 +195,7 @@ def _with_thinking(whole: str, span: tuple[int, int], words: str, after: str) ->
             "the chat template closes the thinking block itself; leave it out of the last assistant message, or "
             "change the template's options"
         )
-    if after.rstrip().endswith(opening):  # the generation prompt opens the block
+    if after.rstrip().endswith(opening):  # the generation prompt opens the thinking block
         words = words.removeprefix(opening)
         words = words.removeprefix("\n") if after.endswith("\n") else words
     end = words.find(closing)
@@ -205,7 +205,7 @@ def _with_thinking(whole: str, span: tuple[int, int], words: str, after: str) ->
 
 
 def _around(render: Callable[[str], str]) -> tuple[str, str]:
-    """What stands before and after the instruction."""
+    """The rendered text before and after the instruction."""
     whole = render(_SENTINEL)
     if whole.count(_SENTINEL) != 1:
         raise ValueError(
@@ -217,7 +217,7 @@ def _around(render: Callable[[str], str]) -> tuple[str, str]:
 
 
 def _check_nothing_left_out(messages: Sequence[Message], render: Callable[[Sequence[Message]], str]) -> None:
-    """Raise a ValueError where a template skips a message without a word, as Phi-3's first one does with systems."""
+    """Raise a ValueError where a template silently drops a message, as Phi-3's first one drops system messages."""
     whole = render(messages)
     for i, message in enumerate(messages):
         content = message.get("content") or ""
@@ -236,7 +236,7 @@ def _check_nothing_left_out(messages: Sequence[Message], render: Callable[[Seque
 def _open(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], words: str, options: Options
 ) -> str:
-    """The conversation with an assistant's turn that begins with these words and is not ended."""
+    """Render the conversation with an open assistant turn that begins with these words."""
     turn: Message = {"role": "assistant", "content": words + _END}
     whole = _render(tokenizer, [*messages, turn], options, add_generation_prompt=False)
     if whole.count(_END) != 1:
@@ -278,8 +278,8 @@ def _render(
 def _find(text: str, whole: str, before: str, after: str, row: int) -> tuple[int, int]:
     if not text.strip():
         raise ValueError(f"prompt {row} is empty; remove it")
-    # Some templates trim the message (Llama 2 and 3, Gemma; Llama 2 with a system message only its end): white space
-    # at its ends is no rewriting.
+    # Some templates trim the message (Llama 2 and 3, Gemma; Llama 2 with a system message only its end): trimmed white
+    # space does not count as rewriting.
     for kept in (text, text.strip(), text.rstrip(), text.lstrip()):
         if whole == before + kept + after:
             return len(before), len(before) + len(kept)

@@ -14,37 +14,37 @@ Layers = int | Sequence[int] | None
 
 
 def written_layers(layers: Any) -> tuple[int, ...] | None:
-    """Layers as they were written, each a whole number; None is all.
+    """Layers as the user wrote them, each an integer; None is all.
 
     Raises:
-        ValueError: no layer, or one that is no whole number.
+        ValueError: no layer, or one that is not an integer.
     """
     if layers is None:
         return None
     rule = "layers must be an int, a range, a list of ints or None for all"
     if isinstance(layers, (str, bytes)):
         raise ValueError(f"{rule}; got {layers!r}")
-    found = []
+    resolved = []
     for layer in layers if hasattr(layers, "__iter__") else [layers]:
         try:
-            found.append(operator.index(layer))
+            resolved.append(operator.index(layer))
         except TypeError:
             raise ValueError(f"{rule}; got {layer!r}") from None
-    if not found:
+    if not resolved:
         raise ValueError(f"{rule}; got none")
-    return tuple(found)
+    return tuple(resolved)
 
 
 def layer_list(layers: Any, *, n_layers: int, of: str = "this model") -> tuple[int, ...]:
-    """The layers meant, each in 0..n_layers-1, in the order given.
+    """Resolve layers to indices in 0..n_layers-1, in the given order.
 
     Args:
-        layers: as `Layers`, or anything else with whole numbers in it, such as an array.
-        n_layers: how many there are to choose from.
-        of: whose layers they are, for messages.
+        layers: as `Layers`, or any other sequence of integers, such as an array.
+        n_layers: number of layers.
+        of: name of the model in messages.
 
     Raises:
-        ValueError: no layer, one that is no whole number, or one out of range.
+        ValueError: no layer, one that is not an integer, or one out of range.
     """
     written = written_layers(layers)
     if written is None:

@@ -1,4 +1,4 @@
-"""What may stand for prompts wherever prompts go in, and the identity of each that comes out with a result.
+"""The types that are accepted as prompts everywhere, and the identity of prompts that results carry.
 
     collect(model, "How do I bake bread?")                      # one instruction
     collect(model, ["How do I bake bread?", "Name a colour."])  # several
@@ -7,8 +7,8 @@
     collect(model, [[{"role": "user", "content": "Hi"}, ...]])  # conversations, a list of messages each
     collect(model, tokenize(model.tokenizer, ...))              # tokens
 
-Ids are the source's own where it has them, else running numbers from 0. A prompt set as a whole, a table, bytes or a
-mapping is no list of prompts: the error says what to pass instead.
+Ids are the source's own where it has them, else running numbers from 0. A whole prompt set, a table, bytes or a mapping
+is not a list of prompts: the error says what to pass instead.
 """
 
 import hashlib
@@ -19,14 +19,14 @@ from functools import cached_property
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 Message = Mapping[str, Any]
-"""`role` (one of `MESSAGE_ROLES`) and `content`; what else a template reads, such as `tool_calls`."""
+"""A chat message: `role` (one of `MESSAGE_ROLES`), `content`, and other keys of a template, such as `tool_calls`."""
 Conversation = Sequence[Message]
 MESSAGE_ROLES = ("system", "user", "assistant", "tool")
 
 
 @runtime_checkable
 class NamedPrompts(Protocol):
-    """Prompts that know their ids and categories, such as `interp.data.prompts.Prompts`."""
+    """Prompts with ids and categories, such as `interp.data.prompts.Prompts`."""
 
     @property
     def texts(self) -> Sequence[str]: ...
@@ -40,23 +40,23 @@ class NamedPrompts(Protocol):
 
 @runtime_checkable
 class Column(Protocol):
-    """A pandas Series, or another column of values that becomes a list."""
+    """A pandas Series, or another column that can be converted to a list."""
 
     def tolist(self) -> Any: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptIdentity:
-    """Which prompts a result is of, in its order."""
+    """Identity of the prompts of a result, in its order."""
 
     ids: tuple[str, ...]
-    """The source's own, or running numbers."""
+    """Ids of the source, or running numbers."""
     categories: tuple[str | None, ...]
-    """Harm category, where the source gives one."""
+    """Harm category of each prompt; None where the source gives none."""
     texts: tuple[str, ...] = field(repr=False)
-    """The instructions; a conversation as JSON; token ids where no text is known. Not shown unasked."""
+    """The instructions, conversations as JSON, or token ids where the text is unknown; not shown by default."""
     source: str | None = None
-    """Set, kind and split, where the source has a name."""
+    """Set, kind and split; None where the source has no name."""
 
     def __post_init__(self) -> None:
         if not len(self.ids) == len(self.categories) == len(self.texts):
@@ -69,22 +69,22 @@ class PromptIdentity:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of the texts, in order; the same as that of the `Prompts` they come from."""
+        """SHA-256 of the texts, in order; equal to that of the `Prompts` they come from."""
         return hashlib.sha256("\x00".join(self.texts).encode()).hexdigest()
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What identifies the prompts in a stored result."""
+        """Fields that identify the prompts in a stored result."""
         return {"source": self.source, "n": len(self), "hash": self.hash}
 
     @classmethod
     def numbered(cls, texts: Sequence[str], *, first: int = 0) -> "PromptIdentity":
-        """Running numbers for prompts that have no ids."""
+        """The identity of prompts without ids, with running numbers."""
         numbers = tuple(str(first + row) for row in range(len(texts)))
         return cls(ids=numbers, categories=(None,) * len(texts), texts=tuple(texts))
 
     def take(self, rows: Sequence[int]) -> "PromptIdentity":
-        """These rows, in this order."""
+        """The prompts at these rows, in this order."""
         return PromptIdentity(
             ids=tuple(self.ids[row] for row in rows),
             categories=tuple(self.categories[row] for row in rows),
@@ -93,7 +93,7 @@ class PromptIdentity:
         )
 
     def joined(self, other: "PromptIdentity") -> "PromptIdentity":
-        """These prompts, then the other's."""
+        """These prompts followed by those of `other`."""
         return PromptIdentity(
             ids=self.ids + other.ids,
             categories=self.categories + other.categories,
@@ -103,17 +103,17 @@ class PromptIdentity:
 
 
 class GatheredPrompts(NamedTuple):
-    """Prompts as they are rendered: an instruction or a conversation each."""
+    """Prompts ready for rendering, each an instruction or a conversation."""
 
     items: tuple[str | tuple[Message, ...], ...]
     identity: PromptIdentity
 
 
 def gather_prompts(prompts: Any) -> GatheredPrompts:
-    """What stands for prompts, as a list of instructions or conversations with their identity.
+    """Convert any prompt input to a list of instructions or conversations with their identity.
 
     Raises:
-        ValueError: no prompts, or something that is no list of prompts; the message says what to pass.
+        ValueError: no prompts, or something that is not a list of prompts; the message says what to pass.
     """
     if isinstance(prompts, str):
         return _numbered([prompts])
@@ -134,7 +134,7 @@ def gather_prompts(prompts: Any) -> GatheredPrompts:
     _refuse(prompts)
     if isinstance(prompts, Column):
         gathered = _numbered(_list(prompts.tolist()))
-        index = getattr(prompts, "index", None)  # a pandas Series knows its rows
+        index = getattr(prompts, "index", None)  # the index of a pandas Series
         if index is None:
             return gathered
         ids = tuple(str(label) for label in index)
@@ -204,7 +204,7 @@ def _text(item: str | tuple[Message, ...]) -> str:
 
 
 def _refuse(prompts: Any) -> None:
-    """Raise a ValueError for what looks like prompts and is not."""
+    """Raise a ValueError for inputs that resemble prompts but are not accepted."""
     kind = type(prompts).__name__
     columns = getattr(prompts, "columns", None)
     if columns is not None:

@@ -1,4 +1,4 @@
-"""Proof that a model's sites are what they are called: resid_post = resid_pre + attn_out + mlp_out in every block."""
+"""Check that a model's sites are correct: resid_post = resid_pre + attn_out + mlp_out in every block."""
 
 from functools import partial
 
@@ -12,13 +12,13 @@ from interp.models.sites import Edit, Site, edited
 _PROBE_TOKENS = 4
 
 
-# no_grad, not inference_mode: a buffer that a model makes in its first pass must be usable in training.
+# no_grad, not inference_mode: a buffer that a model creates in its first pass must be usable in training.
 @torch.no_grad()
 def runs_in_parallel(hf: PreTrainedModel, blocks: list[Block], name: str) -> bool:
-    """Prove the residual identity in every block; whether attention and MLP run in parallel.
+    """Check the residual identity in every block and return whether attention and MLP run in parallel.
 
     Raises:
-        ValueError: a block that writes to the residual stream in a way that the sites do not cover.
+        ValueError: a block whose writes to the residual stream the sites do not cover.
     """
     values: dict[tuple[Site, int], Tensor] = {}
     embedding = hf.get_input_embeddings().weight

@@ -20,22 +20,22 @@ Sites = Site | Sequence[Site]
 """One site, or several."""
 
 Edit = Callable[[Tensor], Tensor | None]
-"""Sees a site's value, shape [batch, pos, d_model]; returns its replacement, or None to leave it."""
+"""A function of a site's value [batch, pos, d_model] that returns its replacement, or None to leave it unchanged."""
 
 
 def site_list(sites: Sites) -> tuple[Site, ...]:
-    """One site or several, each once.
+    """One site or several as a tuple without repetitions.
 
     Raises:
         ValueError: no site, or an unknown one.
     """
-    found = (sites,) if isinstance(sites, str) else tuple(dict.fromkeys(sites))
-    unknown = [site for site in found if site not in SITES]
-    if unknown or not found:
+    unique = (sites,) if isinstance(sites, str) else tuple(dict.fromkeys(sites))
+    unknown = [site for site in unique if site not in SITES]
+    if unknown or not unique:
         raise ValueError(
             f"unknown site {unknown[0]!r}; known: {', '.join(SITES)}" if unknown else "give at least one site"
         )
-    return found  # pyright: ignore[reportReturnType]
+    return unique  # pyright: ignore[reportReturnType]
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def _register(site: Site, block: Block, edit: Edit) -> list[Any]:
         return [_after(block.attn_writer, edit)]
     if site == "mlp_out":
         return [_after(block.mlp_writer, edit)]
-    # resid_mid exists in no module's signature that all families share. It is resid_pre + attn_out, so an edit
+    # No module has resid_mid as its input or output in all architectures. It is resid_pre + attn_out, so an edit
     # of it is an edit of attn_out: new attn_out = edit(mid) - resid_pre.
     entering: list[Tensor] = []
 
@@ -71,8 +71,8 @@ def _register(site: Site, block: Block, edit: Edit) -> list[Any]:
     return [_before(block.module, keep), _after(block.attn_writer, on_mid)]
 
 
-# The thread is looked at first, before a hook's arguments are: torch registers a hook and that it takes keywords in two
-# steps, between which another thread may call it.
+# The thread is checked before a hook's arguments: torch registers a hook and the fact that it takes keywords in two
+# steps, and another thread may call the hook in between.
 
 
 def _before(module: nn.Module, hook: Callable[..., Any]) -> Any:

@@ -1,11 +1,11 @@
-"""What one thread changes about a model is seen by that thread alone.
+"""Thread-local changes to a model: hooks and swapped forwards act only in the thread that made them.
 
-Hooks and swapped forwards sit in modules that other threads run too. Wrapped by `in_this_thread` they act in the
-thread that put them there, and in every other thread a module computes as if they were not there. A worker that
-computes for another thread, as autograd's does when it repeats a block in the backward pass, says so by `on_behalf_of`.
+Hooks and swapped forwards are attached to modules that other threads also run. Wrapped by `in_this_thread` they act in
+the thread that attached them, and modules are unchanged in every other thread. A worker that computes for another
+thread, such as autograd's when it recomputes a block in the backward pass, uses `on_behalf_of`.
 
-One lock a model (`lock_of`), whatever number of `ChatModel`s stand on it, is held by passes that change how the model
-as a whole computes, so that two such passes follow each other.
+Each model has one lock (`lock_of`), shared by all its `ChatModel`s. Passes that change how the whole model computes
+hold it, so that only one of them runs at a time.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ def this_thread() -> int:
 
 @contextmanager
 def on_behalf_of(owner: int) -> Iterator[None]:
-    """What runs inside the context, in whatever thread, counts as running in the thread `owner`."""
+    """Code inside the context counts as running in the thread `owner`."""
     before = getattr(_worker, "owner", None)
     _worker.owner = owner
     try:
@@ -44,16 +44,16 @@ def on_behalf_of(owner: int) -> Iterator[None]:
 
 
 def in_this_thread(here: Callable[..., Any], elsewhere: Callable[..., Any]) -> Callable[..., Any]:
-    """What calls `here` in the thread that made it and `elsewhere` in every other."""
+    """A function that calls `here` in the thread that made it and `elsewhere` in every other thread."""
     owner = this_thread()
     return lambda *args, **options: (here if this_thread() == owner else elsewhere)(*args, **options)
 
 
 @contextmanager
 def swapped_forwards(forwards: dict[nn.Module, Callable[..., Any]]) -> Iterator[None]:
-    """Inside the context, passes of this thread compute these modules by these functions.
+    """Inside the context, passes of this thread replace the forwards of these modules.
 
-    Hold the model's lock. A module that already has a forward of its own, as offloading gives it, has it back
+    The caller holds the model's lock. A forward that was already replaced, for instance by offloading, is restored
     afterwards.
     """
     before = {module: vars(module).get("forward") for module in forwards}

@@ -1,11 +1,11 @@
-"""Tokens of prompts as a notebook shows them: coloured by role, numbers in the hover text."""
+"""Display of tokens in a notebook: coloured by role, with indices in the hover text."""
 
 from collections.abc import Sequence
 
 from interp.display.token_strips import StripToken, strip_html
 
 SHOWN_ROWS = 4
-"""Prompts that are shown."""
+"""Maximum number of prompts shown."""
 _MARKED = ("t_inst", "t_post_inst", "t_prefill")
 _COLOURS = {
     "prefix": "#E6E6E6",
@@ -23,8 +23,8 @@ def roles_html(rows: Sequence[Sequence[tuple[int, str, str]]], *, n_prompts: int
     """The tokens of each row under a legend of the roles.
 
     Args:
-        rows: (id, text, role) of every token of the prompts that are shown.
-        n_prompts: how many prompts there are in all.
+        rows: (id, text, role) of every token of the displayed prompts.
+        n_prompts: total number of prompts.
     """
     legend = [
         StripToken(text=role, colour=colour, hover=role, marked=role in _MARKED)

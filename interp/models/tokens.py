@@ -10,9 +10,9 @@ al. 2024, arXiv:2406.11717, section 2.3, calls them post-instruction tokens). Th
 own template and tokenised once; the instruction is found by character offsets, so a template whose first token merges
 with the instruction's end, or an instruction that looks like template text, gives the right roles.
 
-Of a conversation the instruction is the message of the last user turn; the turns before it are `prefix`. Where the
-conversation ends with an assistant's message, the model goes on from there: that message is the region `prefill`, its
-last token `t_prefill`, a thinking block in it the region `thinking`. `t_post_inst` stays the last token before it, and
+In a conversation the instruction is the message of the last user turn; the turns before it are `prefix`. Where the
+conversation ends with an assistant's message, the model continues it: that message is the region `prefill`, its last
+token `t_prefill`, a thinking block in it the region `thinking`. `t_post_inst` is then the last token before it, and
 turns between the last user turn and the end (a tool call and its result) count as post-instruction tokens.
 
     tokens = tokenize(model.tokenizer, ["How do I pick a lock?"])
@@ -50,17 +50,17 @@ from interp.models.token_display import SHOWN_ROWS, roles_html
 
 _POST_INST = re.compile(r"post_inst\[(-?\d+)\]")
 ROLES = ("t_inst", "t_post_inst", "post_inst", "post_inst[k]", "t_prefill")
-"""Role names that stand for single tokens of a prompt (`post_inst`: each template token after the instruction)."""
+"""Names of token roles, each a single token of a prompt (`post_inst`: each template token after the instruction)."""
 REGIONS = ("all", "prefix", "instruction", "template", "prefill", "thinking")
-"""Further names, for interventions: spans of a prompt."""
+"""Names of regions, which are spans of a prompt, for interventions."""
 
 Positions = str | int | Sequence[str | int]
-"""One or several of `ROLES` (for interventions `REGIONS` too), or integers from the prompt's end (-1)."""
+"""One or several of `ROLES` (for interventions also `REGIONS`), or negative indices from the prompt's end."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ChatTokens:
-    """Tokenised prompts and where their instruction is."""
+    """Tokenised prompts with the positions of their instructions."""
 
     ids: tuple[tuple[int, ...], ...]
     """Token ids of each whole prompt, special tokens of the template included."""
@@ -69,22 +69,22 @@ class ChatTokens:
     ends: tuple[int, ...]
     """Index of each `t_inst`, plus 1: the first post-instruction token."""
     tokenizer: PreTrainedTokenizerBase = field(repr=False)
-    """For padding and for showing tokens."""
+    """The tokenizer, for padding and for showing tokens."""
     offsets: tuple[tuple[tuple[int, int], ...], ...] = ()
-    """Characters that each token covers, counted from the instruction's first; empty when not known."""
+    """Character span of each token, relative to the start of the instruction; empty when unknown."""
     prefills: tuple[int, ...] = ()
-    """Index of the first token of each prefilled assistant turn, the prompt's length without one; empty: none."""
+    """Index of the first token of each prefilled assistant turn, or the prompt's length; empty without any prefill."""
     thoughts: tuple[tuple[int, int], ...] = ()
-    """First token of each thinking block in the prefilled turn, and the first after it; empty: none."""
+    """Start and end of each thinking block in the prefilled turn; empty where no prompt has one."""
     given: PromptIdentity | None = field(default=None, repr=False)
-    """The prompts that these are tokens of, where they are known."""
+    """Identity of the prompts, where it is known."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @cached_property
     def identity(self) -> PromptIdentity:
-        """Ids, categories and hash of the prompts; running numbers and the token ids where they are not known."""
+        """Ids, categories and hash of the prompts; running numbers and token ids where they are unknown."""
         if self.given is not None:
             return self.given
         return PromptIdentity.numbered([" ".join(map(str, ids)) for ids in self.ids])
@@ -101,7 +101,7 @@ class ChatTokens:
         return f"ChatTokens({len(self)} prompts, {self.n_post} template tokens after the instruction)"
 
     def take(self, rows: Sequence[int]) -> "ChatTokens":
-        """These rows, in this order."""
+        """The prompts at these rows, in this order."""
         return ChatTokens(
             ids=tuple(self.ids[row] for row in rows),
             starts=tuple(self.starts[row] for row in rows),
@@ -114,7 +114,7 @@ class ChatTokens:
         )
 
     def joined(self, other: "ChatTokens") -> "ChatTokens":
-        """These prompts, then the other's."""
+        """These prompts followed by those of `other`."""
         return ChatTokens(
             ids=self.ids + other.ids,
             starts=self.starts + other.starts,
@@ -127,7 +127,7 @@ class ChatTokens:
         )
 
     def truncated(self) -> "ChatTokens":
-        """The prompts cut right after the instruction, without what the template puts there.
+        """The prompts cut directly after the instruction, without the template tokens that follow it.
 
         Source: Zhao et al. 2025, arXiv:2507.11878, table 1 ("without post-instruction tokens").
         """
@@ -140,13 +140,13 @@ class ChatTokens:
         )
 
     def narrowed(self, lengths: Sequence[int]) -> "ChatTokens":
-        """The same prompts with only the first so many characters of each instruction counted as the instruction.
+        """The same prompts with only the first `lengths` characters of each instruction counted as the instruction.
 
-        What follows them in the user's message then has the roles of template tokens: a question appended to a
-        request, for instance, is left out of `instruction` and comes after `t_inst`.
+        The rest of the user's message then has the roles of template tokens: a question appended to a request, for
+        instance, is excluded from `instruction` and comes after `t_inst`.
 
         Raises:
-            ValueError: no token of an instruction lies within its length, or tokens not made by `tokenize`.
+            ValueError: an instruction without a token inside its length, or tokens not made by `tokenize`.
         """
         ends = []
         for row, length in enumerate(lengths):
@@ -168,9 +168,9 @@ class ChatTokens:
 
     @property
     def n_shared(self) -> int:
-        """Length of the token prefix that all prompts share, ending before any instruction begins."""
+        """Length of the shared prefix of all prompts, which ends before any instruction begins."""
         first, last = min(self.ids), max(self.ids)
-        # Item by item, which is what is wanted of token ids.
+        # commonprefix compares element by element, which is right for token ids.
         return min(len(commonprefix([first, last])), *self.starts)  # noqa: RUF071
 
     def resolve(self, positions: Positions) -> tuple[list[str], Int[Tensor, "prompt role"]]:
@@ -229,42 +229,42 @@ class ChatTokens:
             raise ValueError(f"position {name} is not there: prompt {row} has no {what}")
 
     def mask(self, row: int, positions: Positions) -> Bool[Tensor, " pos"]:
-        """True at the tokens of prompt `row` that a role or region names.
+        """A mask over the tokens of prompt `row` that is True at a role or region.
 
         Raises:
             ValueError: unknown role or region.
         """
-        chosen = torch.zeros(len(self.ids[row]), dtype=torch.bool)
+        selected = torch.zeros(len(self.ids[row]), dtype=torch.bool)
         start, end, prefill = self.starts[row], self.ends[row], self.prefill(row)
         thinking = slice(*self._thought(row))
         for position in [positions] if isinstance(positions, (str, int)) else positions:
             if position == "all":
-                chosen[:] = True
+                selected[:] = True
             elif position == "prefix":
-                chosen[:start] = True
+                selected[:start] = True
             elif position == "instruction":
-                chosen[start:end] = True
+                selected[start:end] = True
             elif position == "template":
-                chosen[:start] = True
-                chosen[end:prefill] = True
+                selected[:start] = True
+                selected[end:prefill] = True
             elif position == "post_inst":
-                chosen[end:prefill] = True
+                selected[end:prefill] = True
             elif position == "thinking":
                 self._need("thinking", row, thinking.start < thinking.stop)
-                chosen[thinking] = True
+                selected[thinking] = True
             elif position == "prefill":
-                self._need("prefill", row, prefill < len(chosen))
-                chosen[prefill : thinking.start] = True
-                chosen[max(prefill, thinking.stop) :] = True
+                self._need("prefill", row, prefill < len(selected))
+                selected[prefill : thinking.start] = True
+                selected[max(prefill, thinking.stop) :] = True
             else:
                 try:
-                    chosen[self.index(row, str(position))] = True
+                    selected[self.index(row, str(position))] = True
                 except ValueError as error:
                     raise ValueError(f"{error} (or a region: {', '.join(REGIONS)})") from None
-        return chosen
+        return selected
 
     def covering(self, row: int, start: int, stop: int) -> Bool[Tensor, " pos"]:
-        """True at the instruction's tokens of prompt `row` that hold any of its characters start..stop-1.
+        """A mask over the tokens of prompt `row`, True where they cover any instruction character of start..stop-1.
 
         Raises:
             ValueError: tokens that were not made by `tokenize`.
@@ -295,7 +295,7 @@ class ChatTokens:
 
 
 PromptInput = NamedPrompts | ChatTokens | str | Sequence[str] | Conversation | Sequence[Conversation] | Column
-"""What goes in wherever prompts do (`interp.models.prompt_inputs`)."""
+"""Every type that is accepted as prompts (see `interp.models.prompt_inputs`)."""
 
 
 def tokenize(
@@ -309,12 +309,12 @@ def tokenize(
 
     Args:
         prompts: instructions, each a chat of one turn, or conversations.
-        system: system message; None leaves it to the template and to the conversations.
+        system: system message; None uses that of the template and of the conversations.
         template_options: variables of the template, such as `{"enable_thinking": False}`.
 
     Raises:
-        ValueError: no prompts, no chat template, a template that refuses or leaves out a message, one that hides or
-            rewrites the instruction, or an empty instruction.
+        ValueError: no prompts, no chat template, a template that rejects or drops a message, one that hides or rewrites
+            the instruction, or an empty instruction.
     """
     if isinstance(prompts, ChatTokens):
         raise ValueError("these prompts are tokens already; give the text they were made of")
@@ -342,7 +342,7 @@ def _with_system(messages: Sequence[Message], system: str | None, row: int) -> S
 def _tokenised(
     tokenizer: PreTrainedTokenizerBase, rendered: Sequence[RenderedPrompt], identity: PromptIdentity
 ) -> ChatTokens:
-    # The template already holds BOS where the model wants one.
+    # The template already contains BOS where the model needs one.
     encoded = tokenizer(
         [prompt.text for prompt in rendered], add_special_tokens=False, return_offsets_mapping=True
     )
@@ -366,16 +366,16 @@ def _tokenised(
 
 
 def as_tokens(tokenizer: PreTrainedTokenizerBase, prompts: PromptInput) -> ChatTokens:
-    """Tokens as they are, or prompts tokenised with the default template.
+    """Given tokens unchanged, or prompts tokenised with the default template.
 
     Raises:
-        ValueError: as `tokenize`.
+        ValueError: as for `tokenize`.
     """
     return prompts if isinstance(prompts, ChatTokens) else tokenize(tokenizer, prompts)
 
 
 class PaddedBatch(NamedTuple):
-    """Left-padded ids with explicit mask and positions; slot = column."""
+    """Left-padded token ids with explicit attention mask and position ids."""
 
     ids: Int[Tensor, "batch pos"]
     mask: Int[Tensor, "batch pos"]

@@ -1,9 +1,9 @@
-"""A hash of all of a model's weights that follows them: computed once, and again for the tensors that changed since.
+"""A hash of all of a model's weights that stays current: only tensors that changed are hashed again.
 
-Every byte counts. A tensor counts as unchanged while it is the same memory at the same version (torch raises a tensor's
-version with each in-place operation, an optimiser's step included) and a sample of its values is the same, which sees
-most of what bypasses versions: writes through `.data`, as PEFT merges adapters, or through a NumPy view. A write of
-that kind to single values between the sampled ones is not seen.
+The hash covers every byte. A tensor counts as unchanged while it has the same memory and version (torch raises a
+tensor's version with each in-place operation, including an optimiser's step) and a sample of its values is the same,
+which detects most writes that bypass versions: through `.data`, as when PEFT merges adapters, or through a NumPy view.
+Such a write to single values between the sampled ones is not detected.
 
 The hash does not depend on the device, nor on which tensors were hashed again.
 """
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 _CHUNK = 2**24
-"""Numbers of a tensor that are copied to the CPU and hashed at a time."""
+"""Elements of a tensor that are copied to the CPU and hashed at a time."""
 _SAMPLE = 64
-"""Values of each tensor that are compared."""
+"""Number of values of each tensor that are compared."""
 
 
 class _Known(NamedTuple):
@@ -32,8 +32,8 @@ class WeightHash:
         self._known: dict[str, _Known] = {}
 
     def of(self, model: nn.Module) -> str:
-        """The hash of the model's weights as they are now."""
-        # Tied weights stand in the state under each of their names, but are one parameter.
+        """The hash of the model's current weights."""
+        # Tied weights appear in the state dict under each of their names, but are one parameter.
         stored = model.state_dict(keep_vars=True).keys()
         tensors = dict(model.named_parameters())
         tensors |= {name: buffer for name, buffer in model.named_buffers() if name in stored}
