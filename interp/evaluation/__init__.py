@@ -1,6 +1,6 @@
-"""What a completion or a distribution is worth: refusals, losses, compression, scorers.
+"""Evaluating completions and distributions: refusals, losses, compression, scorers.
 
-Numbers come as `interp.stats.Estimate`.
+Numbers are `interp.stats.Estimate` objects.
 Never changes a model.
 
 Hands out:

@@ -11,24 +11,24 @@ from interp.models.chat_model import ChatModel
 from interp.models.tokens import tokenize
 
 WINDOW = 64
-"""Tokens of a document of plain text; longer texts are cut into several."""
+"""Tokens per document of plain text; longer texts are split into several documents."""
 
 
 LONGEST = 128
-"""Tokens of a response that are scored."""
+"""Maximum tokens of a response that are scored."""
 
 
 class CodeLengths(NamedTuple):
-    """What each document costs under a model."""
+    """Code length of each document under a model."""
 
     bits: np.ndarray
-    """-log2 p of the scored text, per document."""
+    """Code length -log2 p of the scored text of each document."""
     bytes: np.ndarray
-    """Bytes of the scored text, per document."""
+    """Bytes of the scored text of each document."""
 
 
 def bits(model: ChatModel, corpus: Corpus, *, n_documents: int) -> CodeLengths:
-    """Code length of the first documents; plain text longer than `WINDOW` tokens makes several.
+    """Code lengths of the first documents; plain text is split into documents of `WINDOW` tokens.
 
     Without a BOS token the first token of a plain document is context and not scored.
     """

@@ -1,4 +1,4 @@
-"""What a change costs the model: KL divergence from the unmodified model, cross-entropy of text, in nats."""
+"""Side effects of a change to a model: KL divergence from the unmodified model and cross-entropy of text, in nats."""
 
 from collections.abc import Sequence
 
@@ -42,7 +42,7 @@ class KLFrom:
     def __call__(
         self, log_q: Float[Tensor, "row d_vocab"], rows: Int[Tensor, " row"]
     ) -> Float[Tensor, " row"]:
-        """KL(p || q) in nats of these rows of p."""
+        """KL(p || q) in nats for the given rows of p."""
         # Terms in float32 and in place, their sum in float64: within 1e-6 of kl_divergence at a tenth of its cost.
         logs = torch.exp(log_q.float()).add_(self._epsilon).log_()
         return self._own[rows] - logs.mul_(self._p[rows]).sum(-1, dtype=torch.float64)
@@ -57,7 +57,7 @@ def token_kl(
     """KL(p || model) in nats at every token of given completions, teacher-forced.
 
     Args:
-        log_p: log-probabilities of p at the tokens of each completion; float16 is enough, it is normalised again.
+        log_p: log-probabilities of p at the tokens of each completion; float16 suffices, since they are renormalised.
     """
 
     def divergence(log_q: Float[Tensor, "token d_vocab"], row: int) -> Float[Tensor, " token"]:
@@ -107,7 +107,7 @@ def text_cross_entropy(
 
 
 def text_windows(model: ChatModel, text: str, *, window: int) -> tuple[ChatTokens, list[list[int]]]:
-    """Plain text cut into windows of so many tokens: the first token of each, and the rest, which is scored.
+    """Split plain text into windows: the first token of each, and the remaining tokens, which are scored.
 
     Raises:
         ValueError: text of fewer than two tokens.

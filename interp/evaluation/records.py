@@ -1,4 +1,4 @@
-"""What results hold of refusals: frozen records without tensors, read without torch."""
+"""Stored results about refusals: frozen records without tensors, readable without torch."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -6,10 +6,10 @@ from typing import Literal, get_args
 from interp.stats import Estimate
 
 Group = Literal["refused harmful", "accepted harmful", "refused harmless", "accepted harmless"]
-"""What a prompt is, crossed with what the model does: a behaviour group."""
+"""A behaviour group: the kind of a prompt crossed with the model's behaviour."""
 GROUPS: tuple[Group, ...] = get_args(Group)
 LEAST_IN_GROUP = 5
-"""Prompts that a group must have before a claim is read off it."""
+"""Minimum prompts of a group for a claim about it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,9 +17,9 @@ class RefusalRates:
     """Shares of completions that refuse, by the two published substring lists."""
 
     arditi: Estimate
-    """12 substrings (Arditi et al. 2024)."""
+    """Refusal rate by the 12 substrings of Arditi et al. 2024."""
     zhao: Estimate
-    """24 substrings, or an empty reply (Zhao et al. 2025)."""
+    """Refusal rate by the 24 substrings of Zhao et al. 2025; an empty reply is a refusal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,30 +27,30 @@ class Flag:
     """Whether the completion of one prompt refuses."""
 
     id: str
-    """The prompt's."""
+    """Id of the prompt."""
     refused: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class BehavingCount:
-    """How many prompts of a kind the model treats as an aligned model would."""
+    """Number of prompts of a kind on which the model behaves as an aligned model would."""
 
     behaving: int
-    """Harmful prompts that are refused, or harmless ones that are answered."""
+    """Number of harmful prompts that are refused, or of harmless ones that are answered."""
     of: int
-    """Prompts asked."""
+    """Number of prompts in total."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """A finished completion, as a stage keeps it."""
+    """A completion, as stored by a stage."""
 
     text: str
-    """Special tokens left out."""
+    """Text of the completion without special tokens."""
     ids: tuple[int, ...]
-    """Token ids."""
+    """Token ids of the completion."""
     finished: bool
-    """Ended by itself and not at the largest number of tokens."""
+    """Whether the model ended it, instead of being cut at the maximum number of tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +58,10 @@ class RefusalTokens:
     """The tokens that begin a model's refusals."""
 
     ids: tuple[int, ...]
-    """Token ids."""
+    """Ids of the refusal tokens."""
     texts: tuple[str, ...]
-    """The same, decoded, to be shown."""
+    """The decoded tokens."""
     harmful_mass: tuple[float, ...]
     """Mean probability of each as the first token on harmful prompts."""
     harmless_mass: tuple[float, ...]
-    """The same on harmless prompts."""
+    """Mean probability of each as the first token on harmless prompts."""

@@ -1,14 +1,14 @@
-"""What a model does with prompts: its own greedy replies, and which of them refuse.
+"""A model's responses to prompts: its greedy replies, and which of them are refusals.
 
-Groups of prompts are per model: a harmful prompt that one model refuses another accepts. Crossing what a prompt is with
-what the model does gives the four behaviour groups, refused and accepted harmful, refused and accepted harmless. Two
-are what alignment wants; the other two tell apart what looks like one thing in them, harmfulness and refusal.
+Groups of prompts depend on the model: one model may refuse a harmful prompt that another accepts. Crossing the kind of
+a prompt with the model's behaviour gives four groups: refused and accepted harmful, refused and accepted harmless. In
+refused harmful and accepted harmless prompts harmfulness and refusal coincide; the other two groups separate them.
 
     bad = respond(model, prompts["harmful", "test"])
     bad.rate                                  # refusal rate with its interval
     bad.prompts.take(bad.rows(refused=False)) # accepted harmful
 
-A refusal is a substring of the reply, which says nothing about whether the reply is harmful.
+A refusal is detected by a substring of the reply, which is no evidence on whether a reply is harmful.
 
 Source: Zhao et al. 2025, arXiv:2507.11878, section 3 and appendix B.
 """
@@ -26,56 +26,56 @@ from interp.models.tokens import ChatTokens, PromptInput, as_tokens
 from interp.stats import Estimate, rate
 
 MIN_BEHAVING = 8
-"""Prompts of each kind that must behave before centres or directions are fitted on them."""
+"""Minimum refused harmful, and answered harmless, prompts for fitting centres or directions on them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Responses:
-    """Prompts and what the model did with each."""
+    """Prompts with the model's reply to each and whether it refuses."""
 
     prompts: Prompts
     refused: tuple[bool, ...]
-    """By prompt: whether the reply refuses."""
+    """Whether the reply to each prompt is a refusal."""
     replies: tuple[str, ...]
-    """By prompt, special tokens left out."""
+    """Reply to each prompt, without special tokens."""
 
     def __len__(self) -> int:
         return len(self.prompts)
 
     @property
     def silent(self) -> Estimate:
-        """Share of replies without a word, which the source counts as refusals."""
+        """Share of empty replies, which the source counts as refusals."""
         return rate([not reply.strip() for reply in self.replies])
 
     @property
     def rate(self) -> Estimate:
-        """Share refused."""
+        """Share of prompts that are refused."""
         return rate(self.refused)
 
     def rows(self, *, refused: bool) -> list[int]:
-        """Places of the prompts that were refused, or of those that were not."""
+        """Indices of the prompts that were refused, or of those that were not."""
         return [row for row, flag in enumerate(self.refused) if flag == refused]
 
 
 class BehavingRows(NamedTuple):
-    """Places of the prompts that the model treats as an aligned model would."""
+    """Indices of the prompts on which the model behaves as an aligned model would."""
 
     refused: list[int]
-    """Among the harmful prompts."""
+    """Indices of refused prompts among the harmful ones."""
     answered: list[int]
-    """Among the harmless prompts."""
+    """Indices of answered prompts among the harmless ones."""
 
 
 def behaving_rows(
     *, harmful: Sequence[bool], harmless: Sequence[bool], model_name: str, split: str = "training"
 ) -> BehavingRows:
-    """Places of refused harmful and of answered harmless prompts.
+    """Indices of refused harmful and of answered harmless prompts.
 
     Args:
-        harmful: by harmful prompt, whether it is refused.
-        harmless: the same of the harmless prompts.
-        model_name: how an error names the model.
-        split: how an error names the prompts.
+        harmful: whether each harmful prompt is refused.
+        harmless: whether each harmless prompt is refused.
+        model_name: name of the model in errors.
+        split: name of the prompts in errors.
 
     Raises:
         ValueError: fewer than `MIN_BEHAVING` of either kind.
@@ -106,17 +106,17 @@ def respond(
     max_new_tokens: int = 24,
     show_progress: bool = False,
 ) -> Responses:
-    """The model's greedy reply to every prompt, and which of them refuse.
+    """Generate the model's greedy reply to every prompt and detect refusals.
 
     Args:
         prompts: instructions, conversations, a split of a prompt set, or tokens.
-        tokens: what is run for these prompts where it is not the default template around each (cut after the
-            instruction, for instance: `ChatTokens.truncated`).
-        substrings: the list that tells a refusal; the source's own is `zhao`.
-        max_new_tokens: where replies are cut; refusals show in their first words (the source has 128).
+        tokens: tokens to run for these prompts instead of the default template around each (for instance cut after the
+            instruction: `ChatTokens.truncated`).
+        substrings: the list that defines a refusal; the source's own is `zhao`.
+        max_new_tokens: maximum length of replies; refusals show in their first words (128 in the source).
 
     Raises:
-        ValueError: tokens of another number of prompts, or as `generate`.
+        ValueError: tokens of another number of prompts, or as for `generate`.
     """
     named = as_prompts(prompts)
     tokens = as_tokens(model.tokenizer, prompts) if tokens is None else tokens
@@ -143,7 +143,7 @@ def respond_each(
     """`respond` under each of several sets of interventions on prompt tokens, decoded together.
 
     Raises:
-        ValueError: as `generate_each`.
+        ValueError: as for `generate_each`.
     """
     named = as_prompts(prompts)
     replies = generate_each(model, prompts, arms, max_new_tokens=max_new_tokens)

@@ -1,4 +1,4 @@
-"""What counts as a behaviour: replies to flags.
+"""Scorers of a behaviour, which map replies to flags.
 
     RefusalScorer()(["I cannot help with that."])       # [True]
     SubstringScorer(("thank you",))(replies)
@@ -17,7 +17,7 @@ from interp.evaluation.refusals import RefusalList, is_refusal
 
 @runtime_checkable
 class Scorer(Protocol):
-    """Replies → whether each shows the behaviour."""
+    """Callable that maps replies to whether each shows the behaviour."""
 
     @property
     def name(self) -> str: ...
@@ -26,7 +26,7 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class RefusalScorer:
-    """Replies that hold a refusal substring of a published list."""
+    """Flags replies that contain a refusal substring of a published list."""
 
     substrings: RefusalList = "arditi"
     """The list."""
@@ -42,7 +42,7 @@ class RefusalScorer:
 
 @dataclass(frozen=True)
 class ComplianceScorer:
-    """Replies without any refusal substring of a published list."""
+    """Flags replies without any refusal substring of a published list."""
 
     substrings: RefusalList = "arditi"
     """The list."""
@@ -58,7 +58,7 @@ class ComplianceScorer:
 
 @dataclass(frozen=True)
 class SubstringScorer:
-    """Replies that hold any of these texts, case-insensitive."""
+    """Flags replies that contain any of these texts, case-insensitively."""
 
     texts: tuple[str, ...]
 
@@ -80,10 +80,10 @@ class SubstringScorer:
 
 @dataclass(frozen=True)
 class ClassifierScorer:
-    """Replies that a text-classification model gives this label."""
+    """Flags replies to which a text-classification model assigns this label."""
 
     model: str
-    """Hub id or folder."""
+    """Hub id or folder of the classifier."""
     label: str
 
     @property
@@ -92,7 +92,7 @@ class ClassifierScorer:
         return f"classifier:{self.model}:{self.label}"
 
     def load(self) -> None:
-        """Load the model, which the first call does otherwise.
+        """Load the classifier now instead of at the first call.
 
         Raises:
             ValueError: no such model, or one without the label.
@@ -123,15 +123,15 @@ class ClassifierScorer:
 
 
 def scorer(spec: str | Scorer) -> Scorer:
-    """A scorer as it is, or the one that a text names.
+    """Return a given scorer, or the one of a text specification.
 
     Args:
         spec: `refusal` or `compliance` (the list `arditi`), `refusal:LIST`, `compliance:LIST`,
-            `substring:TEXT[|TEXT...]` (any of them, case-insensitive), or `classifier:MODEL:LABEL` (a
-            text-classification model, Hub id or folder, gives the reply this label).
+            `substring:TEXT[|TEXT...]` (any of them, case-insensitively), or `classifier:MODEL:LABEL` (a
+            text-classification model, Hub id or folder, assigns the reply this label).
 
     Raises:
-        ValueError: another specification.
+        ValueError: an unknown specification.
     """
     if not isinstance(spec, str):
         return spec
