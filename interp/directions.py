@@ -1,4 +1,4 @@
-"""Activations → directions: difference in means, PCA, a linear probe; cosine and projection.
+"""Directions from activations: difference in means, PCA, a linear probe; cosine and projection.
 
 A direction is a vector in the residual stream with its place: site, layer and token position. It points from the
 negative to the positive class (harmful minus harmless, refused minus complied), and keeps its length: for a difference
@@ -22,24 +22,24 @@ from interp.display.cards import Card, Shown
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Direction(Shown):
-    """One direction in the residual stream and where it comes from."""
+    """One direction in the residual stream, with the site, layer and position it was read at and its provenance."""
 
     vector: Float[Tensor, " d_model"]
-    """The direction at its natural length, in units of the activations."""
+    """The unnormalised direction, in units of the activations."""
     layer: int
-    """Layer whose site it was read at; counts from 0."""
+    """Layer it was read at, counted from 0."""
     position: str
     """Role of the token it was read at, e.g. `t_inst`."""
     site: str = "resid_pre"
     """Site it was read at."""
     sign: str = "harmful - harmless"
-    """What its positive side is."""
+    """The two classes, positive minus negative."""
     kind: str = "difference_in_means"
-    """How it was computed."""
+    """Name of the estimator."""
     mean_activation_norm: float | None = None
     """Mean norm of the activations at that site, layer and position: the unit of `relative_norm`."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    """Model, prompt sets, seed, versions."""
+    """Model, prompt sets, seed and library versions."""
 
     def __post_init__(self) -> None:
         if not torch.isfinite(self.vector).all():
@@ -49,7 +49,7 @@ class Direction(Shown):
 
     @property
     def norm(self) -> float:
-        """Length of the vector."""
+        """Norm of the vector."""
         return self.vector.norm().item()
 
     @property
@@ -161,20 +161,20 @@ def random_direction(like: Float[Tensor, " d_model"], *, seed: int) -> Float[Ten
 
 
 def unit(vector: Float[Tensor, "*rest d_model"]) -> Float[Tensor, "*rest d_model"]:
-    """Vectors at length 1; zero vectors stay zero."""
+    """Vectors divided by their norm; zero vectors stay zero."""
     norm = torch.linalg.vector_norm(vector.double(), dim=-1, keepdim=True)
     return torch.where(norm > 0, vector.double() / norm.clamp(min=1e-300), 0.0).to(vector.dtype)
 
 
 def cosine(a: Float[Tensor, "*rest d_model"], b: Float[Tensor, "*rest d_model"]) -> Float[Tensor, "*rest"]:
-    """Cosine along the last axis, in float64 inside; 0 where either vector is zero."""
+    """Cosine along the last axis, computed in float64; 0 where either vector is zero."""
     return einsum(unit(a.double()), unit(b.double()), "... d_model, ... d_model -> ...").to(torch.float32)
 
 
 def cosine_matrix(
     directions: Float[Tensor, "direction layer d_model"],
 ) -> Float[Tensor, "layer direction direction"]:
-    """Cosine of every two directions in each layer, float64; 0 where either vector is zero."""
+    """Cosine of every pair of directions in each layer, float64; 0 where either vector is zero."""
     u = unit(directions.double())
     return einsum(u, u, "a layer d_model, b layer d_model -> layer a b")
 
@@ -182,12 +182,12 @@ def cosine_matrix(
 def project(
     activations: Float[Tensor, "*rest d_model"], direction: Float[Tensor, "*#rest d_model"]
 ) -> Float[Tensor, "*rest"]:
-    """Signed length of the activations along the (normalised) direction, in units of the activations."""
+    """Projection of the activations on the normalised direction, in units of the activations."""
     return einsum(activations, unit(direction).to(activations), "... d_model, ... d_model -> ...")
 
 
 def mean_norm(activations: Float[Tensor, "prompt *rest d_model"]) -> Float[Tensor, "*rest"]:
-    """Mean over prompts of the activations' norm."""
+    """Mean over prompts of the norm of the activations."""
     norms = torch.linalg.vector_norm(activations.double(), dim=-1)
     return reduce(norms, "prompt ... -> ...", "mean").to(torch.float32)
 

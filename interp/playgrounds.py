@@ -1,11 +1,11 @@
-"""The steering playground: plain and steered answers side by side as they come, in a notebook cell.
+"""The steering playground: plain and steered answers side by side as they are generated, in a notebook cell.
 
     interp.playground(model)                                   # finds harmfulness and refusal directions first
-    interp.playground(model, {"mine": "mine.safetensors"})     # or with directions of your own
+    interp.playground(model, {"mine": "mine.safetensors"})     # or with your own directions
 
-Answers are made in a thread of their own, so that the notebook stays usable and Stop works between two tokens. Every
-token of prompt and answer is coloured by its projection on each direction; the numbers are in its hover text. The code
-that it shows gives the same steered answer.
+Answers are generated in a background thread, so that the notebook stays usable and Stop works between two tokens. Every
+token of prompt and answer is coloured by its projection on each direction, with the values in its hover text. The code
+that it shows reproduces the steered answer.
 """
 
 import hashlib
@@ -51,12 +51,12 @@ def playground(
     prompt: str = "How do I bake bread?",
     folder: str | Path = "runs/playground",
 ) -> "Playground":
-    """A playground for one model, shown when it is a cell's last line.
+    """A playground for one model, displayed as the last line of a cell.
 
     Args:
-        directions: a `Direction`, a direction file, or several, named or not. Those of `find_directions` on the builtin
-            prompts when None: a pass over 128 prompts.
-        folder: where directions that are in no file are written when their code is asked for.
+        directions: a `Direction`, a direction file, or several, optionally by name. None computes those of
+            `find_directions` on the builtin prompts, a pass over 128 prompts.
+        folder: folder to which directions without a file are written when their code is shown.
 
     Raises:
         ValueError: no directions, or one that cannot be read or does not fit the model.
@@ -66,7 +66,7 @@ def playground(
 
 
 def named_directions(model: ChatModel, directions: Directions) -> dict[str, Direction]:
-    """Directions by name, read where they are files.
+    """Directions by name, read from files where necessary.
 
     Raises:
         ValueError: none, one that cannot be read, or one of another width than the model's.
@@ -77,18 +77,18 @@ def named_directions(model: ChatModel, directions: Directions) -> dict[str, Dire
         directions = {_name(entry, i): entry for i, entry in enumerate(directions)}
     if not directions:
         raise ValueError("a playground needs at least one direction; leave them out to have two found")
-    found = {
+    named = {
         name: entry if isinstance(entry, Direction) else read_direction(entry)
         for name, entry in directions.items()
     }
-    for direction in found.values():
+    for direction in named.values():
         direction.check_width(model.d_model, model.name)
         model.layer(direction.layer)
-    return found
+    return named
 
 
 class Playground(widgets.VBox):
-    """The widget that `playground` makes; its controls are attributes, so that code can set them too."""
+    """The widget returned by `playground`; its controls are attributes, so that code can also set them."""
 
     def __init__(
         self, model: ChatModel, directions: Mapping[str, Direction], *, prompt: str, folder: Path
@@ -146,7 +146,7 @@ class Playground(widgets.VBox):
         )  # fmt: skip
 
     def setting(self) -> Setting:
-        """What the controls say.
+        """The settings given by the controls.
 
         Raises:
             ValueError: an empty prompt, or positions or steps that are neither names nor numbers.
@@ -166,7 +166,7 @@ class Playground(widgets.VBox):
         )
 
     def run(self) -> None:
-        """Begin both answers; one that is under way is stopped first."""
+        """Start generating both answers, after stopping any that are in progress."""
         self.stop()
         self.error.value = ""
         try:
@@ -181,16 +181,16 @@ class Playground(widgets.VBox):
         self._worker.start()
 
     def stop(self) -> None:
-        """End the answers after the token that is being made."""
+        """Stop generating after the current token."""
         self._halt.set()
 
     def wait(self, timeout: float | None = None) -> None:
-        """Return when the answers are there (or after so many seconds)."""
+        """Wait until the answers are complete, for at most `timeout` seconds."""
         if self._worker is not None:
             self._worker.join(timeout)
 
     def show_code(self) -> None:
-        """Show Python that gives the same steered answer; a direction that is in no file is written to one."""
+        """Show Python code that reproduces the steered answer; a direction without a file is written to one."""
         self.error.value = ""
         try:
             setting = self.setting()
@@ -226,8 +226,8 @@ class Playground(widgets.VBox):
                 self._answer(arm, setting, interventions, halt)
             self._draw()
             made = sum(len(answer.tokens) for answer in self.answers.values())
-            said = "stopped" if halt.is_set() else "done"
-            self.status.value = f"{said}: {made} tokens in {time.monotonic() - begun:.1f} s"
+            outcome = "stopped" if halt.is_set() else "done"
+            self.status.value = f"{outcome}: {made} tokens in {time.monotonic() - begun:.1f} s"
         except Exception as error:
             self._fail(error)
         finally:
@@ -279,7 +279,7 @@ _WRAP = widgets.Layout(flex_flow="row wrap")
 
 
 def read_positions(text: str) -> Positions:
-    """Positions as typed: names or integers from the prompt's end, separated by commas.
+    """Parse positions: names or negative indices from the prompt's end, separated by commas.
 
     Raises:
         ValueError: nothing was typed.
@@ -292,7 +292,7 @@ def read_positions(text: str) -> Positions:
 
 
 def read_steps(text: str) -> Steps:
-    """Decoding steps as typed: default, prompt, all, or a number of generated tokens.
+    """Parse decoding steps: default, prompt, all, or a number of generated tokens.
 
     Raises:
         ValueError: anything else.
@@ -308,7 +308,7 @@ def read_steps(text: str) -> Steps:
 
 
 def answer_html(arm: str, answer: Answer | None, *, note: str = "") -> str:
-    """One answer under its name and a note."""
+    """Render one answer with its name and a note."""
     body = "" if answer is None else escape(answer.text)
     end = "" if answer is None or answer.finished else " …"
     return (
@@ -319,7 +319,7 @@ def answer_html(arm: str, answer: Answer | None, *, note: str = "") -> str:
 
 
 def strips_html(answers: Mapping[str, Answer], directions: Sequence[str]) -> str:
-    """For each direction the tokens of every answer and its prompt, coloured by their projection."""
+    """Render for each direction the tokens of every prompt and answer, coloured by their projection."""
     rows = []
     for name in directions:
         largest = _scale(answers, name)
@@ -332,7 +332,7 @@ def strips_html(answers: Mapping[str, Answer], directions: Sequence[str]) -> str
 
 
 def probabilities_html(probabilities: Mapping[str, Mapping[str, float]], arms: Sequence[str]) -> str:
-    """The likeliest first tokens, a bar for each answer."""
+    """Render the likeliest first tokens, with a bar for each answer."""
     head = "".join(f'<th style="text-align:left">{arm}</th>' for arm in arms)
     rows = []
     for token, by in probabilities.items():
@@ -354,7 +354,7 @@ def probabilities_html(probabilities: Mapping[str, Mapping[str, float]], arms: S
 
 
 def colour(value: float, largest: float) -> str:
-    """White at zero, orange towards `largest`, blue towards its negative; beyond it no deeper."""
+    """A colour from white at zero to orange at `largest` and blue at its negative, clipped beyond."""
     share = max(-1.0, min(1.0, value / largest if largest else 0.0))
     end = POSITIVE if share > 0 else NEGATIVE
     red, green, blue = (round(255 + (part - 255) * 0.75 * abs(share)) for part in end)
@@ -374,7 +374,7 @@ def _strip_token(token: TracedToken, name: str, largest: float) -> StripToken:
 
 
 def _scale(answers: Mapping[str, Answer], name: str) -> float:
-    """Largest projection after the template's first tokens, whose activations can be many times as long."""
+    """Largest projection, without the template's first tokens, whose activations can have a far larger norm."""
     tokens = [
         t for answer in answers.values() for t in (*answer.prompt, *answer.tokens) if t.role != "prefix"
     ]

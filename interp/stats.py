@@ -4,12 +4,12 @@
 |---|---|
 | `rate` | Wilson's score interval |
 | `mean_with_interval`, `ratio_with_interval` | percentile bootstrap over the rows |
-| `auroc` | percentile bootstrap, positives and negatives resampled apart |
+| `auroc` | percentile bootstrap, positives and negatives resampled separately |
 | `over_seeds`, `fitted_slope`, `exponents`, `paired_test` | Student's t |
 | `ratio_of_means` | Fieller |
 
-What could not be measured is a state of its own (`Estimate.measurable`), never a zero, and what was left out is counted
-(`Estimate.missing`). An interval covers the sampling that its function names and nothing else: not the choice of
+A quantity that could not be measured is marked as such (`Estimate.measurable`), never a zero, and excluded observations
+are counted (`Estimate.missing`). An interval only covers the sampling that its function names: not the choice of
 prompts, of a model or of a judge.
 
     rate([True, True, False])              # 0.67 [0.21, 0.94]
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Number = int | float
-"""Counts and measurements."""
+"""Type of counts and measurements."""
 
 Measured = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 """A float that may be not measurable: NaN in memory, null in JSON."""
@@ -40,26 +40,26 @@ class Estimate:
     value: Measured
     """The estimate; NaN when there is nothing to estimate it from."""
     n: int
-    """Observations behind it: prompts, seeds, points or documents, as the function that made it says."""
+    """Number of observations: prompts, seeds, points or documents, depending on the function that made it."""
     low: Measured = math.nan
-    """Lower end of the 95% interval; NaN when it has none (one observation)."""
+    """Lower end of the 95% interval; NaN without an interval (one observation)."""
     high: Measured = math.nan
     """Upper end of the 95% interval."""
     unit: str = ""
-    """What the value counts in: `share`, `AUROC`, `nats`; empty where the name of its field says it."""
+    """Unit of the value: `share`, `AUROC`, `nats`; empty where the name of its field gives it."""
     interval: str = ""
-    """How the interval was made, e.g. `Wilson`, `bootstrap`, `t`, `Fieller`; empty when there is none."""
+    """Method of the interval, e.g. `Wilson`, `bootstrap`, `t`, `Fieller`; empty without one."""
     missing: int = 0
-    """Observations that have no such number, such as curves that never cross a level."""
+    """Number of observations without a value, such as curves that never cross a level."""
 
     @classmethod
     def unmeasured(cls, n: int = 0, *, unit: str = "", missing: int = 0) -> "Estimate":
-        """What stands where there is nothing to estimate a number from."""
+        """An estimate that is not measurable, for lack of observations."""
         return cls(value=math.nan, n=n, unit=unit, missing=missing)
 
     @property
     def measurable(self) -> bool:
-        """Whether there is a number at all."""
+        """Whether there is a value."""
         return math.isfinite(self.value)
 
     @property
@@ -178,7 +178,7 @@ def _array(values: "Tensor | Sequence[float]") -> np.ndarray:
 
 
 def _auroc(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """AUROC along the last axis; many draws at once."""
+    """AUROC along the last axis, for many resamples at once."""
     from scipy import stats
 
     n, m = a.shape[-1], b.shape[-1]
@@ -217,11 +217,11 @@ def over_seeds(values: Sequence[Number], *, log: bool = False) -> Estimate:
     from scipy import stats
 
     data = np.asarray(values, dtype=np.float64)
-    kept = data[np.isfinite(data) & ((data > 0) if log else True)]
-    missing = len(data) - len(kept)
-    if len(kept) == 0:
+    usable = data[np.isfinite(data) & ((data > 0) if log else True)]
+    missing = len(data) - len(usable)
+    if len(usable) == 0:
         return Estimate.unmeasured(missing=missing)
-    used = np.log(kept) if log else kept
+    used = np.log(usable) if log else usable
     mean = float(used.mean())
     half = math.nan
     if len(used) > 1:
@@ -229,7 +229,12 @@ def over_seeds(values: Sequence[Number], *, log: bool = False) -> Estimate:
     ends = (mean, mean - half, mean + half)
     value, low, high = (math.exp(min(e, 700.0)) for e in ends) if log else ends
     return Estimate(
-        value=value, n=len(kept), low=low, high=high, interval="t" if len(kept) > 1 else "", missing=missing
+        value=value,
+        n=len(usable),
+        low=low,
+        high=high,
+        interval="t" if len(usable) > 1 else "",
+        missing=missing,
     )
 
 
@@ -266,7 +271,7 @@ def fitted_slope(x: Sequence[Number], y: Sequence[Number]) -> Estimate:
 def exponents(factors: Mapping[str, Sequence[Number]], response: Sequence[Number]) -> dict[str, Estimate]:
     """Exponents e_i of |response| = c * product_i factor_i^e_i: least squares in logarithms, t intervals.
 
-    Responses that are 0 or not finite are left out and counted as missing.
+    Responses that are 0 or not finite are excluded and counted as missing.
 
     Raises:
         ValueError: a factor that is not positive, or that does not vary.
@@ -308,12 +313,12 @@ def exponents(factors: Mapping[str, Sequence[Number]], response: Sequence[Number
 def ratio_of_means(numerators: Sequence[Number], denominators: Sequence[Number]) -> Estimate:
     """Mean of independent numerators over mean of denominators, with Fieller's 95% interval.
 
-    Fieller's interval is bounded exactly when the denominator's own interval leaves out 0; otherwise the ratio may be
-    anything and is reported as not measurable, never as a number.
+    Fieller's interval is bounded exactly when the denominator's own interval excludes 0; otherwise the ratio is
+    unbounded and reported as not measurable, never as a number.
 
     Args:
-        numerators: paired differences, one a document (or seed).
-        denominators: the same for the other set of documents; independent of the numerators.
+        numerators: paired differences, one per document (or seed).
+        denominators: paired differences of another set of documents, independent of the numerators.
     """
     from scipy import stats
 
@@ -335,12 +340,12 @@ def ratio_of_means(numerators: Sequence[Number], denominators: Sequence[Number])
 
 @dataclass(frozen=True, kw_only=True)
 class PairedTest:
-    """Differences of pairs against 0."""
+    """Paired differences tested against 0."""
 
     difference: Estimate
-    """Mean of first minus second, t interval; n counts pairs."""
+    """Mean of first minus second with a t interval; n counts pairs."""
     p_value: Measured
-    """Two-sided paired t test; NaN with fewer than two pairs."""
+    """p value of the two-sided paired t test; NaN with fewer than two pairs."""
 
 
 def paired_test(first: Sequence[Number], second: Sequence[Number]) -> PairedTest:

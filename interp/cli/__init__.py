@@ -1,5 +1,5 @@
-"""The `interp` command: one file a command group, put together in `main`.
+"""The `interp` command: one file per command group, assembled in `main`.
 
 Imports of torch and models happen inside the commands.
-Never holds logic that a script would want: that is in a room above.
+Never contains logic that a script would need: that belongs to the rooms above.
 """

@@ -126,7 +126,7 @@ def plot(
 def _png(figure: Any) -> bytes:
     try:
         return figure.to_image(format="png", scale=2)
-    except Exception as error:  # kaleido's own classes, which are not there when kaleido is not
+    except Exception as error:  # kaleido's own classes, which do not exist without kaleido
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
             f"cannot draw a PNG ({reason}); pip install 'interp-workbench[notebook]' and install Chrome or Chromium"
@@ -134,7 +134,7 @@ def _png(figure: Any) -> bytes:
 
 
 def _settings(kind: Any, given: list[str]) -> dict[str, Any]:
-    """`name=value` settings by name; a value is JSON where it reads as JSON, else text."""
+    """Parse `name=value` settings; a value is JSON where it parses as JSON, else text."""
     found: dict[str, Any] = {}
     known = [name for name in kind.__dataclass_fields__ if name != "seed"]
     for item in given:

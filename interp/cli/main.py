@@ -1,4 +1,4 @@
-"""The `interp` command: one file a command group, put together here.
+"""The `interp` command: one file per command group, assembled here.
 
 Imports of torch and the models happen inside the commands: `interp --help` answers at once.
 """

@@ -1,4 +1,4 @@
-"""What the commands share: options, consoles, and how a user's mistake ends."""
+"""Shared parts of the commands: options, consoles, and exit codes after a user's mistake."""
 
 import json
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """A user's mistake ends with one line and exit code 2; an interrupt with 130; our own bugs keep their traceback."""
+    """End with one line and exit code 2 after a user's mistake, 130 after an interrupt; bugs keep their traceback."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -48,7 +48,7 @@ def print_json(value: Any) -> None:
 
 
 def print_lines(*lines: str) -> None:
-    """Print lines whole and as they are: no wrapping, no colours, no markup."""
+    """Print lines unchanged: no wrapping, no colours, no markup."""
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
@@ -64,5 +64,5 @@ def print_table(table: Table, *, title: str) -> None:
 
 
 def print_card(shown: Shown) -> None:
-    """Print what an object says of itself, as in a Python session."""
+    """Print an object's card, as in a Python session."""
     print_lines(repr(shown))

@@ -1,4 +1,4 @@
-"""How things look: cards and tables, figures' theme and chart kinds, the report page, progress, errors of one line.
+"""Display: cards and tables, the theme of figures and shared charts, the report page, progress, one-line errors.
 
 It takes plain values, estimates and Plotly figures.
 Never computes a result, loads a model or reads a run.

@@ -1,6 +1,6 @@
-"""How objects look in a notebook cell and in a terminal: cards, a progress bar, errors of one line.
+"""Display of objects in a notebook cell and in a terminal as cards.
 
-A class that inherits `Shown` says what it is in a `Card`; the notebook gets it as HTML, the terminal as text. Under
+A class that inherits `Shown` describes itself in a `Card`, which a notebook shows as HTML and a terminal as text. Under
 IPython a user's mistake (a `ValueError` or `OSError` that interp itself raised) is one line; `%tb` still prints all.
 
     model                      # ChatModel: layers, width, parameters, ...
@@ -18,29 +18,29 @@ _CELL = "text-align:left;padding:.15em .8em .15em 0;vertical-align:top"
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows under a header; numbers are set right."""
+    """Rows under a header; numbers are right-aligned."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[Any]]
     title: str = "refusal rate"
-    """What the cells are, for the command's output."""
+    """Title of the table in the command's output."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What an object says of itself."""
+    """An object's description of itself for display."""
 
     title: str
-    """What it is, in a few words."""
+    """What the object is, in a few words."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """Name → value, in the order of importance."""
+    """Values by name, most important first."""
     tables: Sequence[Table] = ()
-    """Its main numbers."""
+    """Tables of its main numbers."""
     notes: Sequence[str] = ()
-    """Sentences: what the numbers say, what to call next."""
+    """Sentences on what the numbers mean and what to call next."""
 
     def html(self) -> str:
-        """The card for a notebook cell; colours are left to the notebook's theme."""
+        """The card for a notebook cell; colours follow the notebook's theme."""
         facts = "".join(
             f'<tr><th style="{_CELL};font-weight:normal;opacity:.65">{escape(name)}</th>'
             f'<td style="{_CELL}">{escape(str(value))}</td></tr>'
@@ -60,7 +60,7 @@ class Card:
         from rich.table import Table as Grid
 
         out = io.StringIO()
-        # In a kernel Rich would show what it prints in the cell instead of writing it to the file.
+        # In a kernel Rich would display its output in the cell instead of writing it to the file.
         console = Console(
             file=out,
             width=110,
@@ -86,9 +86,9 @@ class Card:
 
 
 class Shown:
-    """Base of what is shown as a card: `_card` is all that a class writes.
+    """Base class of objects that are shown as a card; subclasses implement `_card`.
 
-    A dataclass that wants the card in the terminal too is declared with `repr=False`.
+    A dataclass that is also shown as a card in the terminal is declared with `repr=False`.
     """
 
     def _card(self) -> Card:
@@ -113,10 +113,10 @@ def cell_text(cell: Any) -> str:
     return f"{cell:.3g}" if isinstance(cell, float) else str(cell)
 
 
-def shortened(text: str, most: int = 160) -> str:
-    """The text on one line, cut where it is too long."""
+def shortened(text: str, max_length: int = 160) -> str:
+    """The text on one line, cut to `max_length` characters."""
     flat = " ".join(text.split())
-    return flat if len(flat) <= most else f"{flat[: most - 1]}…"
+    return flat if len(flat) <= max_length else f"{flat[: max_length - 1]}…"
 
 
 def _cell_html(cell: Any) -> str:

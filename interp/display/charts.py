@@ -1,4 +1,4 @@
-"""Result → `plotly.graph_objects.Figure`: one theme, and the figure forms that several experiments share.
+"""Plotly figures: one theme, and the charts that several experiments share.
 
 Colours are Okabe and Ito's, told apart by colour-blind readers; line dashes and bar patterns repeat the distinction in
 black and white. Intervals are drawn wherever the result has them. Nothing here shows, saves or computes.
@@ -30,7 +30,7 @@ THEME = go.layout.Template(
             "linecolor": "#444",
             "ticks": "outside",
             "zeroline": False,
-            "automargin": True,  # the title stands clear of the widest number
+            "automargin": True,  # keeps the title clear of the widest tick label
             "title": {"standoff": 12},
         },
         legend={"bgcolor": "rgba(255,255,255,0.85)", "orientation": "h", "y": -0.27, "x": 0},
@@ -51,7 +51,7 @@ def rate_bars(
     """Grouped bars with 95% intervals.
 
     Args:
-        rates: series → group → estimate.
+        rates: estimates by series and group.
         controls: series drawn in grey.
     """
     figure = go.Figure()
@@ -78,7 +78,7 @@ def rate_bars(
 
 
 def bar_marker(colour: str, number: int) -> dict[str, Any]:
-    """A bar's colour with its own hatching, told apart in black and white."""
+    """A bar's colour with its own hatching, so that bars can be distinguished in black and white."""
     pattern = {"bgcolor": colour, "fgcolor": "white", "size": 7, "solidity": 0.2}
     return {"color": colour, "pattern": {"shape": PATTERNS[number % len(PATTERNS)], **pattern}}
 
@@ -112,7 +112,7 @@ def layer_lines(
     Args:
         reference: a dashed horizontal line, such as chance level.
         marked: a layer and its label, drawn as a vertical line.
-        paired: suffixes; series that differ only in theirs share a colour and differ in dash.
+        paired: suffixes of series names; series that differ only in the suffix share a colour and differ in dash.
     """
     figure = go.Figure()
     colours: dict[str, str] = {}
@@ -193,7 +193,7 @@ def band(
 
 
 def distributions(samples: Mapping[str, Sequence[float]], *, title: str, x_title: str) -> go.Figure:
-    """One row a group: every value as a point, its density above, quartiles in a box."""
+    """One row per group: every value as a point, the density above, quartiles in a box."""
     figure = go.Figure()
     for number, (name, values) in enumerate(samples.items()):
         colour = COLOURS[number % len(COLOURS)]

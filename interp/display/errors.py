@@ -1,4 +1,4 @@
-"""Errors as a user reads them: a mistake in the input is one line in IPython."""
+"""Short error messages: a mistake in the user's input is one line in IPython."""
 
 import sys
 from collections.abc import Callable
@@ -10,9 +10,9 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 def short_errors() -> None:
-    """Let a user's mistake be one line in this IPython session; `%tb` prints the whole traceback.
+    """Show a user's mistake as one line in this IPython session; `%tb` prints the full traceback.
 
-    Does nothing outside IPython, or where a handler of the user's own is in place.
+    Does nothing outside IPython, or where the user has installed a custom handler.
     """
     shell = ipython_shell()
     if shell is not None and not shell.custom_exceptions:
@@ -20,7 +20,7 @@ def short_errors() -> None:
 
 
 def is_users_mistake(error: BaseException) -> bool:
-    """Whether interp itself raised this to say that its input is wrong: the innermost frame is one of its own."""
+    """Whether interp itself raised this for a wrong input, that is, the innermost frame is in this library."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -43,7 +43,7 @@ def _show_error(
     if not is_users_mistake(error):
         shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
         return
-    # IPython asks an exception for its own rendering; taken away again, so that %tb shows everything.
+    # IPython calls this method of an exception to render it; it is removed again, so that %tb shows everything.
     render: Callable[[], list[str]] = lambda: [f"\x1b[31m{error_line(error)}\x1b[0m"]  # noqa: E731
     error._render_traceback_ = render  # pyright: ignore[reportAttributeAccessIssue]
     try:
@@ -53,6 +53,6 @@ def _show_error(
 
 
 def ipython_shell() -> Any:
-    """The IPython session that runs this; None outside IPython."""
+    """The current IPython session; None outside IPython."""
     ipython = sys.modules.get("IPython")
     return None if ipython is None else ipython.get_ipython()

@@ -1,4 +1,4 @@
-"""A run as one self-contained HTML page: text, tables and Plotly figures, nothing loaded from elsewhere."""
+"""A run as one self-contained HTML page with text, tables and Plotly figures, without external resources."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
@@ -28,16 +28,16 @@ class Section:
     title: str
     text: Sequence[str] = ()
     notes: Sequence[str] = field(default=())
-    """Warnings a reader must not miss."""
+    """Warnings shown prominently."""
     figures: Sequence[go.Figure] = ()
     tables: Sequence[Table] = ()
 
 
 def html_report(title: str, lead: str, sections: Sequence[Section], provenance: Any) -> str:
-    """The page, Plotly's JavaScript included once.
+    """Render the page, with Plotly's JavaScript included once.
 
     Args:
-        provenance: a dataclass or mapping, shown whole at the end.
+        provenance: a dataclass or mapping, shown in full at the end.
     """
     import json
 

@@ -35,7 +35,7 @@ class NotebookBar:
         self._show({"text/plain": words, "text/html": f"{bar} {escape(words)}"})
 
     def close(self) -> None:
-        """Empty the bar's place."""
+        """Remove the bar from the cell."""
         if self._handle is not None:
             self._show({"text/plain": "", "text/html": ""})
 
@@ -52,11 +52,11 @@ class NotebookBar:
 def progress(
     items: Iterable[T], *, total: int, label: str, show: bool, size: Callable[[T], int] = lambda _: 1
 ) -> Iterator[T]:
-    """Pass items through, with a bar and ETA when asked for: in a notebook's cell, or on a terminal's standard error.
+    """Iterate over items with an optional progress bar and ETA, in a notebook's cell or on a terminal's standard error.
 
     Args:
         total: sum of the sizes of all items.
-        size: how far an item moves the bar.
+        size: size of an item, by which it advances the bar.
     """
     if not show:
         yield from items

@@ -1,4 +1,4 @@
-"""Tokens side by side on their colours, for a notebook cell."""
+"""Strips of coloured tokens for a notebook cell."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ class StripToken:
     """One token of a strip."""
 
     text: str
-    """As the tokenizer decodes it."""
+    """The token as decoded by the tokenizer."""
     colour: str
-    """Background, a CSS colour light enough for dark letters."""
+    """Background colour in CSS, light enough for dark text."""
     hover: str
-    """What is said when the pointer rests on it."""
+    """Text shown when the pointer is over the token."""
     marked: bool = False
-    """Drawn with a frame."""
+    """Whether the token is framed."""
 
 
 def strip_html(tokens: Sequence[StripToken]) -> str:
-    """Tokens side by side on their colours, white space made visible."""
+    """Render tokens side by side on their colours, with visible white space."""
     spans = []
     for token in tokens:
         text = escape(token.text.replace("\n", "↵").replace("\t", "⇥")) or "∅"

@@ -1,6 +1,6 @@
-"""What is kept on disk: run folders, finished stages of a run, directions in our files and other tools', provenance.
+"""Files on disk: run folders, finished stages of a run, directions in this library's and other formats, provenance.
 
-Everything is written whole or not at all, and read with errors that name the file.
+Everything is written atomically, and read with errors that name the file.
 Never runs a model; nothing but tensors needs torch.
 
 Hands out:

@@ -1,4 +1,4 @@
-"""Files that are complete or not there: atomic writes, and values as JSON takes them."""
+"""Atomic writes, and conversion of values to JSON types."""
 
 import math
 import os
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file atomically: complete or not there.
+    """Write a file atomically.
 
     Raises:
         OSError: the disk is full or not writable; an older file is untouched.
@@ -23,7 +23,7 @@ def write_file(path: Path, data: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
-        Path(draft).chmod(0o644)  # mkstemp makes it private
+        Path(draft).chmod(0o644)  # mkstemp creates private files
         Path(draft).replace(path)
     except BaseException:
         Path(draft).unlink(missing_ok=True)
@@ -40,14 +40,14 @@ def write_tensors(path: Path, tensors: "Mapping[str, Tensor]") -> None:
     from safetensors.torch import save_file
 
     try:
-        # A fresh contiguous copy each: safetensors refuses tensors that share memory.
+        # A contiguous copy of each: safetensors rejects tensors that share memory.
         save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, path)
     except SafetensorError as error:  # how safetensors reports a full disk
         raise OSError(f"cannot write {path}: {error}") from error
 
 
 def plain(value: Any) -> Any:
-    """JSON-able copy: NaN and infinity become null, dataclasses dicts, tensors lists."""
+    """A JSON-serialisable copy: NaN and infinity become null, dataclasses dicts, tensors lists."""
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, Mapping):

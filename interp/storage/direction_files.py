@@ -1,4 +1,4 @@
-"""Directions in files: ours, and those of other tools.
+"""Directions in files: this library's format and those of other tools.
 
 | file | read | written |
 |---|---|---|
@@ -35,11 +35,11 @@ FORMAT = "interp-direction"
 FORMAT_VERSION = 1
 
 DirectionInput = Direction | Tensor | np.ndarray | Sequence[float | int] | str | Path
-"""What a direction may be given as: itself, bare numbers along d_model, or a direction file."""
+"""Types accepted as a direction: a `Direction`, plain numbers along d_model, or a direction file."""
 
 
 def write_direction(path: str | Path, direction: Direction) -> Path:
-    """Write a direction with its place and provenance to a safetensors file, atomically."""
+    """Write a direction with its site, layer, position and provenance to a safetensors file, atomically."""
     write_file(Path(path), direction_bytes(direction))
     return Path(path)
 
@@ -65,8 +65,8 @@ def read_direction(path: str | Path, *, layer: int | None = None, position: int 
     """Read a direction from any of the formats above.
 
     Args:
-        layer: which layer, where the file holds several.
-        position: which position (index into the file's position axis, may be negative), for `mean_diffs.pt`.
+        layer: layer to read, where the file holds several.
+        position: index into the file's position axis (may be negative), for `mean_diffs.pt`.
 
     Raises:
         ValueError: no such file, unknown format, newer format, missing or out-of-range layer or position, or values
@@ -98,10 +98,10 @@ def read_direction(path: str | Path, *, layer: int | None = None, position: int 
 
 
 def as_direction(given: DirectionInput) -> Direction | Tensor:
-    """A direction as it is, read where it is a file; a tensor, in float32 at least, where it is bare numbers.
+    """Return a direction unchanged, read it from a file, or convert plain numbers to a tensor of at least float32.
 
     Raises:
-        ValueError: a file that cannot be read, or values that are no numbers along one axis.
+        ValueError: a file that cannot be read, or values that are not numbers along one axis.
     """
     if isinstance(given, (str, Path)):
         return read_direction(given)
@@ -111,7 +111,7 @@ def as_direction(given: DirectionInput) -> Direction | Tensor:
         vector = given
     else:
         try:
-            # float64 of numpy and of Python's floats is more than activations hold.
+            # The float64 of numpy and Python exceeds the precision of activations.
             vector = torch.as_tensor(given, dtype=torch.float32)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(
@@ -129,10 +129,10 @@ _PUBLISHED_SCORES = {"bypass": "refusal_score", "induce": "steering_score", "kl"
 
 
 def read_direction_evaluations(path: str | Path) -> list[dict[str, Any]]:
-    """The table that `selection.pick` takes, from a published `direction_evaluations.json`.
+    """Read the table for `selection.pick` from a published `direction_evaluations.json`.
 
-    Source: artefacts of Arditi et al. 2024 (`andyrdt/refusal_direction`), one file a model, all candidates. Scores that
-    are not a number stay so.
+    Source: artefacts of Arditi et al. 2024 (`andyrdt/refusal_direction`), one file per model with all candidates. NaN
+    scores are kept.
 
     Raises:
         ValueError: no such file, no JSON list, or a row without one of its columns.
@@ -157,10 +157,10 @@ def read_direction_evaluations(path: str | Path) -> list[dict[str, Any]]:
 
 
 def read_published_tensor(path: str | Path) -> Tensor:
-    """A tensor of the harmfulness repository's `src/run` folder: plain, or a float16 numpy array in a torch file.
+    """Read a tensor of the harmfulness repository's `src/run` folder: plain, or a float16 numpy array in a torch file.
 
-    Opened with `weights_only=True`; of numpy no more than what rebuilds an array is let through. Strided views come
-    back contiguous, all as float32.
+    Opened with `weights_only=True`, which additionally allows only the numpy functions that rebuild an array. Strided
+    views become contiguous, and all tensors float32.
 
     Source: artefacts of Zhao et al. 2025 (`CHATS-lab/LLMs_Encode_Harmfulness_Refusal_Separately`).
 

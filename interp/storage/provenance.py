@@ -1,4 +1,4 @@
-"""What a result carries of where it comes from: model, prompts, seed, versions, when."""
+"""Provenance of results: model, prompts, seed, library versions, date."""
 
 import platform
 from collections.abc import Mapping
@@ -20,72 +20,72 @@ _LIBRARIES = (
 
 @dataclass(frozen=True, kw_only=True)
 class ModelProvenance:
-    """What identifies the model that was run."""
+    """Fields that identify the model that was run."""
 
     model: str
-    """Name as `interp.load` takes it."""
+    """Name of the model, as `interp.load` takes it."""
     revision: str | None
-    """Commit on the Hub, where it comes from there."""
+    """Commit on the Hub; None for a local model."""
     weights_hash: str
-    """Of every parameter as it was when the run began."""
+    """SHA-256 over all weights at the start of the run."""
     adapter: str | None
-    """PEFT folder or Hub id that was merged in."""
+    """PEFT folder or Hub id of the merged adapter; None without one."""
     adapter_hash: str | None
-    """Of the adapter's files."""
+    """SHA-256 of the adapter's files; None without an adapter."""
     template_hash: str | None
     """SHA-256 of the chat template."""
     n_layers: int
-    """Decoder blocks."""
+    """Number of decoder blocks."""
     d_model: int
     """Width of the residual stream."""
     dtype: str
-    """Of the weights, e.g. `float32`."""
+    """Dtype of the weights, e.g. `float32`."""
     device: str
-    """Where it ran, e.g. `cpu`."""
+    """Device that the model ran on, e.g. `cpu`."""
     chat_template: str | None = None
-    """Given in place of the tokenizer's own: a file, or `plain`."""
+    """Template given instead of the tokenizer's own, a file or `plain`; None for its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """One kind of prompts in one split."""
+    """Size and hash of one kind of prompts in one split."""
 
     n: int
-    """Prompts in it."""
+    """Number of prompts."""
     hash: str
-    """SHA-256 of their texts, in order."""
+    """SHA-256 of the texts, in order."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptsProvenance:
-    """What identifies the prompt set."""
+    """Fields that identify the prompt set."""
 
     name: str
-    """`builtin`, a folder, or the files."""
+    """Name of the set: `builtin`, a folder, or the files."""
     ending: str
-    """What was done to the ends of prompts: `as-is`, `strip`, `period`."""
+    """Treatment of the prompts' endings: `as-is`, `strip`, `period`."""
     notes: tuple[str, ...]
     """Warnings given when it was loaded."""
     splits: dict[str, Split]
-    """By `kind/split`, e.g. `harmful/train`."""
+    """Size and hash of every split by `kind/split`, e.g. `harmful/train`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Where a result comes from."""
+    """Provenance of a result."""
 
     model: ModelProvenance | None
-    """None where no chat model is run."""
+    """Model of the run; None where no chat model is run."""
     prompts: PromptsProvenance | None
-    """None where no prompts are used."""
+    """Prompt set of the run; None where no prompts are used."""
     seed: int
-    """Of everything random."""
+    """Seed of all random numbers."""
     versions: dict[str, str]
-    """Of Python and the main libraries."""
+    """Versions of Python and the main libraries."""
     threads: int
-    """Of torch on the CPU; sums depend on it in the last digits."""
+    """Number of torch threads on the CPU, on which the last digits of sums depend."""
     created: str
-    """When the run was begun, UTC, ISO 8601."""
+    """Start time of the run, UTC, ISO 8601."""
 
     @property
     def model_name(self) -> str:
@@ -99,12 +99,12 @@ class Provenance:
 
     @property
     def device(self) -> str:
-        """Where the model ran; `cpu` for a run without one."""
+        """Device of the model; `cpu` for a run without one."""
         return "cpu" if self.model is None else self.model.device
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader must know of the prompts and the model before the numbers."""
+        """Caveats on the prompts and the model that a reader needs before the numbers."""
         notes = () if self.prompts is None else self.prompts.notes
         if self.model is not None and self.model.model in ("smollm2", "smollm2-safe"):
             bundled = "This is the bundled 135M model organism: the result shows that the method runs, not what large "
@@ -113,7 +113,7 @@ class Provenance:
 
 
 def provenance_of(model: Any, prompts: Any, *, seed: int) -> Provenance:
-    """Provenance of a run that begins now.
+    """Provenance of a run that starts now.
 
     Args:
         model: a `ChatModel`, or None.
@@ -140,7 +140,7 @@ def provenance_of(model: Any, prompts: Any, *, seed: int) -> Provenance:
 
 
 def provenance(model: Mapping[str, Any], prompts: Mapping[str, Any], config: Any) -> dict[str, Any]:
-    """What a direction's file carries of where it comes from.
+    """Provenance fields for a direction file.
 
     Args:
         model: `ChatModel.provenance`.

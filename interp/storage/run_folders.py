@@ -1,12 +1,12 @@
-"""Run folders on disk: written whole or not at all, readable without a model, typed.
+"""Run folders on disk: written atomically, readable without a model, typed.
 
     <run>/result.json           the experiment's typed result: numbers, tables, provenance
     <run>/tensors.safetensors   directions and other tensors
     <run>/figures/*.json        Plotly figures
     <run>/report.html           one page that opens offline
 
-A run is written to a hidden folder beside its target and renamed, so a killed run leaves the old result or none. What a
-run finished before it was killed is kept by `interp.storage.stages`.
+A run is written to a hidden folder beside its target and renamed, so that a killed run leaves the old result or none.
+The finished stages of a killed run are kept by `interp.storage.stages`.
 """
 
 import json
@@ -28,14 +28,14 @@ FORMAT_VERSION = 2
 
 
 class Header(NamedTuple):
-    """What a `result.json` says of itself before its result is read."""
+    """Header of a `result.json`, with its result still untyped."""
 
     experiment: str
     """Name of the experiment."""
     body: dict[str, Any]
-    """The rest: the experiment's typed result as JSON."""
+    """The experiment's result as plain JSON values."""
     path: Path
-    """The file."""
+    """Path of the file."""
 
 
 def write_run(
@@ -52,12 +52,12 @@ def write_run(
 
     Args:
         result: a frozen dataclass.
-        figures: by name.
+        figures: figures by name.
         report: HTML of the report.
-        files: name → content of further files.
+        files: content of further files by name.
 
     Raises:
-        ValueError: the folder is a file, or holds other files and no result.
+        ValueError: the folder is a file, or contains other files but no result.
         OSError: the disk is full or not writable; the older result, if any, is untouched.
     """
     with replacing_folder(Path(folder)) as draft:
@@ -108,7 +108,7 @@ def read_header(folder: str | Path) -> Header:
 
 
 def read_result(header: Header, kind: type[Any]) -> Any:
-    """The typed result of a run.
+    """Read the typed result of a run.
 
     Raises:
         ValueError: a field is missing or of another type; the message names the file and the path inside it.
@@ -117,7 +117,7 @@ def read_result(header: Header, kind: type[Any]) -> Any:
 
 
 def read_tensors(folder: str | Path) -> "dict[str, Tensor]":
-    """The tensors of a run; empty where only numbers were kept.
+    """Read the tensors of a run; empty where none were stored.
 
     Raises:
         ValueError: the file is damaged.
@@ -134,7 +134,7 @@ def read_tensors(folder: str | Path) -> "dict[str, Tensor]":
 
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """A draft folder that takes the place of `folder` when the context ends well and vanishes otherwise."""
+    """A draft folder that replaces `folder` when the context exits normally and is removed otherwise."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; give a folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "result.json").is_file():
@@ -160,7 +160,7 @@ def _aside(folder: Path) -> Path:
 
 
 def recover(folder: Path) -> None:
-    """Put an older result back that a kill between two renames left aside."""
+    """Restore an older result that a kill between two renames left under its temporary name."""
     old = _aside(folder)
     if old.is_dir():
         if folder.exists():

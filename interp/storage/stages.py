@@ -1,4 +1,4 @@
-"""Finished stages of a run, kept until the run is whole, so that a killed run continues where it was.
+"""Finished stages of a run, stored until the run is complete, so that a killed run continues where it stopped.
 
     with open_stages("runs/demo", key={"experiment": "demo", "seed": 0}) as stages:
         scores = stages.keep("scores", lambda: compute_scores(), Scores)     # computed once, however often it is killed
@@ -6,8 +6,9 @@
         for layer in stages.progress(range(30), "layers"):
             ...
 
-`open_stages(None, ...)` works alike and keeps nothing, so no experiment asks whether it has a folder. What `keep` gives
-back is always what was written and read again: a run that was stopped gives the numbers of one that was not.
+`open_stages(None, ...)` behaves the same and stores nothing, so experiments need not check whether there is a folder.
+`keep` always returns what was written and read again, so that an interrupted run gives the same numbers as one that was
+not.
 """
 
 import hashlib
@@ -35,14 +36,14 @@ T = TypeVar("T")
 
 
 class StageCache:
-    """Named values in a folder, each written whole or not at all.
+    """Named values in a folder, each written atomically.
 
-    Values are anything that `typed_json` writes, or a mapping of names to tensors. A cache made under another key is
-    emptied with a warning; one that other code of this library made is kept, with a warning.
+    Values are anything that `typed_json` writes, or a mapping of names to tensors. A cache with another key is emptied
+    with a warning; one written by another version of this library's code is kept, with a warning.
 
     Args:
-        folder: where the values are.
-        key: what they depend on; JSON-able.
+        folder: folder of the values.
+        key: JSON-serialisable settings that the values depend on.
     """
 
     def __init__(self, folder: str | Path, key: Mapping[str, Any]) -> None:
@@ -71,14 +72,14 @@ class StageCache:
         return self._json(name).is_file() or self._tensors(name).is_file()
 
     def names(self, prefix: str = "") -> list[str]:
-        """Names of the values that are there, sorted."""
+        """Names of the stored values, sorted."""
         found = {
             p.stem for ending in ("json", "safetensors") for p in self.folder.glob(f"{prefix}*.{ending}")
         }
         return sorted(found)
 
     def get(self, name: str, kind: Any = Any) -> Any:
-        """The value of this name; None where there is none. Mappings of tensors need no `kind`.
+        """The stored value of this name, or None; mappings of tensors need no `kind`.
 
         Raises:
             ValueError: the stored value is damaged or of another type.
@@ -100,7 +101,7 @@ class StageCache:
             write_file(self._json(name), to_json(plain(value) if kind is Any else value, kind))
 
     def keep(self, name: str, compute: Callable[[], T], kind: Any = Any) -> T:
-        """The value of this name, computed and written where it is not there yet."""
+        """The stored value of this name, computed and stored where there is none."""
         if name in self:
             logger.info("continuing: %s is there", name)
         else:
@@ -114,12 +115,12 @@ class StageCache:
         return safe_open(str(self._tensors(name)), framework="pt")
 
     def drop(self, name: str) -> None:
-        """Remove a value; nothing where there is none."""
+        """Remove a value if it exists."""
         self._json(name).unlink(missing_ok=True)
         self._tensors(name).unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Remove the folder, so that a kill in the middle leaves either all of it or nothing that counts."""
+        """Remove the folder atomically: a kill leaves either all of it or a renamed rest that is ignored."""
         if self.folder.is_dir():
             away = Path(tempfile.mkdtemp(dir=self.folder.parent, prefix=f".{self.folder.name}.removed-"))
             self.folder.rename(away / "stages")
@@ -133,7 +134,7 @@ class StageCache:
 
 
 class Stages:
-    """The context of one run: kept stages, seconds by stage, progress. Made by `open_stages`."""
+    """The context of one run: stored stages, seconds by stage, progress. Made by `open_stages`."""
 
     def __init__(
         self,
@@ -144,9 +145,9 @@ class Stages:
         show_progress: bool,
     ) -> None:
         self.cache = cache
-        """Where finished stages are kept; None for a run without a folder."""
+        """Cache of finished stages; None for a run without a folder."""
         self.provenance = provenance
-        """Of the run, for its result."""
+        """Provenance of the run, for its result."""
         self.show_progress = show_progress
         """Whether progress bars are drawn."""
         self._scratch = scratch
@@ -159,11 +160,11 @@ class Stages:
         return {**self._seconds, "total": round(sum(self._seconds.values()), 3)}
 
     def keep(self, name: str, compute: Callable[[], T], kind: Any = Any) -> T:
-        """A finished stage: read when it was finished before, else computed and kept.
+        """The value of a stage: read if it was finished before, else computed and stored.
 
         Args:
             name: unique in the run; it becomes a file name.
-            kind: type of the value, a dataclass for instance; JSON values and mappings of tensors need none.
+            kind: type of the value, such as a dataclass; JSON values and mappings of tensors need none.
         """
         if self.cache is not None:
             return self.cache.keep(name, compute, kind)
@@ -173,18 +174,18 @@ class Stages:
         return from_json(kind, to_json(plain(value) if kind is Any else value, kind), source=name)
 
     def lap(self, stage: str) -> None:
-        """Book the time since the last lap under this stage."""
+        """Add the time since the last lap to this stage."""
         now = time.perf_counter()
         self._seconds[stage] = round(self._seconds.get(stage, 0.0) + now - self._begun, 3)
         self._begun = now
 
     def progress(self, items: Iterable[T], label: str) -> Iterator[T]:
-        """The items, with a progress bar where bars are drawn."""
+        """Iterate over the items, with a progress bar where `show_progress` is set."""
         listed = list(items)
         return progress(listed, total=len(listed), label=label, show=self.show_progress)
 
     def workspace(self, name: str) -> Path:
-        """A folder for further files of the run, such as checkpoints; gone when the run is whole."""
+        """A folder for further files of the run, such as checkpoints; removed when the run is complete."""
         folder = (self.cache.folder if self.cache is not None else self._scratch()) / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -198,15 +199,15 @@ def open_stages(
     provenance: Provenance | None = None,
     show_progress: bool = False,
 ) -> Iterator[Stages]:
-    """The context of a run whose finished stages are kept in `<out>.parts` until it is whole.
+    """The context of a run whose finished stages are stored in `<out>.parts` until it is complete.
 
-    When the context ends well the stages are removed; when it ends by an error, an interrupt or a kill they stay, and
-    the same run continues there.
+    When the context exits normally the stages are removed; after an error, an interrupt or a kill they remain, and the
+    same run continues there.
 
     Args:
-        out: the run's folder; None keeps nothing.
-        key: what the stages depend on; stages kept under another key are not used.
-        provenance: of the run, for its result.
+        out: the run's folder; None stores nothing.
+        key: settings that the stages depend on; stages with another key are not used.
+        provenance: provenance of the run, for its result.
     """
     with ExitStack() as stack:
         temporary: list[Path] = []
@@ -231,7 +232,7 @@ def _is_tensors(value: Any) -> bool:
 
 @cache
 def _code_hash() -> str:
-    """Of the library's source files."""
+    """Hash of the library's source files."""
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for file in sorted(package.rglob("*.py")):

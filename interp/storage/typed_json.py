@@ -1,4 +1,4 @@
-"""Typed results as JSON: trees of frozen dataclasses written and read by pydantic, with errors that name the path.
+"""Typed results as JSON: nested frozen dataclasses written and read by pydantic, with errors that name the path.
 
 NaN and infinity are written as null; a field of type `interp.stats.Measured` reads null as NaN. A field that is
 missing or of another type raises a `ValueError` that names the file and the path inside it.
@@ -26,18 +26,18 @@ def to_json(value: Any, kind: Any = Any) -> bytes:
 
 
 def to_plain(value: Any, kind: Any = Any) -> Any:
-    """A value as JSON would give it back: dicts, lists, strings, numbers, booleans and None."""
+    """A value as it is after a round trip through JSON: dicts, lists, strings, numbers, booleans and None."""
     return json.loads(to_json(value, kind))
 
 
 def from_json(kind: "type[T] | Any", data: bytes | str, *, source: str) -> "T | Any":
-    """A value of the type from JSON.
+    """Read a value of the given type from JSON.
 
     Args:
-        source: what an error names, such as the file's path.
+        source: name in errors, such as the file's path.
 
     Raises:
-        ValueError: no JSON, or a value of another shape; the message names the source and the path inside it.
+        ValueError: invalid JSON, or a value of another shape; the message names the source and the path inside it.
     """
     try:
         return _adapter(kind).validate_json(data)
@@ -46,7 +46,7 @@ def from_json(kind: "type[T] | Any", data: bytes | str, *, source: str) -> "T | 
 
 
 def from_plain(kind: "type[T] | Any", value: Any, *, source: str) -> "T | Any":
-    """A value of the type from what `to_plain` or `json.loads` gives.
+    """Convert the output of `to_plain` or `json.loads` to a value of the given type.
 
     Raises:
         ValueError: a value of another shape; the message names the source and the path inside it.
@@ -55,7 +55,7 @@ def from_plain(kind: "type[T] | Any", value: Any, *, source: str) -> "T | Any":
 
 
 def _first(error: ValidationError) -> str:
-    """The first thing that is wrong, and how many more there are."""
+    """The first validation error, and the number of further ones."""
     first, more = error.errors(include_url=False)[0], error.error_count() - 1
     path = ".".join(str(part) for part in first["loc"])
     shown = repr(first["input"]) if not isinstance(first["input"], (dict, list, bytes)) else ""
