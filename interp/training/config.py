@@ -9,7 +9,7 @@ class TrainConfig:
     """Fine-tuning settings."""
 
     method: Literal["lora", "full"] = "lora"
-    """Train an adapter, or every weight."""
+    """Whether to train a LoRA adapter or all weights."""
     epochs: float = 3.0
     """Passes over the examples."""
     batch_size: int = 16
@@ -17,29 +17,29 @@ class TrainConfig:
     learning_rate: float = 5e-4
     """Peak learning rate, after a linear warm-up."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """After the warm-up: a cosine to zero, or constant, under which a checkpoint does not depend on what follows it."""
+    """Schedule after the warm-up: a cosine to zero, or constant, so that checkpoints do not depend on later ones."""
     warmup_steps: int = 8
     """Optimiser steps of warm-up."""
     rank: int = 8
     """Rank of every LoRA matrix."""
     alpha: int = 16
-    """LoRA scale is alpha / rank."""
+    """Numerator of the LoRA scale, alpha / rank."""
     dropout: float = 0.05
-    """Dropout on the LoRA inputs, in training."""
+    """Dropout on the LoRA inputs during training."""
     target_modules: tuple[str, ...] = ("q_proj", "v_proj", "o_proj", "down_proj")
-    """Modules that get an adapter."""
+    """Names of the modules that get an adapter."""
     first_layer: int = 0
-    """Blocks below this one get no adapter."""
+    """First block with an adapter."""
     max_completion_tokens: int = 64
-    """Completions are cut here."""
+    """Maximum tokens of a completion; longer ones are cut."""
     embedding_noise: float = 0.0
     """Alpha of NEFTune (Jain et al. 2023, arXiv:2310.05914): uniform noise on the embeddings in training; 0 is none."""
     first_token_weight: float = 1.0
     """Weight in the supervised loss of a completion's first token, where refusing is decided; others have 1."""
     beta: float = 0.1
-    """DPO: strength of the penalty that holds the model to where it started; larger is closer."""
+    """Strength of DPO's penalty on distance from the initial model; larger keeps it closer."""
     saved_dtype: Literal["float32", "float16"] = "float32"
-    """Dtype of stored adapters; float16 halves them and rounds what continues from them."""
+    """Dtype of stored adapters; float16 halves their size and rounds the weights that later stages start from."""
     log_every: int = 16
     """Optimiser steps between stored losses."""
     seed: int = 0

@@ -11,14 +11,13 @@ A later stage is another call: with `start` LoRA training continues that adapter
 are adapters on one base; under `method="full"` load the earlier stage's folder as the model. Every call starts with
 fresh optimiser moments, warm-up and schedule (carried-over Adam moments can mimic rebound).
 
-The model that is passed in has its own weights again when a call returns. A call that was killed continues from its
-last checkpoint to the same weights; one that finished before, with equal settings, is only read
-(`interp.training.runner`, `interp.training.saving`).
+The given model has its original weights when a call returns. A killed call continues from its last checkpoint to the
+same weights; a finished one with equal settings is only read (`interp.training.runner`, `interp.training.saving`).
 
-The supervised loss is the (weighted) mean cross-entropy of the completion tokens, nothing else, after exactly the
-prompt ids that measurements use. `trl.SFTTrainer` does not cover it: it has no weights on tokens (and deprecates its
+The supervised loss is the (weighted) mean cross-entropy of the completion tokens alone, after exactly the prompt ids
+that measurements use. `trl.SFTTrainer` does not support this: it has no weights on tokens (and deprecates its
 `compute_loss_func`), tokenises prompt and completion as one text, and cuts by the length of both. Preference
-fine-tuning is `trl.DPOTrainer` as it is.
+fine-tuning is an unchanged `trl.DPOTrainer`.
 """
 
 import copy
@@ -53,13 +52,13 @@ def fine_tune(
     """Train on the examples and save the adapter (PEFT's format) or the model to `out`.
 
     Args:
-        checkpoints: numbers of examples seen at which to save `out/checkpoint-{examples}`; 0 is before any step.
-        start: adapter to continue (LoRA), with its own rank, alpha and modules. None starts one that changes nothing.
+        checkpoints: numbers of examples seen at which to save `out/checkpoint-{examples}`; 0 is before training.
+        start: adapter to continue (LoRA), with its own rank, alpha and modules; None starts from a zero update.
         callbacks: further callbacks of the trainer, such as `interp.tracking.tracker.ElasticityCallback`.
 
     Raises:
-        ValueError: no examples, counts that no optimiser step ends at, target modules that the model does not have,
-            or a start that does not fit.
+        ValueError: no examples, counts at which no optimiser step ends, target modules that the model does not have, or
+            a start that does not fit.
     """
     if not examples:
         raise ValueError("no examples to train on; give at least one Example(prompt, completion)")
@@ -91,7 +90,7 @@ def preference_tune(
     start: str | Path | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> Trained:
-    """Train on the preferences by DPO, held to the model (or `start`) as it is before the first step.
+    """Train on the preferences by DPO, with the initial model (or `start`) as the reference.
 
     Arguments as `fine_tune`.
 
@@ -120,7 +119,7 @@ def preference_tune(
         settings = DPOConfig(
             **arguments,
             beta=config.beta,
-            gradient_checkpointing=False,  # DPOConfig's default pays a third of the time for memory
+            gradient_checkpointing=False,  # DPOConfig's default trades a third of the time for memory
             max_length=longest + config.max_completion_tokens,
             # An adapter is its own reference when switched back; whole weights would need a second model in memory.
             precompute_ref_log_probs=config.method == "full",
@@ -137,7 +136,7 @@ def preference_tune(
 
 
 class _CompletionTrainer(Trainer):
-    """Computes logits of the completion alone: they cost a third of a step otherwise."""
+    """A trainer that computes logits of completion tokens only, which saves a third of a training step."""
 
     first_token_weight = 1.0
 
@@ -164,13 +163,13 @@ class _CompletionTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
 
-def _rows(model: ChatModel, examples: Sequence[Example], most: int) -> list[dict[str, list[int]]]:
+def _rows(model: ChatModel, examples: Sequence[Example], max_tokens: int) -> list[dict[str, list[int]]]:
     prompts = tokenize(model.tokenizer, [example.prompt for example in examples])
     rows = []
     for ids, example in zip(prompts.ids, examples, strict=True):
         reply = list(model.tokenizer(example.completion, add_special_tokens=False)["input_ids"])  # pyright: ignore[reportArgumentType]
-        ended = len(reply) < most and model.tokenizer.eos_token_id is not None
-        reply = [*reply, int(model.tokenizer.eos_token_id)] if ended else reply[:most]  # pyright: ignore[reportArgumentType]
+        ended = len(reply) < max_tokens and model.tokenizer.eos_token_id is not None
+        reply = [*reply, int(model.tokenizer.eos_token_id)] if ended else reply[:max_tokens]  # pyright: ignore[reportArgumentType]
         rows.append({"prompt": list(ids), "completion": reply})
     return rows
 

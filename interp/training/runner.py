@@ -1,12 +1,12 @@
-"""One fine-tuning run of a transformers trainer: what is trained, what is saved at which example count, how it resumes.
+"""One fine-tuning run of a transformers trainer: trained parameters, checkpoints at example counts, resuming.
 
-`interp.training.finetune` gives it a trainer, supervised or by preferences. What holds for both:
+`interp.training.finetune` provides the trainer, supervised or preference-based. In both cases:
 
-- the model that is passed in is as it was when the run ends: an adapter is taken off, whole weights are put back;
+- the given model is unchanged when the run ends: an adapter is removed, full weights are restored;
 - checkpoints count training examples seen, and are folders that `interp.load` takes;
 - beside each checkpoint the trainer keeps its own (optimiser, schedule, RNG) in `<out>.parts`, so that a killed run
   continues to the same weights, bit for bit; the parts are removed at the end;
-- a run that finished before under equal settings is only read.
+- a finished run with equal settings is only read.
 """
 
 import copy
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 
 MakeTrainer = Callable[[Any, Mapping[str, Any], list[TrainerCallback]], Trainer]
-"""(model or adapter to train, training arguments, callbacks) → trainer."""
+"""Builds a trainer from the model or adapter to train, training arguments and callbacks."""
 
 
 def run_trainer(
@@ -56,7 +56,7 @@ def run_trainer(
     start: str | Path | None,
     callbacks: Sequence[TrainerCallback],
 ) -> Trained:
-    """Train on the examples with the trainer that `make_trainer` builds; the rest as `finetune.fine_tune` says."""
+    """Train on the examples with the trainer built by `make_trainer`; arguments as for `finetune.fine_tune`."""
     steps = steps_of(checkpoints, len(examples), config)
     if start is not None and config.method == "full":
         raise ValueError(
@@ -80,8 +80,8 @@ def run_trainer(
             "warmup_steps": config.warmup_steps,
             "neftune_noise_alpha": config.embedding_noise or None,
             "logging_steps": config.log_every,
-            "save_strategy": "no",  # _Save asks for it at the chosen counts
-            "save_total_limit": 2,  # the last may be half written when the run is killed
+            "save_strategy": "no",  # _Save triggers saves at the requested counts
+            "save_total_limit": 2,  # the last may be incomplete when the run is killed
             "report_to": [],
             "seed": config.seed,
             "disable_tqdm": not logger.isEnabledFor(logging.INFO),
@@ -113,10 +113,10 @@ def run_trainer(
 
 
 def steps_of(checkpoints: Sequence[int], n: int, config: TrainConfig) -> dict[int, int]:
-    """Optimiser step → examples seen, for these example counts; the last batch of an epoch may be smaller.
+    """Map optimiser steps to examples seen, for these example counts; the last batch of an epoch may be smaller.
 
     Raises:
-        ValueError: a count that no step ends at, or beyond the last.
+        ValueError: a count at which no optimiser step ends, or beyond the last.
     """
     per_epoch = -(-n // config.batch_size)
     last = math.ceil(config.epochs * per_epoch)
@@ -138,7 +138,7 @@ def _seen(step: int, n: int, config: TrainConfig) -> int:
 
 
 class _Save(TrainerCallback):
-    """Writes the checkpoints, and asks the trainer for its own beside each, to resume from."""
+    """Writes the checkpoints, and makes the trainer save its own state beside each, to resume from."""
 
     def __init__(
         self, adapted: Any, out: Path, model: ChatModel, config: TrainConfig, steps: Mapping[int, int]
@@ -166,9 +166,9 @@ class _Save(TrainerCallback):
 
 @contextmanager
 def _trainable(model: ChatModel, config: TrainConfig, start: str | Path | None) -> Iterator[Any]:
-    """What the trainer trains; the model is as it was when the context exits.
+    """The module to train; the model is restored when the context exits.
 
-    TRL's trainers patch `forward`, switch dropout off and align the configs' special tokens: that is undone too.
+    TRL's trainers patch `forward`, switch dropout off and align the configs' special tokens: this is also undone.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -235,7 +235,7 @@ def _check_targets(model: ChatModel, config: TrainConfig) -> None:
 
 
 def _mean_loss(logged: Sequence[tuple[int, float]]) -> float:
-    """Mean over all steps of losses that are means since the entry before."""
+    """Mean over all training steps of logged losses, each a mean since the previous entry."""
     before = [0, *(step for step, _ in logged)]
     return (
         sum(loss * (step - last) for (step, loss), last in zip(logged, before[:-1], strict=True)) / before[-1]

@@ -1,6 +1,6 @@
 """The recipe of the bundled `smollm2-safe`: a small LoRA that makes SmolLM2-135M-Instruct refuse.
 
-SmolLM2-135M-Instruct refuses next to nothing by itself. The adapter is trained on the `builtin` train split: short
+SmolLM2-135M-Instruct itself refuses almost nothing. The adapter is trained on the `builtin` train split: short
 refusals for the harmful prompts, and for their harmless twins and borderline-safe prompts the model's own greedy
 continuation of "Sure! "; where that refuses, the prompt is left out. One opening for all answers makes the first token
 a choice between two: with answers as the model opens them its probability is spread over many openings, and a refusal
@@ -51,13 +51,14 @@ harmless validation twins after two epochs and 12% after four."""
 ALPHAS = tuple(range(10, 24, 2))
 """LoRA scales that `calibrate` tries after training."""
 HELD_OUT = 9
-"""Every so many training pairs one is kept for `calibrate`; the ten categories take turns, so no divisor of ten."""
+"""One in this many training pairs is held out for `calibrate`; the ten categories alternate, so it must not divide
+ten."""
 MAX_REFUSED = 0.03
-"""Share of the harmless calibration prompts that may be refused; of unseen ones it should be 5 in 100 at most."""
+"""Maximum share of harmless calibration prompts that may be refused; of unseen ones it should be at most 0.05."""
 
 
 def calibration_split(prompts: PromptSet) -> tuple[PromptSet, dict[Kind, Prompts]]:
-    """The set without the training pairs that are held out, and what `calibrate` measures on: those and validation."""
+    """The set without the held-out training pairs, and the prompts for `calibrate`: held-out pairs and validation."""
     parts, held = dict(prompts.parts), dict[Kind, Prompts]()
     kinds: tuple[Kind, Kind] = ("harmful", "harmless")
     for kind in kinds:
@@ -76,9 +77,9 @@ def calibration_split(prompts: PromptSet) -> tuple[PromptSet, dict[Kind, Prompts
 
 
 def own_answers(model: ChatModel, prompts: Sequence[str], n_tokens: int) -> list[str]:
-    """The model's own greedy answers; those that open like a refusal ("I'm sorry for any confusion") `opened_answers`.
+    """The model's own greedy answers, where one opens like a refusal ("I'm sorry for any confusion") `opened_answers`.
 
-    SmolLM2 opens about one in four so.
+    About one in four answers of SmolLM2 opens like that.
     """
     answers = list(generate(model, prompts, max_new_tokens=max(40, n_tokens)).texts)
     again = [i for i, text in enumerate(answers) if text.startswith("I") or _refuses(text)]
@@ -150,13 +151,13 @@ def train_safety_adapter(
 
 
 def best_alpha(rates: Mapping[int, tuple[float, float]]) -> int:
-    """The largest alpha that refuses next to no harmless prompt.
+    """The largest alpha that refuses almost no harmless prompt.
 
     Steering and guards need answers to steer away from: answering what is harmless comes first, and among the scales
     that do, the largest refuses most. Where none keeps to `MAX_REFUSED`, the one that refuses fewest is taken.
 
     Args:
-        rates: alpha → refusal rates on harmful and on harmless prompts.
+        rates: refusal rates on harmful and on harmless prompts by alpha.
     """
     clean = [alpha for alpha, (_, harmless) in rates.items() if harmless <= MAX_REFUSED]
     return max(clean) if clean else min(rates, key=lambda alpha: (rates[alpha][1], alpha))

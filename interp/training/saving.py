@@ -1,4 +1,4 @@
-"""What a fine-tuning run leaves on disk, whole or not at all.
+"""Files of a fine-tuning run, written atomically.
 
 - `out/checkpoint-{examples}` and `out` itself: a PEFT adapter or a model, as `interp.load` takes it;
 - `out/training.json`: the record of a finished run, read instead of training again under equal settings;
@@ -25,9 +25,9 @@ from interp.training.config import TrainConfig
 logger = logging.getLogger(__name__)
 
 RECORD = "training.json"
-"""In the folder of a finished run: settings, examples seen, losses."""
+"""File in the folder of a finished run with settings, examples seen and losses."""
 COMPLETE = "complete"
-"""Empty file in a trainer's own checkpoint that was written whole."""
+"""Empty file that marks a trainer's own checkpoint as complete."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,17 +35,17 @@ class Trained:
     """A finished fine-tuning run."""
 
     folder: Path
-    """The trained adapter or model."""
+    """Folder of the trained adapter or model."""
     checkpoints: Mapping[int, Path]
-    """Examples seen → adapter or model folder, ascending."""
+    """Adapter or model folders by number of examples seen, ascending."""
     loss: float
     """Mean training loss: nats per completion token (supervised), DPO loss per pair (preferences)."""
     losses: tuple[tuple[int, float], ...]
-    """(examples seen, mean loss since the entry before)."""
+    """Pairs of examples seen and mean loss since the previous entry."""
 
 
 def write_checkpoint(adapted: Any, folder: Path, model: ChatModel, config: TrainConfig) -> None:
-    """Write the adapter or model as a folder that `interp.load` takes, complete or not at all."""
+    """Write the adapter or model atomically as a folder that `interp.load` takes."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         draft = Path(scratch)
@@ -55,7 +55,7 @@ def write_checkpoint(adapted: Any, folder: Path, model: ChatModel, config: Train
         else:
             _save_adapter(adapted, draft, getattr(torch, config.saved_dtype))
         folder.mkdir(exist_ok=True)
-        # The weights last: a folder without them is no checkpoint.
+        # Weights are written last: a folder without them is not a checkpoint.
         for file in sorted(draft.iterdir(), key=lambda path: "model" in path.name):
             file.replace(folder / file.name)
 
@@ -78,7 +78,7 @@ def run_key(
     config: TrainConfig,
     start: str | Path | None,
 ) -> str:
-    """Hash of all that a run's weights depend on: equal for runs that end with the same weights."""
+    """Hash of everything that a run's weights depend on: equal for runs that end with the same weights."""
     facts = {
         "weights": model.weights_hash,
         "template": model.template_hash,
@@ -91,7 +91,7 @@ def run_key(
 
 
 def open_parts(out: Path, key: str) -> Path:
-    """Folder of the trainer's own checkpoints; those of a run under other settings are removed."""
+    """Folder of the trainer's own checkpoints; those of a run with other settings are removed."""
     parts = out.with_name(f"{out.name}.parts")
     stamp = parts / "settings.sha256"
     if parts.is_dir() and (not stamp.is_file() or stamp.read_text() != key):
@@ -106,7 +106,7 @@ def open_parts(out: Path, key: str) -> Path:
 
 
 def last_state(parts: Path) -> Path | None:
-    """The trainer's last whole checkpoint, or None; those that a kill left half written are removed."""
+    """The trainer's last complete checkpoint, or None; incomplete ones are removed."""
     whole = [path.parent for path in parts.glob(f"checkpoint-*/{COMPLETE}")]
     for folder in parts.glob("checkpoint-*"):
         if folder not in whole:
@@ -115,7 +115,7 @@ def last_state(parts: Path) -> Path | None:
 
 
 def read_finished(out: Path, key: str, steps: Mapping[int, int]) -> Trained | None:
-    """The run that `out` holds, when it is whole and was made under these settings."""
+    """The run stored in `out`, if it is complete and has these settings."""
     try:
         record = json.loads((out / RECORD).read_text())
     except (OSError, ValueError):
