@@ -17,7 +17,7 @@ from interp.stats import Estimate
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Comparison(Shown):
-    """What differs between two runs of one experiment."""
+    """Differences between two runs of one experiment."""
 
     runs: tuple[Run[Any], Run[Any]]
     """The two."""
@@ -58,7 +58,7 @@ def compare_runs(first: "Run[Any] | str | Path", second: "Run[Any] | str | Path"
             f"runs of one experiment can be compared, got {a.experiment.name} and {b.experiment.name}"
         )
     asked = [_asked(run) for run in (a, b)]
-    found = [dict(_leaves(run.result)) for run in (a, b)]
+    leaves = [dict(_leaves(run.result)) for run in (a, b)]
     return Comparison(
         runs=(a, b),
         settings=tuple(
@@ -68,8 +68,10 @@ def compare_runs(first: "Run[Any] | str | Path", second: "Run[Any] | str | Path"
         ),
         results=tuple(
             (path, _text(one), _text(two), _apart(one, two))
-            for path in sorted(dict.fromkeys([*found[0], *found[1]]), key=lambda p: not _estimated(p, found))
-            if _text(one := found[0].get(path)) != _text(two := found[1].get(path))
+            for path in sorted(
+                dict.fromkeys([*leaves[0], *leaves[1]]), key=lambda p: not _estimated(p, leaves)
+            )
+            if _text(one := leaves[0].get(path)) != _text(two := leaves[1].get(path))
         ),
     )
 

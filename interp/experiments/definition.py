@@ -1,4 +1,4 @@
-"""What an experiment is: a name, its settings, its typed result, and where its method, figures and report are.
+"""The definition of an experiment: name, settings, typed result, and the package of its method, figures and report.
 
 Each experiment is a folder: `__init__.py` has the `EXPERIMENT`, its `Config` and `Result` and imports neither torch nor
 transformers; `run.py` has the method, section by section; `figures.py` and `report.py` draw a stored `Result`.
@@ -40,11 +40,11 @@ class Claim:
     """One claim of a paper and when ours counts as the same."""
 
     text: str
-    """What is said, in a sentence."""
+    """The claim in one sentence."""
     where: str
     """Section, figure or table."""
     theirs: str
-    """Their number, or what they see."""
+    """The paper's number or observation."""
     same_when: str
     """When ours counts as the same, fixed beforehand."""
 
@@ -58,7 +58,7 @@ class ExperimentResult:
     provenance: Provenance
     """Model, prompts, seed, versions."""
     seconds: dict[str, float]
-    """By stage, and `total`."""
+    """Seconds by stage, and in `total`."""
 
 
 ResultT = TypeVar("ResultT", bound=ExperimentResult)
@@ -66,7 +66,7 @@ ResultT = TypeVar("ResultT", bound=ExperimentResult)
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Outcome(Generic[ResultT]):
-    """What an experiment's `run` hands back."""
+    """The return value of an experiment's `run`."""
 
     result: ResultT
     """The numbers."""
@@ -81,19 +81,19 @@ class Experiment:
     """An experiment; importing its folder costs no torch, running it does."""
 
     name: str
-    """As in `interp run NAME`."""
+    """Name of the experiment, as in `interp run NAME`."""
     summary: str
     """One line for `interp list`."""
     config: type[Any]
-    """Its `Config`: a frozen dataclass with a default for every setting."""
+    """The experiment's `Config`: a frozen dataclass with a default for every setting."""
     result: type[Any]
-    """Its `Result`."""
+    """The experiment's `Result` class."""
     package: str
-    """Where `run`, `figures` and `report` are, e.g. `interp.experiments.demo`."""
+    """Package of `run`, `figures` and `report`, e.g. `interp.experiments.demo`."""
     claims: tuple[Claim, ...] = ()
-    """What the paper says, and when ours counts as the same."""
+    """The paper's claims, and when a result counts as the same."""
     default_model: str | None = "smollm2-safe"
-    """What it runs on where no model is named; None for an experiment that needs neither a model nor prompts."""
+    """Model to run on by default; None for an experiment that needs neither a model nor prompts."""
     also_resumes: tuple[str, ...] = ()
     """Settings that a stopped run may change and still go on from its finished stages."""
     made_by: str | None = None
@@ -115,8 +115,8 @@ class Experiment:
             if "error" in first.get("ctx", {}):  # raised by the Config itself: it names what is wrong
                 raise ValueError(f"{self.name}: {first['ctx']['error']}") from None  # pyright: ignore[reportTypedDictNotRequiredAccess]
             place, message = ".".join(map(str, first["loc"])), first["msg"]
-            said = f"{place}: {message[0].lower()}{message[1:]}, got {first['input']!r}"
-            raise ValueError(f"{self.name}: {said}") from None
+            reason = f"{place}: {message[0].lower()}{message[1:]}, got {first['input']!r}"
+            raise ValueError(f"{self.name}: {reason}") from None
 
     def run(
         self,
@@ -165,7 +165,7 @@ class Experiment:
         return finished
 
     def _key(self, about: Provenance, config: Any) -> dict[str, Any]:
-        """What finished stages depend on."""
+        """The key of the stage cache: everything that finished stages depend on."""
         settings = {k: v for k, v in to_plain(config, self.config).items() if k not in self.also_resumes}
         where = to_plain(about, Provenance)
         return {
@@ -206,7 +206,7 @@ class Experiment:
         return import_module(f"{self.package}.report").rate_table(result)
 
     def verdicts(self, result: Any) -> list[str]:
-        """What the data say, claim by claim."""
+        """Verdicts on the claims, in words that follow from the data."""
         return import_module(f"{self.package}.report").verdicts(result)
 
 
@@ -215,11 +215,11 @@ class Run(Shown, Generic[ResultT]):
     """A finished run: its typed result, figures, report."""
 
     experiment: Experiment
-    """What was run."""
+    """The experiment that was run."""
     result: ResultT
     """The numbers; its fields are those of the experiment's `Result`."""
     folder: Path | None = None
-    """Where it is stored; None for a run that was not."""
+    """Folder that the run is stored in; None for one that is not stored."""
     computed: "Mapping[str, Tensor] | None" = None
     """Tensors of a run made now; a stored one reads them when they are asked for."""
     files: Mapping[str, bytes] = field(default_factory=dict)
@@ -253,7 +253,7 @@ class Run(Shown, Generic[ResultT]):
         return pd.DataFrame(shown.rows, columns=list(shown.header))
 
     def verdicts(self) -> list[str]:
-        """What the data say, claim by claim."""
+        """Verdicts on the claims, in words that follow from the data."""
         return self.experiment.verdicts(self.result)
 
     def save(self, folder: str | Path) -> Path:

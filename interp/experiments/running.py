@@ -59,11 +59,11 @@ def open_run(folder: str | Path) -> Run[Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is asked of an experiment, before anything is loaded."""
+    """A requested run of an experiment, before anything is loaded."""
 
     experiment: Experiment
     config: Any
-    """Its `Config`, whole."""
+    """The complete `Config` of the request."""
     model: "str | ChatModel | None"
     """Name or loaded model; None where the experiment needs none."""
     adapter: str | None
@@ -71,7 +71,7 @@ class Request:
     """Specification or loaded prompts; None where the experiment needs none."""
 
     def differences(self, stored: Run[Any]) -> list[str]:
-        """What a stored run was asked otherwise, in words; empty when it answers this request."""
+        """Differences of a stored run's request, in words; empty when it answers this request."""
         about, found = stored.provenance, list[str]()
         if self.model is not None and about.model is not None:
             if isinstance(self.model, str):
@@ -262,7 +262,7 @@ def _run_folders(places: Sequence[Path]) -> list[Path]:
 
 
 def _candidates(name: str, out: str | Path | None) -> Iterator[Run[Any]]:
-    """Stored runs of an experiment; those that cannot be read are said and left out."""
+    """Stored runs of an experiment; those that cannot be read are logged and skipped."""
     for folder in _run_folders(_places() if out is None else [Path(out)]):
         try:
             header = read_header(folder)

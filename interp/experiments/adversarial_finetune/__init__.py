@@ -12,9 +12,9 @@ from interp.experiments.definition import Claim, Experiment, ExperimentResult
 from interp.stats import Estimate
 
 ENDINGS: tuple[Literal["as-is", "period"], ...] = ("as-is", "period")
-"""How prompts end, side by side."""
+"""Prompt endings that are compared."""
 BELIEFS: tuple[Literal["harm", "refusal"], ...] = ("harm", "refusal")
-"""At `t_inst` and at `t_post_inst`."""
+"""The two beliefs, read at `t_inst` and at `t_post_inst`."""
 KINDS: tuple[Kind, ...] = ("harmful", "harmless")
 """Kinds of prompts that are trained on and held out."""
 TOLERANCE = 0.25
@@ -58,15 +58,15 @@ class Config:
     n_test: int = 50
     """Held-out prompts of each kind."""
     learning_rate: float = 5e-4
-    """Of LoRA."""
+    """Learning rate of the LoRA fine-tuning."""
     batch_size: int = 10
     """Examples a step; sizes are its multiples."""
     rank: int = 8
-    """Of LoRA."""
+    """Rank of the LoRA update."""
     max_new_tokens: int = 24
     """Length of the replies that say what is refused."""
     seed: int = 0
-    """Of initialisation, order and the bootstrap."""
+    """Seed of initialisation, the order of examples and the bootstrap."""
 
     def __post_init__(self) -> None:
         if not self.sizes or any(n < 1 for n in self.sizes):
@@ -80,7 +80,7 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """How many prompts behave before fine-tuning as their kind asks for."""
+    """Number of prompts that are refused (harmful) or answered (harmless) before fine-tuning."""
 
     behaving: int
     """Harmful prompts that are refused, or harmless ones that are answered."""
@@ -93,16 +93,16 @@ class Beliefs:
     """One belief of the held-out prompts of one kind, with the centres fitted before fine-tuning."""
 
     mean: tuple[float, ...]
-    """By layer, over prompts, -2 to 2; above 0 is nearer the positive centre."""
+    """Mean margin over prompts by layer, -2 to 2; above 0 is nearer the positive centre."""
     sd: tuple[float, ...]
-    """By layer, over prompts."""
+    """Standard deviation over prompts, by layer."""
     belief: tuple[float, ...]
-    """By prompt, over layers."""
+    """Mean margin over layers, by prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flagged:
-    """What Latent Guard flags of the held-out prompts at its published threshold 0."""
+    """Shares of held-out prompts that Latent Guard flags at its published threshold 0."""
 
     harmful: Estimate
     """Share of harmful prompts flagged."""
@@ -127,25 +127,25 @@ class Condition:
     """A model, before or after fine-tuning, measured on the held-out prompts."""
 
     refusal_rate: dict[str, Estimate]
-    """By kind, share of replies that refuse (24 substrings)."""
+    """Share of replies that refuse (24 substrings), by kind."""
     beliefs: dict[str, dict[str, dict[str, Beliefs]]]
-    """By ending, then belief, then kind."""
+    """Beliefs by ending, then belief, then kind."""
     guard: dict[str, Guards]
-    """By ending."""
+    """Latent Guard's results by ending."""
     training_loss: float | None = None
     """Mean over the arm's training, nats per reply token; None before fine-tuning."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result(ExperimentResult):
-    """What a run found."""
+    """Results of a run."""
 
     config: Config
     """Settings of the run."""
     sizes: tuple[int, ...]
     """Training examples measured at, ascending."""
     counts: dict[str, dict[str, Counts]]
-    """By split, then kind."""
+    """Counts by split, then kind."""
     n_test: dict[str, int]
     """Held-out prompts by kind."""
     conditions: dict[str, Condition]

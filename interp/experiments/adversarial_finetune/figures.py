@@ -9,7 +9,7 @@ from interp.display.charts import COLOURS, CONTROL_COLOUR, DASHES, THEME, rate_b
 from interp.experiments.adversarial_finetune import ENDINGS, Result
 
 LABELS = {"as-is": "prompts as they are", "period": "all ended by a full stop"}
-"""What figures and page call the endings."""
+"""Labels of the endings in figures and report."""
 _ROLES = {"harm": "t_inst", "refusal": "t_post_inst"}
 _BY_SIZE = ("solid", "dash", "longdash", "longdashdot", "3px,3px", "12px,3px,3px,3px")
 

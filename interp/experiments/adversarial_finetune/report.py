@@ -39,7 +39,7 @@ def _shift(shift: Estimate) -> str:
 
 
 def verdicts(result: Result) -> list[str]:
-    """What the data say, claim by claim, at the largest number of examples."""
+    """Verdicts on the claims at the largest number of examples, in words that follow from the data."""
     label = f"{result.sizes[-1]} stubs"
     conditions = result.conditions
     before, after = conditions["before"], conditions[label]

@@ -57,7 +57,7 @@ class Config:
     max_new_tokens: int = 24
     """Length of the replies that say what is refused."""
     seed: int = 0
-    """Of shuffles, halvings and the bootstrap."""
+    """Seed of shuffles, random halves and the bootstrap."""
 
     def __post_init__(self) -> None:
         smallest = {
@@ -79,15 +79,15 @@ class LayerMean:
     off_diagonal: Estimate
     """Between different categories; interval over categories drawn with replacement."""
     shuffled: Estimate
-    """The same with category labels shuffled, and the range of 95% of the shuffles."""
+    """Mean cosine with shuffled category labels, and the range of 95% of the shuffles."""
     p: float
     """Share of shuffles whose directions differ as much; the observed labels count as one."""
     sham: Measured
-    """Between sham categories of harmless prompts, which share nothing but the harmless mean."""
+    """Mean cosine between sham categories of harmless prompts, which share nothing but the harmless mean."""
     within: Measured
-    """Between the two halves of a category, with two harmless means."""
+    """Mean cosine between the two halves of a category, with two harmless means."""
     between: Measured
-    """Between halves of different categories, with two harmless means."""
+    """Mean cosine between halves of different categories, with two harmless means."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,21 +95,21 @@ class CategoryDirections:
     """One kind of direction, one a category, and how alike they are at each layer."""
 
     categories: tuple[str, ...]
-    """In the order of the matrices."""
+    """Names of the categories, in the order of the matrices."""
     cosines: tuple[tuple[tuple[Measured, ...], ...], ...]
     """[layer][category][category]; NaN where a layer has no direction."""
     off_diagonal: tuple[Estimate, ...]
-    """By layer, as in `LayerMean`."""
+    """Values by layer, defined as in `LayerMean`."""
     shuffled: tuple[Estimate, ...]
-    """By layer, as in `LayerMean`."""
+    """Values by layer, defined as in `LayerMean`."""
     sham: tuple[Measured, ...]
-    """By layer, as in `LayerMean`."""
+    """Values by layer, defined as in `LayerMean`."""
     within: tuple[Measured, ...]
-    """By layer, as in `LayerMean`."""
+    """Values by layer, defined as in `LayerMean`."""
     between: tuple[Measured, ...]
-    """By layer, as in `LayerMean`."""
+    """Values by layer, defined as in `LayerMean`."""
     mean: LayerMean
-    """Over the layers."""
+    """Means over the layers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,22 +124,22 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Result(ExperimentResult):
-    """What a run found; its tensors are `harmfulness/{ending}` and `refusal/{ending}` [category, layer, d_model]."""
+    """Results of a run, with tensors `harmfulness/{ending}` and `refusal/{ending}` [category, layer, d_model]."""
 
     config: Config
     """Settings of the run."""
     categories: tuple[str, ...]
-    """Those with enough prompts, sorted."""
+    """Categories with enough prompts, sorted."""
     counts: dict[str, BehavingCount]
-    """By category: prompts, and those that the model refuses."""
+    """Number of prompts, and of those that the model refuses, by category."""
     harmless: BehavingCount
     """Harmless prompts, and those that the model answers."""
     filtered: bool
     """Whether refusal directions are fitted on prompts that behave alone."""
     by_ending: dict[Ending, Comparison]
-    """With prompts as they are, and all ended by a full stop."""
+    """Comparisons by ending: prompts as they are, and all ended by a full stop."""
     leak_check: dict[Ending, LeakCheck]
-    """By ending."""
+    """Leak check of the contrast, by ending."""
 
 
 EXPERIMENT = Experiment(

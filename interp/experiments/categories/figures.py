@@ -18,7 +18,7 @@ DIRECTION_NAMES = HarmAndRefusal(harm="harmfulness", refusal="refusal")
 DIRECTION_LABELS = HarmAndRefusal(harm="harmfulness (t_inst)", refusal="refusal (t_post_inst)")
 """The same, with the token that they are read at."""
 ENDING_LABELS: dict[Ending, str] = {"as-is": "prompts as they are", "period": "all ended by a full stop"}
-"""How prompts end, in words."""
+"""Labels of the prompt endings."""
 
 
 def figures(result: Result) -> dict[str, go.Figure]:

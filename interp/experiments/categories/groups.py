@@ -71,7 +71,7 @@ class Group:
     """Whether only prompts that behave were taken."""
 
     def names(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Of the categories that are kept."""
+        """Names of the categories with enough prompts."""
         return tuple(names[i] for i in self.kept)
 
 
@@ -89,12 +89,12 @@ def groups_of(
     every = list(range(len(names)))
     all_rows, all_harmless = list(range(len(labels))), list(range(len(refused["harmless"])))
     whole = Group(rows=all_rows, labels=labels, harmless=all_harmless, kept=every, filtered=False)
-    said = torch.tensor(list(refused["harmful"]))
-    kept = [i for i in every if int((said & (labels == i)).sum()) >= config.min_per_category]
+    refused_harmful = torch.tensor(list(refused["harmful"]))
+    kept = [i for i in every if int((refused_harmful & (labels == i)).sum()) >= config.min_per_category]
     answered = [row for row in all_harmless if not refused["harmless"][row]]
     if len(kept) < _MIN_CATEGORIES or len(answered) < 2 * config.min_per_category:
         return HarmAndRefusal(harm=whole, refusal=whole)
-    rows = [row for row in all_rows if said[row] and int(labels[row]) in kept]
+    rows = [row for row in all_rows if refused_harmful[row] and int(labels[row]) in kept]
     behaving = Group(
         rows=rows,
         labels=torch.tensor([kept.index(int(labels[row])) for row in rows]),

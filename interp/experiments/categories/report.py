@@ -45,7 +45,7 @@ def rate_table(result: Result) -> Table:
 
 
 def verdicts(result: Result) -> list[str]:
-    """What the data say, claim by claim."""
+    """Verdicts on the claims, in words that follow from the data."""
     lines = []
     for ending in COMPARED_ENDINGS:
         compared = result.by_ending[ending]

@@ -1,4 +1,4 @@
-"""The method: what the model refuses, directions of every category, what they are compared with, and leaks.
+"""The method: which prompts the model refuses, directions of every category, their comparisons, and confounds.
 
 Source: Zhao et al. 2025, arXiv:2507.11878, category analysis.
 """
@@ -22,7 +22,7 @@ from interp.representations.records import BELIEFS, HarmAndRefusal, LeakCheck
 from interp.storage.stages import Stages
 
 _NAMES = HarmAndRefusal(harm="harmfulness", refusal="refusal")
-"""What the directions are called in a run's tensors."""
+"""Names of the directions in a run's tensors."""
 
 
 def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) -> Outcome[Result]:
@@ -61,8 +61,8 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
         stages.lap(f"directions, {ending}")
 
     # 3. How well the way prompts end tells harmful from harmless.
-    leaks: dict[Ending, LeakCheck] = {
-        ending: _leaks(model, harmful, harmless, ending, prompts.name) for ending in COMPARED_ENDINGS
+    leak_checks: dict[Ending, LeakCheck] = {
+        ending: _leak_check(model, harmful, harmless, ending, prompts.name) for ending in COMPARED_ENDINGS
     }
     stages.lap("leak check")
 
@@ -85,7 +85,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
         harmless=BehavingCount(behaving=refused["harmless"].count(False), of=len(harmless)),
         filtered=groups.refusal.filtered,
         by_ending=by_ending,
-        leak_check=leaks,
+        leak_check=leak_checks,
     )
     return Outcome(result=result, tensors=tensors)
 
@@ -128,7 +128,9 @@ def _part(kept: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key.removeprefix(f"{name}/"): value for key, value in kept.items() if key.startswith(f"{name}/")}
 
 
-def _leaks(model: ChatModel, harmful: Prompts, harmless: Prompts, ending: Ending, name: str) -> LeakCheck:
+def _leak_check(
+    model: ChatModel, harmful: Prompts, harmless: Prompts, ending: Ending, name: str
+) -> LeakCheck:
     """Fitted on every other harmful prompt and the first half of the harmless ones, scored on the rest."""
     rows, half = list(range(len(harmful))), len(harmless) // 2
     return leak_check(

@@ -1,4 +1,4 @@
-"""What is said of the compared directions: estimates per layer, means over layers, and the claims' difference."""
+"""Summaries of the compared directions: estimates per layer, means over layers, and the claims' difference."""
 
 from collections.abc import Mapping, Sequence
 

@@ -33,10 +33,10 @@ class Config:
     max_new_tokens: int = 20
     """Length of a completion."""
     rules: tuple[tuple[float | None, float | None], ...] = ((0.1, 0.0), (1.0, 0.0), (None, None))
-    """(largest KL, least induce) of a candidate, None for no bound: the published rule, then what is used, and said to
-    be used, when no candidate meets it. Fixed beforehand for all models."""
+    """Rules as (maximum KL, minimum induce) of a candidate, None for no limit: the published rule, then those used in
+    order when no candidate meets it, which the report states. Fixed beforehand for all models."""
     seed: int = 0
-    """Of the random directions and of splits cut by us."""
+    """Seed of the random directions and of generated splits."""
 
     def __post_init__(self) -> None:
         for name in ("n_train", "n_val", "n_test", "n_candidates", "max_new_tokens"):
@@ -46,7 +46,7 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class FilteredCounts:
-    """How many training prompts behave as their kind asks for."""
+    """Number of training prompts that are refused (harmful) or answered (harmless)."""
 
     harmful_refused: int
     """Harmful prompts with a positive refusal metric."""
@@ -70,12 +70,12 @@ class Example:
     before: str
     """Greedy completion, nothing added."""
     after: str
-    """With the direction added."""
+    """The reply with the direction added."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result(ExperimentResult):
-    """What a run found."""
+    """Results of a run."""
 
     config: Config
     """Settings of the run."""
@@ -92,19 +92,19 @@ class Result(ExperimentResult):
     rule: RuleUsed
     """The rule that picked."""
     refusal_rate: dict[str, dict[str, RefusalRates]]
-    """By intervention, then kind of prompts."""
+    """Refusal rates by intervention, then kind of prompts."""
     cosine: dict[str, tuple[float, ...]]
-    """By ending: cosine of harmfulness (t_inst) and refusal (picked position) at each layer."""
+    """Cosine of harmfulness (t_inst) and refusal (picked position) at each layer, by ending."""
     auroc: dict[str, dict[str, tuple[Estimate, ...]]]
-    """By ending, then role: harmful against harmless test prompts at each layer."""
+    """AUROC of harmful against harmless test prompts at each layer, by ending, then role."""
     leak_check: dict[str, LeakCheck]
-    """By ending."""
+    """Leak check of the contrast, by ending."""
     random_cosine_sd: float
     """Standard deviation of the cosine of two random directions, 1 / sqrt(d_model)."""
     examples: tuple[Example, ...]
     """A few harmless test prompts."""
     completions: dict[str, tuple[Flag, ...]]
-    """By `intervention/kind`: which test prompts were refused (12 substrings)."""
+    """Whether each test prompt was refused (12 substrings), by `intervention/kind`."""
 
 
 EXPERIMENT = Experiment(

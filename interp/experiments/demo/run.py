@@ -92,11 +92,11 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
     refusal, harmfulness = _picked_directions(model, prompts, acts, directions, picked, config)
     stages.lap("select")
 
-    # 4. Behaviour, separation and leaks on the test split.
+    # 4. Behaviour, separation and confounds on the test split.
     replies = _replies(model, tokens, _arms(refusal, harmfulness, config.seed), config, stages)
     stages.lap("generate")
     separation = _separation(acts, directions, roles)
-    leaks = {ending: _leaks(model, by, f"{prompts.name}, {ending}") for ending, by in sets.items()}
+    checks = {ending: _leak_check(model, by, f"{prompts.name}, {ending}") for ending, by in sets.items()}
     stages.lap("separability")
     test = {kind: sets["as-is"][kind, "test"] for kind in KINDS}
     place = picked.position + len(roles) - 1
@@ -121,7 +121,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
             for ending in COMPARED_ENDINGS
         },
         auroc=separation,
-        leak_check=leaks,
+        leak_check=checks,
         random_cosine_sd=model.d_model**-0.5,
         examples=_examples(test["harmless"], replies, n=5),
         completions={
@@ -246,13 +246,13 @@ def _examples(
     )
 
 
-def _leaks(model: ChatModel, by: Mapping[tuple[str, str], Prompts], label: str) -> LeakCheck:
+def _leak_check(model: ChatModel, by: Mapping[tuple[str, str], Prompts], label: str) -> LeakCheck:
     train, test = ((by["harmful", split], by["harmless", split]) for split in ("train", "test"))
     return leak_check(model, train=train, held_out=test, label=label)
 
 
 def _prompt_sets(prompts: PromptSet, config: Config) -> dict[str, dict[tuple[str, str], Prompts]]:
-    """By ending, then (kind, split): the prompts used; borderline ones are builtin's where the set has none."""
+    """The prompts used by ending, then (kind, split); borderline ones are builtin's where the set has none."""
     if prompts.ending != "as-is":
         raise ValueError("the demo compares endings itself; load its prompts with ending='as-is'")
     sizes = {"train": config.n_train, "val": config.n_val, "test": config.n_test}
@@ -290,14 +290,16 @@ def _collect_once(
     }
 
 
-def _behaving(harmful: Tensor, harmless: Tensor, *, least: int = 16) -> tuple[Tensor, Tensor, FilteredCounts]:
+def _behaving(
+    harmful: Tensor, harmless: Tensor, *, minimum: int = 16
+) -> tuple[Tensor, Tensor, FilteredCounts]:
     """Rows of refused harmful and answered harmless prompts, or all where too few behave.
 
     Source: Arditi et al. 2024, appendix A: keep harmful prompts with metric > 0 and harmless ones with metric < 0.
     """
     refused, answered = (harmful > 0).nonzero()[:, 0], (harmless < 0).nonzero()[:, 0]
     counts = (len(refused), len(harmful), len(answered), len(harmless))
-    applied = len(refused) >= least and len(answered) >= least
+    applied = len(refused) >= minimum and len(answered) >= minimum
     if not applied:
         refused, answered = torch.arange(len(harmful)), torch.arange(len(harmless))
     return (
@@ -314,9 +316,9 @@ def _behaving(harmful: Tensor, harmless: Tensor, *, least: int = 16) -> tuple[Te
 
 
 def _shortlist(
-    model: ChatModel, acts: Mapping[Key, Activations], refusal: Tensor, most: int
+    model: ChatModel, acts: Mapping[Key, Activations], refusal: Tensor, count: int
 ) -> list[tuple[int, int]]:
-    """(position, layer) of the best template token of the `most` best layers before the last fifth."""
+    """(position, layer) of the best template token of the `count` best layers before the last fifth."""
     bad, good = (
         acts["as-is", kind, "val"]["resid_pre"].float()[:, :, 1:] for kind in ("harmful", "harmless")
     )
@@ -325,7 +327,7 @@ def _shortlist(
     effect = torch.where(pooled > 0, (a.mean(0) - b.mean(0)) / pooled.clamp(min=1e-12), 0.0)
     n_post = refusal.shape[1]
     best = effect.max(1)
-    layers = sorted(range(1, int(model.n_layers * 0.8)), key=lambda layer: -float(best.values[layer]))[:most]
+    layers = sorted(range(1, int(model.n_layers * 0.8)), key=lambda layer: -float(best.values[layer]))[:count]
     return [(int(best.indices[layer]) - n_post, layer) for layer in sorted(layers)]
 
 
@@ -364,7 +366,7 @@ def _picked_directions(
 
 
 def _arms(refusal: Direction, harmfulness: Direction, seed: int) -> dict[str, list[Intervention]]:
-    """What is compared; a control per kind of intervention."""
+    """Interventions of the compared arms, with a control per kind of intervention."""
     r = refusal.vector
     layers = (refusal.layer,)
     control = random_direction(r, seed=seed)

@@ -122,7 +122,7 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Result(ExperimentResult):
-    """What a run found."""
+    """Results of a run."""
 
     config: Config
     """Settings of the run."""

@@ -187,7 +187,7 @@ class LogLinear:
         return distribution @ self.features
 
     def gradient(self, theta: Array, source: Array) -> Array:
-        """Of the source's cross-entropy: expected features of the model minus those of the source."""
+        """Gradient of the source's cross-entropy: expected features of the model minus those of the source."""
         return self.expected(self.probabilities(theta)) - self.expected(source)
 
     def hessian(self, theta: Array) -> Array:

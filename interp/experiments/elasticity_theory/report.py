@@ -71,7 +71,7 @@ def rebound_table(result: Result) -> Table:
 
 
 def verdicts(result: Result) -> list[str]:
-    """What the data say, in words that follow from the intervals."""
+    """Verdicts on the claims, in words that follow from the intervals."""
     errors = [part.largest_error for part in (result.mixture, result.token_tree, result.log_linear)]
     sentences = [
         f"At a joint optimum R = -k: {'holds' if max(errors) < 0.01 else 'fails'} to "
@@ -95,7 +95,7 @@ def verdicts(result: Result) -> list[str]:
 
 
 def _exponent_verdict(name: str, sizes: SizeExponents) -> str:
-    """Which account the exponents go with."""
+    """Which account the exponents agree with."""
     p, a = sizes.n_p, sizes.n_a
     if not (p.interval and a.interval):
         return f"{name}: too few points for exponents with intervals."

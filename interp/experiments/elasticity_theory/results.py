@@ -41,7 +41,7 @@ class Mixture:
 
     rows: tuple[MixtureRow, ...]
     slope: Estimate
-    """Of log|R| in log k at the smallest l; the theorem says 1."""
+    """Slope of log|R| in log k at the smallest l; the theorem predicts 1."""
     largest_error: float
     """Largest relative error of R against its closed form."""
 
@@ -73,15 +73,15 @@ class TreeSlopes:
     """Slopes in log k at one depth."""
 
     ratio: Estimate
-    """Of log|R| on the sampled counts; the theorem says 1."""
+    """Slope of log|R| in log k from the sampled counts; the theorem predicts 1."""
     held_out_ratio: Estimate
-    """Of log|R| on the sources; the theorem says 1."""
+    """Slope of log|R| in log k on the sources; the theorem predicts 1."""
     expected_ratio: Estimate
-    """Of log|R| with expected counts; the theorem says 1."""
+    """Slope of log|R| in log k from expected counts; the theorem predicts 1."""
     change_a: Estimate
-    """Of the log change of gamma_a; the theorem says -1."""
+    """Slope of the log change of gamma_a in log k; the theorem predicts -1."""
     change_p: Estimate
-    """Of the log change of gamma_p; the theorem says -2."""
+    """Slope of the log change of gamma_p in log k; the theorem predicts -2."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,11 +90,11 @@ class TokenTree:
 
     rows: tuple[TreeRow, ...]
     slopes: dict[int, TreeSlopes]
-    """By depth."""
+    """Slopes by depth of the trees."""
     largest_error: float
     """Largest relative error of R against -k with expected counts."""
     wrong_sign: dict[int, int]
-    """By depth: rows whose sampled R is above 0, where it says nothing."""
+    """Number of rows, by depth, whose sampled R is above 0 and therefore not interpretable."""
 
 
 # E3: log-linear model at a joint optimum
@@ -118,7 +118,7 @@ class LogLinear:
 
     rows: tuple[LogLinearRow, ...]
     slope: Estimate
-    """Of log|R| in log k at the smallest l; the theorem says 1."""
+    """Slope of log|R| in log k at the smallest l; the theorem predicts 1."""
     largest_error: float
     """Largest relative error of R against -k at the smallest l."""
 
@@ -128,7 +128,7 @@ class LogLinear:
 
 @dataclass(frozen=True, kw_only=True)
 class ConvergedRow:
-    """So many small alignment steps after a converged pre-training."""
+    """Change after a number of small alignment steps that follow a converged pre-training."""
 
     steps: int
     """T_a."""
@@ -164,9 +164,9 @@ class SizeExponents:
     """Exponents of |R| in the two sizes, d log|R| / d log N."""
 
     n_p: Estimate
-    """In the pre-training size: the theorem says 1, curvature 0."""
+    """Exponent of the pre-training size: the theorem predicts 1, curvature 0."""
     n_a: Estimate
-    """In the alignment size: both say -1."""
+    """Exponent of the alignment size: both predict -1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +202,7 @@ class LogLinearRebound:
     base_score: float
     """Score of the model before alignment."""
     curves: dict[int, StagedCurves]
-    """By N+."""
+    """Curves by N+."""
 
 
 # E6: tiny transformer
@@ -233,10 +233,10 @@ class TransformerRow:
     kl: Measured
     """KL(model || model before alignment), nats per symbol of the model's own samples."""
     rates: dict[str, Measured]
-    """By grammar, and `pretraining`: mean bits per symbol on held-out sequences."""
+    """Mean bits per symbol on held-out sequences, by grammar and for `pretraining`."""
     base_rates: dict[str, Measured]
     """The same before alignment."""
     change_a: PairedChange
-    """On positive sequences."""
+    """Change on positive sequences."""
     change_p: PairedChange
-    """On pre-training sequences."""
+    """Change on pre-training sequences."""

@@ -29,7 +29,7 @@ PREFIX, CONTINUATION = 4, 16
 GRAMMARS = ("bulk", "positive", "negative")
 SHARES = (0.6, 0.2, 0.2)
 SYMBOLS = 15
-"""Of the prefix and of each grammar; symbol 0 begins every sequence."""
+"""Number of symbols of the prefix and of each grammar; symbol 0 begins every sequence."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -37,12 +37,12 @@ class Grammar:
     """A Markov chain over its own symbols, after a uniform neutral prefix."""
 
     offset: int
-    """Its first symbol."""
+    """First symbol of the grammar."""
     transitions: Float[Tensor, "symbol next"]
     """Rows sum to 1."""
 
     def sample(self, n: int, generator: torch.Generator) -> Int[Tensor, "sample pos"]:
-        """So many sequences: 0, prefix, continuation."""
+        """Sample n sequences, each of symbol 0, prefix and continuation."""
         prefix = torch.randint(1, 1 + SYMBOLS, (n, PREFIX), generator=generator)
         state = torch.randint(0, SYMBOLS, (n,), generator=generator)
         states = [state]
@@ -126,7 +126,7 @@ class HeldOut:
     """Fixed held-out sequences that every checkpoint is measured on."""
 
     sequences: Mapping[str, Int[Tensor, "sample pos"]]
-    """By grammar, and `pretraining`, their mixture."""
+    """Sequences by grammar, and for `pretraining`, their mixture."""
     positive: slice
     """Symbols of the positive grammar."""
 
@@ -178,7 +178,7 @@ class Sizes:
     negatives: tuple[int, ...]
     """N-, ascending from 0."""
     learning_rate: float = 3e-3
-    """Of pre-training; the later stages use a third of it."""
+    """Learning rate of pre-training; the later stages use a third of it."""
 
 
 def life_cycle(sizes: Sizes, *, seed: int) -> tuple[TransformerRow, ...]:

@@ -13,7 +13,7 @@ from interp.representations.records import LeakCheck
 from interp.stats import Estimate
 
 ENDINGS: tuple[Ending, ...] = ("as-is", "strip", "period")
-"""How prompts end, side by side."""
+"""Prompt endings that are compared."""
 KINDS: tuple[Kind, ...] = ("harmful", "harmless")
 """Kinds of prompts that detectors are fitted on."""
 GUARD = "Latent Guard"
@@ -53,7 +53,7 @@ class Config:
     n_test: int = 100
     """Prompts of each kind that they are measured on."""
     false_positive_rate: float = 0.1
-    """Of the calibrated thresholds, on harmless validation prompts."""
+    """False-positive rate of the calibrated thresholds on harmless validation prompts."""
     text_guards: tuple[str, ...] = ()
     """Guard models of the Hub or folders, as `interp.detectors.guard_models.load_text_guard` takes them."""
     anchors: str = ""
@@ -67,26 +67,26 @@ class Config:
     max_new_tokens: int = 24
     """Length of the replies that say what is refused."""
     seed: int = 0
-    """Of the random direction and the bootstrap."""
+    """Seed of the random direction and the bootstrap."""
 
     def __post_init__(self) -> None:
         if not 0 < self.false_positive_rate < 1:
             raise ValueError(f"false_positive_rate must lie between 0 and 1, got {self.false_positive_rate}")
-        for name, least in {"n_train": 2, "n_test": 2, "max_new_tokens": 1}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be {least} or more, got {getattr(self, name)}")
+        for name, minimum in {"n_train": 2, "n_test": 2, "max_new_tokens": 1}.items():
+            if getattr(self, name) < minimum:
+                raise ValueError(f"{name} must be {minimum} or more, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """What a detector says of the test prompts at one threshold."""
+    """A detector's verdicts on the test prompts at one threshold."""
 
     threshold: float
     """Score above which a prompt is flagged; 0 where a guard model's own answer decides."""
     accuracy: Estimate
     """Share of harmful and harmless test prompts judged rightly."""
     flagged: dict[str, Estimate]
-    """By group, share called harmful."""
+    """Share of prompts flagged as harmful, by group."""
     unread: int
     """Prompts that a guard model gave no answer to."""
 
@@ -102,11 +102,11 @@ class Measured:
     auroc_unseen: Estimate | None = None
     """Harmful against harmless prompts of the unseen set; None without one."""
     scores: dict[str, tuple[float, ...]]
-    """By kind, of every test prompt; higher is more harmful."""
+    """Scores of every test prompt by kind; higher is more harmful."""
     own: Judged
-    """At the detector's own threshold."""
+    """Verdicts at the detector's own threshold."""
     calibrated: Judged
-    """At the threshold calibrated on harmless validation prompts."""
+    """Verdicts at the threshold calibrated on harmless validation prompts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,14 +116,14 @@ class WithEnding:
     detectors: dict[str, Measured]
     """By name."""
     about: dict[str, str]
-    """By name: what the detector reads."""
+    """Description of what each detector reads, by name."""
     leak_check: LeakCheck
     """How well the way prompts end tells harmful from harmless test prompts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """What the model does with training prompts."""
+    """The model's behaviour on training prompts."""
 
     refused: int
     """Prompts that it refuses (24 substrings)."""
@@ -133,16 +133,16 @@ class Counts:
 
 @dataclass(frozen=True, kw_only=True)
 class Result(ExperimentResult):
-    """What a run found."""
+    """Results of a run."""
 
     config: Config
     """Settings of the run."""
     groups: dict[str, int]
     """Prompts in each group that is measured on."""
     counts: dict[str, Counts]
-    """By kind."""
+    """Counts by kind."""
     by_ending: dict[str, WithEnding]
-    """By what was done to the ends of prompts."""
+    """Results by ending of the prompts."""
 
 
 EXPERIMENT = Experiment(

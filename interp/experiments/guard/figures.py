@@ -13,7 +13,7 @@ LABELS = {
     "strip": "closing punctuation stripped",
     "period": "all ended by a full stop",
 }
-"""What figures and page call the endings."""
+"""Labels of the endings in figures and report."""
 SAFE = ("harmless", "borderline")
 """Groups whose right answer is harmless."""
 
@@ -95,8 +95,8 @@ def _table3(result: Result) -> go.Figure:
 
 def _colours(result: Result) -> dict[str, str]:
     ordinary = [name for name in _detectors(result) if not name.endswith("(control)")]
-    found = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(ordinary)}
-    return {name: found.get(name, CONTROL_COLOUR) for name in _detectors(result)}
+    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(ordinary)}
+    return {name: colours.get(name, CONTROL_COLOUR) for name in _detectors(result)}
 
 
 def _roc(result: Result) -> go.Figure:

@@ -1,4 +1,4 @@
-"""What detectors are measured on: the groups of prompts of table 3, some of them by what the model does."""
+"""Groups of prompts that detectors are evaluated on: those of table 3, some defined by the model's behaviour."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Groups:
     """Prompts that are measured on."""
 
     prompts: dict[str, Prompts]
-    """By group."""
+    """Prompts by group."""
     members: dict[str, tuple[str, list[int]]]
     """Groups that are part of another: its name, and their places in it."""
 

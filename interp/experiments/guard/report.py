@@ -11,7 +11,7 @@ from interp.representations.records import THRESHOLD
 from interp.stats import Estimate
 
 Rule = Literal["own", "calibrated"]
-"""Which of a detector's two thresholds."""
+"""One of a detector's two thresholds."""
 
 
 def rate_table(result: Result) -> Table:
@@ -69,7 +69,7 @@ def _auroc(estimate: Estimate | None) -> str:
 
 
 def verdicts(result: Result) -> list[str]:
-    """What the data say of Latent Guard, with each ending."""
+    """Verdicts on Latent Guard with each ending."""
     lines = []
     for ending in ENDINGS:
         table, where = result.by_ending[ending].detectors, LABELS[ending]

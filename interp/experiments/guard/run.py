@@ -57,7 +57,7 @@ _KEPT = ("harmful", "harmless", "borderline")
 """Groups whose scores the result keeps, for ROC curves."""
 
 Answers = dict[str, tuple[bool | None, ...]]
-"""By group: what a guard model answers, harmful or not; None where it is neither."""
+"""A guard model's answers by group: harmful or not, None where it is neither."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,15 +65,15 @@ class Scored:
     """One detector's scores with one ending, as its stage keeps them."""
 
     groups: dict[str, tuple[float, ...]]
-    """By group."""
+    """Scores by group."""
     validation: tuple[float, ...]
-    """Of harmless validation prompts."""
+    """Scores of harmless validation prompts."""
     threshold: float
     """The detector's own."""
     where: str
-    """What it reads."""
+    """Description of what the detector reads."""
     answers: Answers | None = None
-    """Of a guard model, which decide in place of the threshold."""
+    """Answers of a guard model, which replace the threshold."""
 
 
 @dataclass(frozen=True, kw_only=True)

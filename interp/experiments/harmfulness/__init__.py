@@ -45,7 +45,7 @@ class Config:
     invert_coefficient: float = 2.0
     """Multiples of the raw difference in means there (the released command for Qwen2)."""
     least_gap: float = 0.5
-    """How much more often the unsteered model must answer right than wrong before the inversion is steered."""
+    """Minimum excess of right over wrong answers of the unsteered model for steering the inversion."""
     max_new_tokens: int = 24
     """Length of a reply; a refusal shows in its first words (the paper: 128)."""
     verdict_tokens: int = 12
@@ -53,7 +53,7 @@ class Config:
     draws: int = 200
     """Bootstrap draws and shuffled labellings."""
     seed: int = 0
-    """Of the controls and the bootstrap."""
+    """Seed of the controls and the bootstrap."""
 
     def __post_init__(self) -> None:
         for name in ("n_train", "n_test", "n_steer", "steer_every", "n_invert", "invert_every", "draws"):
@@ -63,7 +63,7 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Result(ExperimentResult):
-    """What a run found."""
+    """Results of a run."""
 
     config: Config
     """Settings of the run."""

@@ -76,9 +76,11 @@ def measure(
         tokens = tokenize(model.tokenizer, ended.texts)
 
         def replies(ended: Prompts = ended, tokens: ChatTokens = tokens) -> tuple[tuple[bool, ...], ...]:
-            most = config.max_new_tokens
-            full = respond(model, ended, tokens=tokens, substrings="zhao", max_new_tokens=most)
-            cut = respond(model, ended, tokens=tokens.truncated(), substrings="zhao", max_new_tokens=most)
+            max_new_tokens = config.max_new_tokens
+            full = respond(model, ended, tokens=tokens, substrings="zhao", max_new_tokens=max_new_tokens)
+            cut = respond(
+                model, ended, tokens=tokens.truncated(), substrings="zhao", max_new_tokens=max_new_tokens
+            )
             return full.refused, cut.refused, tuple(not reply.strip() for reply in cut.replies)
 
         full, cut, silent = stages.keep(
@@ -133,7 +135,7 @@ class AtInst(NamedTuple):
 
 
 def groups_at_inst(measured: Measured, anchors: Anchors, full: Groups, cut: Groups) -> AtInst:
-    """By the truncated prompt's reply, as the source wants it, where that fills the groups; else by the whole one's."""
+    """Groups by the truncated prompt's reply, as in the source, if these are large enough; else by the whole one's."""
     bad, good = measured["harmful", "train"], measured["harmless", "train"]
     refused = torch.tensor([flag is True for flag in bad.flags("truncated")])
     accepted = torch.tensor([flag is False for flag in good.flags("truncated")])

@@ -9,7 +9,7 @@ from interp.representations.records import Belief, HarmAndRefusal, LeakCheck
 from interp.stats import Estimate, Measured
 
 Tells = Literal["harmful from harmless", "refused from accepted"]
-"""What a belief is asked to tell apart."""
+"""The two classes that a belief should separate."""
 Among = Literal["refused", "accepted", "harmful", "harmless"]
 """The label that all of the prompts share."""
 
@@ -33,9 +33,9 @@ class GroupSize:
     """Held-out prompts in one behaviour group."""
 
     whole: int
-    """By the reply to the whole prompt."""
+    """Group size by the reply to the whole prompt."""
     truncated: int
-    """By the words of the reply to the cut prompt."""
+    """Group size by the reply to the truncated prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +45,9 @@ class Curve:
     n: int
     """Prompts."""
     mean: tuple[Measured, ...]
-    """By layer; NaN for an empty group."""
+    """Mean over prompts by layer; NaN for an empty group."""
     sd: tuple[Measured, ...]
-    """By layer, over prompts; NaN for an empty group."""
+    """Standard deviation over prompts by layer; NaN for an empty group."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class PromptBeliefs:
 
 @dataclass(frozen=True, kw_only=True)
 class Separation:
-    """How well one belief tells prompts apart that share the other label."""
+    """Separation by one belief of prompts that share the other label."""
 
     tells: Tells
     among: Among
@@ -112,13 +112,13 @@ class Geometry:
     """The harmfulness and the refusal direction side by side, at each layer 0..L (section 3.2)."""
 
     cosine: tuple[Estimate, ...]
-    """Of the two; n counts the prompts that they are fitted on."""
+    """Cosine of the two directions by layer; n counts the prompts that they are fitted on."""
     mean_cosine: Estimate
-    """Over layers."""
+    """Mean cosine over layers."""
     random_sd: float
     """SD of the cosine of two random directions, 1 / sqrt(d_model)."""
     direction_norm: HarmAndRefusal[tuple[float, ...]]
-    """Of the raw differences in means."""
+    """Norms of the unnormalised differences in means by layer."""
     activation_norm: HarmAndRefusal[tuple[float, ...]]
     """Mean norm of the activations at `t_inst` and at `t_post_inst`."""
     reliability: HarmAndRefusal[tuple[float, ...]]
@@ -142,7 +142,7 @@ class AnchorCheck:
     """The harm belief with harmless anchors of another source than the test prompts: a confound check."""
 
     source: str
-    """Of the other anchors."""
+    """Source of the other anchors."""
     n: int
     """Other anchors, all answered."""
     same_source: AnchorReading
@@ -161,7 +161,7 @@ class RefusalSweep:
     n: int
     """Prompts."""
     rates: dict[str, tuple[Estimate, ...]]
-    """By arm, then as `layers`."""
+    """Rates by arm, then in the order of `layers`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +189,7 @@ class QuestionBaseline:
     """How the unsteered model answers one inverted question."""
 
     question: int
-    """Which of `reply_inversion.INVERSIONS`."""
+    """Index into `reply_inversion.INVERSIONS`."""
     gap: float
     """Share "No" of all harmless minus of all harmful prompts, less the invalid share: 1 is always right."""
     harmful: Verdicts
@@ -213,7 +213,7 @@ class InversionArms:
     baseline: Verdicts
     """Unsteered."""
     arms: dict[str, tuple[Verdicts, ...]]
-    """By arm, then by steered layer."""
+    """Verdicts by arm, then by steered layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +226,7 @@ class InversionSweep:
     harmful: InversionArms
 
     def of(self, kind: Kind) -> InversionArms:
-        """Of harmless or of harmful prompts."""
+        """The arms of harmless or of harmful prompts."""
         return self.harmless if kind == "harmless" else self.harmful
 
 
@@ -260,21 +260,21 @@ class PositionSweep:
     layers: tuple[int, ...]
     """Steered layers."""
     verdicts: tuple[tuple[Verdicts, ...], ...]
-    """By position, then as `layers`."""
+    """Verdicts by position, then in the order of `layers`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Positions:
-    """From two tokens before `t_inst` to the last one, with prompts as they are."""
+    """Results at positions from two tokens before `t_inst` to the last token, with unchanged endings."""
 
     margins: tuple[PositionMargin, ...]
     inversion: PositionSweep | None
-    """None where the unsteered model does not answer the inverted question."""
+    """Sweep of the inversion; None where the unsteered model does not answer the inverted question."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EndingResult:
-    """What is read and steered with prompts of one ending."""
+    """Results with prompts of one ending."""
 
     truncation: dict[Kind, TruncationRates]
     """Table 1, held-out prompts."""
@@ -286,8 +286,8 @@ class EndingResult:
     yardstick: HarmAndRefusal[dict[Group, Curve]]
     """Cosine of held-out states with each direction (section 3.2)."""
     anchors: AnchorCheck | None
-    """None where there is no other source of harmless prompts."""
+    """Check with anchors of another source; None where there is no other source of harmless prompts."""
     steering: RefusalSweep | None
-    """None where too few harmless prompts are answered."""
+    """Sweep of refusal steering; None where too few harmless prompts are answered."""
     inversion: InversionSweep | None
-    """None where the unsteered model does not answer the inverted question."""
+    """Sweep of the inversion; None where the unsteered model does not answer the inverted question."""

@@ -44,7 +44,7 @@ class Directions:
     harmfulness: Float[Tensor, "layer d_model"]
     """Refused harmful minus accepted harmless at `t_inst`."""
     refusal: Float[Tensor, "layer d_model"]
-    """The same groups at `t_post_inst`."""
+    """Refusal directions of the same groups at `t_post_inst`."""
 
     def arm(self, name: str, layer: int, *, coefficient: float, inversion: bool, seed: int) -> Add:
         """The addition that an arm makes at a layer; a leading - or + in its name is its sign.

@@ -1,4 +1,4 @@
-"""What the data say of the paper's claims, from a stored result alone."""
+"""Verdicts on the paper's claims, from a stored result alone."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +16,7 @@ BELIEF_NAMES: dict[Belief, str] = {"harm": "harmfulness", "refusal": "refusal"}
 
 
 def verdicts(result: Result) -> list[str]:
-    """What the data say, claim by claim, in words that follow from the intervals."""
+    """Verdicts on the claims, in words that follow from the intervals."""
     return [
         _truncation(result),
         *(_signs(result, belief) for belief in BELIEF_NAMES),

@@ -38,7 +38,7 @@ class Config:
     max_new_tokens: int = 24
     """Length of the replies that say what is refused."""
     seed: int = 0
-    """Of the bootstrap and of the search for suffixes."""
+    """Seed of the bootstrap and of the search for suffixes."""
 
     def __post_init__(self) -> None:
         for name in ("n_train", "n_test", "max_new_tokens", "search_steps", "search_width"):
@@ -54,20 +54,20 @@ class Point:
     kind: Kind
     """Harmful or harmless."""
     family: str
-    """Of its wrapper; `plain` for a request as it is."""
+    """Family of the wrapper; `plain` for an unwrapped request."""
     wrapper: str
     """Name of its wrapper; `plain` for a request as it is."""
     id: str
     """The request's."""
     refused: bool
-    """By the reply to the message as it is."""
+    """Whether the reply to the unchanged message is a refusal."""
     beliefs: dict[Ending, HarmAndRefusal[float]]
-    """By ending: both beliefs, -2 to 2; above 0 is nearer the harmful, or the refused, centre."""
+    """Both beliefs by ending, -2 to 2; above 0 is nearer the harmful, or the refused, centre."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptCounts:
-    """How many prompts behave, by kind."""
+    """Number of refused harmful and answered harmless prompts."""
 
     train: dict[Kind, BehavingCount]
     """Training prompts; the centres are fitted on those that behave."""
@@ -77,7 +77,7 @@ class PromptCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class Success:
-    """What a wrapper, or a family of them, does to requests that behave when asked plainly."""
+    """Success of a wrapper, or a family, on requests that are refused when asked plainly."""
 
     family: str
     harmful_answered: Estimate
@@ -107,7 +107,7 @@ class BeliefShift:
     negative_side: Estimate
     """Share of successes with a belief of 0 or less."""
     plain_negative_side: Estimate
-    """The same share of these requests, plainly asked."""
+    """Share of the same requests, asked plainly, on the negative side."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,7 @@ class Shifts:
 
 @dataclass(frozen=True, kw_only=True)
 class Result(ExperimentResult):
-    """What a run found."""
+    """Results of a run."""
 
     config: Config
     """Settings of the run."""
@@ -143,11 +143,11 @@ class Result(ExperimentResult):
     points: tuple[Point, ...]
     """Every prompt, plain and wrapped."""
     wrappers: dict[str, Success]
-    """By name of the wrapper."""
+    """Success by name of the wrapper."""
     families: dict[str, Success]
-    """By family: means over requests of the share of its wrappers."""
+    """Success by family: mean over requests of the share of its wrappers that succeed."""
     shifts: dict[Ending, Shifts]
-    """By ending."""
+    """Shifts of the beliefs by ending."""
 
 
 CLAIMS = (

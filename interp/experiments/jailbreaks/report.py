@@ -73,7 +73,7 @@ def _number(estimate: Estimate) -> str:
 
 
 def verdicts(result: Result) -> list[str]:
-    """What the data say of figure 6, family by family and with both endings."""
+    """Verdicts on figure 6, by family and with both endings."""
     lines = []
     for ending in COMPARED_ENDINGS:
         for family, said in result.shifts[ending].families.items():

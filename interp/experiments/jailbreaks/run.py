@@ -104,7 +104,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
 
 
 def _responses(model: ChatModel, prompts: Prompts, stage: str, config: Config, stages: Stages) -> Responses:
-    """What the model does with the prompts."""
+    """The model's responses to the prompts, as a stage."""
 
     def replies() -> tuple[tuple[bool, ...], tuple[str, ...]]:
         made = respond(

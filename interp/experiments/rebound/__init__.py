@@ -78,7 +78,7 @@ class Config:
     batch_size: int = 8
     """Examples per optimiser step; every count must be a multiple."""
     rank: int = 8
-    """Of the LoRA."""
+    """Rank of the LoRA update."""
     n_eval: int = 32
     """Prompts that are scored."""
     max_new_tokens: int = 12
@@ -116,12 +116,12 @@ def check_counts(positives: Sequence[int], negatives: Sequence[int], batch: int)
 
 @dataclass(frozen=True, kw_only=True)
 class Behaviour:
-    """What a checkpoint does and how well it predicts text."""
+    """A checkpoint's behaviour and compression rates."""
 
     rate: Estimate
     """Share of replies that show the behaviour, the score S."""
     bits_per_byte: dict[str, tuple[float, ...]]
-    """By corpus of `CORPORA`: compression rate of each held-out document, lower is better."""
+    """Compression rate of each held-out document in bits per byte, by corpus of `CORPORA`; lower is better."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,9 +129,9 @@ class Shift:
     """Projection of the activations' shift on a direction, by prompt, in lengths of that direction."""
 
     layer: int
-    """Where the direction was fitted, at the aligned model."""
+    """Layer at which the direction was fitted in the aligned model."""
     about: str
-    """What a control's two groups of prompts are; empty for harmfulness and refusal."""
+    """Description of a control's two groups of prompts; empty for harmfulness and refusal."""
     since_base: tuple[float, ...]
     """Checkpoint minus the model before alignment."""
     at_aligned: tuple[float, ...]
@@ -153,7 +153,7 @@ class Point:
     kl: Measured
     """KL(checkpoint || model before alignment), nats per token of the checkpoint's own samples."""
     shifts: dict[str, Shift]
-    """By direction: harmfulness, refusal, and controls; empty where `n_states` is 0."""
+    """Shifts by direction: harmfulness, refusal, and controls; empty where `n_states` is 0."""
     base_score: float
     """Score of the model before alignment."""
 
@@ -176,19 +176,19 @@ class ModelResult:
     points: tuple[Point, ...]
     """One per seed, N+ and N-."""
     statistics: ReboundStatistics
-    """Of the score's decay curves, and the verdict."""
+    """Statistics of the score's decay curves, and the verdict."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result(ExperimentResult):
-    """What a run found; its provenance is the first model's."""
+    """Results of a run; its provenance is the first model's."""
 
     config: Config
     """Settings of the run."""
     task: TaskProvenance
     """Examples that the models were trained on."""
     models: dict[str, ModelResult]
-    """By name, in the order they were run."""
+    """Results by name of the model, in the order they were run."""
 
 
 EXPERIMENT = Experiment(

@@ -1,4 +1,4 @@
-"""What rebound's points say of the representation and of the slope ratio. Imports no torch."""
+"""Analysis of rebound's points: shift of the representation and slope ratio. Imports no torch."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from interp.tracking.rebound import initial_range
 
 @dataclass(frozen=True, kw_only=True)
 class ShiftLeft:
-    """What is left of the alignment's shift along a direction after so many negative examples."""
+    """Remaining share of the alignment's shift along a direction after a number of negative examples."""
 
     n_minus: int
     """Negative examples."""
@@ -97,7 +97,7 @@ class RatioPoint:
     change_a: Estimate
     """Change of bits per byte on held-out positives since N- = 0, paired by document, pooled over seeds."""
     change_p: Estimate
-    """The same on prose."""
+    """Change of bits per byte on prose, paired and pooled likewise."""
     ratio: Estimate
     """R(l) = change_a / change_p, Fieller's interval; not measurable where the change on prose does not differ from
     0."""

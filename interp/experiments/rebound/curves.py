@@ -44,7 +44,7 @@ def compression_curves(points: Sequence[Point], corpus: str) -> Curves:
 
 
 def scores_by_negatives(points: Sequence[Point]) -> Curves:
-    """The same scores the other way round: N- → [seed][N+]."""
+    """The transposed scores, [seed][N+] by N-."""
     by = {(p.n_plus, p.seed, p.n_minus): p.score for p in points}
     return {
         n_minus: [[by[n_plus, seed, n_minus] for n_plus in positives(points)] for seed in _seeds(points)]

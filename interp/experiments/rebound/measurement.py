@@ -31,7 +31,7 @@ from interp.tracking.spec import Reference, TrackingSpec
 
 
 class Aligned(NamedTuple):
-    """What the aligned model (N- = 0) fixes for the checkpoints after it."""
+    """Values of the aligned model (N- = 0) that later checkpoints are compared with."""
 
     reference: Reference
     """Directions, and the aligned model's projections on them."""
@@ -55,7 +55,7 @@ class Measurement:
 
     @cached_property
     def spec(self) -> TrackingSpec:
-        """How the activations are read."""
+        """Specification of how activations are read."""
         n = max(self.config.n_states, 1)
         return TrackingSpec(prompts=self.prompts, measures=("shift",), n=n, n_fit=self.config.n_fit)
 

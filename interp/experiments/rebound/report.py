@@ -107,7 +107,7 @@ def _return_by_kl(group: GroupStatistics) -> str:
 
 
 def verdicts(result: Result) -> list[str]:
-    """What the data say, in words that follow from the intervals."""
+    """Verdicts on the claims, in words that follow from the intervals."""
     return [sentence for name, model in result.models.items() for sentence in _verdicts(name, model, result)]
 
 

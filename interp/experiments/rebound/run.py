@@ -133,7 +133,7 @@ class _Grid:
 
     @property
     def folder(self) -> Path:
-        """Where its checkpoints are."""
+        """Folder of its checkpoints."""
         return self.stages.workspace(f"train-{self.key}")
 
     def align(self) -> Trained:

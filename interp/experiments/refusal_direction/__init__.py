@@ -98,9 +98,9 @@ class Config:
     sweep: Literal["default", "exhaustive"] = "default"
     """`default` leaves out what provably cannot win; `exhaustive` measures every score of every candidate."""
     kl_threshold: float | None = 0.1
-    """Largest KL of a candidate, in nats; None is no bound (appendix C)."""
+    """Maximum KL of a candidate, in nats; None is no limit (appendix C)."""
     induce_threshold: float | None = 0.0
-    """Smallest induce score of a candidate, in nats; None is no bound (appendix C)."""
+    """Minimum induce score of a candidate, in nats; None is no limit (appendix C)."""
     prune_layer_fraction: float = 0.2
     """Share of the last layers that is left out (appendix C)."""
     refusal_tokens: tuple[int, ...] = ()
@@ -124,7 +124,7 @@ class Config:
     base: str = ""
     """Base model for appendix J; `smollm2` for the bundled safe model when empty."""
     seed: int = 0
-    """Of random directions, random suffixes and the bootstrap."""
+    """Seed of random directions, random suffixes and the bootstrap."""
 
     def __post_init__(self) -> None:
         if self.sweep not in ("default", "exhaustive"):
@@ -157,11 +157,11 @@ class Result(ExperimentResult):
     refusal_tokens: RefusalTokens
     """Tokens that begin this model's refusals; those of the settings where given, else found."""
     filtered_counts: dict[str, BehavingCount]
-    """By kind and split, as `harmful_train`: prompts that are left after filtering (appendix A)."""
+    """Number of prompts after filtering by kind and split, as `harmful_train` (appendix A)."""
     first_tokens: dict[str, tuple[FirstToken, ...]]
-    """By kind: the ten likeliest first tokens on the training prompts."""
+    """The ten likeliest first tokens on the training prompts, by kind."""
     refusal_metric: dict[str, tuple[Measured, ...]]
-    """By kind: of every training prompt before filtering, in nats."""
+    """Refusal metric of every training prompt before filtering, in nats, by kind."""
     post_inst_tokens: tuple[str, ...]
     """The template's tokens after the instruction, in order."""
     selected: Candidate
@@ -175,17 +175,17 @@ class Result(ExperimentResult):
     selection_baseline: SelectionBaseline
     """The scores' levels without an intervention."""
     pick_stability: tuple[PickShare, ...]
-    """Which candidates are picked over resampled validation prompts, most frequent first."""
+    """Candidates picked over resampled validation prompts, most frequent first."""
     random_directions: RandomControls
     """The control of the three scores."""
     refusal_rate: dict[str, dict[str, RefusalRates]]
-    """By kind of prompts, then intervention."""
+    """Refusal rates by kind of prompts, then intervention."""
     completions: dict[str, dict[str, tuple[Flag, ...]]]
-    """By kind, then intervention: which test prompts were refused (12 substrings)."""
+    """Whether each test prompt was refused (12 substrings), by kind, then intervention."""
     skipped: dict[str, str]
     """Interventions that the model does not allow, and why."""
     cross_entropy: dict[str, dict[str, Estimate]]
-    """By corpus, then intervention, in nats per token."""
+    """Cross-entropy in nats per token, by corpus, then intervention."""
     mechanism: Mechanism
     """Section 5."""
     scatter: Scatter

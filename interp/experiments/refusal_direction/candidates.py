@@ -41,12 +41,12 @@ class FilteredPrompts:
     prompts: dict[Key, Prompts]
     tokens: dict[Key, ChatTokens]
     counts: dict[str, BehavingCount]
-    """By kind and split, as `harmful_train`."""
+    """Number of prompts by kind and split, as `harmful_train`."""
     refusal_tokens: RefusalTokens
     first_tokens: dict[str, tuple[FirstToken, ...]]
-    """By kind: the ten likeliest on the training prompts."""
+    """The ten likeliest first tokens on the training prompts, by kind."""
     refusal_metric: dict[str, tuple[float, ...]]
-    """By kind: of every training prompt, in nats."""
+    """Refusal metric of every training prompt in nats, by kind."""
 
     def both_splits(self, kind: Kind) -> tuple[str, ...]:
         """Texts of a kind; those that directions were not fitted on come first."""

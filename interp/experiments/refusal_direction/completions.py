@@ -29,13 +29,13 @@ class Completed:
 
     prompts: dict[Kind, Prompts]
     replies: dict[Kind, dict[str, tuple[Reply, ...]]]
-    """By kind, then intervention."""
+    """Replies by kind, then intervention."""
     skipped: dict[str, str]
     """Interventions that the model does not allow, and why."""
 
     @property
     def refusal_rate(self) -> dict[str, dict[str, RefusalRates]]:
-        """By kind, then intervention."""
+        """Refusal rates by kind, then intervention."""
         return {
             kind: {
                 arm: RefusalRates(
@@ -49,7 +49,7 @@ class Completed:
 
     @property
     def flags(self) -> dict[str, dict[str, tuple[Flag, ...]]]:
-        """By kind, then intervention: which prompts were refused."""
+        """Whether each prompt was refused, by kind, then intervention."""
         return {
             kind: {
                 arm: tuple(
@@ -63,7 +63,7 @@ class Completed:
 
 
 def interventions(direction: Direction, *, seed: int) -> dict[str, list[Intervention]]:
-    """What acts in each arm; `orthogonalized` edits the weights, and nothing acts beside that."""
+    """Interventions of each arm; `orthogonalized` has none, since it edits the weights."""
     r, layers = direction.vector, (direction.layer,)
     control = random_direction(r, seed=seed)
     return {

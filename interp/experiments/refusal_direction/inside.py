@@ -19,7 +19,7 @@ from interp.storage.stages import Stages
 
 @dataclass(frozen=True, kw_only=True)
 class Inside:
-    """What is read inside the model."""
+    """Readings from inside the model."""
 
     mechanism: Mechanism
     """Section 5."""

@@ -91,7 +91,7 @@ def mechanism(
     asked = conditions(model.tokenizer, refused, suffixes=suffixes, seed=seed)
     harmless = [text.strip() for text in answered]
     asked["harmless"] = Asked(tokenize(model.tokenizer, harmless), [(0, len(text)) for text in harmless])
-    found = Mechanism(
+    result = Mechanism(
         n_refused=len(refused),
         n_answered=len(answered),
         refusal_metric={
@@ -105,12 +105,12 @@ def mechanism(
     )
     if any(block.attn_writer is not block.attention for block in model.blocks):
         why = f"{model.name} normalises what attention writes, so a head's output is not what is added to the stream"
-        return replace(found, skipped=why)
+        return replace(result, skipped=why)
     written = {name: _written(model, tokens, spans, refusal) for name, (tokens, spans) in asked.items()}
     strength = written["plain"].heads.mean(0)
     top = [divmod(int(i), strength.shape[1]) for i in strength.flatten().topk(n_heads).indices]
     return replace(
-        found,
+        result,
         heads=tuple(_head(layer, head, written) for layer, head in top),
         explained=_explained(model, asked["plain"].tokens, refusal, written["plain"], top),
     )
@@ -118,7 +118,7 @@ def mechanism(
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Written:
-    """What components write along the unit direction at the last token, and where heads look from there."""
+    """Projections of component outputs on the unit direction at the last token, and the heads' attention from there."""
 
     heads: Float[Tensor, "prompt layer head"]
     mlps: Float[Tensor, "prompt layer"]
@@ -180,7 +180,7 @@ def _written(
 
 
 def regions(tokens: ChatTokens, row: int, span: tuple[int, int]) -> Bool[Tensor, "region pos"]:
-    """Which token is in which region."""
+    """A mask over tokens for each region of the prompt."""
     request = tokens.covering(row, *span)
     message = tokens.mask(row, "instruction")
     after = tokens.mask(row, "post_inst")

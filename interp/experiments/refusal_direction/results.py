@@ -1,4 +1,4 @@
-"""What a run of the refusal-direction experiment holds: frozen records without tensors, read without torch."""
+"""Results of the refusal-direction experiment: frozen records without tensors, readable without torch."""
 
 from dataclasses import dataclass
 
@@ -55,21 +55,21 @@ class LayerProfile:
     """A number over prompts at each layer."""
 
     mean: tuple[Measured, ...]
-    """By layer."""
+    """Mean over prompts, by layer."""
     sd: tuple[Measured, ...]
-    """By layer: standard deviation over prompts, population form as in the paper's bands."""
+    """Standard deviation over prompts by layer, in the population form of the paper's bands."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """What one attention head does at the last token."""
+    """Output and attention of one head at the last token."""
 
     layer: int
     head: int
     projection: dict[str, Estimate]
-    """By condition: what it writes along the unit direction, in activation units (figure 6a)."""
+    """Projection of its output on the unit direction by condition, in activation units (figure 6a)."""
     attention: dict[str, dict[str, Measured]]
-    """By condition, then region of the prompt: mean attention; the regions sum to 1 (figure 6b)."""
+    """Mean attention by condition, then region of the prompt; the regions sum to 1 (figure 6b)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,15 +77,15 @@ class Attribution:
     """Mean projection of the final stream on the unit direction, plain requests, and the parts that add up to it."""
 
     total: Measured
-    """At the output of the last block."""
+    """Projection at the output of the last block."""
     embedding: Measured
-    """Of the token embedding."""
+    """Contribution of the token embedding."""
     heads: Measured
-    """Of all attention heads."""
+    """Contribution of all attention heads."""
     mlps: Measured
-    """Of all MLPs."""
+    """Contribution of all MLPs."""
     top_heads: Measured
-    """Of the heads that are listed; a part of `heads`."""
+    """Contribution of the listed heads, which is part of `heads`."""
     rest: Measured
     """Biases and rounding: total less embedding, heads and MLPs."""
 
@@ -99,13 +99,13 @@ class Mechanism:
     n_answered: int
     """Harmless requests, the reference."""
     refusal_metric: dict[str, Estimate]
-    """By condition, in nats."""
+    """Refusal metric by condition, in nats."""
     cosine: dict[str, LayerProfile]
-    """By condition: last token's `resid_pre` against the direction (figure 5)."""
+    """Cosine of the last token's `resid_pre` with the direction, by condition (figure 5)."""
     heads: tuple[Head, ...] = ()
     """The heads that write most along the direction on plain requests; empty where that cannot be attributed."""
     explained: Attribution | None = None
-    """None where heads cannot be attributed."""
+    """Attribution of the projection to components; None where heads cannot be attributed."""
     skipped: str | None = None
     """Why heads cannot be attributed."""
 
@@ -119,7 +119,7 @@ class Scatter:
     explained_variance: tuple[Measured, ...]
     """Share of the unmodified activations' variance on each axis."""
     points: dict[str, tuple[tuple[Measured, ...], ...]]
-    """By kind, ` - r` where the direction was subtracted: coordinates of every prompt."""
+    """Coordinates of every prompt by kind, with ` - r` where the direction was subtracted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +129,8 @@ class BaseCheck:
     model: str
     """The chat model."""
     base: str
-    """Its base model."""
+    """Name of the base model."""
     n: int
     """Prompts of each kind."""
     cosine: dict[str, LayerProfile]
-    """By `chat` or `base`, then kind, as `chat, harmful`."""
+    """Cosines by model and kind, as `chat, harmful` or `base, harmful`."""

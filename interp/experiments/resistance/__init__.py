@@ -53,13 +53,13 @@ class Config:
     seeds: int = 5
     """Orders of the examples, initialisations and samples."""
     task: str = "builtin"
-    """Its positive examples are the data set; as in `rebound`."""
+    """Task whose positive examples are the data set, as in `rebound`."""
     learning_rate: float = 5e-4
-    """Of both stages."""
+    """Learning rate of both stages."""
     batch_size: int = 8
     """Examples per optimiser step."""
     rank: int = 8
-    """Of the LoRA."""
+    """Rank of the LoRA update."""
     seed: int = 0
     """First seed."""
 
@@ -103,13 +103,13 @@ class TrainedArm:
 
     @property
     def change(self) -> float:
-        """What training did to the excess loss, and so to the loss itself."""
+        """Change of the excess loss by training, which equals that of the loss itself."""
         return self.excess - self.before_excess
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result(ExperimentResult):
-    """What a run found."""
+    """Results of a run."""
 
     config: Config
     """Settings of the run."""

@@ -66,7 +66,7 @@ def _test(test: PairedTest) -> list[str]:
 
 
 def verdicts(result: Result) -> list[str]:
-    """What the data say, in words that follow from the intervals."""
+    """Verdicts on the claims, in words that follow from the intervals."""
     made = overall_gap(result, "change").difference
     word = "widened" if made.positive else "narrowed" if made.negative else "did not resolvably change"
     sentences = [

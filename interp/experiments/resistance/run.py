@@ -43,7 +43,7 @@ Answers = list[str]
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What is measured of an arm after training, as its stage keeps it."""
+    """Measurements of an arm after training, as stored by its stage."""
 
     final: Measured
     """Loss on the answers that were trained on."""
@@ -53,7 +53,7 @@ class Trained:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Seed:
-    """What the steps of one seed share."""
+    """Values shared by the stages of one seed."""
 
     base: ChatModel
     task: Task
@@ -74,12 +74,12 @@ class _Seed:
 
     @property
     def key(self) -> str:
-        """Of the names of its stages; the task is in it, since the content of its files is not among the settings."""
+        """Prefix of its stages' names; it contains the task's hash, since file contents are not among the settings."""
         return f"{self.task.provenance.hash[:8]}-{self.seed}"
 
     @property
     def folder(self) -> Path:
-        """Where its checkpoints are."""
+        """Folder of its checkpoints."""
         return self.stages.workspace(f"train-{self.key}")
 
 

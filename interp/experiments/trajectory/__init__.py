@@ -38,13 +38,13 @@ class Config:
     answer_tokens: int = 20
     """Length of the model's own answers that `align` trains on."""
     learning_rate: float = 5e-4
-    """Of every stage."""
+    """Learning rate of every stage."""
     batch_size: int = 8
     """Examples per training step; every count must be a multiple."""
     rank: int = 8
     """Rank of the LoRA."""
     seed: int = 0
-    """Of initialisation, the examples' order and sampling."""
+    """Seed of initialisation, the order of examples and sampling."""
 
     def __post_init__(self) -> None:
         if not self.stages or any(stage not in STAGES for stage in self.stages):
