@@ -95,9 +95,9 @@ class Experiment:
     default_model: str | None = "smollm2-safe"
     """Model to run on by default; None for an experiment that needs neither a model nor prompts."""
     also_resumes: tuple[str, ...] = ()
-    """Settings that a stopped run may change and still go on from its finished stages."""
+    """Settings that may change when an interrupted run continues from its finished stages."""
     made_by: str | None = None
-    """The command that makes its runs, where settings alone do not say what to run on; None where `interp run` does."""
+    """The command that makes its runs, where these need inputs beyond settings; None where `interp run` does."""
 
     def configure(self, settings: Mapping[str, Any] | None = None) -> Any:
         """A `Config` from settings by name; texts are read as the setting's type.

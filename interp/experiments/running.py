@@ -123,8 +123,8 @@ def run(
 
     Args:
         name: a name of `interp list`.
-        source: `any` opens a stored run that was asked the same and computes where there is none; `stored` never
-            computes; `computed` always does, or goes on where an earlier one was stopped.
+        source: `any` opens a stored run of the same request and computes where there is none; `stored` never computes;
+            `computed` always does, or continues an interrupted one.
         model: what `interp.load` takes, or a loaded model; the experiment's own choice when None.
         adapter: PEFT adapter, with a model given by name.
         prompts: what `interp.load_prompts` takes, or a loaded set.

@@ -218,7 +218,7 @@ def _fine_tuned(
 
 
 def _measure(model: ChatModel, held: HeldOut, config: Config) -> Condition:
-    """Replies to the held-out prompts, both beliefs of each per layer, and what the guard says of them."""
+    """Replies to the held-out prompts, both beliefs of each per layer, and the guard's verdicts on them."""
     refusal_rate = {
         kind: respond(model, held.test[kind], substrings="zhao", max_new_tokens=config.max_new_tokens).rate
         for kind in KINDS

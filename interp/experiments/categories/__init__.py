@@ -1,4 +1,4 @@
-"""Harm categories: does each have a harmfulness direction of its own, and a refusal direction?
+"""Harm categories: does each have its own harmfulness direction and its own refusal direction?
 
 Zhao et al. 2025, *LLMs Encode Harmfulness and Refusal Separately* (arXiv:2507.11878), category analysis. For category
 a, at layer l:

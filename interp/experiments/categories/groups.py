@@ -15,7 +15,7 @@ _MIN_CATEGORIES = 3
 
 
 def pooled(prompts: PromptSet, kind: Kind) -> Prompts:
-    """All splits of a kind as one, in order; a text that stands in several once."""
+    """All splits of a kind concatenated in order, without repeated texts."""
     texts, ids, categories = [], [], []
     seen: set[str] = set()
     for (other, _), part in prompts.parts.items():

@@ -1,7 +1,7 @@
 """Models in which the elasticity theorem can be computed: mixture of counts, token tree, log-linear.
 
 Source: Ji et al. 2025, arXiv:2406.06144, definitions 3.1 to 3.6, theorem 3.4 and theorem 4.2. Everything is in nats
-unless said otherwise. Sizes: k = |D_p| / |D_a|, l = |D_t| / |D_a|, s = |D_3| / |D_p|, where D_p is pre-training data,
+unless stated otherwise. Sizes: k = |D_p| / |D_a|, l = |D_t| / |D_a|, s = |D_3| / |D_p|, where D_p is pre-training data,
 D_a alignment data distributed like D_2 and D_t perturbation data distributed like D_3.
 
 What drives the theorem's -k: theta minimises |D_p| g_p + |D_a| g_a + l |D_a| g_t, so at l = 0 the gradients satisfy
@@ -50,7 +50,7 @@ class Sources:
 
 
 def pareto_sources(generator: np.random.Generator, *, share: float, symbols: int = 300) -> Sources:
-    """Three Pareto(1.2) laws over disjoint supports of so many symbols each.
+    """Three Pareto(1.2) laws over disjoint supports with an equal number of symbols.
 
     Source: Ji et al. 2025, assumption A.7 (Pareto mass over the leaves; argued from Zipf's law).
     """
@@ -235,7 +235,7 @@ class LogLinear:
         batch: int,
         decay: bool = False,
     ) -> Array:
-        """Stochastic gradient descent over so many fresh examples, several runs side by side.
+        """Stochastic gradient descent over a number of fresh examples, for several runs at once.
 
         Args:
             theta: [run, feature].
@@ -257,7 +257,7 @@ def curvature_ratio(
     """Slope ratio after so many small alignment steps from a converged theta: -(g_a . g_t) / (eta T_a g_a' H g_t).
 
     First order in the alignment: k_eff ~ 1 / (eta T_a curvature). Falls with alignment steps as the theorem's 1/|D_a|
-    does, but knows nothing of |D_p|, which tells the two accounts apart.
+    does, but does not depend on |D_p|, which distinguishes the two accounts.
     """
     a, t = (model.gradient(theta, source) for source in (sources.aligned, sources.perturbing))
     return float(-(a @ t) / (rate * steps * (a @ model.hessian(theta) @ t)))

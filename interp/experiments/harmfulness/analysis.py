@@ -1,4 +1,4 @@
-"""What hidden states say of harmfulness and refusal: clusters, beliefs, geometry. Tensors in, numbers out.
+"""Harmfulness and refusal in hidden states: clusters, beliefs, geometry. Tensors in, numbers out.
 
 States are `[prompt, layer, role, d_model]` with roles `t_inst`, `t_post_inst` and layers 0..L as in
 `interp.representations.beliefs`. Section numbers are those of Zhao et al. 2025, arXiv:2507.11878.
@@ -107,7 +107,7 @@ def _shuffled(groups: Groups, anchors: Anchors, role: int, *, draws: int, seed: 
 def beliefs(
     groups: Groups, ids: Mapping[Group, Sequence[str]], anchors: Anchors, *, seed: int
 ) -> GroupBeliefs:
-    """Both beliefs of every prompt, their means by group, and what each belief tells apart (equations 3 and 4)."""
+    """Both beliefs of every prompt, their means by group, and what each belief separates (equations 3 and 4)."""
     centres = anchors.both_centres()
     both: dict[Group, HarmAndRefusal[Tensor]] = {
         name: both_beliefs(states, centres) for name, states in groups.items()

@@ -210,7 +210,7 @@ def _yardstick(result: Result) -> go.Figure:
 
 
 def _confound(result: Result) -> go.Figure:
-    """What reading at `t_inst` gives under each ending, beside what the ending alone gives away."""
+    """Separation at `t_inst` under each ending, beside separation by the ending alone."""
     by = list(result.by_ending.values())
     panels: dict[str, list[Estimate]] = {
         "leak: AUROC from<br>the last token alone": [one.leak.last_token for one in by],

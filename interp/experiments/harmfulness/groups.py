@@ -36,7 +36,7 @@ class Part(NamedTuple):
     states: Float[Tensor, "prompt layer role d_model"]
 
     def flags(self, label: Label) -> list[bool | None]:
-        """Refused or not; None where the truncated prompt got no word: that says nothing of harm."""
+        """Whether each prompt is refused; None for an empty reply to the truncated prompt, which says nothing."""
         if label == "full":
             return list(self.full)
         return [None if silent else flag for flag, silent in zip(self.cut, self.silent, strict=True)]

@@ -66,7 +66,7 @@ class Clusters:
     shuffled: dict[Group, Band]
     """Mean margins with centres of two random halves of the anchors; groups without prompts are left out."""
     labels: Literal["full", "truncated"]
-    """Whose replies the groups are by: the whole or the cut prompt's."""
+    """Whether the groups follow the replies to full or to truncated prompts."""
 
 
 @dataclass(frozen=True, kw_only=True)

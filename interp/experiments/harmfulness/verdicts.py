@@ -89,7 +89,7 @@ def _orthogonal(result: Result) -> str:
 
 
 def _separation(result: Result) -> list[str]:
-    """Whether each belief tells its own label apart better than the other belief does."""
+    """Whether each belief separates its own label better than the other belief does."""
     own: tuple[tuple[str, Belief], ...] = (
         ("harmful from harmless", "harm"),
         ("refused from accepted", "refusal"),

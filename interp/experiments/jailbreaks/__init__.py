@@ -56,7 +56,7 @@ class Point:
     family: str
     """Family of the wrapper; `plain` for an unwrapped request."""
     wrapper: str
-    """Name of its wrapper; `plain` for a request as it is."""
+    """Name of the wrapper; `plain` for an unwrapped request."""
     id: str
     """The request's."""
     refused: bool
@@ -72,7 +72,7 @@ class PromptCounts:
     train: dict[Kind, BehavingCount]
     """Training prompts; the centres are fitted on those that behave."""
     plain: dict[Kind, BehavingCount]
-    """Requests as they are; only those that behave are wrapped and counted."""
+    """Unwrapped requests; only refused harmful and answered harmless ones are wrapped and counted."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What wrapped requests that succeed share, and how far their beliefs lie from those of the plain requests.
+"""Shifts of both beliefs of successful jailbreak prompts from those of their plain requests, with controls.
 
 Requests, not prompts, are what is counted: prompts of one request are averaged first, so that tests and intervals see
 independent values.
@@ -83,7 +83,7 @@ def _share(values: Sequence[float], seed: int) -> Estimate:
 
 
 def shifts(points: Sequence[Point], ending: Ending, *, seed: int = 0) -> Shifts:
-    """Per family and belief, how far successes lie from their own plain requests, and the controls."""
+    """Shift of successful prompts from their own plain requests by family and belief, with controls."""
     plain = _behaving(points)
 
     def gap(belief: Belief) -> float:
