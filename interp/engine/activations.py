@@ -228,12 +228,12 @@ def _fast(
     model: ChatModel, tokens: ChatTokens, request: Request, applied: Applied, budget: int | None
 ) -> Iterator[Batch]:
     stop_before = request.stop_before
-    # A requested token inside the shared prefix would not be run with every prompt: hence most_shared.
+    # A requested token inside the shared prefix would not be run with every prompt: hence max_shared.
     with packed_passes(
         model,
         tokens,
         applied,
-        most_shared=int(request.where.min()),
+        max_shared=int(request.where.min()),
         stop_before=stop_before,
         budget=budget,
     ) as passes:

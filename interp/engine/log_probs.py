@@ -73,19 +73,19 @@ def packed_next_tokens(
     tokens: ChatTokens,
     applied: Applied,
     *,
-    most_shared: int | None = None,
+    max_shared: int | None = None,
     budget: int | None = None,
     weights: PackedWeights | None = None,
 ) -> Iterator[tuple[list[int], Float[Tensor, "batch d_vocab"]]]:
     """Yield the rows of each packed pass and the logits of their first completion token, under active interventions.
 
     Args:
-        most_shared: maximum length of the shared prefix.
+        max_shared: maximum length of the shared prefix.
         budget: maximum nodes of one pass.
         weights: the model's prepacked weights, where it will run many times.
     """
     with packed_passes(
-        model, tokens, applied, most_shared=most_shared, budget=budget, weights=weights
+        model, tokens, applied, max_shared=max_shared, budget=budget, weights=weights
     ) as passes:
         yield from run_batches(
             passes.batches,

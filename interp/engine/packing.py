@@ -188,7 +188,7 @@ def packed_passes(
     tokens: ChatTokens,
     applied: Applied,
     *,
-    most_shared: int | None = None,
+    max_shared: int | None = None,
     stop_before: int | None = None,
     budget: int | None = None,
     weights: PackedWeights | None = None,
@@ -197,7 +197,7 @@ def packed_passes(
 
     Args:
         applied: active interventions; tokens that they treat differently are not packed together.
-        most_shared: maximum length of the shared prefix; tokens inside it cannot be read per prompt.
+        max_shared: maximum length of the shared prefix; tokens inside it cannot be read per prompt.
         stop_before: passes will not reach this block.
         budget: maximum nodes of one pass.
         weights: the model's prepacked weights; when None, large passes pack layer by layer.
@@ -205,8 +205,8 @@ def packed_passes(
     weights = weights or PackedWeights(model, keep=False)
     limits = PassBudget.for_(model)
     shared = shared_length(model, tokens, applied)
-    if most_shared is not None:
-        shared = min(shared, most_shared)
+    if max_shared is not None:
+        shared = min(shared, max_shared)
     attention = PackedAttention(str(model.hf.config._attn_implementation), limits)
     with model.lock, fused_forwards(model, weights):
         prefix = SharedPrefix(model, tokens, applied, shared, stop_before=stop_before)

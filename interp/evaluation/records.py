@@ -8,7 +8,7 @@ from interp.stats import Estimate
 Group = Literal["refused harmful", "accepted harmful", "refused harmless", "accepted harmless"]
 """A behaviour group: the kind of a prompt crossed with the model's behaviour."""
 GROUPS: tuple[Group, ...] = get_args(Group)
-LEAST_IN_GROUP = 5
+MIN_IN_GROUP = 5
 """Minimum prompts of a group for a claim about it."""
 
 

@@ -1,7 +1,7 @@
 """GGUF files → folders of float32 safetensors in the cache, converted once.
 
 The cache folder is `$INTERP_CACHE`, else `$XDG_CACHE_HOME/interp`, else `~/.cache/interp`; a converted copy is verified
-by its SHA-256 at every use and made anew when it does not match.
+by its SHA-256 at every use and converted again when it does not match.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ def convert_gguf(path: Path) -> Path:
     """Dequantise a GGUF file to a safetensors folder in the cache, once; return that folder.
 
     The folder is named by the file's SHA-256 and appears by one rename, so a killed conversion leaves nothing
-    behind. A copy whose weights no longer match their recorded hash is made anew.
+    behind. A copy whose weights no longer match their recorded hash is converted again.
 
     Raises:
         ValueError: the file does not exist, is not GGUF, or is truncated.

@@ -69,7 +69,7 @@ def load_checkpoint(
 
     Raises:
         ValueError: unknown name, folder without weights, unreadable GGUF, or an adapter made for another model;
-            the message says what is missing and how to mend it.
+            the message says what is missing and how to fix it.
     """
     name, given = split_revision(name)
     if given and revision and given != revision:
@@ -244,7 +244,7 @@ def attach_adapter(hf: PreTrainedModel, adapter: str, *, shown: str, dropout: fl
 
 @contextmanager
 def quiet_peft() -> Iterator[None]:
-    """Without PEFT's warnings about what no user of this library can mend."""
+    """Without PEFT's warnings about what no user of this library can fix."""
     with warnings.catch_warnings():
         # The base stands in a cache folder, so its recorded name never matches; shapes are compared instead.
         warnings.filterwarnings("ignore", message=".*base_model_name_or_path.*", category=UserWarning)

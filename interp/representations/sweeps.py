@@ -142,7 +142,7 @@ class Sweep:
         with apply(self.model, everywhere) as applied:
             # The shared prefix changes with every candidate, so it gets no pass of its own.
             for rows, logits in packed_next_tokens(
-                self.model, tokens, applied, most_shared=0, budget=self._pass_tokens, weights=self._weights
+                self.model, tokens, applied, max_shared=0, budget=self._pass_tokens, weights=self._weights
             ):
                 yield rows, logits.float().log_softmax(-1).cpu()
 
@@ -166,9 +166,7 @@ class Sweep:
         unmodified = self._resid
         with (
             apply(self.model, []) as applied,
-            packed_passes(
-                self.model, self._harmless, applied, most_shared=0, weights=self._weights
-            ) as passes,
+            packed_passes(self.model, self._harmless, applied, max_shared=0, weights=self._weights) as passes,
         ):
             for rows, resid in zip(passes.batches, unmodified, strict=True):
                 start = resid[layer] + vector.to(resid)
@@ -188,9 +186,7 @@ class Sweep:
         with (
             torch.no_grad(),
             apply(self.model, []) as applied,
-            packed_passes(
-                self.model, self._harmless, applied, most_shared=0, weights=self._weights
-            ) as passes,
+            packed_passes(self.model, self._harmless, applied, max_shared=0, weights=self._weights) as passes,
             self.model.hooks(reads),
         ):
             for rows in passes.batches:

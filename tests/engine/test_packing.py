@@ -196,7 +196,7 @@ def test_what_all_prompts_begin_with_attends_once(tiny: ChatModel, monkeypatch: 
     with (
         torch.no_grad(),
         apply(tiny, []) as applied,
-        packed_passes(tiny, tokens, applied, most_shared=0) as passes,
+        packed_passes(tiny, tokens, applied, max_shared=0) as passes,
     ):
         (rows,) = passes.batches
         logits = passes.next_token_logits(passes.pack(rows))

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.directions import cosine
-from interp.evaluation.records import LEAST_IN_GROUP, Group
+from interp.evaluation.records import MIN_IN_GROUP, Group
 from interp.experiments.harmfulness.results import (
     Among,
     Band,
@@ -143,7 +143,7 @@ def _separation(both: Mapping[Group, HarmAndRefusal[Tensor]], seed: int) -> tupl
     for tells, among, positive, negative in _CONTRASTS:
         for name, scores in both[positive].items():
             against = both[negative].of(name)
-            enough = min(len(scores), len(against)) >= LEAST_IN_GROUP
+            enough = min(len(scores), len(against)) >= MIN_IN_GROUP
             rows.append(
                 Separation(
                     tells=tells,

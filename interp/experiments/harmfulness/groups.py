@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.data.prompts import Ending, Kind, Prompts, PromptSet, Split, load_prompts
-from interp.evaluation.records import GROUPS, LEAST_IN_GROUP, Group
+from interp.evaluation.records import GROUPS, MIN_IN_GROUP, Group
 from interp.evaluation.responses import MIN_BEHAVING, behaving_rows, respond
 from interp.experiments.harmfulness import Config
 from interp.experiments.harmfulness.analysis import Anchors, Groups
@@ -140,7 +140,7 @@ def groups_at_inst(measured: Measured, anchors: Anchors, full: Groups, cut: Grou
     refused = torch.tensor([flag is True for flag in bad.flags("truncated")])
     accepted = torch.tensor([flag is False for flag in good.flags("truncated")])
     filled = min(int(refused.sum()), int(accepted.sum())) >= MIN_BEHAVING
-    if not filled or min(len(cut["accepted harmful"]), len(cut["refused harmless"])) < LEAST_IN_GROUP:
+    if not filled or min(len(cut["accepted harmful"]), len(cut["refused harmless"])) < MIN_IN_GROUP:
         return AtInst(full, anchors, "full")
     truncated = Anchors(harmful=bad.states[refused], harmless=good.states[accepted])
     return AtInst(cut, truncated, "truncated")

@@ -4,7 +4,7 @@ import plotly.graph_objects as go
 
 from interp.display.cards import Table
 from interp.display.page import Section, html_report
-from interp.evaluation.records import GROUPS, LEAST_IN_GROUP
+from interp.evaluation.records import GROUPS, MIN_IN_GROUP
 from interp.experiments.harmfulness import Result
 from interp.experiments.harmfulness.figures import figures
 from interp.experiments.harmfulness.panels import ENDING_TITLES
@@ -136,12 +136,12 @@ def _notes(result: Result) -> list[str]:
         f"{name} ({ENDING_TITLES[ending]}: {size.whole})"
         for ending, one in result.by_ending.items()
         for name, size in one.group_sizes.items()
-        if size.whole < LEAST_IN_GROUP
+        if size.whole < MIN_IN_GROUP
     )
     notes = list(result.provenance.notes)
     if few:
         notes.append(
-            f"Groups with fewer than {LEAST_IN_GROUP} prompts, from which nothing is concluded: {', '.join(few)}."
+            f"Groups with fewer than {MIN_IN_GROUP} prompts, from which nothing is concluded: {', '.join(few)}."
         )
     return notes
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interp.data.prompts import ENDINGS, Ending, Kind, PromptSet, Split
 from interp.engine.activations import collect
-from interp.evaluation.records import GROUPS, LEAST_IN_GROUP
+from interp.evaluation.records import GROUPS, MIN_IN_GROUP
 from interp.evaluation.responses import MIN_BEHAVING
 from interp.experiments.definition import Outcome
 from interp.experiments.harmfulness import Config, Result
@@ -210,7 +210,7 @@ def _steer(
 ) -> RefusalSweep | None:
     part = measured["harmless", "test"]
     answered = [row for row, refused in enumerate(part.full) if not refused][: config.n_steer]
-    if len(answered) < LEAST_IN_GROUP:
+    if len(answered) < MIN_IN_GROUP:
         return None
     return refusal_sweep(
         model, directions, part.prompts.take(answered), config, stages, stage=f"{ending}-steer"

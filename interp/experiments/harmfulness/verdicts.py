@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from interp.data.prompts import Ending, Kind
-from interp.evaluation.records import LEAST_IN_GROUP
+from interp.evaluation.records import MIN_IN_GROUP
 from interp.experiments.harmfulness import RANDOM, Result
 from interp.experiments.harmfulness.panels import ENDING_TITLES
 from interp.experiments.harmfulness.results import InversionSweep, TruncationRates, Verdicts
@@ -62,7 +62,7 @@ def _signs(result: Result, belief: Belief) -> str:
     for ending, one in result.by_ending.items():
         means = one.beliefs.means
         bad, good = means["accepted harmful"].of(belief), means["refused harmless"].of(belief)
-        if min(bad.n, good.n) < LEAST_IN_GROUP:
+        if min(bad.n, good.n) < MIN_IN_GROUP:
             details.append(f"{ENDING_TITLES[ending]} too few: n = {bad.n} and {good.n}")
             seen[ending] = False
             continue
@@ -120,7 +120,7 @@ def _separation(result: Result) -> list[str]:
         lines.append(
             _said(seen, claim, "AUROC, " + "; ".join(details))
             if details
-            else f"Not testable here: {claim} (fewer than {LEAST_IN_GROUP} prompts in a group)."
+            else f"Not testable here: {claim} (fewer than {MIN_IN_GROUP} prompts in a group)."
         )
     return lines
 
@@ -207,8 +207,8 @@ def _against_content(verdicts: Verdicts, kind: Kind) -> Estimate:
 def _only_t_inst(result: Result) -> str:
     table = result.positions.margins
     claim = "only t_inst puts accepted harmful above 0 and refused harmless below (figure 14)"
-    if min(margin.curve.n for margin in table[0].groups.values()) < LEAST_IN_GROUP:
-        return f"Not testable here: {claim} (fewer than {LEAST_IN_GROUP} prompts in a group)."
+    if min(margin.curve.n for margin in table[0].groups.values()) < MIN_IN_GROUP:
+        return f"Not testable here: {claim} (fewer than {MIN_IN_GROUP} prompts in a group)."
     both = [
         row.position
         for row in table

@@ -5,7 +5,7 @@ import math
 from interp.data.prompts import COMPARED_ENDINGS
 from interp.display.cards import Table
 from interp.display.page import Section, html_report
-from interp.evaluation.records import LEAST_IN_GROUP
+from interp.evaluation.records import MIN_IN_GROUP
 from interp.experiments.jailbreaks import FamilyShifts, Result
 from interp.experiments.jailbreaks.figures import ENDING_LABELS, figures
 from interp.stats import Estimate
@@ -78,10 +78,10 @@ def verdicts(result: Result) -> list[str]:
     for ending in COMPARED_ENDINGS:
         for family, said in result.shifts[ending].families.items():
             where = f"({family}, {ENDING_LABELS[ending]})"
-            if said.requests < LEAST_IN_GROUP:
+            if said.requests < MIN_IN_GROUP:
                 lines.append(
                     f"Not testable {where}: only {said.requests} plainly refused requests were answered; "
-                    f"{LEAST_IN_GROUP} are needed."
+                    f"{MIN_IN_GROUP} are needed."
                 )
                 continue
             lines += [_lowered(where, said), _kept(where, family, said), _which(where, said)]
