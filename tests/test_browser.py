@@ -160,7 +160,7 @@ def test_a_report_draws_every_figure_without_a_network(
 ) -> None:
     stored = open_run(folder)
     report = tmp_path / "report.html"
-    report.write_text(stored.experiment.report(stored.numbers), encoding="utf-8")
+    report.write_text(stored.report(), encoding="utf-8")
     context = chromium.new_context(offline=True)
     page = context.new_page()
     asked, faults = [], []
