@@ -5,16 +5,11 @@ The claims are `CLAIMS`, the method is in `run.py`; figures and report are drawn
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 from interp.data.prompts import Kind
 from interp.experiments.definition import Claim, Experiment, ExperimentResult
 from interp.stats import Estimate
 
-ENDINGS: tuple[Literal["as-is", "period"], ...] = ("as-is", "period")
-"""Prompt endings that are compared."""
-BELIEFS: tuple[Literal["harm", "refusal"], ...] = ("harm", "refusal")
-"""The two beliefs, read at `t_inst` and at `t_post_inst`."""
 KINDS: tuple[Kind, ...] = ("harmful", "harmless")
 """Kinds of prompts that are trained on and held out."""
 TOLERANCE = 0.25

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from interp.data.prompt_sets import COMPARED_ENDINGS
 from interp.display.charts import COLOURS, CONTROL_COLOUR, DASHES, THEME, rate_bars
-from interp.experiments.adversarial_finetune import ENDINGS, Result
+from interp.experiments.adversarial_finetune import Result
 
 LABELS = {"as-is": "prompts as they are", "period": "all ended by a full stop"}
 """Labels of the endings in figures and report."""
@@ -26,8 +27,10 @@ def figures(result: Result) -> dict[str, go.Figure]:
 
 def _curves(result: Result, belief: str) -> go.Figure:
     """Figure 7: mean belief of held-out harmful prompts per layer, a line per size; controls and harmless in grey."""
-    figure = make_subplots(rows=1, cols=2, shared_yaxes=True, subplot_titles=[LABELS[e] for e in ENDINGS])
-    for column, ending in enumerate(ENDINGS, start=1):
+    figure = make_subplots(
+        rows=1, cols=2, shared_yaxes=True, subplot_titles=[LABELS[e] for e in COMPARED_ENDINGS]
+    )
+    for column, ending in enumerate(COMPARED_ENDINGS, start=1):
         ordinary = 0
         for label, condition in result.conditions.items():
             control = label.endswith("(control)")
@@ -86,7 +89,7 @@ def _guard(result: Result) -> go.Figure:
         {
             label: {
                 f"{kind}<br>{fitted}<br>{LABELS[ending]}": share
-                for ending in ENDINGS
+                for ending in COMPARED_ENDINGS
                 for fitted, flagged in (
                     ("fitted before", condition.guard[ending].fitted_before),
                     ("refitted", condition.guard[ending].refitted),

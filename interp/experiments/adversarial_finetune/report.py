@@ -1,9 +1,11 @@
 """Table, verdicts and page of the adversarial fine-tuning experiment, from a stored result alone."""
 
+from interp.data.prompt_sets import COMPARED_ENDINGS
 from interp.display.cards import Table
 from interp.display.page import Section, html_report
-from interp.experiments.adversarial_finetune import BELIEFS, ENDINGS, KINDS, TOLERANCE, Result
+from interp.experiments.adversarial_finetune import KINDS, TOLERANCE, Result
 from interp.experiments.adversarial_finetune.figures import LABELS, figures
+from interp.representations.records import BELIEFS
 from interp.stats import Estimate
 
 
@@ -56,7 +58,7 @@ def verdicts(result: Result) -> list[str]:
             "Not testable: whether the beliefs survive compliance, as the model does not come to comply."
         )
         return lines
-    for ending in ENDINGS:
+    for ending in COMPARED_ENDINGS:
         for name in BELIEFS:
             moved = result.changes[label][ending][name]
             near = -TOLERANCE < moved.low and moved.high < TOLERANCE

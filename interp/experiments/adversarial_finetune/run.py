@@ -20,11 +20,10 @@ from pathlib import Path
 from torch import Tensor
 
 from interp.data.examples import Example
+from interp.data.prompt_sets import COMPARED_ENDINGS
 from interp.data.prompts import Ending, Kind, Prompts, PromptSet, Split
 from interp.evaluation.responses import respond
 from interp.experiments.adversarial_finetune import (
-    BELIEFS,
-    ENDINGS,
     KINDS,
     Beliefs,
     Condition,
@@ -37,6 +36,7 @@ from interp.experiments.adversarial_finetune import (
 from interp.experiments.definition import Outcome
 from interp.models.chat_model import ChatModel, with_adapter
 from interp.representations.beliefs import Centres, belief, fit_centres, states
+from interp.representations.records import BELIEFS
 from interp.stats import Estimate, auroc, mean_with_interval, rate
 from interp.storage.stages import Stages
 from interp.training.finetune import TrainConfig, fine_tune
@@ -89,7 +89,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
     held = HeldOut(
         centres=centres,
         test={kind: pools["test"][kind].first(config.n_test) for kind in KINDS},
-        before={ending: _fit(model, centres, ending) for ending in ENDINGS},
+        before={ending: _fit(model, centres, ending) for ending in COMPARED_ENDINGS},
     )
     stages.lap("before")
 
@@ -225,7 +225,7 @@ def _measure(model: ChatModel, held: HeldOut, config: Config) -> Condition:
     }
     beliefs: dict[str, dict[str, dict[str, Beliefs]]] = {}
     guard = {}
-    for ending in ENDINGS:
+    for ending in COMPARED_ENDINGS:
         read = {kind: states(model, held.test[kind].with_ending(ending).texts) for kind in KINDS}
         beliefs[ending] = {
             name: {kind: _beliefs(centres.margin(read[kind][:, :, role])) for kind in KINDS}
@@ -274,7 +274,9 @@ def changes(conditions: Mapping[str, Condition], seed: int = 0) -> dict[str, dic
         return mean_with_interval([(b - a) / gap for a, b in zip(old, new, strict=True)], seed=seed)
 
     return {
-        label: {ending: {name: change(after, ending, name) for name in BELIEFS} for ending in ENDINGS}
+        label: {
+            ending: {name: change(after, ending, name) for name in BELIEFS} for ending in COMPARED_ENDINGS
+        }
         for label, after in conditions.items()
         if label != "before"
     }

@@ -4,8 +4,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from sklearn.metrics import roc_curve
 
+from interp.data.prompt_sets import ENDINGS
 from interp.display.charts import COLOURS, CONTROL_COLOUR, DASHES, THEME, bar_marker, intervals
-from interp.experiments.guard import ENDINGS, GUARD, Result
+from interp.experiments.guard import GUARD, Result
 from interp.stats import Estimate
 
 LABELS = {

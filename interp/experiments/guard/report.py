@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Literal
 
+from interp.data.prompt_sets import ENDINGS
 from interp.display.cards import Table
 from interp.display.page import Section, html_report
-from interp.experiments.guard import ENDINGS, GUARD, OTHER_ANCHORS, Judged, Measured, Result
+from interp.experiments.guard import GUARD, OTHER_ANCHORS, Judged, Measured, Result
 from interp.experiments.guard.figures import LABELS, SAFE, figures
 from interp.representations.records import THRESHOLD
 from interp.stats import Estimate

@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from interp.data.prompt_sets import ENDINGS
 from interp.data.prompts import Ending, Kind, Prompts, PromptSet, read_prompts
 from interp.detectors.baselines import LogisticProbe, RandomDirection, RefusalDirection, WordsDetector
 from interp.detectors.detector import calibrated_threshold, check_calibration
@@ -33,7 +34,6 @@ from interp.evaluation.responses import respond
 from interp.experiments.definition import Outcome
 from interp.experiments.guard import (
     CONTROL,
-    ENDINGS,
     GUARD,
     KINDS,
     OTHER_ANCHORS,
