@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from interp.models.chat_model import load as load
     from interp.models.tokens import tokenize as tokenize
     from interp.playgrounds import playground as playground
+    from interp.representations import heads as heads
     from interp.representations.steering import find_directions as find_directions
     from interp.representations.steering import steer as steer
     from interp.storage.direction_files import read_direction as read_direction
@@ -53,6 +54,7 @@ _NAMES = {
     "apply": "interp.engine.applying",
     "generate": "interp.engine.generation",
     "stream": "interp.engine.generation",
+    "heads": "interp.representations",
     "find_directions": "interp.representations.steering",
     "steer": "interp.representations.steering",
     "playground": "interp.playgrounds",

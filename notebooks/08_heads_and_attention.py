@@ -15,19 +15,16 @@
 # in memory.
 
 # %%
-import plotly.express as px
 import torch
-from einops import einsum
-from transformer_lens.tools.analysis.logit_lens import logit_lens
 
 import interp
-from interp.display.charts import THEME
 from interp.engine.applying import bridge_hooks
 
 # %%
 N_PROMPTS = 64  # of each kind
 model = interp.load("smollm2-safe")
 prompts = interp.load_prompts("builtin")
+harmful, harmless = (prompts[kind, "test"].first(12) for kind in ("harmful", "harmless"))
 refusal = interp.find_directions(model, prompts, layer=17, n_prompts=N_PROMPTS)["refusal"]
 bridge = model.bridge
 
@@ -36,8 +33,7 @@ bridge = model.bridge
 # caches there.
 
 # %%
-request = prompts["harmful", "test"].first(1)
-tokens = interp.tokenize(model.tokenizer, request.texts)
+tokens = interp.tokenize(model.tokenizer, harmful.texts[:1])
 ids = torch.tensor(tokens.ids)
 with torch.no_grad():
     logits, cache = bridge.run_with_cache(ids)
@@ -49,65 +45,42 @@ print(
 
 # %% [markdown]
 # ## Which heads write it
-# A head's output at the last token, projected on the direction: how much refusal each of them adds to the stream.
-# The request's words are not shown.
+# Direct attribution: the final stream is the sum of what the embedding, each head and each MLP wrote, so its
+# projection on the direction is the sum of theirs. The sum is checked at every call. What a head does through later
+# layers is not in it.
 
 # %%
-axes = "head d_head, head d_head d_model, d_model -> head"
-written = torch.stack(
-    [
-        einsum(cache[f"blocks.{n}.attn.hook_z"][0, -1], block.attn.W_O, refusal.unit, axes)
-        for n, block in enumerate(bridge.blocks)
-    ]
-).detach()
+written = interp.heads.attribute(model, harmful, refusal)
+written
 
 # %%
-px.imshow(
-    written.T,
-    color_continuous_scale="RdBu_r",
-    color_continuous_midpoint=0,
-    aspect="auto",
-    labels={"x": "layer", "y": "head", "color": "projection"},
-    title="What each head writes on the refusal direction, last token",
-    template=THEME,
-)
+written.figure()
 
 # %% [markdown]
-# ## What the strongest one looks at
-# Its attention from the last token of the prompt, token by token: the template's tokens and the instruction's.
+# ## What the strongest ones look at
+# Their attention from the last token of the prompt, summed over the roles of its tokens.
 
 # %%
-layer, head = divmod(int(written.argmax()), written.shape[1])
-pattern = cache[f"blocks.{layer}.attn.hook_pattern"][0, head, -1]
-roles = [f"{role} {i}" for i, (_, _, role) in enumerate(tokens.names(0))]
-px.bar(
-    x=roles,
-    y=pattern,
-    labels={"x": "token, by role", "y": "attention"},
-    title=f"Attention of head {head} in layer {layer}, from the last token",
-    template=THEME,
-)
+looks = interp.heads.attention_by_role(model, harmful, written.top(4))
+looks.figure()
 
 # %% [markdown]
 # ## When the refusal is decided
-# Logit lens: what would be said if the stream were read out early, layer by layer? The first token of the model's
-# own reply, against the depth at which it becomes likely.
+# Logit lens: the stream read out early, layer by layer, with the model's own final norm and unembedding. Shown is the
+# probability of each prompt's own first token.
 
 # %%
-first = int(logits[0, -1].argmax())
-lens = logit_lens(bridge, ids, return_type="log_probs")
-word = model.tokenizer.decode([first])
+interp.heads.logit_lens(model, harmful).figure()
+
+# %% [markdown]
+# ## Where it is carried
+# Activation patching: harmful and harmless prompts are pairs here. One activation of the harmless run is replaced by
+# that of its harmful twin, matched by token role, and the difference in log-probability between the two openings is
+# read: 0 is the harmless run, 1 the harmful one.
 
 # %%
-chance = lens.values[..., first].flatten().exp().tolist()
-px.line(
-    x=range(len(chance)),
-    y=chance,
-    markers=True,
-    labels={"x": "depth (blocks run)", "y": f"probability of {word!r}"},
-    title="Logit lens at the last token",
-    template=THEME,
-)
+patched = interp.heads.patch(model, clean=harmful, corrupted=harmless, metric=("I", "Sure"))
+patched.figure()
 
 # %% [markdown]
 # ## A causal check
@@ -115,9 +88,11 @@ px.line(
 # token again.
 
 # %%
-hooks = bridge_hooks(model, [interp.Ablate(direction=refusal.vector)])
+hooks = bridge_hooks(model, [interp.Ablate(refusal)])
 with torch.no_grad():
     ablated = bridge.run_with_hooks(ids, fwd_hooks=hooks)
+first = int(logits[0, -1].argmax())
+word = model.tokenizer.decode([first])
 print(f"plain:   {word!r} {float(logits[0, -1].softmax(-1)[first]):.2f}")
 print(f"ablated: {word!r} {float(ablated[0, -1].softmax(-1)[first]):.2f}")
 

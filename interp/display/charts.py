@@ -192,6 +192,44 @@ def band(
     return [area, line]
 
 
+def head_map(
+    values: Sequence[Sequence[float]],
+    *,
+    title: str,
+    label: str,
+    layers: Sequence[int] | None = None,
+    rows: Sequence[str] | None = None,
+) -> go.Figure:
+    """A map over layers and heads, or layers and token roles, with colours centred on zero.
+
+    Args:
+        values: by layer and head.
+        label: name of what the colours show.
+        layers: numbers of the layers; 0, 1, ... when None.
+        rows: names of the second axis; head numbers when None.
+    """
+    across = list(zip(*values, strict=True))
+    heads = list(rows) if rows is not None else list(range(len(across)))
+    figure = go.Figure(
+        go.Heatmap(
+            z=[list(row) for row in across],
+            x=list(layers) if layers is not None else list(range(len(values))),
+            y=heads,
+            colorscale="RdBu_r",
+            zmid=0,
+            colorbar={"title": {"text": label, "side": "right"}},
+            hovertemplate=f"layer %{{x}}, {'head ' if rows is None else ''}%{{y}}: %{{z:.3g}}<extra></extra>",
+        )
+    )
+    figure.update_layout(
+        template=THEME,
+        title=title,
+        xaxis={"title": "layer"},
+        yaxis={"title": "head" if rows is None else "token role", "autorange": "reversed"},
+    )
+    return figure
+
+
 def distributions(samples: Mapping[str, Sequence[float]], *, title: str, x_title: str) -> go.Figure:
     """One row per group: every value as a point, the density above, quartiles in a box."""
     figure = go.Figure()

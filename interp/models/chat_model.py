@@ -240,6 +240,8 @@ class ChatModel(Shown):
 
         shared = {id(t): t for t in (*self.hf.parameters(), *self.hf.buffers())}
         twin = copy.deepcopy(self.hf, memo=shared)  # pyright: ignore[reportArgumentType]
+        if not twin.config.architectures:  # the bridge looks its adapter up by this name
+            twin.config.architectures = [type(self.hf).__name__]
         # The bridge edits its tokenizer and loads it again from its folder: give it a copy, in a folder that exists as
         # long as this model.
         self._bridge_folder = tempfile.TemporaryDirectory(prefix="interp-tokenizer-")

@@ -1,3 +1,4 @@
+from . import heads as heads
 from .beliefs import Centres as Centres
 from .beliefs import belief as belief
 from .beliefs import both_beliefs as both_beliefs
@@ -6,9 +7,14 @@ from .beliefs import fit_both_centres as fit_both_centres
 from .beliefs import fit_centres as fit_centres
 from .beliefs import states as states
 from .confounds import leak_check as leak_check
+from .heads import AttentionByRole as AttentionByRole
+from .heads import Head as Head
+from .heads import HeadAttribution as HeadAttribution
 from .picks import choose as choose
 from .picks import pick_stability as pick_stability
 from .picks import scored_candidates as scored_candidates
+from .readouts import LogitLens as LogitLens
+from .readouts import Patching as Patching
 from .records import HarmAndRefusal as HarmAndRefusal
 from .records import LeakCheck as LeakCheck
 from .selection import Candidate as Candidate
