@@ -9,7 +9,7 @@ budgets are powers of two, so that a few megabytes more or less of free memory d
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 import torch
@@ -68,11 +68,11 @@ class PassBudget:
 
     @classmethod
     def for_(cls, model: ChatModel) -> "PassBudget":
-        """The budget of a model on its device, given the memory that is free now."""
+        """The budget of a model on its device, given the memory that is free now and the model's `batch_size`."""
         linear = [module for module in model.decoder.modules() if type(module) is nn.Linear]
         config = model.hf.config.get_text_config()
         d_mlp = max([module.out_features for module in linear], default=0)
-        return pass_budget(
+        budget = pass_budget(
             model.device.type,
             free_bytes(model.device),
             d_model=model.d_model,
@@ -82,6 +82,12 @@ class PassBudget:
             dtype=model.dtype,
             linear_weights=sum(module.weight.numel() for module in linear),
         )
+        return budget if model.batch_size is None else budget.limited(model.batch_size)
+
+    def limited(self, prompts: int) -> "PassBudget":
+        """The same budget with at most this many prompts in one pass."""
+        rows = {name: min(getattr(self, name), prompts) for name in ("plain_rows", "decode_rows", "rows")}
+        return replace(self, **rows)
 
 
 def free_bytes(device: torch.device) -> int:

