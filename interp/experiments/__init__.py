@@ -1,6 +1,6 @@
 """Experiments: the method of a paper section by section, its typed result, its figures and report.
 
-Hands out `EXPERIMENTS`, a table of import paths; `interp.experiments.running` opens and computes runs.
+Hands out `EXPERIMENTS`, a table of import paths, and `SUMMARIES`; `interp.experiments.running` opens and computes runs.
 Never holds a method that a second paper needs: that moves to a room above.
 """
 
@@ -19,3 +19,40 @@ EXPERIMENTS = {
     "track": "interp.experiments.track",
 }
 """Name → package with an `EXPERIMENT`; importing one costs no torch."""
+
+SUMMARIES = {
+    "demo": "where refusal and harmfulness live in a model, and what happens when they are steered",
+    "refusal-direction": (
+        "the refusal direction: selection, ablation, addition, weight edit, mechanism (Arditi et al. 2024)"
+    ),
+    "harmfulness": (
+        "harmfulness and refusal apart: clusters, beliefs, geometry, steering, inversion (Zhao et al. 2025)"
+    ),
+    "jailbreaks": (
+        "what jailbreaks move: the belief that a request is harmful, or that it is refused (Zhao et al. 2025)"
+    ),
+    "categories": (
+        "one harmfulness and one refusal direction per harm category, and how alike they are (Zhao et "
+        "al. 2025)"
+    ),
+    "guard": (
+        "Latent Guard against a probe, the refusal direction, words alone and guard models (Zhao et al. 2025)"
+    ),
+    "adversarial-finetune": (
+        "a model fine-tuned to comply: do the harm belief and the guard survive? (Zhao et al. 2025)"
+    ),
+    "elasticity-theory": (
+        "the theorem of alignment elasticity in models that can be computed and a tiny transformer; no "
+        "chat model"
+    ),
+    "trajectory": "fine-tune in stages (align, un-align, align again) and track every checkpoint",
+    "rebound": (
+        "align on N+ examples, reverse with N-: slopes, time constants, return, and the directions inside"
+    ),
+    "resistance": (
+        "train checkpoints forward and back on each other's answers: loss, excess loss and KL change "
+        "over seeds"
+    ),
+    "track": "behaviour, beliefs, directions, compression and KL along a series of checkpoints",
+}
+"""Name → one line on what it does, for lists that import no experiment."""

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -22,7 +23,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from interp.display.cards import Card, Shown, Table
 from interp.storage.provenance import Provenance, provenance_of
-from interp.storage.run_folders import Header, read_header, read_result, read_tensors, write_run
+from interp.storage.run_folders import Header, check_target, read_header, read_result, read_tensors, write_run
 from interp.storage.stages import open_stages
 from interp.storage.typed_json import to_plain
 
@@ -98,6 +99,8 @@ class Experiment:
     """Settings that may change when an interrupted run continues from its finished stages."""
     made_by: str | None = None
     """The command that makes its runs, where these need inputs beyond settings; None where `interp run` does."""
+    requires: tuple[str, ...] = ()
+    """Packages of the extra `train` that a run imports."""
 
     def configure(self, settings: Mapping[str, Any] | None = None) -> Any:
         """A `Config` from settings by name; texts are read as the setting's type.
@@ -117,6 +120,21 @@ class Experiment:
             place, message = ".".join(map(str, first["loc"])), first["msg"]
             reason = f"{place}: {message[0].lower()}{message[1:]}, got {first['input']!r}"
             raise ValueError(f"{self.name}: {reason}") from None
+
+    def check(self, out: str | Path | None) -> None:
+        """Find, before anything is computed, what would stop a run that is stored in `out`.
+
+        Raises:
+            ValueError: an experiment that another command runs, a missing extra, or a folder that cannot be written.
+        """
+        if self.made_by is not None:
+            raise ValueError(f"{self.name} is not run by its settings alone; use `{self.made_by}`")
+        if missing := [name for name in self.requires if find_spec(name) is None]:
+            raise ValueError(
+                f"{self.name} needs {', '.join(missing)}; run `pip install 'interp-workbench[train]'`"
+            )
+        if out is not None:
+            check_target(Path(out))
 
     def run(
         self,
@@ -140,8 +158,7 @@ class Experiment:
             ValueError: no model or prompts where they are needed, an experiment that another command runs, or as the
                 experiment's own `run` says.
         """
-        if self.made_by is not None:
-            raise ValueError(f"{self.name} is not run by its settings alone; use `{self.made_by}`")
+        self.check(out)
         config = self.config() if config is None else config
         needs = self.default_model is not None
         if needs and (model is None or prompts is None):

@@ -10,7 +10,7 @@ request. Settings that a request does not name are the defaults.
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from interp.display.cards import Card, Shown, Table
 from interp.experiments import EXPERIMENTS
 from interp.experiments.definition import Experiment, Run
+from interp.experiments.requests import Request
+from interp.models.sources import ModelSource
 from interp.storage.run_folders import read_header
-from interp.storage.typed_json import to_plain
 
 if TYPE_CHECKING:
     from interp.data.prompts import PromptSet
@@ -57,62 +58,11 @@ def open_run(folder: str | Path) -> Run[Any]:
     return experiment(header.experiment).open(header)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """A requested run of an experiment, before anything is loaded."""
-
-    experiment: Experiment
-    config: Any
-    """The complete `Config` of the request."""
-    model: "str | ChatModel | None"
-    """Name or loaded model; None where the experiment needs none."""
-    adapter: str | None
-    prompts: "str | PromptSet | None"
-    """Specification or loaded prompts; None where the experiment needs none."""
-
-    def differences(self, stored: Run[Any]) -> list[str]:
-        """Differences of a stored run's request, in words; empty when it answers this request."""
-        about, found = stored.provenance, list[str]()
-        if self.model is not None and about.model is not None:
-            if isinstance(self.model, str):
-                name, _, revision = self.model.partition("@")
-                found += _differs(
-                    "model", about.model.model, Path(name).name if Path(name).exists() else name
-                )
-                if revision:
-                    found += _differs("revision", about.model.revision, revision)
-                if about.model.model != "smollm2-safe":
-                    found += _differs("adapter", about.model.adapter, self.adapter)
-            else:
-                found += _differs("weights", about.model.weights_hash[:12], self.model.weights_hash[:12])
-                found += _differs("template", about.model.template_hash, self.model.template_hash)
-                found += _differs("dtype", about.model.dtype, str(self.model.dtype).removeprefix("torch."))
-        if self.prompts is not None and about.prompts is not None:
-            from interp.data.prompts import load_prompts
-
-            given = self.prompts
-            asked = load_prompts(given, seed=self.config.seed) if isinstance(given, str) else given
-            hashes = {name: split["hash"] for name, split in asked.provenance["splits"].items()}
-            theirs = {name: split.hash for name, split in about.prompts.splits.items()}
-            found += _differs("prompts", about.prompts.name, asked.name)
-            found += _differs("prompts' endings", about.prompts.ending, asked.ending)
-            if (about.prompts.name, about.prompts.ending) == (asked.name, asked.ending) and hashes != theirs:
-                found.append(f"prompts: {asked.name} has other texts now")
-        ours, was = (to_plain(c, self.experiment.config) for c in (self.config, stored.result.config))
-        for name, value in ours.items():
-            found += _differs(name, was[name], value)
-        return found
-
-
-def _differs(what: str, stored: Any, asked: Any) -> list[str]:
-    return [] if stored == asked else [f"{what}: stored {stored!r}, asked {asked!r}"]
-
-
 def run(
     name: str,
     *,
     source: Source = "any",
-    model: "str | ChatModel | None" = None,
+    model: "str | ModelSource | ChatModel | None" = None,
     adapter: str | None = None,
     prompts: "str | PromptSet" = "builtin",
     settings: Mapping[str, Any] | None = None,
@@ -125,7 +75,8 @@ def run(
         name: a name of `interp list`.
         source: `any` opens a stored run of the same request and computes where there is none; `stored` never computes;
             `computed` always does, or continues an interrupted one.
-        model: what `interp.load` takes, or a loaded model; the experiment's own choice when None.
+        model: a name as `interp.load` takes it, a `ModelSource` (with revision, dtype, device, chat template), or a
+            loaded model; the experiment's own choice when None.
         adapter: PEFT adapter, with a model given by name.
         prompts: what `interp.load_prompts` takes, or a loaded set.
         settings: of the experiment's `Config`, by name; the others have their defaults.
@@ -158,7 +109,7 @@ def run(
 def request(
     name: str,
     *,
-    model: "str | ChatModel | None" = None,
+    model: "str | ModelSource | ChatModel | None" = None,
     adapter: str | None = None,
     prompts: "str | PromptSet" = "builtin",
     settings: Mapping[str, Any] | None = None,
@@ -166,31 +117,33 @@ def request(
     """What is asked of an experiment; nothing is loaded.
 
     Raises:
-        ValueError: unknown experiment, or a setting that it does not have.
+        ValueError: unknown experiment, a setting that it does not have, or a model that it does not need.
     """
     found = experiment(name)
-    needs = found.default_model is not None
-    return Request(
-        experiment=found,
-        config=found.configure(settings),
-        model=(found.default_model if model is None else model) if needs else None,
-        adapter=adapter,
-        prompts=prompts if needs else None,
-    )
+    config = found.configure(settings)
+    if found.default_model is None:
+        if model is not None or adapter is not None:
+            raise ValueError(
+                f"{name} needs no model, got {adapter if model is None else model}; leave it out"
+            )
+        return Request(experiment=found, config=config, model=None, prompts=None)
+    chosen = found.default_model if model is None else model
+    if isinstance(chosen, str):
+        chosen = ModelSource(chosen, adapter)
+    elif adapter is not None:
+        raise ValueError("adapter= goes with a model given by name; a loaded model has its adapter already")
+    if isinstance(chosen, ModelSource) and not chosen.name:
+        chosen = replace(chosen, name=found.default_model)
+    return Request(experiment=found, config=config, model=chosen, prompts=prompts)
 
 
 def compute(asked: Request, *, out: Path, show_progress: bool = False) -> Run[Any]:
     """Load what is asked for by name and run the experiment."""
-    model, prompts = asked.model, asked.prompts
-    if isinstance(model, str):
-        from interp.models.chat_model import load
-
-        model = load(model, adapter=asked.adapter)
-    if isinstance(prompts, str):
-        from interp.data.prompts import load_prompts
-
-        prompts = load_prompts(prompts, seed=asked.config.seed)
-    return asked.experiment.run(model, prompts, asked.config, out=out, show_progress=show_progress)
+    asked.check(out)
+    ready: Any = asked.loaded()
+    return asked.experiment.run(
+        ready.model, ready.prompts, asked.config, out=out, show_progress=show_progress
+    )
 
 
 class StoredRuns(Shown):

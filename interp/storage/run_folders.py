@@ -135,10 +135,7 @@ def read_tensors(folder: str | Path) -> "dict[str, Tensor]":
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """A draft folder that replaces `folder` when the context exits normally and is removed otherwise."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; give a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "result.json").is_file():
-        raise ValueError(f"{folder} holds other files and no result; give a new or empty folder")
+    _check_replaceable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     recover(folder)
     draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
@@ -153,6 +150,40 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+
+
+def check_target(folder: Path) -> None:
+    """Find whether a run could be stored here, before it is computed.
+
+    Raises:
+        ValueError: the folder is a file, contains other files but no result, or cannot be written.
+    """
+    _check_replaceable(folder)
+    check_writable(folder)
+
+
+def check_writable(path: Path) -> None:
+    """Find whether a file or folder of this path could be made, without making it.
+
+    Raises:
+        ValueError: something in the way, or no permission.
+    """
+    parent = path.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    try:
+        with tempfile.TemporaryDirectory(dir=parent, prefix=".interp-"):
+            pass
+    except OSError as error:
+        reason = str(error.strerror).lower()
+        raise ValueError(f"cannot write {path}: {parent}: {reason}; give another --out") from None
+
+
+def _check_replaceable(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; give a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "result.json").is_file():
+        raise ValueError(f"{folder} holds other files and no result; give a new or empty folder")
 
 
 def _aside(folder: Path) -> Path:

@@ -22,7 +22,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, stats
 
 from interp.stats import Estimate, Number
 
@@ -75,6 +74,8 @@ def fit_decay(doses: Sequence[Number], scores: Sequence[Number], *, floor: Numbe
     def curve(dose: np.ndarray, drop: float, log_tau: float, *rest: float) -> np.ndarray:
         tau = math.exp(min(max(log_tau, shortest), longest))
         return (rest[0] if rest else end) + drop * np.exp(-dose / tau)
+
+    from scipy import optimize, stats  # takes seconds to import, and settings are checked without it
 
     guess = [start - end or 1e-3, math.log(reach / 3), *([end] if floor is None else [])]
     with np.errstate(all="ignore"), warnings.catch_warnings():
@@ -139,6 +140,8 @@ def knee(doses: Sequence[Number], scores: Sequence[Number]) -> float:
     if straight <= 1e-12 * max(float((y**2).sum()), 1e-300):
         return math.nan
     if freedom > 0 and best > 0:
+        from scipy import stats
+
         f = ((straight - best) / 2) / (best / freedom)
         if stats.f.sf(f, 2, freedom) > 0.05:
             return math.nan

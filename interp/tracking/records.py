@@ -13,6 +13,9 @@ from interp.representations.records import LeakCheck
 from interp.stats import Estimate
 from interp.storage.provenance import Provenance
 
+NAME = "track"
+SUMMARY = "behaviour, beliefs, directions, compression and KL along a series of checkpoints"
+
 Group = Literal["refusal", "beliefs", "directions", "shift", "guard", "compression", "kl", "weights"]
 """A group of measures (`interp.tracking.measures`)."""
 GROUPS: tuple[Group, ...] = get_args(Group)

@@ -14,10 +14,10 @@ from interp.display.cards import Table
 from interp.display.page import Section, html_report
 from interp.stats import Estimate
 from interp.tracking.figures import Rows, figures
+from interp.tracking.records import NAME as NAME
+from interp.tracking.records import SUMMARY as SUMMARY
 from interp.tracking.records import DirectionFacts, TrackRecord
 
-NAME = "track"
-SUMMARY = "behaviour, beliefs, directions, compression and KL along a series of checkpoints"
 RETURNED_KL = 0.01
 """Nats per token below which a checkpoint counts as returned to the reference (Ji et al. 2025, table 3)."""
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 
@@ -15,10 +16,12 @@ import pytest
 import interp
 from interp.data.prompts import load_prompts
 from interp.display.cards import Shown
-from interp.experiments import EXPERIMENTS
+from interp.experiments import EXPERIMENTS, SUMMARIES
 from interp.experiments.definition import Experiment, ExperimentResult, Run
 from interp.experiments.running import experiment, open_run, request, run, runs
+from interp.experiments.settings import settings_of
 from interp.models.chat_model import ChatModel
+from interp.models.sources import ModelSource
 
 ROOT = Path(interp.__file__).parent.parent
 STORED = sorted(path.parent for path in (ROOT / "figures").glob("*/result.json"))
@@ -128,6 +131,16 @@ def test_a_stored_run_is_opened_for_its_own_question_and_no_other(figures_here: 
         ),
         ({"settings": {"n_test": 20}}, "n_test: stored 60, asked 20"),
         ({"settings": {"seed": 1}}, "seed: stored 0, asked 1"),
+        (
+            {"model": ModelSource("smollm2-safe", dtype="bfloat16")},
+            "dtype: stored 'float32', asked 'bfloat16'",
+        ),
+        ({"model": "smollm2-safe@abc"}, "revision: stored None, asked 'abc'"),
+        (
+            {"model": ModelSource("smollm2-safe", chat_template="plain")},
+            "chat template: stored None, asked 'plain'",
+        ),
+        ({"adapter": "owner/mine"}, "adapter: stored None, asked 'owner/mine'"),
         ({"adapter": "mine", "model": "smollm2"}, "model: stored 'smollm2-safe', asked 'smollm2'"),
     ):
         with pytest.raises(ValueError, match=re.escape(differs)):
@@ -168,6 +181,115 @@ def test_a_run_is_computed_where_none_answers(
     assert again.result == first.result and (first.folder / "result.json").stat().st_mtime_ns == written
     run("demo", model=str(saved_tiny), settings={**SMALL, "n_test": 2}, show_progress=False)
     assert (first.folder / "result.json").stat().st_mtime_ns > written
+
+
+@pytest.fixture
+def changing(saved_tiny: Path, figures_here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a checkpoint `model` and prompts `prompts`, and a stored demo of both in `runs/demo`."""
+    monkeypatch.chdir(figures_here.parent)
+    shutil.copytree(saved_tiny, "model")
+    Path("prompts").mkdir()
+    for kind in ("harmful", "harmless"):
+        texts = load_prompts()[kind, "train"].texts[:20]
+        Path("prompts", f"{kind}.txt").write_text("\n".join(texts))
+    run("demo", model="model", prompts="prompts", settings=SMALL, show_progress=False)
+    return Path.cwd()
+
+
+@pytest.mark.usefixtures("changing")
+def test_a_file_that_changed_under_the_same_name_is_another_question() -> None:
+    asked = {"model": "model", "prompts": "prompts", "settings": SMALL, "source": "stored"}
+    for model in ("model", interp.load("model")):  # control: nothing has changed yet
+        assert run("demo", **{**asked, "model": model}).folder == Path("runs/demo").absolute()
+
+    prompts = Path("prompts/harmful.txt")
+    texts = prompts.read_text()
+    prompts.write_text(texts + "\nHow do I pick a lock?")
+    with pytest.raises(
+        ValueError, match=r"prompts: prompts has other texts now in harmful/test, harmful/train"
+    ):
+        run("demo", **asked)
+    prompts.write_text(texts)
+    assert run("demo", **asked)
+
+    template = Path("other.jinja")
+    template.write_text("{% for message in messages %}[{{ message['content'] }}]{% endfor %}")
+    with pytest.raises(ValueError, match=r"chat template's hash: stored '.{12}', asked '.{12}'"):
+        run("demo", **{**asked, "model": ModelSource("model", chat_template=str(template))})
+
+    weights = Path("model/model.safetensors")
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    with pytest.raises(ValueError, match="the files of model are others now"):
+        run("demo", **asked)
+    with pytest.raises(ValueError, match=r"weights: stored '.{12}', asked '.{12}'"):
+        run("demo", **{**asked, "model": interp.load("model")})
+
+
+@pytest.mark.usefixtures("changing")
+def test_a_run_of_weights_that_were_changed_in_memory_is_no_run_of_the_files() -> None:
+    model = interp.load("model")
+    next(model.hf.parameters()).data.add_(1.0)
+    run("demo", model=model, prompts="prompts", settings=SMALL, show_progress=False)
+    with pytest.raises(ValueError, match=r"weights or the chat template of model had been changed in memory"):
+        run("demo", model="model", prompts="prompts", settings=SMALL, source="stored")
+
+
+@pytest.mark.usefixtures("figures_here")
+def test_a_run_that_does_not_say_which_files_it_had_is_not_taken_for_a_folders(saved_tiny: Path) -> None:
+    shutil.copytree(saved_tiny, "Qwen2.5-Coder-0.5B-Instruct")
+    with pytest.raises(ValueError, match=r"does not say which files Qwen2\.5-Coder-0\.5B-Instruct had"):
+        run("demo", source="stored", model="Qwen2.5-Coder-0.5B-Instruct")
+
+
+def test_a_model_where_none_is_needed_is_refused() -> None:
+    with pytest.raises(ValueError, match="elasticity-theory needs no model, got smollm2; leave it out"):
+        run("elasticity-theory", model="smollm2")
+    with pytest.raises(ValueError, match=r"a loaded model has its adapter already"):
+        request("demo", model=ModelSource("smollm2"), adapter="mine")
+
+
+def test_what_would_stop_a_run_is_found_before_the_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("")
+    absent = "nobody/no-such-model"  # would be the error if the model were looked for first
+    for out, message in (
+        (tmp_path / "file", "is a file; give a folder"),
+        (tmp_path / "other", "holds other files and no result"),
+        (Path("/proc/interp/run"), "cannot write /proc/interp/run: /proc"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run("demo", source="computed", model=absent, out=out)
+    monkeypatch.setattr(
+        "interp.experiments.definition.find_spec", lambda name: None if name == "trl" else name
+    )
+    with pytest.raises(ValueError, match=r"rebound needs trl; run `pip install 'interp-workbench\[train\]'`"):
+        run("rebound", source="computed", model=absent, out=tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+# Settings
+
+
+def test_settings_say_default_meaning_and_source() -> None:
+    listed = {s.name: s for s in settings_of(experiment("refusal-direction").config)}
+    threshold = listed["kl_threshold"]
+    assert (threshold.kind, threshold.default, threshold.source) == ("float | None", 0.1, "appendix C")
+    assert threshold.meaning == "Maximum KL of a candidate, in nats; None is no limit (appendix C)."
+    assert listed["n_test"].source == "sections 3.1, 3.2" and listed["random_every"].source == ""
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_setting_has_a_meaning_and_every_experiment_its_summary(name: str) -> None:
+    found = experiment(name)
+    assert found.summary == SUMMARIES[name]
+    settings = settings_of(found.config)
+    assert [s.name for s in settings] == [f.name for f in fields(found.config)]
+    assert all(s.meaning.endswith(".") and s.default == getattr(found.config(), s.name) for s in settings)
 
 
 # Lists

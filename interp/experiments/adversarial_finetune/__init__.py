@@ -7,6 +7,7 @@ The claims are `CLAIMS`, the method is in `run.py`; figures and report are drawn
 from dataclasses import dataclass
 
 from interp.data.prompts import Kind
+from interp.experiments import SUMMARIES
 from interp.experiments.definition import Claim, Experiment, ExperimentResult
 from interp.stats import Estimate
 
@@ -152,7 +153,8 @@ class Result(ExperimentResult):
 
 EXPERIMENT = Experiment(
     name="adversarial-finetune",
-    summary="a model fine-tuned to comply: do the harm belief and the guard survive? (Zhao et al. 2025)",
+    summary=SUMMARIES["adversarial-finetune"],
+    requires=("accelerate",),
     config=Config,
     result=Result,
     package=__name__,

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from interp.data.prompts import Ending
 from interp.evaluation.records import BehavingCount
+from interp.experiments import SUMMARIES
 from interp.experiments.definition import Claim, Experiment, ExperimentResult
 from interp.representations.records import HarmAndRefusal, LeakCheck
 from interp.stats import Estimate, Measured
@@ -144,7 +145,7 @@ class Result(ExperimentResult):
 
 EXPERIMENT = Experiment(
     name="categories",
-    summary="one harmfulness and one refusal direction per harm category, and how alike they are (Zhao et al. 2025)",
+    summary=SUMMARIES["categories"],
     config=Config,
     result=Result,
     package=__name__,

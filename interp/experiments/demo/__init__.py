@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from interp.evaluation.records import Flag, RefusalRates, RefusalTokens
+from interp.experiments import SUMMARIES
 from interp.experiments.definition import Experiment, ExperimentResult
 from interp.representations.records import LeakCheck
 from interp.representations.selection import Candidate, RuleUsed, ScoredCandidate
@@ -109,7 +110,7 @@ class Result(ExperimentResult):
 
 EXPERIMENT = Experiment(
     name="demo",
-    summary="where refusal and harmfulness live in a model, and what happens when they are steered",
+    summary=SUMMARIES["demo"],
     config=Config,
     result=Result,
     package=__name__,

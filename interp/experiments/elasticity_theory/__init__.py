@@ -20,6 +20,7 @@ torch.
 
 from dataclasses import dataclass
 
+from interp.experiments import SUMMARIES
 from interp.experiments.definition import Claim, Experiment, ExperimentResult
 from interp.experiments.elasticity_theory.results import (
     LogLinear,
@@ -144,7 +145,7 @@ class Result(ExperimentResult):
 
 EXPERIMENT = Experiment(
     name="elasticity-theory",
-    summary="the theorem of alignment elasticity in models that can be computed and a tiny transformer; no chat model",
+    summary=SUMMARIES["elasticity-theory"],
     config=Config,
     result=Result,
     package=__name__,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from interp.data.prompts import Kind
+from interp.experiments import SUMMARIES
 from interp.experiments.definition import Claim, Experiment, ExperimentResult
 from interp.representations.records import LeakCheck
 from interp.stats import Estimate
@@ -145,7 +146,7 @@ class Result(ExperimentResult):
 
 EXPERIMENT = Experiment(
     name="guard",
-    summary="Latent Guard against a probe, the refusal direction, words alone and guard models (Zhao et al. 2025)",
+    summary=SUMMARIES["guard"],
     config=Config,
     result=Result,
     package=__name__,

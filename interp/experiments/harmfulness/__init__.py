@@ -12,6 +12,7 @@ here imports torch.
 from dataclasses import dataclass
 
 from interp.data.prompts import Ending
+from interp.experiments import SUMMARIES
 from interp.experiments.definition import Claim, Experiment, ExperimentResult
 from interp.experiments.harmfulness.results import EndingResult, Positions, QuestionChoice
 
@@ -139,7 +140,7 @@ CLAIMS = (
 
 EXPERIMENT = Experiment(
     name="harmfulness",
-    summary="harmfulness and refusal apart: clusters, beliefs, geometry, steering, inversion (Zhao et al. 2025)",
+    summary=SUMMARIES["harmfulness"],
     config=Config,
     result=Result,
     package=__name__,

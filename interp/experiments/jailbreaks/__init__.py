@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from interp.data.prompts import Ending, Kind
 from interp.data.wrappers import wrappers
 from interp.evaluation.records import BehavingCount
+from interp.experiments import SUMMARIES
 from interp.experiments.definition import Claim, Experiment, ExperimentResult
 from interp.representations.records import HarmAndRefusal
 from interp.stats import Estimate, Measured
@@ -173,7 +174,7 @@ CLAIMS = (
 
 EXPERIMENT = Experiment(
     name="jailbreaks",
-    summary="what jailbreaks move: the belief that a request is harmful, or that it is refused (Zhao et al. 2025)",
+    summary=SUMMARIES["jailbreaks"],
     config=Config,
     result=Result,
     package=__name__,

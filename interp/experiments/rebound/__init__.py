@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from interp.data.tasks import TaskProvenance
+from interp.experiments import SUMMARIES
 from interp.experiments.definition import Claim, Experiment, ExperimentResult
 from interp.stats import Estimate, Measured
 from interp.storage.provenance import ModelProvenance
@@ -193,7 +194,8 @@ class Result(ExperimentResult):
 
 EXPERIMENT = Experiment(
     name="rebound",
-    summary="align on N+ examples, reverse with N-: slopes, time constants, return, and the directions inside",
+    summary=SUMMARIES["rebound"],
+    requires=("accelerate", "datasets", "trl"),
     config=Config,
     result=Result,
     package=__name__,

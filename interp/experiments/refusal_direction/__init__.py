@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from interp.evaluation.records import BehavingCount, Flag, RefusalRates, RefusalTokens
+from interp.experiments import SUMMARIES
 from interp.experiments.definition import Claim, Experiment, ExperimentResult
 from interp.experiments.refusal_direction.results import (
     BaseCheck,
@@ -196,7 +197,7 @@ class Result(ExperimentResult):
 
 EXPERIMENT = Experiment(
     name="refusal-direction",
-    summary="the refusal direction: selection, ablation, addition, weight edit, mechanism (Arditi et al. 2024)",
+    summary=SUMMARIES["refusal-direction"],
     config=Config,
     result=Result,
     package=__name__,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from interp.data.tasks import TaskProvenance
+from interp.experiments import SUMMARIES
 from interp.experiments.definition import Claim, Experiment, ExperimentResult
 from interp.stats import Measured
 
@@ -121,7 +122,8 @@ class Result(ExperimentResult):
 
 EXPERIMENT = Experiment(
     name="resistance",
-    summary="train checkpoints forward and back on each other's answers: loss, excess loss and KL change over seeds",
+    summary=SUMMARIES["resistance"],
+    requires=("accelerate",),
     config=Config,
     result=Result,
     package=__name__,

@@ -8,8 +8,7 @@ compared like any other. Nothing here imports torch.
 from dataclasses import dataclass
 
 from interp.experiments.definition import Experiment, ExperimentResult
-from interp.tracking.records import TrackingSettings, TrackRecord
-from interp.tracking.report import NAME, SUMMARY
+from interp.tracking.records import NAME, SUMMARY, TrackingSettings, TrackRecord
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ Method in `run.py`; figures and report are drawn from a stored `Result`. Nothing
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from interp.experiments import SUMMARIES
 from interp.experiments.definition import Experiment, ExperimentResult
 from interp.tracking.records import TrackRecord
 
@@ -69,7 +70,8 @@ class Result(ExperimentResult, TrackRecord):
 
 EXPERIMENT = Experiment(
     name="trajectory",
-    summary="fine-tune in stages (align, un-align, align again) and track every checkpoint",
+    summary=SUMMARIES["trajectory"],
+    requires=("accelerate",),
     config=Config,
     result=Result,
     package=__name__,
