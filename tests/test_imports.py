@@ -69,6 +69,34 @@ for arguments in (["--help"], ["run", "--help"]):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["list"], "refusal-direction"),
+        (["--version"], "interp 0"),
+        (["run", "rebound", "--settings"], "learning_rate"),
+        (["run", "demo", "--set", "x=1"], "name one of n_train"),
+        (["run", "nothing"], "unknown experiment"),
+        (["run", "demo", "--prompts", "absent"], "unknown prompt set"),
+        (["run", "demo", "--out", "README.md"], "is a file"),
+        (["tokens", "Hi", "--model", "./absent"], "no such folder"),
+        (["tokens", "Hi", "--dtype", "float8"], "dtype must be"),
+        (["steer", "Hi", "-d", "absent"], "no such direction file"),
+        (["export", "absent", "--out", "x.gguf"], "no such direction file"),
+        (["guard", "score", "absent", "-"], "no such guard file"),
+        (["plot", "absent"], "holds no result.json"),
+    ],
+)
+def test_static_answers_and_mistakes_load_no_model_library(arguments: list[str], words: str) -> None:
+    code = f"""
+from typer.testing import CliRunner
+from interp.cli.main import app
+result = CliRunner().invoke(app, {arguments!r})
+assert {words!r} in result.output, result.output
+"""
+    assert loaded_after(code, *HEAVY, "sympy", "huggingface_hub") == set()
+
+
+@pytest.mark.parametrize(
     "module",
     ["directions", "display.charts", "display.page", "storage.direction_files", "storage.run_folders"],
 )

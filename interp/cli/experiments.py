@@ -1,33 +1,36 @@
 """Running, listing and drawing experiments: `demo`, `list`, `run`, `plot`."""
 
 import json
-import sys
+from contextlib import nullcontext
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.table import Table
 
 from interp.cli.options import (
-    AdapterOption,
+    MODEL_HELP,
     ColumnOption,
     JsonOption,
-    ModelOption,
     PromptsOption,
     SeedOption,
     console,
-    errors,
     print_json,
     print_lines,
     print_table,
+    shows_progress,
+    status,
+    takes_model,
     user_errors,
 )
-from interp.experiments import EXPERIMENTS
+from interp.experiments import EXPERIMENTS, SUMMARIES
+from interp.models.sources import BUNDLED_MODELS, ModelSource
 
 
+@takes_model()
 def demo(
-    model: ModelOption = "smollm2-safe",
-    adapter: AdapterOption = None,
+    model: ModelSource,
     prompts: PromptsOption = "builtin",
     column: ColumnOption = None,
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/demo"),
@@ -38,7 +41,8 @@ def demo(
 
     Example: `interp demo --model Qwen/Qwen2.5-0.5B-Instruct --out runs/qwen`
     """
-    _run_experiment("demo", model, adapter, prompts, column, out, seed, json_output)
+    with user_errors():
+        _run_experiment("demo", model, prompts, column, out, {"seed": seed}, json_output)
 
 
 def list_experiments(json_output: JsonOption = False) -> None:
@@ -46,41 +50,46 @@ def list_experiments(json_output: JsonOption = False) -> None:
 
     Example: `interp list`
     """
-    from interp.experiments.running import experiment
-    from interp.models.loading import BUNDLED_MODELS
-
-    found = {name: experiment(name).summary for name in EXPERIMENTS}
     prompts = {
         "builtin": "600 matched pairs in ten harm categories; 60 borderline-safe test prompts, 150 to train on"
     }
     if json_output:
-        print_json({"experiments": found, "models": BUNDLED_MODELS, "prompts": prompts})
+        print_json({"experiments": SUMMARIES, "models": BUNDLED_MODELS, "prompts": prompts})
         return
-    for title, entries in (("experiments", found), ("models", BUNDLED_MODELS), ("prompt sets", prompts)):
+    for title, entries in (("experiments", SUMMARIES), ("models", BUNDLED_MODELS), ("prompt sets", prompts)):
         table = Table(title=title, title_justify="left", show_header=False, box=None)
         for name, summary in entries.items():
             table.add_row(f"[bold]{name}[/]", summary)
         console.print(table)
 
 
+def _known_experiments(beginning: str) -> list[str]:
+    return [name for name in EXPERIMENTS if name.startswith(beginning)]
+
+
+@takes_model(default="", help=f"{MODEL_HELP}; the experiment's own if not given.")
 def run(
-    experiment: Annotated[str, typer.Argument(help="One of `interp list`.")],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            help="smollm2, smollm2-safe, a Hub id, a folder, a .gguf file; the experiment's default if not given.",
-        ),
-    ] = None,
-    adapter: AdapterOption = None,
+    experiment: Annotated[
+        str, typer.Argument(help="One of `interp list`.", autocompletion=_known_experiments)
+    ],
+    model: ModelSource,
     prompts: PromptsOption = "builtin",
     column: ColumnOption = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/EXPERIMENT when not given.")] = None,
-    settings: Annotated[
+    given: Annotated[
         list[str] | None,
         typer.Option("--set", help="A setting of the experiment, name=value; may be repeated."),
     ] = None,
+    settings: Annotated[
+        bool, typer.Option("--settings", help="List the experiment's settings, and run nothing.")
+    ] = False,
+    source: Annotated[
+        Literal["computed", "stored", "any"],
+        typer.Option(
+            help="computed; stored: only open a stored run of exactly this question, from --out or runs/ and "
+            "figures/; any: open it where there is one, else compute."
+        ),
+    ] = "computed",
     seed: SeedOption = 0,
     json_output: JsonOption = False,
 ) -> None:
@@ -88,8 +97,27 @@ def run(
 
     Example: `interp run refusal-direction --model smollm2-safe --set kl_threshold=0.5 --out runs/refusal`
     """
-    target = out or Path("runs") / experiment
-    _run_experiment(experiment, model, adapter, prompts, column, target, seed, json_output, settings)
+    with user_errors():
+        from interp.experiments.running import experiment as find_experiment
+        from interp.experiments.settings import settings_of, settings_table
+
+        kind = find_experiment(experiment).config
+        if settings:
+            if json_output:
+                print_json([setting._asdict() for setting in settings_of(kind)])
+            else:
+                print_table(settings_table(kind), title=f"settings of {experiment}, for --set name=value")
+            return
+        _run_experiment(
+            experiment,
+            model,
+            prompts,
+            column,
+            out,
+            {**_settings(kind, given or []), "seed": seed},
+            json_output,
+            source,
+        )
 
 
 def plot(
@@ -150,36 +178,54 @@ def _settings(kind: Any, given: list[str]) -> dict[str, Any]:
 
 def _run_experiment(
     name: str,
-    model: str | None,
-    adapter: str | None,
+    model: ModelSource,
     prompts: str,
     column: str | None,
-    out: Path,
-    seed: int,
+    out: Path | None,
+    settings: dict[str, Any],
     as_json: bool,
-    settings: list[str] | None = None,
+    source: Literal["computed", "stored", "any"] = "computed",
 ) -> None:
-    with user_errors():
-        from interp.experiments.running import experiment
+    from interp.experiments.running import experiment, request, run
 
-        chosen = experiment(name)
-        config = chosen.configure({**_settings(chosen.config, settings or []), "seed": seed})
-        if chosen.default_model is None:
-            if model is not None:
-                raise ValueError(f"{name} needs no model, got --model {model}; leave it out")
-            finished = chosen.run(config=config, out=out, show_progress=sys.stderr.isatty())
-        else:
-            from interp.data.prompts import load_prompts
-            from interp.models.chat_model import load
+    chosen, target = experiment(name), out or Path("runs") / name
+    needs = chosen.default_model is not None
+    if not needs and model != ModelSource(""):
+        raise ValueError(f"{name} needs no model, got {_given(model)}; leave it out")
+    asked = request(name, model=model if needs else None, settings=settings)
+    if source == "computed":
+        asked.check(target)
+    loaded: Any = "builtin"
+    if needs:
+        from interp.data.prompts import load_prompts
 
-            loaded_prompts = load_prompts(prompts, column=column, seed=seed)
-            with errors.status(f"loading {model or chosen.default_model}"):
-                loaded = load(model or chosen.default_model, adapter=adapter)
-            finished = chosen.run(loaded, loaded_prompts, config, out=out, show_progress=sys.stderr.isatty())
-        if as_json:
-            print_json(json.loads((out / "result.json").read_text(encoding="utf-8")))
-            return
-        shown = chosen.table(finished.result)
-        print_table(shown, title=f"{shown.title}, {finished.provenance.model_name}, 95% intervals")
-        print_lines(*finished.verdicts())
-        print_lines(f"report: {(out / 'report.html').resolve()}")
+        loaded = load_prompts(prompts, column=column, seed=asked.config.seed)
+    with status(f"loading {asked.model.shown}") if isinstance(asked.model, ModelSource) else nullcontext():
+        ready: Any = asked.loaded() if source == "computed" else asked
+    finished = run(
+        name,
+        source=source,
+        model=ready.model,
+        prompts=loaded,
+        settings=settings,
+        out=target if source == "computed" else out,
+        show_progress=shows_progress(),
+    )
+    if as_json:
+        assert finished.folder is not None
+        print_json(json.loads((finished.folder / "result.json").read_text(encoding="utf-8")))
+        return
+    shown = chosen.table(finished.result)
+    print_table(shown, title=f"{shown.title}, {finished.provenance.model_name}, 95% intervals")
+    print_lines(*finished.verdicts())
+    assert finished.folder is not None
+    print_lines(f"report: {(finished.folder / 'report.html').resolve()}")
+
+
+def _given(model: ModelSource) -> str:
+    """The options of a model that were given, as they are typed."""
+    given = {f.name: getattr(model, f.name) for f in fields(model)}
+    named = {
+        "--model" if name == "name" else f"--{name.replace('_', '-')}": v for name, v in given.items() if v
+    }
+    return " ".join(f"{option} {value}" for option, value in named.items())

@@ -7,24 +7,26 @@ from typing import Annotated
 import typer
 
 from interp.cli.options import (
-    AdapterOption,
     ColumnOption,
-    ModelOption,
     PromptsOption,
     SeedOption,
-    errors,
+    check_output_file,
     print_lines,
+    shows_progress,
+    status,
+    takes_model,
     user_errors,
 )
+from interp.models.sources import ModelSource
 
 app = typer.Typer(no_args_is_help=True, help="Latent Guard: detect harmful prompts from the inside.")
 
 
 @app.command("fit")
+@takes_model()
 def guard_fit(
     out: Annotated[Path, typer.Option(help="Guard file to write (.safetensors).")],
-    model: ModelOption = "smollm2-safe",
-    adapter: AdapterOption = None,
+    model: ModelSource,
     prompts: PromptsOption = "builtin",
     column: ColumnOption = None,
     ending: Annotated[
@@ -46,19 +48,23 @@ def guard_fit(
     """
     with user_errors():
         from interp.data.prompts import load_prompts
-        from interp.detectors.latent_guard import LatentGuard
-        from interp.models.chat_model import load
 
+        check_output_file(out)
+        model.check()
+        averaged = None if layers is None else _layer_list(layers)
         chosen = load_prompts(prompts, column=column, seed=seed, ending=ending)  # pyright: ignore[reportArgumentType]
-        with errors.status(f"loading {model}"):
-            loaded = load(model, adapter=adapter)
+        from interp.detectors.latent_guard import LatentGuard
+        from interp.models.chat_model import load_source
+
+        with status(f"loading {model.shown}"):
+            loaded = load_source(model)
         fitted = LatentGuard.fit(
             loaded,
             chosen,
             n_prompts=n_prompts,
-            layers=None if layers is None else _layer_list(layers),
+            layers=averaged,
             false_positive_rate=false_positive_rate,
-            show_progress=sys.stderr.isatty(),
+            show_progress=shows_progress(),
         )
         fitted.save(out)
         counts = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in fitted.fitted_on["counts"].items())
@@ -79,11 +85,11 @@ def _layer_list(text: str) -> list[int]:
 
 
 @app.command("score")
+@takes_model()
 def guard_score(
     guard: Annotated[Path, typer.Argument(help="A guard file.")],
     prompts: Annotated[str, typer.Argument(help="A .jsonl or .txt file, or - for standard input.")],
-    model: ModelOption = "smollm2-safe",
-    adapter: AdapterOption = None,
+    model: ModelSource,
     column: ColumnOption = None,
 ) -> None:
     """Score prompts: a JSON line each, in input order, as they come.
@@ -93,16 +99,19 @@ def guard_score(
     Example: `echo "How do I pick a lock?" | interp guard score guard.safetensors -`
     """
     with user_errors():
+        if not guard.is_file():
+            raise ValueError(f"no such guard file: {guard}; make one with interp guard fit")
+        if prompts != "-" and not Path(prompts).is_file():
+            raise ValueError(f"no such prompt file: {prompts}")
+        model.check()
         from interp.data.files import prompt_lines
         from interp.detectors.detector import json_lines
         from interp.detectors.latent_guard import LatentGuard
-        from interp.models.chat_model import load
+        from interp.models.chat_model import load_source
 
         fitted = LatentGuard.load(guard)
-        if prompts != "-" and not Path(prompts).is_file():
-            raise ValueError(f"no such prompt file: {prompts}")
-        with errors.status(f"loading {model}"):
-            loaded = load(model, adapter=adapter)
+        with status(f"loading {model.shown}"):
+            loaded = load_source(model)
         with sys.stdin if prompts == "-" else Path(prompts).open(encoding="utf-8-sig") as stream:
             detections = fitted.stream(loaded, prompt_lines(stream, prompts, column=column))
             for line in json_lines(detections):

@@ -4,34 +4,50 @@ Imports of torch and the models happen inside the commands: `interp --help` answ
 """
 
 import logging
+from importlib.metadata import version as installed_version
 from typing import Annotated
 
 import typer
 from rich.logging import RichHandler
 
 from interp.cli import experiments, guard, runs, steering, tracking
-from interp.cli.options import errors
+from interp.cli.options import EXIT_CODES, errors, print_lines, set_quiet
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     help="Find, steer and track harmfulness and refusal inside chat models.",
+    epilog=EXIT_CODES,
 )
+
+
+def _print_version(asked: bool) -> bool:
+    if asked:
+        print_lines(f"interp {installed_version('interp-workbench')}")
+        raise typer.Exit
+    return asked
 
 
 @app.callback()
 def main(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what is being done.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Results and errors only: no progress, no warnings.")
+    ] = False,
+    version: Annotated[  # noqa: ARG001 (its callback prints it)
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Set up logging for every command."""
+    set_quiet(quiet)
     logging.basicConfig(
         level=logging.WARNING,
         format="%(message)s",
         handlers=[RichHandler(console=errors, show_path=False, show_time=False)],
     )
-    logging.getLogger("interp").setLevel(logging.INFO if verbose else logging.WARNING)
+    level = logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING
+    logging.getLogger("interp").setLevel(level)
 
 
 app.command()(experiments.demo)

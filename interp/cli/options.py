@@ -1,8 +1,13 @@
 """Shared parts of the commands: options, consoles, and exit codes after a user's mistake."""
 
+import functools
+import inspect
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,14 +15,52 @@ from rich.console import Console
 from rich.markup import escape
 
 from interp.display.cards import Shown, Table
+from interp.models.sources import DTYPES, ModelSource
 
 console = Console()
 errors = Console(stderr=True)
+_quiet = ContextVar("quiet", default=False)
 
-ModelOption = Annotated[
-    str, typer.Option("--model", "-m", help="smollm2, smollm2-safe, a Hub id, a folder or a .gguf file.")
-]
-AdapterOption = Annotated[str | None, typer.Option(help="PEFT adapter on top: folder or Hub id.")]
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 a fault of interp, with its traceback; 2 bad input, with one line on what is wrong and the "
+    "remedy; 130 interrupted: the same command continues."
+)
+
+MODEL_HELP = "smollm2, smollm2-safe, a Hub id (owner/name or owner/name@revision), a folder or a .gguf file"
+_MODEL_OPTIONS = {
+    "adapter": Annotated[
+        str | None, typer.Option("--adapter", help="PEFT adapter on top: folder or Hub id.")
+    ],
+    "revision": Annotated[
+        str | None, typer.Option("--revision", help="Hub branch, tag or commit of the model.")
+    ],
+    "dtype": Annotated[
+        str | None,
+        typer.Option(
+            "--dtype",
+            help=f"{', '.join(DTYPES)}; float32 on the CPU, the checkpoint's own on a GPU if not given.",
+        ),
+    ],
+    "device": Annotated[
+        str | None,
+        typer.Option("--device", help="cpu, cuda, cuda:1, ...; CUDA where there is one if not given."),
+    ],
+    "chat_template": Annotated[
+        str | None,
+        typer.Option(
+            "--chat-template",
+            help="A Jinja file, or plain (for base models); the tokenizer's own if not given.",
+        ),
+    ],
+    "batch_size": Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size",
+            min=1,
+            help="Prompts in one pass at most; what fits the device's memory if not given.",
+        ),
+    ],
+}
 PromptsOption = Annotated[
     str,
     typer.Option(
@@ -27,6 +70,67 @@ PromptsOption = Annotated[
 ColumnOption = Annotated[str | None, typer.Option(help="Text column of the prompt files.")]
 SeedOption = Annotated[int, typer.Option(help="Of random directions and of splits that are cut here.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def takes_model(
+    *,
+    default: str = "smollm2-safe",
+    flags: tuple[str, ...] = ("--model", "-m"),
+    help: str = f"{MODEL_HELP}.",
+    without: tuple[str, ...] = (),
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command, in place of its parameter `model: ModelSource`, the options that say which model to load.
+
+    Args:
+        default: name of the model when the first option is not given; the command itself decides about "".
+        flags: names of the option for the model's name.
+        help: help of that option.
+        without: fields of `ModelSource` that this command has no option for.
+    """
+    named = Annotated[str, typer.Option(*flags, help=help, show_default=bool(default))]
+    options = {"name": (default, named), **{name: (None, kind) for name, kind in _MODEL_OPTIONS.items()}}
+    options = {name: option for name, option in options.items() if name not in without}
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def run(**given: Any) -> None:
+            command(model=ModelSource(**{name: given.pop(name) for name in options}), **given)
+
+        parameters: list[inspect.Parameter] = []
+        for parameter in inspect.signature(command).parameters.values():
+            if parameter.name == "model":
+                parameters += [
+                    inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=kind)
+                    for name, (value, kind) in options.items()
+                ]
+            else:
+                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+        # Typer reads a command's options from its signature.
+        run.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate
+
+
+def set_quiet(quiet: bool) -> None:
+    """Whether this command draws no progress and says nothing on the side."""
+    _quiet.set(quiet)
+
+
+def shows_progress() -> bool:
+    """Whether progress is drawn: on a terminal, and not after `--quiet`."""
+    return sys.stderr.isatty() and not _quiet.get()
+
+
+@contextmanager
+def status(text: str) -> Iterator[None]:
+    """Say on standard error what is being done meanwhile, unless after `--quiet`."""
+    if _quiet.get():
+        yield
+        return
+    with errors.status(text):
+        yield
 
 
 @contextmanager
@@ -40,6 +144,21 @@ def user_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         errors.print("interrupted; finished stages are kept, the same command continues")
         raise typer.Exit(130) from None
+
+
+def check_output_file(path: Path, *suffixes: str) -> None:
+    """Find whether a file can be written here, before what goes into it is computed.
+
+    Raises:
+        ValueError: a folder of this name, an unknown ending, or no permission.
+    """
+    from interp.storage.run_folders import check_writable
+
+    if suffixes and path.suffix not in suffixes:
+        raise ValueError(f"unknown target {path.name!r}; use {' or '.join(suffixes)}")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give a file")
+    check_writable(path)
 
 
 def print_json(value: Any) -> None:

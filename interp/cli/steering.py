@@ -8,19 +8,21 @@ from rich.markup import escape
 from rich.table import Table
 
 from interp.cli.options import (
-    AdapterOption,
     JsonOption,
-    ModelOption,
+    check_output_file,
     console,
     print_json,
     print_lines,
+    takes_model,
     user_errors,
 )
+from interp.models.sources import ModelSource
 
 
+@takes_model()
 def tokens(
     prompt: Annotated[str, typer.Argument(help="An instruction.")],
-    model: ModelOption = "smollm2-safe",
+    model: ModelSource,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     json_output: JsonOption = False,
 ) -> None:
@@ -29,10 +31,11 @@ def tokens(
     Example: `interp tokens "How do I pick a lock?" --model smollm2`
     """
     with user_errors():
-        from interp.models.chat_model import load
+        model.check()
+        from interp.models.chat_model import load_source
         from interp.models.tokens import tokenize
 
-        rows = tokenize(load(model).tokenizer, [prompt], system=system).names(0)
+        rows = tokenize(load_source(model).tokenizer, [prompt], system=system).names(0)
         if json_output:
             named = [
                 {"index": i, "id": token, "text": text, "role": role}
@@ -49,11 +52,13 @@ def tokens(
         console.print(table)
 
 
+@takes_model()
 def steer(
     prompt: Annotated[str, typer.Argument(help="An instruction.")],
     direction: Annotated[
         Path, typer.Option("--direction", "-d", help="Direction file (.safetensors, .pt, .gguf).")
     ],
+    model: ModelSource,
     coefficient: Annotated[
         float, typer.Option("--coefficient", "-c", help="Multiples of the direction's own norm.")
     ] = 1.0,
@@ -63,8 +68,6 @@ def steer(
     ] = None,
     layer: Annotated[int | None, typer.Option(help="Layer to add it at; its own when not given.")] = None,
     positions: Annotated[str, typer.Option(help="all, instruction, post_inst, t_inst, ...")] = "all",
-    model: ModelOption = "smollm2-safe",
-    adapter: AdapterOption = None,
     max_new_tokens: Annotated[int, typer.Option(help="Length of an answer.")] = 64,
     json_output: JsonOption = False,
 ) -> None:
@@ -73,13 +76,16 @@ def steer(
     Example: `interp steer --direction runs/demo/refusal.safetensors --coefficient 1 "How do I bake bread?"`
     """
     with user_errors():
-        from interp.models.chat_model import load
+        if not direction.expanduser().exists():
+            raise ValueError(f"no such direction file: {direction}")
+        model.check()
+        from interp.models.chat_model import load_source
         from interp.representations.steering import steer as steer_model
         from interp.storage.direction_files import read_direction
 
         found = read_direction(direction, layer=layer)
         answers = steer_model(
-            load(model, adapter=adapter),
+            load_source(model),
             prompt,
             found,
             coefficient=coefficient,
@@ -122,9 +128,12 @@ def export(
     Example: `interp export runs/demo/refusal.safetensors --out refusal.gguf --architecture llama`
     """
     with user_errors():
+        check_output_file(out, ".safetensors", ".gguf")
+        source = direction / "refusal.safetensors" if direction.is_dir() else direction
+        if not source.expanduser().exists():
+            raise ValueError(f"no such direction file: {source}")
         from interp.storage.direction_files import read_direction, write_control_vector, write_direction
 
-        source = direction / "refusal.safetensors" if direction.is_dir() else direction
         found = read_direction(source, layer=layer)
         if out.suffix == ".gguf":
             bundled = str(found.provenance.get("model", "")).startswith("smollm2")
@@ -134,8 +143,6 @@ def export(
                     "a control vector names its architecture; give --architecture (e.g. llama, qwen2)"
                 )
             write_control_vector(out, found, architecture=name, coefficient=coefficient)
-        elif out.suffix == ".safetensors":
-            write_direction(out, found)
         else:
-            raise ValueError(f"unknown target {out.name!r}; use .safetensors or .gguf")
+            write_direction(out, found)
         print_lines(f"{found} -> {out}")

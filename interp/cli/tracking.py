@@ -2,7 +2,7 @@
 
 import json
 import logging
-import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,10 +16,19 @@ from interp.cli.options import (
     console,
     print_json,
     print_lines,
+    shows_progress,
+    takes_model,
     user_errors,
 )
+from interp.models.sources import ModelSource
 
 
+@takes_model(
+    default="",
+    flags=("--base",),
+    help="Model that adapters belong to; the one each names when not given.",
+    without=("adapter", "revision"),  # a checkpoint is an adapter, or says @revision
+)
 def track_series(
     checkpoints: Annotated[
         list[str],
@@ -27,10 +36,8 @@ def track_series(
             help="Folders (checkpoint-* inside: all of them, by step), adapters, Hub ids, owner/name@rev,rev."
         ),
     ],
+    model: ModelSource,
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/track"),
-    base: Annotated[
-        str | None, typer.Option(help="Model that adapters belong to; the one each names when not given.")
-    ] = None,
     reference: Annotated[
         str | None,
         typer.Option(
@@ -57,21 +64,24 @@ def track_series(
     with user_errors():
         from interp.data.corpora import read_corpus
         from interp.data.prompts import load_prompts
-        from interp.tracking.spec import TrackingSpec
-        from interp.tracking.tracker import track
+        from interp.storage.run_folders import check_target
 
+        check_target(out)
         named = {name: path for name, _, path in (item.partition("=") for item in corpus or [])}
         if not all(name and path for name, path in named.items()):
             raise ValueError(f"--corpus takes NAME=FILE, got {', '.join(corpus or [])}")
         chosen = load_prompts(prompts, column=column, seed=seed, ending=ending)  # pyright: ignore[reportArgumentType]
         corpora = {name: read_corpus(name, path) for name, path in named.items()} or None
+        from interp.tracking.spec import TrackingSpec
+        from interp.tracking.tracker import track
+
         trajectory = track(
-            checkpoints,
+            [replace(model, name=checkpoint) for checkpoint in checkpoints],
             TrackingSpec(prompts=chosen, corpora=corpora, n=n, seed=seed),
-            base=base,
-            reference=reference,
+            base=model.name or None,
+            reference=None if reference is None else replace(model, name=reference),
             out=out,
-            show_progress=sys.stderr.isatty(),
+            show_progress=shows_progress(),
         )
         if json_output:
             print_json(json.loads((out / "result.json").read_text(encoding="utf-8")))
@@ -90,8 +100,6 @@ def train_safe(
     Example: `interp train-safe --out runs/smollm2-safe` (about half an hour on two cores)
     """
     with user_errors():
-        from dataclasses import replace
-
         from interp.data.prompts import load_prompts
         from interp.models.chat_model import load
         from interp.training.safety_adapter import RECIPE, calibrate, train_safety_adapter, write_model_card

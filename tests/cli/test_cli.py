@@ -6,12 +6,10 @@ import shutil
 from pathlib import Path
 
 import gguf
-import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
 from click.testing import Result
-from typer.testing import CliRunner
 
 from interp.cli.main import app
 from interp.directions import Direction
@@ -19,44 +17,11 @@ from interp.models.chat_model import ChatModel
 from interp.models.tokens import tokenize
 from interp.representations.steering import steer
 from interp.storage.direction_files import read_direction, write_direction
+from tests.cli.commands import passed, refused, run
 
 COMMANDS = [str(command.name or command.callback.__name__) for command in app.registered_commands]
 PROMPT = "Pick a [bold]lock?"
 STORED = Path(__file__).parents[2] / "figures" / "demo"
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def passed(*arguments: object) -> str:
-    """Standard output of a command that succeeds."""
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
-def refused(*arguments: object) -> str:
-    """The one line of a command that refuses its input."""
-    result = run(*arguments)
-    assert result.exit_code == 2, result.output
-    assert isinstance(result.exception, SystemExit)  # no exception of ours came through
-    assert "Traceback" not in result.output
-    assert result.stdout == ""
-    line = result.stderr.removesuffix("\n")
-    assert line.startswith("error: ")
-    assert "\n" not in line
-    return line
-
-
-@pytest.fixture(autouse=True)
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No network, no real cache, and an empty working folder."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setenv("INTERP_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
 
 
 def make_direction(d_model: int = 32, **changes: object) -> Direction:
