@@ -205,9 +205,7 @@ def test_a_file_that_changed_under_the_same_name_is_another_question() -> None:
     prompts = Path("prompts/harmful.txt")
     texts = prompts.read_text()
     prompts.write_text(texts + "\nHow do I pick a lock?")
-    with pytest.raises(
-        ValueError, match=r"prompts: prompts has other texts now in harmful/train"
-    ):
+    with pytest.raises(ValueError, match=r"prompts: prompts has other texts now in harmful/train"):
         run("demo", **asked)
     prompts.write_text(texts)
     assert run("demo", **asked)
