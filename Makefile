@@ -4,15 +4,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: demo test lab docs bench notebooks format figures clean
+.PHONY: demo test types unit lab docs bench notebooks format figures clean
 
 demo: $(READY)
 	$(BIN)/interp demo --out runs/demo
 
+# Type checking takes one core, so it runs beside the tests.
 test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(MAKE) --no-print-directory --jobs=2 types unit
+
+types: $(READY)
 	$(BIN)/pyright
+
+unit: $(READY)
 	$(BIN)/pytest
 
 lab: $(READY)

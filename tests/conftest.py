@@ -40,10 +40,26 @@ def prompts_of(texts: Sequence[str]) -> Prompts:
     return Prompts(texts=tuple(texts), ids=ids, categories=(None,) * len(texts), source="test")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that run the bundled model come first: with several workers the long ones must not begin last."""
+LONGEST = (
+    "tests/test_notebooks.py",
+    "tests/test_browser.py",
+    "README.md",
+    "tests/tracking/test_tracker.py",
+    "tests/experiments/test_demo.py",
+    "tests/engine/test_generation.py",
+    "tests/experiments/test_harmfulness.py",
+    "tests/engine/test_threads.py",
+    "tests/experiments/test_running.py",
+    "tests/detectors/test_latent_guard.py",
+)
+"""Files in the order of their time: each is run by one worker, so a long one must not begin last."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The longest files come first, then the others that run the bundled model."""
     heavy = {item.path for item in items if item.get_closest_marker("checkpoint")}
-    items.sort(key=lambda item: item.path not in heavy)
+    rank = {config.rootpath / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (rank.get(item.path, len(LONGEST)), item.path not in heavy))
 
 
 def pytest_collection_finish() -> None:

@@ -68,41 +68,50 @@ for arguments in (["--help"], ["run", "--help"]):
     assert loaded_after(code, *HEAVY, "numpy", "interp.models.chat_model") == set()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["list"], "refusal-direction"),
-        (["--version"], "interp 0"),
-        (["run", "rebound", "--settings"], "learning_rate"),
-        (["run", "demo", "--set", "x=1"], "name one of n_train"),
-        (["run", "nothing"], "unknown experiment"),
-        (["run", "demo", "--prompts", "absent"], "unknown prompt set"),
-        (["run", "demo", "--out", "README.md"], "is a file"),
-        (["tokens", "Hi", "--model", "./absent"], "no such folder"),
-        (["tokens", "Hi", "--dtype", "float8"], "dtype must be"),
-        (["steer", "Hi", "-d", "absent"], "no such direction file"),
-        (["export", "absent", "--out", "x.gguf"], "no such direction file"),
-        (["guard", "score", "absent", "-"], "no such guard file"),
-        (["plot", "absent"], "holds no result.json"),
-    ],
+STATIC = (
+    (["list"], "refusal-direction"),
+    (["--version"], "interp 0"),
+    (["run", "rebound", "--settings"], "learning_rate"),
+    (["run", "demo", "--set", "x=1"], "name one of n_train"),
+    (["run", "nothing"], "unknown experiment"),
+    (["run", "demo", "--prompts", "absent"], "unknown prompt set"),
+    (["run", "demo", "--out", "README.md"], "is a file"),
+    (["tokens", "Hi", "--model", "./absent"], "no such folder"),
+    (["tokens", "Hi", "--dtype", "float8"], "dtype must be"),
+    (["steer", "Hi", "-d", "absent"], "no such direction file"),
+    (["export", "absent", "--out", "x.gguf"], "no such direction file"),
+    (["guard", "score", "absent", "-"], "no such guard file"),
+    (["plot", "absent"], "holds no result.json"),
 )
-def test_static_answers_and_mistakes_load_no_model_library(arguments: list[str], words: str) -> None:
+"""Commands that answer, or find a mistake, without a model, and words of their answer."""
+
+
+def test_static_answers_and_mistakes_load_no_model_library() -> None:
     code = f"""
+import sys
 from typer.testing import CliRunner
 from interp.cli.main import app
-result = CliRunner().invoke(app, {arguments!r})
-assert {words!r} in result.output, result.output
+for arguments, words in {STATIC!r}:
+    result = CliRunner().invoke(app, arguments)
+    assert words in result.output, result.output
+    loaded = [name for name in {(*HEAVY, "sympy", "huggingface_hub")!r} if name in sys.modules]
+    assert not loaded, (arguments, loaded)
 """
-    assert loaded_after(code, *HEAVY, "sympy", "huggingface_hub") == set()
+    assert loaded_after(code, *HEAVY) == set()
 
 
-@pytest.mark.parametrize(
-    "module",
-    ["directions", "display.charts", "display.page", "storage.direction_files", "storage.run_folders"],
-)
-def test_module_leaves_transformer_lens_alone(module: str) -> None:
-    found = loaded_after(f"import interp.{module}", f"interp.{module}", "transformer_lens", "transformers")
-    assert found == {f"interp.{module}"}
+def test_what_reads_stored_results_leaves_model_libraries_alone() -> None:
+    modules = (
+        "directions",
+        "display.charts",
+        "display.page",
+        "storage.direction_files",
+        "storage.run_folders",
+    )
+    names = [f"interp.{module}" for module in modules]
+    assert loaded_after(f"import {', '.join(names)}", *names, "transformer_lens", "transformers") == set(
+        names
+    )
 
 
 def test_the_selection_rule_needs_no_torch() -> None:
