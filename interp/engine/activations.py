@@ -36,7 +36,7 @@ from interp.engine.budgets import PassBudget
 from interp.engine.interventions import Intervention
 from interp.engine.layouts import PassLayout
 from interp.engine.packing import can_pack, packed_passes
-from interp.engine.reads import Reads, Request, check_finite, requested
+from interp.engine.reads import Reads, Request, all_finite, requested
 from interp.models.chat_model import ChatModel, Site
 from interp.models.layers import Layers
 from interp.models.prompt_inputs import PromptIdentity
@@ -211,17 +211,14 @@ def _stream(
     use_fast = fast and fast_path_agrees(model, tokens)
     until = request.stop_before if use_fast else None
     with apply(model, interventions, until=until) as applied:
-        source = (_fast if use_fast else _plain)(model, tokens, request, applied, budget)
-        done = progress(
-            source,
+        batches = all_finite((_fast if use_fast else _plain)(model, tokens, request, applied, budget), request)
+        yield from progress(
+            batches,
             total=len(tokens),
             label="collecting activations",
             show=show_progress,
             size=lambda b: len(b[0]),
         )
-        for rows, batch in done:
-            check_finite(batch, request, rows)
-            yield rows, batch
 
 
 def _fast(

@@ -124,20 +124,21 @@ def apply(
     """
     prepared: list[Intervention] = [prepare(model, i) for i in interventions]
     applied = Applied(prepared)
-    edits: list[tuple[Site, int, Edit]] = [
-        (site, layer, _edit(applied, number))
-        for number, intervention in enumerate(prepared)
-        for layer in layers_of(model, intervention)
-        for site in intervention.sites
-    ]
     with ExitStack() as stack:
         if tokens is not None and applied.tracks:
             stack.enter_context(_told_of_each_pass(model, applied, tokens))
+        layers = [layers_of(model, intervention) for intervention in prepared]
+        edits: list[tuple[Site, int, Edit]] = [
+            (site, layer, _edit(applied, number))
+            for number, intervention in enumerate(prepared)
+            for layer in layers[number]
+            for site in intervention.sites
+        ]
         stack.enter_context(model.hooks(edits))
         yield applied
     end = model.n_layers if until is None else until
-    for intervention, count in zip(prepared, applied.fired, strict=True):
-        if count == 0 and any(layer < end for layer in layers_of(model, intervention)):
+    for intervention, at, count in zip(prepared, layers, applied.fired, strict=True):
+        if count == 0 and any(layer < end for layer in at):
             raise ValueError(
                 f"{type(intervention).__name__} never acted: no forward pass of {model.name} in this thread reached "
                 "its sites"

@@ -3,7 +3,7 @@
 A `Request` is made once from what the caller names; a `Reads` is made for each pass and holds what its hooks have seen.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -96,12 +96,20 @@ def _keep(kept: Float[Tensor, "place d_model"], places: Int[Tensor, " place"], v
     kept[:] = value.flatten(0, 1).index_select(0, places)
 
 
-def check_finite(batch: dict[Site, Tensor], request: Request, rows: list[int]) -> None:
-    """Names the first place whose activation is not finite.
+def all_finite(
+    batches: Iterable[tuple[list[int], dict[Site, Tensor]]], request: Request
+) -> Iterator[tuple[list[int], dict[Site, Tensor]]]:
+    """The rows and activations of each batch, unchanged.
 
     Raises:
-        ValueError: an activation is NaN or infinite.
+        ValueError: an activation is NaN or infinite; the message names the first place.
     """
+    for rows, batch in batches:
+        _check_finite(batch, request, rows)
+        yield rows, batch
+
+
+def _check_finite(batch: dict[Site, Tensor], request: Request, rows: list[int]) -> None:
     for site, value in batch.items():
         if not torch.isfinite(value.sum()):
             bad = (~torch.isfinite(value)).nonzero()

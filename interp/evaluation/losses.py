@@ -106,7 +106,7 @@ def text_cross_entropy(
     return cross_entropy(model, starts, windows, interventions=interventions)
 
 
-def text_windows(model: ChatModel, text: str, *, window: int) -> tuple[ChatTokens, list[list[int]]]:
+def text_windows(model: ChatModel, text: str, *, window: int = 256) -> tuple[ChatTokens, list[list[int]]]:
     """Split plain text into windows: the first token of each, and the remaining tokens, which are scored.
 
     Raises:

@@ -90,36 +90,37 @@ def filter_prompts(model: ChatModel, prompts: PromptSet, config: Config) -> Filt
     parts: dict[Key, Prompts] = {
         (kind, split): prompts[kind, split].first(n) for kind in KINDS for split, n in sizes.items()
     }
-    log_probs = {
-        key: next_token_log_probs(model, tokenize(model.tokenizer, part.texts)) for key, part in parts.items()
-    }
+    tokens = {key: tokenize(model.tokenizer, part.texts) for key, part in parts.items()}
+    log_probs = {key: next_token_log_probs(model, part) for key, part in tokens.items()}
     mass: dict[Kind, Tensor] = {kind: log_probs[kind, "train"].double().exp().mean(0) for kind in KINDS}
-    refusal_tokens = find_refusal_tokens(
-        log_probs["harmful", "train"], log_probs["harmless", "train"], model.tokenizer
-    )
-    if config.refusal_tokens:
-        refusal_tokens = _given_tokens(model, config.refusal_tokens, mass)
+    first_tokens = {kind: _likeliest(model, values) for kind, values in mass.items()}
+    refusal_tokens = _refusal_tokens(model, log_probs, mass, config.refusal_tokens)
     metric = {key: refusal_metric(part, refusal_tokens.ids) for key, part in log_probs.items()}
-    behaving = {
-        key: _behaving(model, key, parts[key], values, refusal_tokens) for key, values in metric.items()
-    }
+    rows = {key: _behaving_rows(model, key, values, refusal_tokens) for key, values in metric.items()}
     return FilteredPrompts(
-        prompts=behaving,
-        tokens={key: tokenize(model.tokenizer, part.texts) for key, part in behaving.items()},
+        prompts={key: parts[key].take(behaving) for key, behaving in rows.items()},
+        tokens={key: tokens[key].take(behaving) for key, behaving in rows.items()},
         counts={
-            f"{kind}_{split}": BehavingCount(behaving=len(part), of=len(parts[kind, split]))
-            for (kind, split), part in behaving.items()
+            f"{kind}_{split}": BehavingCount(behaving=len(behaving), of=len(parts[kind, split]))
+            for (kind, split), behaving in rows.items()
         },
         refusal_tokens=refusal_tokens,
-        first_tokens={kind: _likeliest(model, values) for kind, values in mass.items()},
+        first_tokens=first_tokens,
         refusal_metric={kind: tuple(metric[kind, "train"].tolist()) for kind in KINDS},
     )
 
 
-def _given_tokens(
-    model: ChatModel, ids: tuple[int, ...], mass: Mapping[Kind, Float[Tensor, " d_vocab"]]
+def _refusal_tokens(
+    model: ChatModel,
+    log_probs: Mapping[Key, Float[Tensor, "prompt d_vocab"]],
+    mass: Mapping[Kind, Float[Tensor, " d_vocab"]],
+    ids: tuple[int, ...],
 ) -> RefusalTokens:
-    """Refusal tokens that the user named."""
+    """The refusal tokens that the user named, or those found on the training prompts."""
+    if not ids:
+        return find_refusal_tokens(
+            log_probs["harmful", "train"], log_probs["harmless", "train"], model.tokenizer
+        )
     return RefusalTokens(
         ids=ids,
         texts=tuple(str(model.tokenizer.decode([i])) for i in ids),
@@ -128,24 +129,20 @@ def _given_tokens(
     )
 
 
-def _behaving(
-    model: ChatModel,
-    key: Key,
-    part: Prompts,
-    metric: Float[Tensor, " prompt"],
-    refusal_tokens: RefusalTokens,
-) -> Prompts:
-    """The prompts with a refusal metric of the sign that their kind asks for."""
+def _behaving_rows(
+    model: ChatModel, key: Key, metric: Float[Tensor, " prompt"], refusal_tokens: RefusalTokens
+) -> list[int]:
+    """Rows of the prompts with a refusal metric of the sign that their kind asks for."""
     kind, split = key
     rows = (metric > 0 if kind == "harmful" else metric < 0).nonzero()[:, 0].tolist()
     if len(rows) < _MIN_PROMPTS[split]:
         does = "refuses" if kind == "harmful" else "answers"
         raise ValueError(
-            f"{model.name} {does} only {len(rows)} of {len(part)} {kind} {split} prompts (refusal metric on tokens "
+            f"{model.name} {does} only {len(rows)} of {len(metric)} {kind} {split} prompts (refusal metric on tokens "
             f"{list(refusal_tokens.texts)}); at least {_MIN_PROMPTS[split]} are needed: use an aligned model, other "
             "prompts, or name its refusal tokens (refusal_tokens)"
         )
-    return part.take(rows)
+    return rows
 
 
 def _likeliest(model: ChatModel, mass: Float[Tensor, " d_vocab"], *, n: int = 10) -> tuple[FirstToken, ...]:

@@ -23,11 +23,13 @@ from interp.stats import rate
 from interp.storage.stages import Stages
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Completed:
     """Replies to the test prompts."""
 
     prompts: dict[Kind, Prompts]
+    tokens: dict[Kind, ChatTokens]
+    """The prompts as tokens."""
     replies: dict[Kind, dict[str, tuple[Reply, ...]]]
     """Replies by kind, then intervention."""
     skipped: dict[str, str]
@@ -104,7 +106,7 @@ def complete(
             if arm != "orthogonalized":
                 raise
             skipped[arm] = str(error)  # a model whose weights cannot express the ablation
-    return Completed(prompts=test, replies=replies, skipped=skipped)
+    return Completed(prompts=test, tokens=tokens, replies=replies, skipped=skipped)
 
 
 def _replies(

@@ -14,7 +14,6 @@ from interp.experiments.refusal_direction.candidates import FilteredPrompts
 from interp.experiments.refusal_direction.mechanism import mechanism
 from interp.experiments.refusal_direction.results import BaseCheck, Mechanism, Scatter
 from interp.models.chat_model import ChatModel, load
-from interp.storage.stages import Stages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +34,6 @@ def look_inside(
     filtered: FilteredPrompts,
     direction: Direction,
     config: Config,
-    stages: Stages,
 ) -> Inside:
     """The mechanism, the shift of activations, and the direction in the base model.
 
@@ -44,23 +42,19 @@ def look_inside(
     """
     refused = filtered.both_splits("harmful")[: config.n_mechanism]
     answered = filtered.both_splits("harmless")[: config.n_mechanism]
-
-    def compute() -> Inside:
-        return Inside(
-            mechanism=mechanism(
-                model,
-                direction.vector,
-                refused=refused,
-                answered=answered,
-                refusal_ids=filtered.refusal_tokens.ids,
-                suffixes=config.suffixes,
-                seed=config.seed,
-            ),
-            scatter=scatter(model, direction, refused=refused, answered=answered),
-            base_check=_base_check(model, prompts, direction, config),
-        )
-
-    return stages.keep(f"mechanism{direction.position}-{direction.layer}", compute, Inside)
+    return Inside(
+        mechanism=mechanism(
+            model,
+            direction.vector,
+            refused=refused,
+            answered=answered,
+            refusal_ids=filtered.refusal_tokens.ids,
+            suffixes=config.suffixes,
+            seed=config.seed,
+        ),
+        scatter=scatter(model, direction, refused=refused, answered=answered),
+        base_check=_base_check(model, prompts, direction, config),
+    )
 
 
 def _base_check(

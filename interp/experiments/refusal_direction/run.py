@@ -9,7 +9,7 @@ from interp.experiments.refusal_direction import Config, Result
 from interp.experiments.refusal_direction.candidates import candidate_directions
 from interp.experiments.refusal_direction.completions import complete
 from interp.experiments.refusal_direction.cross_entropy import cross_entropies
-from interp.experiments.refusal_direction.inside import look_inside
+from interp.experiments.refusal_direction.inside import Inside, look_inside
 from interp.experiments.refusal_direction.selection import (
     picked_direction,
     random_controls,
@@ -18,6 +18,7 @@ from interp.experiments.refusal_direction.selection import (
 )
 from interp.models.chat_model import ChatModel
 from interp.representations.sweeps import Sweep
+from interp.stats import Estimate
 from interp.storage.direction_files import direction_bytes
 from interp.storage.stages import Stages
 
@@ -52,12 +53,19 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
     stages.lap("generate")
 
     # Appendix G.3: what the interventions cost.
+    picked = f"{direction.position}-{direction.layer}"
     unmodified = completed.replies["harmless"]["baseline"]
-    losses = cross_entropies(model, completed.prompts["harmless"], unmodified, direction, config, stages)
+    losses = stages.keep(
+        f"cross-entropy{picked}",
+        lambda: cross_entropies(model, completed.tokens["harmless"], unmodified, direction, config),
+        dict[str, dict[str, Estimate]],
+    )
     stages.lap("cross-entropy")
 
     # Section 5, appendices I.1 and J: what happens inside.
-    inside = look_inside(model, prompts, filtered, direction, config, stages)
+    inside = stages.keep(
+        f"mechanism{picked}", lambda: look_inside(model, prompts, filtered, direction, config), Inside
+    )
     stages.lap("mechanism")
 
     result = Result(
