@@ -211,7 +211,9 @@ def _stream(
     use_fast = fast and fast_path_agrees(model, tokens)
     until = request.stop_before if use_fast else None
     with apply(model, interventions, until=until) as applied:
-        batches = all_finite((_fast if use_fast else _plain)(model, tokens, request, applied, budget), request)
+        batches = all_finite(
+            (_fast if use_fast else _plain)(model, tokens, request, applied, budget), request
+        )
         yield from progress(
             batches,
             total=len(tokens),

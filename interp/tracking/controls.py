@@ -49,15 +49,13 @@ def fit_control(
     train = contrasts(spec.part("harmful", "train"), spec.part("harmless", "train"))
     held_out = contrasts(spec.part("harmful", "val"), spec.part("harmless", "val"))
     acts, scored = pooled[:, axis.layer, axis.role], validation[:, axis.layer, axis.role]
-    tried: dict[str, Estimate] = {}
-    for name in train.keys() & held_out.keys():
-        projected = project(scored, _of_contrast(acts, train[name], direction))
-        sides = (projected[rows] for rows in held_out[name])
-        tried[name] = auroc(*sides, resamples=0)
-    if not tried:
+    directions = {
+        name: _of_contrast(acts, train[name], direction) for name in sorted(train.keys() & held_out.keys())
+    }
+    if not directions:
         return None
-    best = min(sorted(tried), key=lambda name: abs(tried[name].value - target.value))
-    projected = project(scored, _of_contrast(acts, train[best], direction))
+    tried = {name: _separation(scored, of, held_out[name], resamples=0) for name, of in directions.items()}
+    best = min(tried, key=lambda name: abs(tried[name].value - target.value))
     raw = difference_in_means(acts[train[best].positive], acts[train[best].negative])
     control = Axis(
         name=f"control_{axis.name}",
@@ -70,9 +68,9 @@ def fit_control(
     )
     facts = ControlFacts(
         about=best,
-        auroc=auroc(*(projected[rows] for rows in held_out[best]), resamples=200),
+        auroc=_separation(scored, directions[best], held_out[best], resamples=200),
         cosine=float(cosine(raw, direction)),
-        tried={name: separation.value for name, separation in sorted(tried.items())},
+        tried={name: separation.value for name, separation in tried.items()},
     )
     return Control(control, facts)
 
@@ -81,6 +79,18 @@ def _of_contrast(
     acts: Float[Tensor, "prompt d_model"], contrast: Contrast, safety: Float[Tensor, " d_model"]
 ) -> Float[Tensor, " d_model"]:
     return orthogonalised(difference_in_means(acts[contrast.positive], acts[contrast.negative]), safety)
+
+
+def _separation(
+    acts: Float[Tensor, "prompt d_model"],
+    direction: Float[Tensor, " d_model"],
+    contrast: Contrast,
+    *,
+    resamples: int,
+) -> Estimate:
+    """AUROC of the contrast's two classes along a direction."""
+    projected = project(acts, direction)
+    return auroc(projected[contrast.positive], projected[contrast.negative], resamples=resamples)
 
 
 def contrasts(harmful: Prompts, harmless: Prompts) -> dict[str, Contrast]:

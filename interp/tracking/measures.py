@@ -66,13 +66,11 @@ def measure(model: ChatModel, spec: TrackingSpec, reference: Reference) -> list[
     """
     check_shape(model, reference)
     rows: list[Measurement] = []
-    tests: dict[Kind, ChatTokens] = {
-        kind: tokenize(model.tokenizer, spec.part(kind, "test").texts) for kind in KINDS
-    }
+    tokens = tokenised(model, spec)
     if "refusal" in spec.measures:
-        rows += _refusal(model, spec, reference, tests)
+        rows += _refusal(model, spec, reference, {kind: tokens[kind, "test"] for kind in KINDS})
     if {"beliefs", "directions", "shift", "guard"} & set(spec.measures):
-        read = read_states(model, spec)
+        read = read_states(model, tokens)
         train = torch.cat([read[kind, "train"] for kind in PAIRED_KINDS])
         here = {f"train/{axis.name}": train[:, axis.layer, axis.role] for axis in reference.axes}
         if "beliefs" in spec.measures:
@@ -110,14 +108,20 @@ def shape(model: ChatModel) -> ModelShape:
     )
 
 
-def read_states(model: ChatModel, spec: TrackingSpec, splits: Sequence[Split] = ("train", "test")) -> States:
-    """States of every kind and split at `ROLES`, read in one call."""
-    keys: list[Part] = [
+def tokenised(
+    model: ChatModel, spec: TrackingSpec, splits: Sequence[Split] = ("train", "test")
+) -> dict[Part, ChatTokens]:
+    """The spec's prompts of every kind and split, as tokens; borderline prompts are in the test split alone."""
+    parts: list[Part] = [
         (kind, split) for split in splits for kind in KINDS if split == "test" or kind != "borderline"
     ]
-    tokens = [tokenize(model.tokenizer, spec.part(*key).texts) for key in keys]
-    read = states(model, reduce(ChatTokens.joined, tokens)).float()
-    return dict(zip(keys, read.split([len(part) for part in tokens]), strict=True))
+    return {part: tokenize(model.tokenizer, spec.part(*part).texts) for part in parts}
+
+
+def read_states(model: ChatModel, tokens: Mapping[Part, ChatTokens]) -> States:
+    """States of these prompts at `ROLES`, read in one call."""
+    read = states(model, reduce(ChatTokens.joined, tokens.values())).float()
+    return dict(zip(tokens, read.split([len(part) for part in tokens.values()]), strict=True))
 
 
 def sample(model: ChatModel, spec: TrackingSpec, kind: Kind) -> list[list[int]]:

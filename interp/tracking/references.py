@@ -7,7 +7,7 @@ reference's facts.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from interp.evaluation.compression import bits
 from interp.evaluation.records import RefusalTokens
 from interp.evaluation.refusals import find_refusal_tokens, refusal_metric
 from interp.models.chat_model import ChatModel
+from interp.models.tokens import ChatTokens
 from interp.representations.beliefs import fit_centres
 from interp.representations.confounds import leak_check
 from interp.stats import auroc
@@ -37,6 +38,7 @@ from interp.tracking.measures import (
     read_states,
     sample,
     shape,
+    tokenised,
 )
 from interp.tracking.records import DirectionFacts, ReferenceFacts
 from interp.tracking.spec import MIN_PROMPTS, Axis, Reference, TrackingSpec
@@ -83,8 +85,9 @@ def fit_reference(model: ChatModel, spec: TrackingSpec) -> Reference:
             f"a reference needs {MIN_PROMPTS} training prompts of each kind, got {len(train['harmful'])} harmful and "
             f"{len(train['harmless'])} harmless; add prompts or raise n_fit"
         )
-    behaviour = _behaviour(model, train)
-    read = read_states(model, spec, ("train", "val", "test"))
+    tokens = tokenised(model, spec, ("train", "val", "test"))
+    behaviour = _behaviour(model, harmful=tokens["harmful", "train"], harmless=tokens["harmless", "train"])
+    read = read_states(model, tokens)
     axes, directions = _fit_axes(read, behaviour, spec)
     facts = ReferenceFacts(
         shape=shape(model),
@@ -124,14 +127,14 @@ class _Behaviour(NamedTuple):
         return min(len(self.refused), len(self.answered)) >= MIN_PROMPTS
 
 
-def _behaviour(model: ChatModel, train: Mapping[Kind, Prompts]) -> _Behaviour:
+def _behaviour(model: ChatModel, *, harmful: ChatTokens, harmless: ChatTokens) -> _Behaviour:
     """Which training prompts are refused and answered; logs a warning where these are too few."""
-    harmful, harmless = (next_token_log_probs(model, train[kind].texts) for kind in PAIRED_KINDS)
-    tokens = find_refusal_tokens(harmful, harmless, model.tokenizer)
+    after_harmful, after_harmless = (next_token_log_probs(model, part) for part in (harmful, harmless))
+    tokens = find_refusal_tokens(after_harmful, after_harmless, model.tokenizer)
     behaviour = _Behaviour(
         tokens=tokens,
-        refused=(refusal_metric(harmful, tokens.ids) > 0).nonzero()[:, 0],
-        answered=(refusal_metric(harmless, tokens.ids) < 0).nonzero()[:, 0],
+        refused=(refusal_metric(after_harmful, tokens.ids) > 0).nonzero()[:, 0],
+        answered=(refusal_metric(after_harmless, tokens.ids) < 0).nonzero()[:, 0],
     )
     if not behaviour.filtered:
         logger.warning(

@@ -25,7 +25,7 @@ from interp.evaluation.scorers import Scorer
 from interp.experiments.rebound import Behaviour, Config, Point, Shift
 from interp.models.chat_model import ChatModel, with_adapter
 from interp.stats import rate
-from interp.tracking.measures import along, read_states
+from interp.tracking.measures import along, read_states, tokenised
 from interp.tracking.references import fit_reference
 from interp.tracking.spec import Reference, TrackingSpec
 
@@ -128,7 +128,7 @@ class Measurement:
 
     def _projections(self, model: ChatModel, reference: Reference) -> dict[str, Float[Tensor, " prompt"]]:
         """Harmful test prompts projected on each direction of the aligned model, in that direction's lengths."""
-        states = read_states(model, self.spec, ("test",))["harmful", "test"]
+        states = read_states(model, tokenised(model, self.spec, ("test",)))["harmful", "test"]
         return {axis.name: along(reference, axis, states).double() for axis in reference.axes}
 
 
