@@ -27,7 +27,7 @@ from interp.data.prompts import load_prompts
 from interp.directions import Direction
 from interp.display.errors import error_line
 from interp.display.token_strips import StripToken, strip_html
-from interp.engine.interventions import Intervention, Steps
+from interp.engine.interventions import Intervention, NewTokens
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import REGIONS, Positions
 from interp.representations.steering import find_directions
@@ -109,8 +109,8 @@ class Playground(widgets.VBox):
         self.positions = widgets.Combobox(
             value="all", options=places, description="positions", ensure_option=False
         )
-        self.steps = widgets.Combobox(
-            value="default", options=["default", "prompt", "all", "1", "4"], description="steps"
+        self.new_tokens = widgets.Combobox(
+            value="default", options=["default", "none", "all", "1", "4"], description="new tokens"
         )
         self.max_new_tokens = widgets.IntSlider(value=48, min=1, max=256, description="length")
         self.run_button = widgets.Button(description="Run", button_style="primary", icon="play")
@@ -135,7 +135,7 @@ class Playground(widgets.VBox):
             [
                 self.prompt,
                 widgets.HBox([self.direction, self.layer, self.unit, self.amount], layout=_WRAP),
-                widgets.HBox([self.positions, self.steps, self.max_new_tokens], layout=_WRAP),
+                widgets.HBox([self.positions, self.new_tokens, self.max_new_tokens], layout=_WRAP),
                 widgets.HBox([self.run_button, self.stop_button, self.code_button, self.status], layout=_WRAP),
                 self.error,
                 widgets.HBox([self.plain, self.steered]),
@@ -149,7 +149,7 @@ class Playground(widgets.VBox):
         """The settings given by the controls.
 
         Raises:
-            ValueError: an empty prompt, or positions or steps that are neither names nor numbers.
+            ValueError: an empty prompt, or positions or new tokens that are neither names nor numbers.
         """
         if not self.prompt.value.strip():
             raise ValueError("the prompt is empty; type one")
@@ -161,7 +161,7 @@ class Playground(widgets.VBox):
             relative_norm=self.amount.value if relative else None,
             layer=self.layer.value,
             positions=read_positions(self.positions.value),
-            steps=read_steps(self.steps.value),
+            new_tokens=read_new_tokens(self.new_tokens.value),
             max_new_tokens=self.max_new_tokens.value,
         )
 
@@ -291,8 +291,8 @@ def read_positions(text: str) -> Positions:
     return read[0] if len(read) == 1 else read
 
 
-def read_steps(text: str) -> Steps:
-    """Parse decoding steps: default, prompt, all, or a number of generated tokens.
+def read_new_tokens(text: str) -> NewTokens:
+    """Parse which generated tokens are acted on: default, none, all, or the first n.
 
     Raises:
         ValueError: anything else.
@@ -300,11 +300,11 @@ def read_steps(text: str) -> Steps:
     text = text.strip()
     if text == "default":
         return None
-    if text == "prompt" or text == "all":
+    if text == "none" or text == "all":
         return text
     if text.isdigit():
         return int(text)
-    raise ValueError(f"steps must be default, prompt, all or a number of generated tokens, got {text!r}")
+    raise ValueError(f"new tokens must be default, none, all or a number, got {text!r}")
 
 
 def answer_html(arm: str, answer: Answer | None, *, note: str = "") -> str:

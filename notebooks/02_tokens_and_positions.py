@@ -118,7 +118,7 @@ for name, endings in ends.items():
 # `t_inst` both ways.
 #
 # ## Steering at chosen tokens
-# The same names say where a direction is added, and `steps` for how many tokens of the answer. At the prompt's
+# The same names say where a direction is added, and `new_tokens` for how many tokens of the answer. At the prompt's
 # template tokens alone:
 
 # %%

@@ -19,8 +19,8 @@ from interp.playgrounds import (
     colour,
     named_directions,
     playground,
+    read_new_tokens,
     read_positions,
-    read_steps,
     strips_html,
 )
 from interp.representations.steering import steer
@@ -77,7 +77,7 @@ def test_controls_reach_the_answer(panel: Playground, tiny: ChatModel) -> None:
     panel.amount.value = -2.0
     panel.layer.value = 2
     panel.positions.value = "t_inst, -1"
-    panel.steps.value = "2"
+    panel.new_tokens.value = "2"
     panel.run()
     panel.wait(20.0)
     expected = steer(
@@ -87,7 +87,7 @@ def test_controls_reach_the_answer(panel: Playground, tiny: ChatModel) -> None:
         relative_norm=-2.0,
         layers=[2],
         positions=["t_inst", -1],
-        steps=2,
+        new_tokens=2,
         max_new_tokens=8,
     )
     assert shown(panel.steered.value) == expected.steered[0]
@@ -168,9 +168,9 @@ def test_mistakes_are_shown_in_the_panel(panel: Playground, tiny: ChatModel) -> 
     for control, value, message in (
         (panel.prompt, "  ", "the prompt is empty; type one"),
         (
-            panel.steps,
+            panel.new_tokens,
             "soon",
-            "steps must be default, prompt, all or a number of generated tokens, got 'soon'",
+            "new tokens must be default, none, all or a number, got 'soon'",
         ),
         (panel.positions, "nowhere", "unknown position 'nowhere'; known: t_inst"),
         (panel.positions, "", "positions are empty"),
@@ -241,7 +241,7 @@ def test_typed_positions_and_steps() -> None:
     assert read_positions("all") == "all"
     assert read_positions(" t_inst , post_inst[0], -1") == ["t_inst", "post_inst[0]", -1]
     assert read_positions("-2") == -2
-    assert [read_steps(text) for text in ("default", "prompt", " all", "3")] == [None, "prompt", "all", 3]
+    assert [read_new_tokens(text) for text in ("default", "none", " all", "3")] == [None, "none", "all", 3]
 
 
 def test_colours_diverge_from_white() -> None:

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from interp.engine.interventions import Intervention, last_step
+from interp.engine.interventions import Intervention, new_token_limit
 from interp.engine.layouts import PassLayout
 from interp.models.chat_model import ChatModel
 from interp.models.sites import Edit, Site
@@ -33,7 +33,7 @@ class Applied:
         self.interventions = list(interventions)
         self.fired = [0] * len(self.interventions)
         """Times that each intervention saw a site, over all sites and passes."""
-        self.tracks = any(i.positions != "all" or last_step(i) is not None for i in self.interventions)
+        self.tracks = any(i.positions != "all" or new_token_limit(i) is not None for i in self.interventions)
         """Whether any intervention depends on where a token stands; passes then need a layout."""
         self._where: list[Where] | None = None
 
@@ -77,15 +77,15 @@ class Applied:
             return intervention(resid)
         if self._where is None:
             raise ValueError(
-                f"positions={intervention.positions!r}, steps={intervention.steps!r} need to know the prompts: give "
-                "`apply` tokens=, or say what a pass runs with `running(layout)` on what `apply` gives"
+                f"positions={intervention.positions!r}, new_tokens={intervention.new_tokens!r} need to know the "
+                "prompts: give `apply` tokens=, or say what a pass runs with `running(layout)` on what `apply` gives"
             )
         return acted(intervention, resid, self._where[number])
 
 
 def reach(intervention: Intervention, layout: PassLayout) -> Where:
     """Where in a pass an intervention acts; True or False where everywhere or nowhere."""
-    return layout.where(intervention.positions, last_step(intervention))
+    return layout.where(intervention.positions, new_token_limit(intervention))
 
 
 def acted(intervention: Intervention, resid: Tensor, where: Where) -> Tensor | None:
@@ -115,7 +115,7 @@ def apply(
     Hooks are removed when the context exits, also by an exception; the model's weights are not touched.
 
     Args:
-        tokens: the left-padded prompts that will be run, where positions or steps are limited.
+        tokens: the left-padded prompts that will be run, where positions or generated tokens are limited.
         until: passes end before this block, so that an intervention above it may never act; None is the model's end.
 
     Raises:
@@ -191,7 +191,7 @@ def bridge_hooks(
     for intervention in (prepare(model, i) for i in interventions):
         if intervention.positions != "all" and tokens is None:
             raise ValueError(f"positions={intervention.positions!r} need tokens= to become columns")
-        if intervention.positions == "all" and last_step(intervention) is not None and tokens is None:
+        if intervention.positions == "all" and new_token_limit(intervention) is not None and tokens is None:
             raise ValueError("a limit on generated tokens cannot be told from prompt tokens in the bridge")
 
         def hook(value: Tensor, hook: Any, intervention: Intervention = intervention) -> Tensor:  # noqa: ARG001 (TransformerLens passes it by name)

@@ -29,7 +29,7 @@ from interp.engine.decoding import (
     plan_decoding,
     stop_ids,
 )
-from interp.engine.interventions import Intervention, last_step
+from interp.engine.interventions import Intervention, new_token_limit
 from interp.models.chat_model import ChatModel
 from interp.models.prompt_inputs import PromptIdentity
 from interp.models.tokens import PromptInput, as_tokens
@@ -162,10 +162,10 @@ def generate_each(
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be 1 or more, got {max_new_tokens}")
     for intervention in (i for arm in arms for i in arm):
-        if last_step(intervention) != 0:
+        if new_token_limit(intervention) != 0:
             raise ValueError(
-                "sets of interventions decode together only where none acts on generated tokens; give steps='prompt', "
-                "or call generate for each"
+                "sets of interventions decode together only where none acts on generated tokens; give "
+                "new_tokens='none', or call generate for each"
             )
     tokens = as_tokens(model.tokenizer, prompts)
     weights = packed_weights(model, len(tokens) * len(arms), max_new_tokens)

@@ -12,7 +12,7 @@ prompt tokens (by role) and how far into generation it acts.
         model.hf(**inputs)
 
 Source: Arditi et al. 2024, arXiv:2406.11717, section 2.4 and appendix on weight orthogonalization; decoding steps from
-Zhao et al. 2025, arXiv:2507.11878 (their `max_decode_step_while_intervene` = 1 + `steps`).
+Zhao et al. 2025, arXiv:2507.11878 (their `max_decode_step_while_intervene` = 1 + `new_tokens`).
 """
 
 from collections.abc import Sequence
@@ -29,8 +29,8 @@ from interp.models.sites import Site, Sites, site_list
 from interp.models.tokens import Positions
 from interp.storage.direction_files import DirectionInput, as_direction
 
-Steps = Literal["prompt", "all"] | int | None
-"""Generated tokens acted on: `prompt` (none), the first n, `all`; None is `all` if positions="all", else `prompt`."""
+NewTokens = Literal["none", "all"] | int | None
+"""Generated tokens acted on: `none`, the first n, `all`; None is `all` if positions="all", else `none`."""
 
 
 @runtime_checkable
@@ -44,7 +44,7 @@ class Intervention(Protocol):
     @property
     def positions(self) -> Positions: ...
     @property
-    def steps(self) -> Steps: ...
+    def new_tokens(self) -> NewTokens: ...
     @property
     def width(self) -> int: ...
     def __call__(self, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]: ...
@@ -67,7 +67,7 @@ class Ablate:
     """Layers to act at; None is all."""
     positions: Positions
     """Prompt tokens to act at."""
-    steps: Steps
+    new_tokens: NewTokens
     """Generated tokens to act at."""
     sites: tuple[Site, ...]
     """Sites to act at; the default leaves no component anywhere in the stream."""
@@ -80,7 +80,7 @@ class Ablate:
         *,
         layers: Layers = None,
         positions: Positions = "all",
-        steps: Steps = None,
+        new_tokens: NewTokens = None,
         sites: Sites = ("resid_pre", "attn_out", "mlp_out"),
         normalised: bool = False,
     ) -> None:
@@ -90,7 +90,7 @@ class Ablate:
             direction=given.vector if isinstance(given, Direction) else given,
             layers=written_layers(layers),
             positions=positions,
-            steps=steps,
+            new_tokens=new_tokens,
             sites=site_list(sites),
             normalised=normalised,
         )
@@ -130,7 +130,7 @@ class Add:
     """Multiplies the direction; its sign is the direction of the push."""
     positions: Positions
     """Prompt tokens to act at."""
-    steps: Steps
+    new_tokens: NewTokens
     """Generated tokens to act at."""
     sites: tuple[Site, ...]
     """Sites to act at."""
@@ -143,7 +143,7 @@ class Add:
         relative_norm: float | int | None = None,
         layers: Layers = None,
         positions: Positions = "all",
-        steps: Steps = None,
+        new_tokens: NewTokens = None,
         sites: Sites | None = None,
     ) -> None:
         """An addition at the direction's own layer and site unless told otherwise.
@@ -178,7 +178,7 @@ class Add:
             layers=written_layers(own_layer if layers is None else layers),
             coefficient=coefficient,
             positions=positions,
-            steps=steps,
+            new_tokens=new_tokens,
             sites=site_list(own_site if sites is None else sites),  # pyright: ignore[reportArgumentType]
         )
         _check(self)
@@ -205,22 +205,22 @@ def _fill(intervention: "Ablate | Add", **values: Any) -> None:
 
 
 def _check(intervention: "Ablate | Add") -> None:
-    vector, steps = intervention.direction, intervention.steps
+    vector, new_tokens = intervention.direction, intervention.new_tokens
     if not torch.isfinite(vector).all():
         raise ValueError("the direction holds NaN or infinite values")
-    if isinstance(steps, int) and steps < 0:
-        raise ValueError(f"steps must be 0 or more, 'prompt' or 'all', got {steps}")
-    if isinstance(steps, str) and steps not in ("prompt", "all"):
-        raise ValueError(f"steps must be 'prompt', 'all' or a number, got {steps!r}")
+    if isinstance(new_tokens, int) and new_tokens < 0:
+        raise ValueError(f"new_tokens must be 0 or more, 'none' or 'all', got {new_tokens}")
+    if isinstance(new_tokens, str) and new_tokens not in ("none", "all"):
+        raise ValueError(f"new_tokens must be 'none', 'all' or a number, got {new_tokens!r}")
 
 
-def last_step(intervention: Intervention) -> int | None:
+def new_token_limit(intervention: Intervention) -> int | None:
     """How many generated tokens are acted on; None is all."""
-    if intervention.steps is None:
+    if intervention.new_tokens is None:
         return None if intervention.positions == "all" else 0
-    if isinstance(intervention.steps, int):
-        return intervention.steps
-    return None if intervention.steps == "all" else 0
+    if isinstance(intervention.new_tokens, int):
+        return intervention.new_tokens
+    return None if intervention.new_tokens == "all" else 0
 
 
 def without_direction(

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.engine.applying import layers_of, prepare
-from interp.engine.interventions import Ablate, Add, last_step, without_direction
+from interp.engine.interventions import Ablate, Add, new_token_limit, without_direction
 from interp.models.architecture import Writer
 from interp.models.chat_model import ChatModel
 
@@ -26,10 +26,10 @@ def edited_weights(model: ChatModel, intervention: Ablate | Add) -> Iterator[Non
     Source: Arditi et al. 2024, arXiv:2406.11717, "weight orthogonalization".
 
     Raises:
-        ValueError: an intervention that is not on all layers (ablation), all positions and all steps; a model that
-            writes to its stream through a norm, or not only by the matrices known here.
+        ValueError: an intervention that is not on all layers (ablation), all positions and all generated tokens; a
+            model that writes to its stream through a norm, or not only by the matrices known here.
     """
-    if intervention.positions != "all" or last_step(intervention) is not None:
+    if intervention.positions != "all" or new_token_limit(intervention) is not None:
         raise ValueError("a weight edit acts at every position and step; use hooks for a limited one")
     intervention = prepare(model, intervention)
     if isinstance(intervention, Ablate):

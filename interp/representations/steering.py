@@ -11,7 +11,7 @@ from interp.directions import Direction
 from interp.display.cards import Card, Shown, Table
 from interp.engine.activations import collect_means
 from interp.engine.generation import generate
-from interp.engine.interventions import Add, Steps
+from interp.engine.interventions import Add, NewTokens
 from interp.models.chat_model import ChatModel
 from interp.models.layers import Layers
 from interp.models.prompt_inputs import PromptIdentity
@@ -96,7 +96,7 @@ def steer(
     relative_norm: float | int | None = None,
     layers: Layers = None,
     positions: Positions = "all",
-    steps: Steps = None,
+    new_tokens: NewTokens = None,
     max_new_tokens: int = 64,
 ) -> Steered:
     """Greedy answers without and with activation addition along a direction.
@@ -108,7 +108,7 @@ def steer(
         relative_norm: in multiples of the mean activation norm at the direction's site, instead of `coefficient`.
         layers: layers to add it at; the direction's own layer when None.
         positions: prompt tokens it is added at (`tokens.ROLES`, `tokens.REGIONS`).
-        steps: generated tokens it is added at (`interventions.Steps`).
+        new_tokens: generated tokens it is added at (`interventions.NewTokens`).
 
     Raises:
         ValueError: a direction of the wrong width, layer or position out of range.
@@ -123,7 +123,7 @@ def steer(
         relative_norm=relative_norm,
         layers=layers,
         positions=positions,
-        steps=steps,
+        new_tokens=new_tokens,
     )
     plain = generate(model, tokens, max_new_tokens=max_new_tokens)
     steered = generate(model, tokens, interventions=[add], max_new_tokens=max_new_tokens)

@@ -19,7 +19,7 @@ from torch import Tensor
 from interp.directions import Direction, cosine, project
 from interp.engine.decoding import stop_ids
 from interp.engine.generation import stream
-from interp.engine.interventions import Add, Intervention, Steps
+from interp.engine.interventions import Add, Intervention, NewTokens
 from interp.models.chat_model import ChatModel, Site
 from interp.models.tokens import Positions, tokenize
 
@@ -67,7 +67,7 @@ class Meter:
     readings: list[Float[Tensor, "batch pos pair"]] = field(default_factory=list)
     """Projection and cosine of every token, one tensor for each forward pass."""
     positions: Positions = "all"
-    steps: Steps = "all"
+    new_tokens: NewTokens = "all"
 
     @property
     def layers(self) -> tuple[int]:
@@ -106,7 +106,7 @@ class Setting:
     """Layer it is added at; the direction's own layer when None."""
     positions: Positions = "all"
     """Prompt tokens it is added at."""
-    steps: Steps = None
+    new_tokens: NewTokens = None
     """Generated tokens it is added at."""
     max_new_tokens: int = 48
 
@@ -122,7 +122,7 @@ class Setting:
             relative_norm=self.relative_norm,
             layers=self.layer,
             positions=self.positions,
-            steps=self.steps,
+            new_tokens=self.new_tokens,
         )
 
     def code(self, model: ChatModel, direction_file: str) -> str:
@@ -145,14 +145,14 @@ class Setting:
         given = {
             "layers": self.layer,
             "positions": self.positions,
-            "steps": self.steps,
+            "new_tokens": self.new_tokens,
         }
         options = [
             amount,
             *(f"{name}={value!r}" for name, value in given.items() if value not in (None, "all")),
         ]
-        if self.steps == "all" and self.positions != "all":
-            options.append("steps='all'")
+        if self.new_tokens == "all" and self.positions != "all":
+            options.append("new_tokens='all'")
         options.append(f"max_new_tokens={self.max_new_tokens}")
         return (
             "import interp\n\n"

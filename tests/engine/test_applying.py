@@ -70,14 +70,14 @@ def test_roles_limit_what_is_touched_in_a_padded_batch(tiny: ChatModel, tokens: 
         assert torch.equal(moved[row], expected)
 
 
-@pytest.mark.parametrize("steps", ["prompt", 0, 1, 2, "all"])
+@pytest.mark.parametrize("new_tokens", ["none", 0, 1, 2, "all"])
 def test_decoding_steps_with_a_cache_equal_a_full_pass_over_masked_tokens(
-    tiny: ChatModel, tokens: ChatTokens, steps: str | int
+    tiny: ChatModel, tokens: ChatTokens, new_tokens: str | int
 ) -> None:
-    add = Add(direction=4 * vector(), layers=[1], positions="post_inst", steps=steps)
+    add = Add(direction=4 * vector(), layers=[1], positions="post_inst", new_tokens=new_tokens)
     reply = generate(tiny, tokens.take([0]), interventions=[add], max_new_tokens=5).ids[0]
     n_prompt, end = len(tokens.ids[0]), tokens.ends[0]
-    reach = {"prompt": 0, "all": 99}.get(steps, steps) if isinstance(steps, str) else steps
+    reach = {"none": 0, "all": 99}.get(new_tokens, new_tokens) if isinstance(new_tokens, str) else new_tokens
 
     def edit(value: torch.Tensor) -> torch.Tensor:
         value = value.clone()
@@ -141,7 +141,7 @@ def test_an_intervention_acts_in_its_own_thread_only(tiny: ChatModel) -> None:
         plain = tiny.hf(ids).logits
         with apply(
             tiny,
-            [Add(direction=vector(), layers=[1], coefficient=5.0, positions="all", steps=1)],
+            [Add(direction=vector(), layers=[1], coefficient=5.0, positions="all", new_tokens=1)],
             tokens=tokenize(tiny.tokenizer, ["Hi"]),
         ):
             steered = tiny.hf(ids).logits

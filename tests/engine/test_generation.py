@@ -169,10 +169,10 @@ def test_sets_of_interventions_decode_together_as_they_do_apart(
     vectors = 4 * torch.randn(3, 32, generator=generator)
     arms = [
         [],
-        [Add(direction=vectors[0], layers=[0], steps="prompt")],
+        [Add(direction=vectors[0], layers=[0], new_tokens="none")],
         [Add(direction=vectors[1], layers=[2], positions="instruction")],
         [
-            Ablate(direction=vectors[2], steps="prompt"),
+            Ablate(direction=vectors[2], new_tokens="none"),
             Add(direction=vectors[0], layers=[1], positions="t_inst"),
         ],
     ]

@@ -80,5 +80,5 @@ def test_relative_norms_are_relative_to_the_mean_activation_norm() -> None:
 def test_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match="NaN or infinite"):
         Ablate(direction=torch.full((32,), float("nan")))
-    with pytest.raises(ValueError, match="steps must be 0 or more"):
-        Add(direction=vector(), layers=[0], steps=-1)
+    with pytest.raises(ValueError, match="new_tokens must be 0 or more"):
+        Add(direction=vector(), layers=[0], new_tokens=-1)

@@ -39,7 +39,7 @@ def together(*jobs: Callable[[], list[Tensor]]) -> list[list[Tensor]]:
 def job(model: ChatModel, seed: int, rounds: int = 6) -> Callable[[], list[Tensor]]:
     """Everything the engine does, over and over."""
     vector = VECTOR.roll(seed)
-    change = [Ablate(direction=vector), Add(direction=vector, layers=[1], positions="t_inst", steps=2)]
+    change = [Ablate(direction=vector), Add(direction=vector, layers=[1], positions="t_inst", new_tokens=2)]
 
     def run() -> list[Tensor]:
         results = []

@@ -63,7 +63,7 @@ def test_addition_as_a_bias_equals_hooks(name: str, tokenizer: PreTrainedTokeniz
 def test_weight_edit_refuses_what_it_cannot_express(tiny: ChatModel) -> None:
     cases = [
         (Ablate(direction=vector(), positions="t_inst"), "every position and step"),
-        (Ablate(direction=vector(), steps="prompt"), "every position and step"),
+        (Ablate(direction=vector(), new_tokens="none"), "every position and step"),
         (Ablate(direction=vector(), layers=[1]), "every layer and site"),
         (Add(direction=vector(), layers=[0]), "layer 0 reads the embedding"),
     ]

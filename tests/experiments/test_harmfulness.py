@@ -189,7 +189,7 @@ def test_arms_have_their_sign_norm_and_tokens() -> None:
         harmfulness=torch.randn(3, 8, generator=generator), refusal=2 * torch.randn(3, 8, generator=generator)
     )
     minus = directions.arm("-harmfulness", 1, coefficient=2.0, inversion=True, seed=0)
-    assert minus.coefficient == -2.0 and minus.positions == BEFORE_QUESTION and minus.steps == "prompt"
+    assert minus.coefficient == -2.0 and minus.positions == BEFORE_QUESTION and minus.new_tokens == "none"
     assert torch.equal(minus.direction, directions.harmfulness[1]) and tuple(minus.layers) == (1,)
     plus = directions.arm("+refusal", 2, coefficient=2.0, inversion=True, seed=0)
     assert plus.coefficient == 2.0 and plus.positions == "all"

@@ -91,8 +91,8 @@ def test_next_token_probabilities(tiny: ChatModel, steps: list[Answer]) -> None:
     [
         {"coefficient": 2.5},
         {"coefficient": -3.0, "layer": 0, "positions": ["t_inst", -1]},
-        {"relative_norm": 2.0, "layer": 2, "positions": "instruction", "steps": "all"},
-        {"relative_norm": 1.5, "steps": 2},
+        {"relative_norm": 2.0, "layer": 2, "positions": "instruction", "new_tokens": "all"},
+        {"relative_norm": 1.5, "new_tokens": 2},
     ],
 )
 def test_the_code_gives_the_same_answer(saved_tiny: Path, tmp_path: Path, options: dict) -> None:

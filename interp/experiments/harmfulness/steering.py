@@ -66,7 +66,7 @@ class Directions:
             layers=(layer,),
             coefficient=sign * coefficient,
             positions=positions,
-            steps="prompt",
+            new_tokens="none",
         )
 
 
@@ -216,7 +216,7 @@ def position_sweep(
                     layers=(layer,),
                     coefficient=config.invert_coefficient,
                     positions=BEFORE_QUESTION,
-                    steps="prompt",
+                    new_tokens="none",
                 )
             ]
             for role, layer in batch
