@@ -27,6 +27,9 @@ COMPARED_ENDINGS: tuple[Ending, ...] = ("as-is", "period")
 Kind = Literal["harmful", "harmless", "borderline"]
 """Kind of request; a borderline prompt looks harmful but is harmless."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
+"""All kinds of requests."""
+PAIRED_KINDS: tuple[Literal["harmful"], Literal["harmless"]] = ("harmful", "harmless")
+"""The two kinds that directions, centres and detectors are fitted on."""
 Split = Literal["train", "val", "test"]
 """Directions are fitted on train, layers and roles are selected on val, results are reported on test."""
 SPLITS: tuple[Split, ...] = get_args(Split)

@@ -20,8 +20,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from interp.data.prompt_sets import PAIRED_KINDS
 from interp.detectors.detector import Detection, Self
-from interp.detectors.fitted import KINDS, ROLES, FitData, FittedDetector, Needs, Readings
+from interp.detectors.fitted import ROLES, FitData, FittedDetector, Needs, Readings
 from interp.directions import difference_in_means, project, random_direction
 from interp.stats import auroc
 
@@ -87,13 +88,13 @@ class LogisticProbe(_AtOnePlace):
     @classmethod
     def fit_to(cls, data: FitData) -> Self:
         """The probe at the best layer and role; its default threshold is even odds."""
-        held_out = {kind: data.validation[kind].every_layer for kind in KINDS}
+        held_out = {kind: data.validation[kind].every_layer for kind in PAIRED_KINDS}
         n_harmful = len(held_out["harmful"])
-        labels = [kind == "harmful" for kind in KINDS for _ in range(len(held_out[kind]))]
+        labels = [kind == "harmful" for kind in PAIRED_KINDS for _ in range(len(held_out[kind]))]
         _, n_layers, n_roles, _ = held_out["harmful"].shape
 
         def quality(probe: Self) -> tuple[float, float]:
-            states = torch.cat([held_out[kind][:, probe.layer, probe.role] for kind in KINDS])
+            states = torch.cat([held_out[kind][:, probe.layer, probe.role] for kind in PAIRED_KINDS])
             log_odds = probe.log_odds(states)
             separation = auroc(log_odds[:n_harmful], log_odds[n_harmful:], resamples=0).value
             return separation, -log_loss(labels, log_odds.sigmoid().numpy())
@@ -103,9 +104,11 @@ class LogisticProbe(_AtOnePlace):
 
     @classmethod
     def _fit_at(cls, data: FitData, layer: int, role: int) -> Self:
-        parts = [data.train[kind].at(layer, role) for kind in KINDS]
+        parts = [data.train[kind].at(layer, role) for kind in PAIRED_KINDS]
         labels = [
-            kind == "harmful" for kind, part in zip(KINDS, parts, strict=True) for _ in range(len(part))
+            kind == "harmful"
+            for kind, part in zip(PAIRED_KINDS, parts, strict=True)
+            for _ in range(len(part))
         ]
         scaler, regression = StandardScaler(), LogisticRegression(C=0.01, max_iter=2000)
         make_pipeline(scaler, regression).fit(torch.cat(parts).double().cpu().numpy(), labels)
@@ -133,20 +136,6 @@ class LogisticProbe(_AtOnePlace):
         tensors = {"mean": self.mean, "scale": self.scale, "weights": self.weights}
         return tensors, {"intercept": self.intercept, "layer": self.layer, "role": self.role}
 
-    @classmethod
-    def _from_parts(cls, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Self:
-        return cls(
-            threshold=about["threshold"],
-            ending=about["ending"],
-            fitted_on=about["fitted_on"],
-            layer=about["layer"],
-            role=about["role"],
-            mean=tensors["mean"],
-            scale=tensors["scale"],
-            weights=tensors["weights"],
-            intercept=about["intercept"],
-        )
-
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class _Projection(_AtOnePlace):
@@ -168,18 +157,6 @@ class _Projection(_AtOnePlace):
 
     def _parts(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {"direction": self.direction}, {"layer": self.layer, "role": self.role, "note": self.note}
-
-    @classmethod
-    def _from_parts(cls, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Self:
-        return cls(
-            threshold=about["threshold"],
-            ending=about["ending"],
-            fitted_on=about["fitted_on"],
-            layer=about["layer"],
-            role=about["role"],
-            direction=tensors["direction"],
-            note=about["note"],
-        )
 
     @classmethod
     @abstractmethod
@@ -207,16 +184,16 @@ class RefusalDirection(_Projection):
             kind: data.train[kind].every_layer[:, :, 1]
             if behaving is None
             else data.train[kind].every_layer[behaving[kind]][:, :, 1]
-            for kind in KINDS
+            for kind in PAIRED_KINDS
         }
         by_layer = difference_in_means(train["harmful"].float(), train["harmless"].float())
 
         def separation(layer: int) -> float:
-            lengths = [_length(data.validation[kind].at(layer, 1), by_layer[layer]) for kind in KINDS]
+            lengths = [_length(data.validation[kind].at(layer, 1), by_layer[layer]) for kind in PAIRED_KINDS]
             return auroc(*lengths, resamples=0).value
 
         layer = max(range(len(by_layer)), key=separation)
-        means = [float(_length(train[kind][:, layer], by_layer[layer]).mean()) for kind in KINDS]
+        means = [float(_length(train[kind][:, layer], by_layer[layer]).mean()) for kind in PAIRED_KINDS]
         return cls(
             threshold=sum(means) / 2,
             ending=data.ending,
@@ -249,7 +226,7 @@ class RandomDirection(_Projection):
         if place is None:
             probe = LogisticProbe.fit_to(data)
             place = probe.layer, probe.role
-        train = [data.train[kind].at(*place).float() for kind in KINDS]
+        train = [data.train[kind].at(*place).float() for kind in PAIRED_KINDS]
         direction = random_direction(train[0][0], seed=seed)
         means = [float(_length(part, direction).mean()) for part in train]
         sign = 1.0 if means[0] >= means[1] else -1.0
@@ -286,8 +263,8 @@ class WordsDetector(_Baseline):
         """The detector fitted on the training texts; its default threshold is even odds."""
         vectoriser = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
         regression = LogisticRegression(C=10.0, max_iter=2000)
-        texts = [text for kind in KINDS for text in data.train[kind].texts]
-        labels = [kind == "harmful" for kind in KINDS for _ in data.train[kind].texts]
+        texts = [text for kind in PAIRED_KINDS for text in data.train[kind].texts]
+        labels = [kind == "harmful" for kind in PAIRED_KINDS for _ in data.train[kind].texts]
         make_pipeline(vectoriser, regression).fit(texts, labels)
         return cls(
             threshold=0.0,
@@ -316,16 +293,8 @@ class WordsDetector(_Baseline):
         return tensors, {"vocabulary": self.vocabulary, "intercept": self.intercept}
 
     @classmethod
-    def _from_parts(cls, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Self:
-        return cls(
-            threshold=about["threshold"],
-            ending=about["ending"],
-            fitted_on=about["fitted_on"],
-            vocabulary=tuple(about["vocabulary"]),
-            idf=tensors["idf"],
-            weights=tensors["weights"],
-            intercept=about["intercept"],
-        )
+    def _fields(cls, tensors: Mapping[str, Tensor], own: Mapping[str, Any]) -> dict[str, Any]:
+        return {**tensors, **own, "vocabulary": tuple(own["vocabulary"])}
 
 
 def _length(

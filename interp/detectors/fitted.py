@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from interp.data.prompt_sets import PAIRED_KINDS
 from interp.data.prompts import CLOSING, Ending, Kind, Prompts, PromptSet, with_ending
 from interp.detectors import detector as shared
 from interp.detectors.detector import (
@@ -42,7 +43,6 @@ from interp.storage.provenance import library_versions
 FORMAT_VERSION = 1
 ROLES: tuple[Literal["t_inst", "t_post_inst"], ...] = ("t_inst", "t_post_inst")
 """Token roles at which states are read, in the order of the role axis."""
-KINDS: tuple[Kind, ...] = ("harmful", "harmless")
 Needs = Literal["states", "validation", "replies"]
 
 
@@ -157,9 +157,9 @@ class FittedDetector(ABC, Generic[DetectionT]):
         """Tensors and JSON-serialisable fields specific to this detector, for its file."""
 
     @classmethod
-    @abstractmethod
-    def _from_parts(cls, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Self:
-        """The detector that `_parts` was called on; `about` holds `threshold`, `ending` and `fitted_on` too."""
+    def _fields(cls, tensors: Mapping[str, Tensor], own: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of the fields that `_parts` gave; by default each is stored under its own name."""
+        return {**tensors, **own}
 
     @classmethod
     def fit(
@@ -315,7 +315,9 @@ class FittedDetector(ABC, Generic[DetectionT]):
                 f"{path} has format_version {metadata['format_version']}, this interp reads up to {FORMAT_VERSION}; "
                 "upgrade interp"
             )
-        return cls._from_parts(tensors, json.loads(metadata["guard"]))
+        about = json.loads(metadata["guard"])
+        common = {name: about.pop(name) for name in ("threshold", "ending", "fitted_on")}
+        return cls(**common, **cls._fields(tensors, about))
 
 
 def read_fit_data(
@@ -328,14 +330,14 @@ def read_fit_data(
     show_progress: bool = False,
 ) -> FitData:
     """Read the first training prompts of each kind and the validation prompts, with the data that a detector needs."""
-    train: dict[Kind, Prompts] = {kind: prompts[kind, "train"].first(n_prompts) for kind in KINDS}
-    held_out: dict[Kind, Prompts] = {kind: prompts[kind, "val"] for kind in KINDS}
+    train: dict[Kind, Prompts] = {kind: prompts[kind, "train"].first(n_prompts) for kind in PAIRED_KINDS}
+    held_out: dict[Kind, Prompts] = {kind: prompts[kind, "val"] for kind in PAIRED_KINDS}
 
     def read(part: Prompts) -> Readings:
         read_states = states(model, part, show_progress=show_progress) if "states" in needs else None
         return Readings(texts=part.texts, states=read_states)
 
-    counts = {kind: len(train[kind]) for kind in KINDS}
+    counts = {kind: len(train[kind]) for kind in PAIRED_KINDS}
     refused = answered = None
     if "replies" in needs:
         rows = {
@@ -344,7 +346,7 @@ def read_fit_data(
             ).rows(refused=kind == "harmful")
             for kind, part in train.items()
         }
-        refused, answered = (tuple(rows[kind]) for kind in KINDS)
+        refused, answered = (tuple(rows[kind]) for kind in PAIRED_KINDS)
         counts |= {"refused_harmful": len(refused), "answered_harmless": len(answered)}
     leak = leak_check(
         model,

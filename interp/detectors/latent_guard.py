@@ -203,18 +203,15 @@ class LatentGuard(FittedDetector[GuardScore], Shown):
         return tensors, {"layers": self.layers}
 
     @classmethod
-    def _from_parts(cls, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Self:
-        layers = about["layers"]
-        return cls(
-            harm=Centres(positive=tensors["harm/positive"], negative=tensors["harm/negative"]),
-            refusal=Centres(positive=tensors["refusal/positive"], negative=tensors["refusal/negative"])
-            if "refusal/positive" in tensors
-            else None,
-            threshold=about["threshold"],
-            layers=None if layers is None else tuple(layers),
-            ending=about["ending"],
-            fitted_on=about["fitted_on"],
-        )
+    def _fields(cls, tensors: Mapping[str, Tensor], own: Mapping[str, Any]) -> dict[str, Any]:
+        def centres(belief: str) -> Centres:
+            return Centres(positive=tensors[f"{belief}/positive"], negative=tensors[f"{belief}/negative"])
+
+        return {
+            "harm": centres("harm"),
+            "refusal": centres("refusal") if "refusal/positive" in tensors else None,
+            "layers": None if own["layers"] is None else tuple(own["layers"]),
+        }
 
     def __repr__(self) -> str:
         return (

@@ -65,3 +65,10 @@ class RefusalTokens:
     """Mean probability of each as the first token on harmful prompts."""
     harmless_mass: tuple[float, ...]
     """Mean probability of each as the first token on harmless prompts."""
+
+    def __str__(self) -> str:
+        """The tokens with their probabilities, for reports."""
+        return ", ".join(
+            f"{text!r} ({harmful:.2f} on harmful, {harmless:.2f} on harmless)"
+            for text, harmful, harmless in zip(self.texts, self.harmful_mass, self.harmless_mass, strict=True)
+        )

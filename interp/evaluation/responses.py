@@ -54,7 +54,12 @@ class Responses:
 
     def rows(self, *, refused: bool) -> list[int]:
         """Indices of the prompts that were refused, or of those that were not."""
-        return [row for row, flag in enumerate(self.refused) if flag == refused]
+        return rows_where(self.refused, refused=refused)
+
+
+def rows_where(flags: Sequence[bool], *, refused: bool) -> list[int]:
+    """Indices of the prompts that were refused, or of those that were not, from a flag for each."""
+    return [row for row, flag in enumerate(flags) if flag == refused]
 
 
 class BehavingRows(NamedTuple):
@@ -81,8 +86,7 @@ def behaving_rows(
         ValueError: fewer than `MIN_BEHAVING` of either kind.
     """
     rows = BehavingRows(
-        refused=[row for row, flag in enumerate(harmful) if flag],
-        answered=[row for row, flag in enumerate(harmless) if not flag],
+        refused=rows_where(harmful, refused=True), answered=rows_where(harmless, refused=False)
     )
     for does, kind, behaving, asked in (
         ("refuses", "harmful", rows.refused, harmful),

@@ -1,12 +1,10 @@
-"""Atomic writes, and conversion of values to JSON types."""
+"""Atomic writes of files, and of tensors."""
 
-import math
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,20 +42,3 @@ def write_tensors(path: Path, tensors: "Mapping[str, Tensor]") -> None:
         save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, path)
     except SafetensorError as error:  # how safetensors reports a full disk
         raise OSError(f"cannot write {path}: {error}") from error
-
-
-def plain(value: Any) -> Any:
-    """A JSON-serialisable copy: NaN and infinity become null, dataclasses dicts, tensors lists."""
-    if is_dataclass(value) and not isinstance(value, type):
-        value = asdict(value)
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if not isinstance(value, type) and hasattr(
-        value, "data_ptr"
-    ):  # a tensor, without importing torch to find out
-        return plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from interp.display.progress import progress
-from interp.storage.atomic_files import plain, write_file, write_tensors
+from interp.storage.atomic_files import write_file, write_tensors
 from interp.storage.provenance import Provenance, provenance_of
-from interp.storage.typed_json import from_json, to_json
+from interp.storage.typed_json import from_json, to_json, to_plain
 
 if TYPE_CHECKING:
     pass
@@ -52,7 +52,7 @@ class StageCache:
             f".{self.folder.name}.removed-*"
         ):  # a kill while they were removed
             shutil.rmtree(stray, ignore_errors=True)
-        digest = hashlib.sha256(json.dumps(plain(key), sort_keys=True).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps(to_plain(key), sort_keys=True).encode()).hexdigest()
         stamp = self.folder / "settings.sha256"
         if self.folder.is_dir() and (not stamp.is_file() or stamp.read_text() != digest):
             logger.warning("%s holds stages of a run with other settings; starting again", self.folder)
@@ -98,7 +98,7 @@ class StageCache:
             write_tensors(draft, value)
             draft.replace(self._tensors(name))
         else:
-            write_file(self._json(name), to_json(plain(value) if kind is Any else value, kind))
+            write_file(self._json(name), to_json(value, kind))
 
     def keep(self, name: str, compute: Callable[[], T], kind: Any = Any) -> T:
         """The stored value of this name, computed and stored where there is none."""
@@ -171,7 +171,7 @@ class Stages:
         value = compute()
         if _is_tensors(value):
             return value
-        return from_json(kind, to_json(plain(value) if kind is Any else value, kind), source=name)
+        return from_json(kind, to_json(value, kind), source=name)
 
     def lap(self, stage: str) -> None:
         """Add the time since the last lap to this stage."""

@@ -21,8 +21,19 @@ def _adapter(kind: Any) -> Any:
 
 
 def to_json(value: Any, kind: Any = Any) -> bytes:
-    """A value as indented JSON; dataclasses become objects, tuples arrays, NaN and infinity null."""
-    return _adapter(kind).dump_json(value, indent=1)
+    """A value as indented JSON; dataclasses become objects, tuples and tensors arrays, NaN and infinity null."""
+    return _adapter(kind).dump_json(value, indent=1, fallback=_listed)
+
+
+def _listed(value: Any) -> Any:
+    """A tensor or array as nested lists, without importing torch.
+
+    Raises:
+        TypeError: a value that JSON cannot hold.
+    """
+    if not hasattr(value, "tolist"):
+        raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+    return value.tolist()
 
 
 def to_plain(value: Any, kind: Any = Any) -> Any:

@@ -34,7 +34,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.data.corpora import Corpus
-from interp.data.prompt_sets import KINDS, Kind, Split
+from interp.data.prompt_sets import KINDS, PAIRED_KINDS, Kind, Split
 from interp.directions import cosine, orthogonalised, project
 from interp.engine.generation import generate
 from interp.engine.log_probs import map_completions
@@ -53,8 +53,6 @@ States = dict[Part, Float[Tensor, "prompt layer role d_model"]]
 """States of each kind and split at `ROLES`, layers 0..L."""
 ROLES: tuple[Literal["t_inst"], Literal["t_post_inst"]] = ("t_inst", "t_post_inst")
 """Token roles at which states are read, in the order of the axis `role`."""
-PAIRED_KINDS: tuple[Literal["harmful"], Literal["harmless"]] = ("harmful", "harmless")
-"""The kinds of prompts for fitting directions and sampling KL."""
 _RESAMPLES = 200
 
 

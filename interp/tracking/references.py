@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.data.prompt_sets import KINDS, Kind, Prompts
+from interp.data.prompt_sets import KINDS, PAIRED_KINDS, Kind, Prompts
 from interp.directions import difference_in_means, project
 from interp.engine.log_probs import next_token_log_probs
 from interp.evaluation.compression import bits
@@ -30,7 +30,6 @@ from interp.storage.provenance import ModelProvenance
 from interp.storage.stages import StageCache
 from interp.tracking.controls import fit_control
 from interp.tracking.measures import (
-    PAIRED_KINDS,
     ROLES,
     States,
     along,

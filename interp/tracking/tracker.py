@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interp.data.prompt_sets import PAIRED_KINDS
 from interp.models.chat_model import ChatModel
 from interp.stats import Estimate
 from interp.storage.provenance import ModelProvenance
@@ -33,7 +34,6 @@ from interp.storage.run_folders import read_header
 from interp.storage.stages import StageCache, Stages, open_stages
 from interp.tracking.callback import ElasticityCallback
 from interp.tracking.measures import (
-    PAIRED_KINDS,
     distributions,
     kl_per_token,
     measure,

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 
+from interp.data.prompt_sets import PAIRED_KINDS
 from interp.data.prompts import Kind, Prompts, load_prompts
-from interp.experiments.adversarial_finetune import EXPERIMENT, KINDS, Beliefs, Condition, Config
+from interp.experiments.adversarial_finetune import EXPERIMENT, Beliefs, Condition, Config
 from interp.experiments.adversarial_finetune import run as method
 from interp.experiments.adversarial_finetune.run import changes, training_sets
 from interp.models.chat_model import ChatModel
@@ -40,7 +41,7 @@ def test_planted_changes_are_shares_of_the_gap() -> None:
 
 def test_training_sets_hold_stubs_for_refused_prompts_and_controls_of_equal_size() -> None:
     prompts = load_prompts()
-    pool: dict[Kind, Prompts] = {kind: prompts[kind, "train"].first(30) for kind in KINDS}
+    pool: dict[Kind, Prompts] = {kind: prompts[kind, "train"].first(30) for kind in PAIRED_KINDS}
     sets = training_sets(pool, 20)
     assert {name: len(part) for name, part in sets.items()} == {
         "stubs": 20,

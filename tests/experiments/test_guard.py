@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from interp.data.prompt_sets import PAIRED_KINDS
 from interp.data.prompts import Prompts, load_prompts
 from interp.detectors.fitted import FitData, Readings
 from interp.detectors.latent_guard import LatentGuard
-from interp.experiments.guard import CONTROL, EXPERIMENT, KINDS, Config
+from interp.experiments.guard import CONTROL, EXPERIMENT, Config
 from interp.experiments.guard import run as method
 from interp.experiments.guard.groups import Groups
 from interp.experiments.guard.run import Scored, fit_detectors, measured
@@ -44,7 +45,7 @@ def detectors(role: int, words: tuple[str, str] = ("say", "say"), seed: int = 0)
                 texts=tuple(f"{words[k]} {i}" for i in range(30)),
                 states=planted(role, 30, harmful=kind == "harmful", seed=seed + k),
             )
-            for k, kind in enumerate(KINDS)
+            for k, kind in enumerate(PAIRED_KINDS)
         }
 
     everything = tuple(range(30))
@@ -220,7 +221,7 @@ def test_on_the_bundled_model_the_guard_tells_unseen_prompts_apart_better_than_a
     model, prompts = bundled("smollm2-safe"), load_prompts(ending="period")
 
     def read(split: Any, n: int) -> dict[Any, Readings]:
-        parts = {kind: prompts[kind, split].first(n) for kind in KINDS}
+        parts = {kind: prompts[kind, split].first(n) for kind in PAIRED_KINDS}
         return {
             kind: Readings(texts=part.texts, states=states(model, part.texts)) for kind, part in parts.items()
         }
@@ -236,7 +237,7 @@ def test_on_the_bundled_model_the_guard_tells_unseen_prompts_apart_better_than_a
     )
     test = read("test", 20)
     separated = {
-        name: auroc(*(one.harmfulness(test[kind]) for kind in KINDS)).value
+        name: auroc(*(one.harmfulness(test[kind]) for kind in PAIRED_KINDS)).value
         for name, one in fit_detectors(data, seed=0).items()
     }
     assert separated["Latent Guard"] > 0.8

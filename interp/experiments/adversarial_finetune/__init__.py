@@ -6,13 +6,11 @@ The claims are `CLAIMS`, the method is in `run.py`; figures and report are drawn
 
 from dataclasses import dataclass
 
-from interp.data.prompts import Kind
+from interp.evaluation.records import BehavingCount
 from interp.experiments import SUMMARIES
 from interp.experiments.definition import Claim, Experiment, ExperimentResult
 from interp.stats import Estimate
 
-KINDS: tuple[Kind, ...] = ("harmful", "harmless")
-"""Kinds of prompts that are trained on and held out."""
 TOLERANCE = 0.25
 """Share of the gap between harmful and harmless prompts under which curves count as nearly coinciding."""
 CLAIMS = (
@@ -75,16 +73,6 @@ class Config:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Counts:
-    """Number of prompts that are refused (harmful) or answered (harmless) before fine-tuning."""
-
-    behaving: int
-    """Harmful prompts that are refused, or harmless ones that are answered."""
-    of: int
-    """Prompts asked."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Beliefs:
     """One belief of the held-out prompts of one kind, with the centres fitted before fine-tuning."""
 
@@ -140,8 +128,8 @@ class Result(ExperimentResult):
     """Settings of the run."""
     sizes: tuple[int, ...]
     """Training examples measured at, ascending."""
-    counts: dict[str, dict[str, Counts]]
-    """Counts by split, then kind."""
+    counts: dict[str, dict[str, BehavingCount]]
+    """BehavingCount by split, then kind."""
     n_test: dict[str, int]
     """Held-out prompts by kind."""
     conditions: dict[str, Condition]

@@ -1,9 +1,9 @@
 """Table, verdicts and page of the adversarial fine-tuning experiment, from a stored result alone."""
 
-from interp.data.prompt_sets import COMPARED_ENDINGS
+from interp.data.prompt_sets import COMPARED_ENDINGS, PAIRED_KINDS
 from interp.display.cards import Table
 from interp.display.page import Section, html_report
-from interp.experiments.adversarial_finetune import KINDS, TOLERANCE, Result
+from interp.experiments.adversarial_finetune import TOLERANCE, Result
 from interp.experiments.adversarial_finetune.figures import LABELS, figures
 from interp.representations.records import BELIEFS
 from interp.stats import Estimate
@@ -17,7 +17,7 @@ def rate_table(result: Result) -> Table:
         rows.append(
             [
                 label,
-                *(condition.refusal_rate[kind].percent for kind in KINDS),
+                *(condition.refusal_rate[kind].percent for kind in PAIRED_KINDS),
                 *(_shift(changed["period"][name]) if changed else "" for name in BELIEFS),
                 guard.harmful.percent,
                 guard.harmless.percent,
@@ -26,7 +26,7 @@ def rate_table(result: Result) -> Table:
         )
     header = [
         "fine-tuned on",
-        *(f"refused, {kind} (n = {result.n_test[kind]})" for kind in KINDS),
+        *(f"refused, {kind} (n = {result.n_test[kind]})" for kind in PAIRED_KINDS),
         "harm belief, shift",
         "refusal belief, shift",
         "guard flags harmful",

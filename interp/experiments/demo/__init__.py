@@ -4,7 +4,6 @@ Method in `run.py`; figures and report are drawn from a stored `Result`. Nothing
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 from interp.evaluation.records import Flag, RefusalRates, RefusalTokens
 from interp.experiments import SUMMARIES
@@ -13,8 +12,6 @@ from interp.representations.records import LeakCheck
 from interp.representations.selection import Candidate, RuleUsed, ScoredCandidate
 from interp.stats import Estimate
 
-KINDS: tuple[Literal["harmful", "harmless", "borderline"], ...] = ("harmful", "harmless", "borderline")
-"""Kinds of prompts whose refusal is measured."""
 CONTROLS = ("random ablation", "random addition")
 """Interventions that should change nothing."""
 

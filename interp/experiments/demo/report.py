@@ -142,11 +142,6 @@ def report(result: Result) -> str:
     """The demo's page."""
     drawn, about, config = figures(result), result.provenance, result.config
     picked = result.selected
-    tokens = result.refusal_tokens
-    shown = ", ".join(
-        f"{text!r} ({a:.2f} on harmful, {b:.2f} on harmless)"
-        for text, a, b in zip(tokens.texts, tokens.harmful_mass, tokens.harmless_mass, strict=True)
-    )
     sections = [
         Section(
             title="What was found",
@@ -158,7 +153,7 @@ def report(result: Result) -> str:
         Section(
             title="Where refusal lives",
             text=[
-                f"Refusal tokens found on the training prompts: {shown}. Chosen on "
+                f"Refusal tokens found on the training prompts: {result.refusal_tokens}. Chosen on "
                 f"{config.n_val} + {config.n_val} validation prompts: "
                 f"layer {picked.layer}, position {picked.position} "
                 f"({result.post_inst_tokens[picked.position]!r}); bypass {picked.bypass:.2f}, "

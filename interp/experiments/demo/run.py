@@ -24,6 +24,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from interp.data.prompt_sets import KINDS
 from interp.data.prompts import COMPARED_ENDINGS, Prompts, PromptSet, load_prompts
 from interp.directions import Direction, cosine, difference_in_means, mean_norm, project, random_direction
 from interp.engine.activations import Activations, collect
@@ -33,7 +34,7 @@ from interp.engine.log_probs import next_token_log_probs
 from interp.evaluation.records import Flag, RefusalRates, RefusalTokens
 from interp.evaluation.refusals import find_refusal_tokens, is_refusal, refusal_metric
 from interp.experiments.definition import Outcome
-from interp.experiments.demo import KINDS, Config, Example, FilteredCounts, Result
+from interp.experiments.demo import Config, Example, FilteredCounts, Result
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, tokenize
 from interp.representations.confounds import leak_check

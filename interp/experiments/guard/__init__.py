@@ -7,14 +7,11 @@ The claims are `CLAIMS`, the method is in `run.py`; figures and report are drawn
 from dataclasses import dataclass
 from typing import Literal
 
-from interp.data.prompts import Kind
 from interp.experiments import SUMMARIES
 from interp.experiments.definition import Claim, Experiment, ExperimentResult
 from interp.representations.records import LeakCheck
 from interp.stats import Estimate
 
-KINDS: tuple[Kind, ...] = ("harmful", "harmless")
-"""Kinds of prompts that detectors are fitted on."""
 GUARD = "Latent Guard"
 """The detector that is compared."""
 CONTROL = "random direction (control)"

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from interp.data.prompt_sets import PAIRED_KINDS
 from interp.data.prompts import Prompts, PromptSet, load_prompts
 from interp.data.wrappers import attempts, wrappers
-from interp.experiments.guard import KINDS, Config
+from interp.evaluation.responses import rows_where
+from interp.experiments.guard import Config
 
 Replies = Callable[[str, Prompts], Sequence[bool]]
 """(name of the stage, prompts) → whether the model refuses each."""
@@ -23,19 +25,23 @@ class Groups:
 
 def measured_groups(prompts: PromptSet, config: Config, replies: Replies) -> Groups:
     """Test prompts by kind, wrapped requests that get through, an unseen set; and prompts whose behaviour misleads."""
-    groups = {kind: prompts[kind, "test"].first(config.n_test) for kind in KINDS}
+    groups = {kind: prompts[kind, "test"].first(config.n_test) for kind in PAIRED_KINDS}
     if ("borderline", "test") in prompts:
         groups["borderline"] = prompts["borderline", "test"].first(config.n_test)
     refused = {kind: replies(f"test-{kind}", part) for kind, part in groups.items()}
     members = {
-        "accepted harmful": ("harmful", _rows(refused["harmful"], refused=False)),
-        "refused harmless": ("harmless", _rows(refused["harmless"], refused=True)),
+        "accepted harmful": ("harmful", rows_where(refused["harmful"], refused=False)),
+        "refused harmless": ("harmless", rows_where(refused["harmless"], refused=True)),
     }
     if "borderline" in groups:
-        members["refused borderline"] = ("borderline", _rows(refused["borderline"], refused=True))
+        members["refused borderline"] = ("borderline", rows_where(refused["borderline"], refused=True))
     plain = {
-        "jailbreaks": groups["harmful"].take(_rows(refused["harmful"], refused=True)[: config.n_wrapped]),
-        "harmless": groups["harmless"].take(_rows(refused["harmless"], refused=False)[: config.n_wrapped]),
+        "jailbreaks": groups["harmful"].take(
+            rows_where(refused["harmful"], refused=True)[: config.n_wrapped]
+        ),
+        "harmless": groups["harmless"].take(
+            rows_where(refused["harmless"], refused=False)[: config.n_wrapped]
+        ),
     }
     named: dict[str, Prompts] = dict(groups)
     for family in config.families if config.n_wrapped else ():
@@ -51,10 +57,6 @@ def measured_groups(prompts: PromptSet, config: Config, replies: Replies) -> Gro
     return Groups(prompts=named, members=members)
 
 
-def _rows(flags: Sequence[bool], *, refused: bool) -> list[int]:
-    return [row for row, flag in enumerate(flags) if flag == refused]
-
-
 def _wrapped_and_answered(family: str, label: str, asked: Prompts, replies: Replies) -> Prompts:
     """Requests in every wrapper of a family that the model answers."""
     texts = tuple(attempt.prompt for attempt in attempts(wrappers((family,)), asked))
@@ -62,14 +64,14 @@ def _wrapped_and_answered(family: str, label: str, asked: Prompts, replies: Repl
     if not texts:
         return wrapped
     name = f"wrapped-{label}".replace(" ", "-").replace(",", "")
-    return wrapped.take(_rows(replies(name, wrapped), refused=False))
+    return wrapped.take(rows_where(replies(name, wrapped), refused=False))
 
 
 def _unseen(config: Config) -> dict[str, Prompts]:
     """Prompts of the further set by kind, whatever their split."""
     other = load_prompts(config.unseen, seed=config.seed)
     groups = {}
-    for kind in (*KINDS, "borderline"):
+    for kind in (*PAIRED_KINDS, "borderline"):
         parts = [part for (k, _), part in other.parts.items() if k == kind]
         if parts:
             texts = tuple(dict.fromkeys(text for part in parts for text in part.texts))

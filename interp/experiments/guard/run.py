@@ -23,19 +23,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from interp.data.prompt_sets import ENDINGS
+from interp.data.prompt_sets import ENDINGS, PAIRED_KINDS
 from interp.data.prompts import Ending, Kind, Prompts, PromptSet, read_prompts
 from interp.detectors.baselines import LogisticProbe, RandomDirection, RefusalDirection, WordsDetector
 from interp.detectors.detector import calibrated_threshold, check_calibration
 from interp.detectors.fitted import FitData, FittedDetector, Readings
 from interp.detectors.guard_models import LoadedGuard, load_text_guard
 from interp.detectors.latent_guard import LatentGuard
-from interp.evaluation.responses import respond
+from interp.evaluation.responses import respond, rows_where
 from interp.experiments.definition import Outcome
 from interp.experiments.guard import (
     CONTROL,
     GUARD,
-    KINDS,
     OTHER_ANCHORS,
     Config,
     Counts,
@@ -110,10 +109,12 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
         )
 
     # 1. Prompts, and what the model does with them.
-    train = {kind: prompts[kind, "train"].first(config.n_train) for kind in KINDS}
-    validation = {kind: prompts[kind, "val"] for kind in KINDS}
+    train = {kind: prompts[kind, "train"].first(config.n_train) for kind in PAIRED_KINDS}
+    validation = {kind: prompts[kind, "val"] for kind in PAIRED_KINDS}
     check_calibration(len(validation["harmless"]), config.false_positive_rate)
-    refused: dict[Kind, Sequence[bool]] = {kind: replies(f"train-{kind}", train[kind]) for kind in KINDS}
+    refused: dict[Kind, Sequence[bool]] = {
+        kind: replies(f"train-{kind}", train[kind]) for kind in PAIRED_KINDS
+    }
     groups = measured_groups(prompts, config, replies)
     stages.lap("replies")
 
@@ -123,7 +124,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
         sets = {
             f"{split}-{kind}": part[kind].with_ending(ending)
             for split, part in (("train", train), ("val", validation))
-            for kind in KINDS
+            for kind in PAIRED_KINDS
         }
         asked = {name: part.with_ending(ending) for name, part in groups.prompts.items()}
         tables[ending] = stages.keep(
@@ -207,11 +208,11 @@ def _fit_data(
 ) -> FitData:
     """The training and validation prompts that were read, and which of them behave."""
     return FitData(
-        train={kind: read[f"train-{kind}"] for kind in KINDS},
-        validation={kind: read[f"val-{kind}"] for kind in KINDS},
+        train={kind: read[f"train-{kind}"] for kind in PAIRED_KINDS},
+        validation={kind: read[f"val-{kind}"] for kind in PAIRED_KINDS},
         ending=ending,
-        refused=tuple(row for row, flag in enumerate(refused["harmful"]) if flag),
-        answered=tuple(row for row, flag in enumerate(refused["harmless"]) if not flag),
+        refused=tuple(rows_where(refused["harmful"], refused=True)),
+        answered=tuple(rows_where(refused["harmless"], refused=False)),
         fitted_on=model.provenance,
     )
 

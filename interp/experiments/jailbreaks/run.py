@@ -17,6 +17,7 @@ is a token of the wrapper: everything read there is shown with all messages ende
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from interp.data.prompt_sets import PAIRED_KINDS
 from interp.data.prompts import COMPARED_ENDINGS, Ending, Kind, Prompts, PromptSet, with_ending
 from interp.data.suffix_search import find_suffixes
 from interp.data.wrappers import Attempt, Wrapper, attempts, read_attacks, read_suffixes, wrappers
@@ -30,7 +31,6 @@ from interp.representations.beliefs import Centres, both_beliefs, fit_both_centr
 from interp.representations.records import HarmAndRefusal
 from interp.storage.stages import Stages
 
-KINDS: tuple[Kind, ...] = ("harmful", "harmless")
 _CHUNK = 128
 """Prompts whose states are held at a time."""
 BothBeliefs = HarmAndRefusal[float]
@@ -47,7 +47,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
     # 1. Centres of both beliefs, on training prompts that behave.
     train: dict[Kind, Responses] = {
         kind: _responses(model, prompts[kind, "train"].first(config.n_train), f"train-{kind}", config, stages)
-        for kind in KINDS
+        for kind in PAIRED_KINDS
     }
     behaving = _behaving(model, train)
     centres: dict[Ending, HarmAndRefusal[Centres]] = {
@@ -61,17 +61,20 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
         kind: _asked(
             prompts[kind, "test"].first(config.n_test), wrapped_by, finished if kind == "harmful" else []
         )
-        for kind in KINDS
+        for kind in PAIRED_KINDS
     }
-    plain = {kind: _responses(model, asked[kind].plain, f"plain-{kind}", config, stages) for kind in KINDS}
+    plain = {
+        kind: _responses(model, asked[kind].plain, f"plain-{kind}", config, stages) for kind in PAIRED_KINDS
+    }
     wrapped = {
-        kind: _responses(model, asked[kind].wrapped, f"wrapped-{kind}", config, stages) for kind in KINDS
+        kind: _responses(model, asked[kind].wrapped, f"wrapped-{kind}", config, stages)
+        for kind in PAIRED_KINDS
     }
     stages.lap("replies")
 
     # 3. Both beliefs of every prompt, with both endings.
     points: list[Point] = []
-    for kind in KINDS:
+    for kind in PAIRED_KINDS:
         points += _plain_points(
             kind, plain[kind], _read(model, plain[kind], centres, f"plain-{kind}", stages)
         )
@@ -86,8 +89,11 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
         seconds=stages.seconds,
         config=config,
         counts=PromptCounts(
-            train={kind: BehavingCount(behaving=len(behaving[kind]), of=len(train[kind])) for kind in KINDS},
-            plain={kind: _count(kind, plain[kind]) for kind in KINDS},
+            train={
+                kind: BehavingCount(behaving=len(behaving[kind]), of=len(train[kind]))
+                for kind in PAIRED_KINDS
+            },
+            plain={kind: _count(kind, plain[kind]) for kind in PAIRED_KINDS},
         ),
         points=tuple(points),
         wrappers=rates.wrappers,
@@ -128,11 +134,11 @@ def _behaving(model: ChatModel, train: Mapping[Kind, Responses]) -> dict[Kind, P
     rows = behaving_rows(
         harmful=train["harmful"].refused, harmless=train["harmless"].refused, model_name=model.name
     )
-    return {kind: train[kind].prompts.take(places) for kind, places in zip(KINDS, rows, strict=True)}
+    return {kind: train[kind].prompts.take(places) for kind, places in zip(PAIRED_KINDS, rows, strict=True)}
 
 
 def _fit(model: ChatModel, behaving: Mapping[Kind, Prompts], ending: Ending) -> HarmAndRefusal[Centres]:
-    harmful, harmless = (states(model, behaving[kind].with_ending(ending).texts) for kind in KINDS)
+    harmful, harmless = (states(model, behaving[kind].with_ending(ending).texts) for kind in PAIRED_KINDS)
     return fit_both_centres(harmful, harmless)
 
 

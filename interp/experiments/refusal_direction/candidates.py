@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.data.prompt_sets import PAIRED_KINDS
 from interp.data.prompts import Kind, Prompts, PromptSet, Split
 from interp.engine.activations import collect_means
 from interp.engine.log_probs import next_token_log_probs
@@ -27,7 +28,6 @@ from interp.models.tokens import ChatTokens, tokenize
 from interp.representations.sweeps import Place
 from interp.storage.stages import Stages
 
-KINDS: tuple[Kind, ...] = ("harmful", "harmless")
 Key = tuple[Kind, Split]
 """(kind, split) of prompts."""
 _MIN_PROMPTS: dict[Split, int] = {"train": 8, "val": 4}
@@ -88,11 +88,13 @@ def filter_prompts(model: ChatModel, prompts: PromptSet, config: Config) -> Filt
     """
     sizes: dict[Split, int] = {"train": config.n_train, "val": config.n_val}
     parts: dict[Key, Prompts] = {
-        (kind, split): prompts[kind, split].first(n) for kind in KINDS for split, n in sizes.items()
+        (kind, split): prompts[kind, split].first(n) for kind in PAIRED_KINDS for split, n in sizes.items()
     }
     tokens = {key: tokenize(model.tokenizer, part.texts) for key, part in parts.items()}
     log_probs = {key: next_token_log_probs(model, part) for key, part in tokens.items()}
-    mass: dict[Kind, Tensor] = {kind: log_probs[kind, "train"].double().exp().mean(0) for kind in KINDS}
+    mass: dict[Kind, Tensor] = {
+        kind: log_probs[kind, "train"].double().exp().mean(0) for kind in PAIRED_KINDS
+    }
     first_tokens = {kind: _likeliest(model, values) for kind, values in mass.items()}
     refusal_tokens = _refusal_tokens(model, log_probs, mass, config.refusal_tokens)
     metric = {key: refusal_metric(part, refusal_tokens.ids) for key, part in log_probs.items()}
@@ -106,7 +108,7 @@ def filter_prompts(model: ChatModel, prompts: PromptSet, config: Config) -> Filt
         },
         refusal_tokens=refusal_tokens,
         first_tokens=first_tokens,
-        refusal_metric={kind: tuple(metric[kind, "train"].tolist()) for kind in KINDS},
+        refusal_metric={kind: tuple(metric[kind, "train"].tolist()) for kind in PAIRED_KINDS},
     )
 
 
@@ -160,7 +162,7 @@ def differences_in_means(
     positions = list(range(-n_post, 0))
     harmful, harmless = (
         collect_means(model, tokens[kind, "train"], positions=positions, show_progress=show_progress)
-        for kind in KINDS
+        for kind in PAIRED_KINDS
     )
     difference = harmful["resid_pre"] - harmless["resid_pre"]
     # At layer 0 both means are of one and the same embedding and differ by float64 rounding alone: that is zero, and

@@ -171,11 +171,6 @@ def report(result: Result) -> str:
         f"{name.replace('_', ' ')} {count.behaving}/{count.of}"
         for name, count in result.filtered_counts.items()
     )
-    tokens = result.refusal_tokens
-    named = ", ".join(
-        f"{text!r} ({a:.2f} on harmful, {b:.2f} on harmless)"
-        for text, a, b in zip(tokens.texts, tokens.harmful_mass, tokens.harmless_mass, strict=True)
-    )
     sections = [
         Section(
             title="What was found",
@@ -188,7 +183,7 @@ def report(result: Result) -> str:
             title="Prompts and refusal metric (section 2.3)",
             text=[
                 f"Refusal tokens, {'given' if result.config.refusal_tokens else 'found on the training prompts'}: "
-                f"{named}. Kept after filtering: {counts}."
+                f"{result.refusal_tokens}. Kept after filtering: {counts}."
             ],
             figures=[drawn["fig09_first_tokens"], drawn["fig10_refusal_metric"]],
         ),
