@@ -158,8 +158,8 @@ def auroc(
     generator = np.random.default_rng(seed)
     low = high = math.nan
     if resamples:
-        drawn = [side[generator.integers(0, len(side), (resamples, len(side)))] for side in (a, b)]
-        low, high = np.quantile(_auroc(*drawn), (0.025, 0.975))
+        samples = [side[generator.integers(0, len(side), (resamples, len(side)))] for side in (a, b)]
+        low, high = np.quantile(_auroc(*samples), (0.025, 0.975))
     return Estimate(
         value=value,
         n=len(a) + len(b),
@@ -249,15 +249,15 @@ def fitted_slope(x: Sequence[Number], y: Sequence[Number]) -> Estimate:
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if len(a) != len(b):
         raise ValueError(f"x and y must have the same length, got {len(a)} and {len(b)}")
-    kept = np.isfinite(a) & np.isfinite(b)
-    a, b, missing = a[kept], b[kept], int((~kept).sum())
+    usable = np.isfinite(a) & np.isfinite(b)
+    a, b, missing = a[usable], b[usable], int((~usable).sum())
     if len(np.unique(a)) < 2:
         if missing:
             return Estimate.unmeasured(len(a), missing=missing)
         raise ValueError(f"a slope needs at least two different x, got {sorted(set(a.tolist()))}")
-    found = stats.linregress(a, b)
-    half = math.nan if len(a) < 3 else float(stats.t.ppf(0.975, len(a) - 2) * found.stderr)  # pyright: ignore[reportAttributeAccessIssue]
-    slope = float(found.slope)  # pyright: ignore[reportAttributeAccessIssue]
+    line = stats.linregress(a, b)
+    half = math.nan if len(a) < 3 else float(stats.t.ppf(0.975, len(a) - 2) * line.stderr)  # pyright: ignore[reportAttributeAccessIssue]
+    slope = float(line.slope)  # pyright: ignore[reportAttributeAccessIssue]
     return Estimate(
         value=slope,
         n=len(a),
@@ -285,13 +285,13 @@ def exponents(factors: Mapping[str, Sequence[Number]], response: Sequence[Number
     if (logs.max(0) == logs.min(0)).any():
         raise ValueError(f"each of {', '.join(names)} must take at least two values")
     size = np.abs(np.asarray(response, dtype=np.float64))
-    kept = np.isfinite(size) & (size > 0)
-    design = np.column_stack([np.ones(int(kept.sum())), logs[kept]])
-    missing, freedom = int((~kept).sum()), len(design) - design.shape[1]
+    usable = np.isfinite(size) & (size > 0)
+    design = np.column_stack([np.ones(int(usable.sum())), logs[usable]])
+    missing, freedom = int((~usable).sum()), len(design) - design.shape[1]
     if freedom < 0 or np.linalg.matrix_rank(design) < design.shape[1]:
         nothing = Estimate.unmeasured(len(design), missing=missing)
         return dict.fromkeys(names, nothing)
-    target = np.log(size[kept])
+    target = np.log(size[usable])
     coefficients, *_ = np.linalg.lstsq(design, target, rcond=None)
     residual = target - design @ coefficients
     scale = math.nan if freedom == 0 else float(residual @ residual) / freedom

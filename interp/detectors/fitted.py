@@ -207,7 +207,7 @@ class FittedDetector(ABC, Generic[DetectionT]):
             ValueError: a rate outside 0..1, or too small for this number of prompts.
         """
         check_calibration(len(harmless), false_positive_rate)
-        scores = [found.harmfulness for found in self.score(model, harmless)]
+        scores = [detection.harmfulness for detection in self.score(model, harmless)]
         return self._calibrated(scores, false_positive_rate, harmless.source)
 
     def calibrated_to(self, harmless: Readings, *, false_positive_rate: float) -> Self:

@@ -189,7 +189,7 @@ class TextGuard:
             ValueError: a rate outside 0..1, or too small for this number of prompts.
         """
         check_calibration(len(harmless), false_positive_rate)
-        log_odds = [found.harmfulness for found in self.score(model, harmless)]
+        log_odds = [detection.harmfulness for detection in self.score(model, harmless)]
         note = {"false_positive_rate": false_positive_rate, "prompts": harmless.source, "n": len(harmless)}
         return replace(self, threshold=calibrated_threshold(log_odds, false_positive_rate), calibration=note)
 

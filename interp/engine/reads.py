@@ -47,11 +47,11 @@ def requested(
         ValueError: unknown site or role, layer or position out of range.
     """
     tokens = as_tokens(model.tokenizer, prompts)
-    chosen = site_list(sites)
-    for site in chosen:
+    unique_sites = site_list(sites)
+    for site in unique_sites:
         model.site(site, 0)
     roles, index = tokens.resolve(positions)
-    return tokens, Request(chosen, model.layer_list(layers), tuple(roles), index)
+    return tokens, Request(unique_sites, model.layer_list(layers), tuple(roles), index)
 
 
 class Reads:

@@ -118,8 +118,8 @@ class ClassifierScorer:
         return classify
 
     def __call__(self, replies: Sequence[str]) -> list[bool]:
-        found = self._classify([reply or " " for reply in replies], truncation=True, batch_size=16)
-        return [row["label"] == self.label for row in found]
+        labels = self._classify([reply or " " for reply in replies], truncation=True, batch_size=16)
+        return [row["label"] == self.label for row in labels]
 
 
 def scorer(spec: str | Scorer) -> Scorer:

@@ -271,8 +271,8 @@ class ChatTokens:
         """
         if not self.offsets:
             raise ValueError("these tokens do not know their characters; make them with chat.tokenize")
-        found = torch.tensor([a < stop and b > start for a, b in self.offsets[row]])
-        return found & self.mask(row, "instruction")
+        covered = torch.tensor([a < stop and b > start for a, b in self.offsets[row]])
+        return covered & self.mask(row, "instruction")
 
     def names(self, row: int) -> list[tuple[int, str, str]]:
         """(id, text, role) of every token of prompt `row`."""

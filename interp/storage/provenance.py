@@ -127,16 +127,16 @@ def provenance_of(model: Any, prompts: Any, *, seed: int) -> Provenance:
     """
     import torch
 
-    found = None if prompts is None else dict(prompts.provenance)
+    about = None if prompts is None else dict(prompts.provenance)
     return Provenance(
         model=None if model is None else ModelProvenance(**model.provenance),
         prompts=None
-        if found is None
+        if about is None
         else PromptsProvenance(
-            name=found["name"],
-            ending=found["ending"],
-            notes=tuple(found["notes"]),
-            splits={name: Split(**split) for name, split in found["splits"].items()},
+            name=about["name"],
+            ending=about["ending"],
+            notes=tuple(about["notes"]),
+            splits={name: Split(**split) for name, split in about["splits"].items()},
         ),
         seed=seed,
         versions=library_versions(),
@@ -167,10 +167,10 @@ def provenance(model: Mapping[str, Any], prompts: Mapping[str, Any], config: Any
 
 def library_versions() -> dict[str, str]:
     """Python's and the main libraries' versions."""
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for library in _LIBRARIES:
         try:
-            found[library] = version(library)
+            versions[library] = version(library)
         except PackageNotFoundError:
-            found[library] = "not installed"
-    return found
+            versions[library] = "not installed"
+    return versions

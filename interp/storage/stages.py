@@ -73,10 +73,10 @@ class StageCache:
 
     def names(self, prefix: str = "") -> list[str]:
         """Names of the stored values, sorted."""
-        found = {
+        stems = {
             p.stem for ending in ("json", "safetensors") for p in self.folder.glob(f"{prefix}*.{ending}")
         }
-        return sorted(found)
+        return sorted(stems)
 
     def get(self, name: str, kind: Any = Any) -> Any:
         """The stored value of this name, or None; mappings of tensors need no `kind`.

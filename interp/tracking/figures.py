@@ -63,7 +63,7 @@ class Rows:
 def figures(record: TrackRecord) -> dict[str, go.Figure]:
     """Every figure for which the record has values, by name."""
     rows = Rows(record)
-    drawn = {
+    charts = {
         "trajectory": _trajectory(record, rows),
         "shift": _lines(
             record,
@@ -101,7 +101,7 @@ def figures(record: TrackRecord) -> dict[str, go.Figure]:
         ),
         "weights": _weights(record, rows),
     }
-    return {name: figure for name, figure in drawn.items() if figure.data}
+    return {name: figure for name, figure in charts.items() if figure.data}
 
 
 def _trajectory(record: TrackRecord, rows: Rows) -> go.Figure:

@@ -248,7 +248,9 @@ def _compression(reference: Reference, corpus: Corpus, lengths: CodeLengths) -> 
         "bits_per_byte_change": ratio_with_interval(lengths.bits - before, lengths.bytes),
     }
     documents = len(lengths.bits)  # the bootstrap resamples documents, so n counts documents, not bytes
-    return [measurement(name, corpus.name, replace(found, n=documents)) for name, found in per_byte.items()]
+    return [
+        measurement(name, corpus.name, replace(estimate, n=documents)) for name, estimate in per_byte.items()
+    ]
 
 
 def _kl_from(model: ChatModel, spec: TrackingSpec, reference: Reference, kind: Kind) -> Measurement:

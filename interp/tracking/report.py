@@ -66,14 +66,14 @@ def verdicts(record: TrackRecord) -> list[str]:
     """Statements on what changed from the reference to the last checkpoint, as the intervals allow."""
     rows = Rows(record)
     first, last = _ends(record)
-    said = [*_on_refusals(record, rows, first, last)]
+    sentences = [*_on_refusals(record, rows, first, last)]
     for axis in ("harmfulness", "refusal"):
         moved, control = (rows.of(f"shift_{name}", "harmful").get(last) for name in (axis, f"control_{axis}"))
         if moved is None or control is None:
             continue
         further = min(abs(moved.low), abs(moved.high)) > max(abs(control.low), abs(control.high))
         apart = further and (moved.positive or moved.negative)
-        said.append(
+        sentences.append(
             f"Harmful prompts moved {_shown(moved)} lengths along {axis}, {_shown(control)} along its control"
             f"{'' if apart else ': not resolvably further than along the control'}."
         )
@@ -82,12 +82,12 @@ def verdicts(record: TrackRecord) -> list[str]:
     if first != last and len(measured) == len(kl):
         within = all(number.high < RETURNED_KL for number in measured.values())
         values = ", ".join(f"{_shown(number)} on {kind}" for kind, number in measured.items())
-        said.append(
+        sentences.append(
             f"KL(reference || last) is {values} prompts, nats per token: the last checkpoint "
             f"{'is within' if within else 'is not within'} {RETURNED_KL} of the reference."
         )
-    said += [f"{c.label} was skipped: {c.status}." for c in record.checkpoints if not c.measured]
-    return said
+    sentences += [f"{c.label} was skipped: {c.status}." for c in record.checkpoints if not c.measured]
+    return sentences
 
 
 def _on_refusals(record: TrackRecord, rows: Rows, first: int, last: int) -> list[str]:
@@ -97,17 +97,17 @@ def _on_refusals(record: TrackRecord, rows: Rows, first: int, last: int) -> list
         return []
     a, b = rates[first], rates[last]
     word = "fell" if b.below(a) else "rose" if b.above(a) else "did not change resolvably"
-    said = [f"The refusal rate on harmful prompts {word}: {_shown(a)} to {_shown(b)}, n = {b.n} each."]
+    sentences = [f"The refusal rate on harmful prompts {word}: {_shown(a)} to {_shown(b)}, n = {b.n} each."]
     lowest = min(rates, key=lambda index: rates[index].value)
     if rates[lowest].below(a) and rates[lowest].below(b):
         label = record.checkpoints[lowest].label
-        said.append(f"In between it was lower, at {label}: {_shown(rates[lowest])}.")
-    return said
+        sentences.append(f"In between it was lower, at {label}: {_shown(rates[lowest])}.")
+    return sentences
 
 
 def report(record: TrackRecord) -> str:
     """The report of a trajectory as a page."""
-    drawn, about, facts = figures(record), record.provenance, record.reference.facts
+    charts, about, facts = figures(record), record.provenance, record.reference.facts
     notes = list(about.notes)
     if facts.leak.worst > facts.leak.threshold:
         notes.append(
@@ -129,10 +129,10 @@ def report(record: TrackRecord) -> str:
             title="What changed",
             text=verdicts(record),
             notes=notes,
-            figures=[drawn["trajectory"]] if "trajectory" in drawn else [],
+            figures=[charts["trajectory"]] if "trajectory" in charts else [],
         ),
         Section(
-            title="Representations", text=_about_directions(facts.directions), figures=_some(drawn, "shift")
+            title="Representations", text=_about_directions(facts.directions), figures=_some(charts, "shift")
         ),
         Section(
             title="Compression, KL and weights",
@@ -140,7 +140,7 @@ def report(record: TrackRecord) -> str:
                 "Bits per byte of held-out text, responses alone where a corpus has prompts; lower is a better fit. KL "
                 "is averaged over the tokens of replies sampled at temperature 1 from its first model.",
             ],
-            figures=_some(drawn, "compression", "kl", "weights"),
+            figures=_some(charts, "compression", "kl", "weights"),
         ),
         Section(title="Numbers", tables=[rate_table(record), checkpoint_table(record)]),
     ]
@@ -166,7 +166,7 @@ def _some(drawn: Mapping[str, go.Figure], *names: str) -> list[go.Figure]:
 
 def _about_directions(directions: Mapping[str, DirectionFacts]) -> list[str]:
     """Statements on where each direction is read and what its control is."""
-    said = []
+    sentences = []
     for name, facts in directions.items():
         place = f"{name.capitalize()} is read at layer {facts.layer}, {facts.role} "
         place += f"(AUROC {facts.auroc.value:.2f} on validation prompts)"
@@ -177,5 +177,5 @@ def _about_directions(directions: Mapping[str, DirectionFacts]) -> list[str]:
                 f"; its control tells {control.about} apart with AUROC {control.auroc.value:.2f}, the nearest "
                 f"of {len(control.tried)} contrasts, without its component along {name}"
             )
-        said.append(place + about + ".")
-    return said
+        sentences.append(place + about + ".")
+    return sentences

@@ -120,8 +120,8 @@ def steps_of(checkpoints: Sequence[int], n: int, config: TrainConfig) -> dict[in
     """
     per_epoch = -(-n // config.batch_size)
     last = math.ceil(config.epochs * per_epoch)
-    seen = {step: _seen(step, n, config) for step in range(last + 1)}
-    by_count = {count: step for step, count in seen.items()}
+    examples = {step: _seen(step, n, config) for step in range(last + 1)}
+    by_count = {count: step for step, count in examples.items()}
     for count in checkpoints:
         if count not in by_count:
             near = sorted(by_count, key=lambda c: abs(c - count))[:2]

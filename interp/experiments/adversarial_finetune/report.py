@@ -63,9 +63,9 @@ def verdicts(result: Result) -> list[str]:
             moved = result.changes[label][ending][name]
             near = -TOLERANCE < moved.low and moved.high < TOLERANCE
             far = moved.high < -TOLERANCE or moved.low > TOLERANCE
-            seen = "Seen" if near else "Not seen" if far else "Undecided"
+            verdict = "Seen" if near else "Not seen" if far else "Undecided"
             lines.append(
-                f"{seen} ({LABELS[ending]}): the {name} belief of held-out harmful prompts is nearly what it was "
+                f"{verdict} ({LABELS[ending]}): the {name} belief of held-out harmful prompts is nearly what it was "
                 f"(shift {_shift(moved)} of the gap to harmless prompts, within {TOLERANCE:g} asked; "
                 + ", ".join(f"{c} {_shift(result.changes[c][ending][name])}" for c in controls)
                 + ")."
@@ -83,7 +83,7 @@ def verdicts(result: Result) -> list[str]:
 
 def report(result: Result) -> str:
     """The experiment's page."""
-    drawn, about, counts = figures(result), result.provenance, result.counts
+    charts, about, counts = figures(result), result.provenance, result.counts
     notes = list(about.notes)
     if result.sizes[-1] < max(result.config.sizes):
         notes.append(
@@ -103,23 +103,23 @@ def report(result: Result) -> str:
             ],
             notes=notes,
             tables=[rate_table(result)],
-            figures=[drawn["refusal_rates"]],
+            figures=[charts["refusal_rates"]],
         ),
         Section(
             title="The harm belief, layer by layer",
             text=[
                 "Curves that coincide say that fine-tuning has left the belief; grey lines are the controls."
             ],
-            figures=[drawn["fig07_harm_belief"]],
+            figures=[charts["fig07_harm_belief"]],
         ),
-        Section(title="The refusal belief, layer by layer", figures=[drawn["fig07_refusal_belief"]]),
+        Section(title="The refusal belief, layer by layer", figures=[charts["fig07_refusal_belief"]]),
         Section(
             title="Does the guard still fire?",
             text=[
                 "Latent Guard with the centres fitted before fine-tuning, as it would be deployed (it refuses changed "
                 "weights; its score is what is measured here), and refitted on the fine-tuned model."
             ],
-            figures=[drawn["guard"]],
+            figures=[charts["guard"]],
         ),
         Section(
             title="Prompts",

@@ -51,11 +51,12 @@ def verdicts(result: Result) -> list[str]:
         compared = result.by_ending[ending]
         for belief, found in compared.directions.items():
             mean = found.mean
-            seen = "Seen" if mean.p < 0.05 else "Not seen"
+            verdict = "Seen" if mean.p < 0.05 else "Not seen"
             lines.append(
-                f"{seen} ({ENDING_LABELS[ending]}): {DIRECTION_NAMES.of(belief)} directions differ between categories "
-                f"(mean cosine {_shown(mean.off_diagonal)}; shuffled labels {_shown(mean.shuffled)}, p = {mean.p:.3f}; "
-                f"between split halves {mean.between:.2f} against {mean.within:.2f} within a category)."
+                f"{verdict} ({ENDING_LABELS[ending]}): {DIRECTION_NAMES.of(belief)} directions differ between "
+                f"categories (mean cosine {_shown(mean.off_diagonal)}; shuffled labels {_shown(mean.shuffled)}, "
+                f"p = {mean.p:.3f}; between split halves {mean.between:.2f} against {mean.within:.2f} within a "
+                "category)."
             )
         lines.append(_more_alike(compared, ENDING_LABELS[ending], filtered=result.filtered))
     return lines
@@ -70,9 +71,9 @@ def _more_alike(compared: Comparison, label: str, *, filtered: bool) -> str:
     # How far different categories agree, as a share of how far a category agrees with itself.
     harm, refusal = (found.mean.between / found.mean.within for found in (both.harm, both.refusal))
     noise = gap.positive and refusal <= harm
-    seen = "Seen" if gap.positive and not noise else "Not seen"
+    verdict = "Seen" if gap.positive and not noise else "Not seen"
     return (
-        f"{seen} ({label}): refusal directions are more alike across categories than harmfulness "
+        f"{verdict} ({label}): refusal directions are more alike across categories than harmfulness "
         f"directions (difference of the mean cosines {_shown(gap)}, {gap.n} categories; different ones "
         f"agree {refusal:.2f} and {harm:.2f} times as well as split halves of one"
         + (": the difference is noise in the harmfulness directions)." if noise else ").")
@@ -81,7 +82,7 @@ def _more_alike(compared: Comparison, label: str, *, filtered: bool) -> str:
 
 def report(result: Result) -> str:
     """The experiment's page."""
-    drawn, about = figures(result), result.provenance
+    charts, about = figures(result), result.provenance
     notes = list(about.notes)
     if not result.filtered:
         notes.append(
@@ -127,12 +128,12 @@ def report(result: Result) -> str:
                 "Halves of a set that is balanced in something, as builtin is in its endings, are each other's "
                 "opposite in it: where little else is read, as in early layers, a category's halves then disagree.",
             ],
-            figures=[drawn["off_diagonal"]],
+            figures=[charts["off_diagonal"]],
         ),
         Section(
             title="Category by category",
             text=["The slider goes through the layers; its first stop is their mean."],
-            figures=[drawn["category_cosines"]],
+            figures=[charts["category_cosines"]],
         ),
         Section(
             title="Prompts",

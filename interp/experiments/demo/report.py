@@ -50,8 +50,8 @@ def verdicts(result: Result) -> list[str]:
 
     def against(arm: str, control: str, kind: str, claim: str, lower: bool) -> str:
         a, b = rates[arm][kind], rates[control][kind]
-        seen = a.below(b) if lower else a.above(b)
-        verdict = "Seen" if seen else "Not seen"
+        holds = a.below(b) if lower else a.above(b)
+        verdict = "Seen" if holds else "Not seen"
         return f"{verdict}: {claim} ({a.percent} against {b.percent} for {control}, {kind}, n = {a.n})."
 
     picked = result.selected
@@ -140,7 +140,7 @@ def _separation(result: Result, drawn: go.Figure) -> Section:
 
 def report(result: Result) -> str:
     """The demo's page."""
-    drawn, about, config = figures(result), result.provenance, result.config
+    charts, about, config = figures(result), result.provenance, result.config
     picked = result.selected
     sections = [
         Section(
@@ -148,7 +148,7 @@ def report(result: Result) -> str:
             text=verdicts(result),
             notes=_notes(result),
             tables=[rate_table(result)],
-            figures=[drawn["refusal_rates"]],
+            figures=[charts["refusal_rates"]],
         ),
         Section(
             title="Where refusal lives",
@@ -161,7 +161,7 @@ def report(result: Result) -> str:
                 "Candidates are the template tokens that separate the validation prompts best, one each in the best "
                 "layers.",
             ],
-            figures=[drawn["selection"]],
+            figures=[charts["selection"]],
             tables=[candidate_table(result)],
         ),
         Section(
@@ -170,9 +170,9 @@ def report(result: Result) -> str:
                 "Cosine per layer of the harmfulness direction (at the last instruction token) with the "
                 "refusal direction, with prompts as they are and with every prompt ended by a full stop."
             ],
-            figures=[drawn["cosine"]],
+            figures=[charts["cosine"]],
         ),
-        _separation(result, drawn["auroc"]),
+        _separation(result, charts["auroc"]),
         Section(
             title="Five harmless prompts before and after adding the refusal direction",
             text=[f"Greedy replies, cut at {config.max_new_tokens} tokens."],

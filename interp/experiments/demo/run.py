@@ -146,11 +146,11 @@ def _refusal_tokens(
     harmful, harmless = (
         next_token_log_probs(model, tokens["as-is", kind, "train"]) for kind in ("harmful", "harmless")
     )
-    found = find_refusal_tokens(harmful, harmless, model.tokenizer)
+    refusal_tokens = find_refusal_tokens(harmful, harmless, model.tokenizer)
     refused, answered, counts = _behaving(
-        refusal_metric(harmful, found.ids), refusal_metric(harmless, found.ids)
+        refusal_metric(harmful, refusal_tokens.ids), refusal_metric(harmless, refusal_tokens.ids)
     )
-    return found, (refused, answered), counts
+    return refusal_tokens, (refused, answered), counts
 
 
 def _directions(acts: Mapping[Key, Activations], refused: Tensor, answered: Tensor) -> dict[str, Tensor]:
@@ -191,9 +191,9 @@ def _select(
         )
         for kl, induce in config.rules
     ]
-    chosen, rule = choose(sweep, rules, exhaustive=True, progress=stages.progress)
+    selected, rule = choose(sweep, rules, exhaustive=True, progress=stages.progress)
     return Selection(
-        selected=chosen,
+        selected=selected,
         candidates=scored_candidates(sweep, rule),
         rule=rule.used(model.n_layers),
     )

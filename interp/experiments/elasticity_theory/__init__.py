@@ -3,9 +3,10 @@
 Ji, Wang, Qiu, Chen, Zhou, Li, Lou, Dai, Liu, Yang, "Language Models Resist Alignment: Evidence From Data Compression",
 arXiv:2406.06144 (ACL 2025).
 
-The theorem is about a joint optimum, where it follows from the gradients' balance alone (`models.py`). Training in
-stages need not end at one. What tells the two accounts apart: |R| ~ N_p^1 N_a^-1 by the theorem, N_p^0 N_a^-1 by
-curvature.
+The theorem holds at a joint optimum of both data sets, where the two gradients balance (`models.py`). Training on one
+set after the other need not end at such an optimum: then the curvature of the loss may set the rebound. The two
+explanations predict different ratios of slopes R for N_p pretraining and N_a alignment examples: |R| ~ N_p / N_a by the
+theorem, |R| ~ 1 / N_a by curvature.
 
 | file | experiments |
 |---|---|
@@ -14,8 +15,8 @@ curvature.
 | `transformer.py` | E6 a tiny transformer trained in stages |
 | `analysis.py` | curves, slope ratios and exponents from the transformer's rows |
 
-Nothing here is evidence about language models: the largest model has 100 thousand parameters. Nothing here imports
-torch.
+The largest model has 100 thousand parameters, so none of the results is evidence about language models. Importing this
+package does not import torch.
 """
 
 from dataclasses import dataclass

@@ -36,7 +36,7 @@ def figures(result: Result) -> dict[str, go.Figure]:
         curves={n_plus: curves.scores for n_plus, curves in rebound.curves.items()},
         base=rebound.base_score,
     )
-    drawn = {
+    charts = {
         "pole": _pole(result),
         "slope_ratio": _slope_ratio(result),
         "hookes_law": _hookes_law(result),
@@ -48,7 +48,7 @@ def figures(result: Result) -> dict[str, go.Figure]:
         ),
     }
     if curves := transformer_curves(result.transformer):
-        drawn["rebound_transformer"] = decay_panels(
+        charts["rebound_transformer"] = decay_panels(
             {
                 f"pre-trained on {n_p:,} sequences": DecayPanel(doses=c.doses, curves=c.scores, base=c.base)
                 for n_p, c in curves.items()
@@ -56,7 +56,7 @@ def figures(result: Result) -> dict[str, go.Figure]:
             title="Decline under negative examples, tiny transformer (E6; form of figure 6)",
             y_title="P(positive continuation)",
         )
-        drawn["transformer_slope_ratio"] = slope_ratios(
+        charts["transformer_slope_ratio"] = slope_ratios(
             [
                 SlopeRatio(series=f"N- = {row.n_minus}", k=row.k, ratio=row.ratio)
                 for row in transformer_ratios(result.transformer)
@@ -64,7 +64,7 @@ def figures(result: Result) -> dict[str, go.Figure]:
             title="Slope ratio against size ratio, tiny transformer (E6)",
             x_title="k = N_p / N+",
         )
-    return drawn
+    return charts
 
 
 def _pole(result: Result) -> go.Figure:

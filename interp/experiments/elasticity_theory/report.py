@@ -119,7 +119,7 @@ def _exponent_verdict(name: str, sizes: SizeExponents) -> str:
 
 def report(result: Result) -> str:
     """The page."""
-    drawn, seconds = figures(result), result.seconds
+    charts, seconds = figures(result), result.seconds
     sections = [
         Section(
             title="What was found", text=verdicts(result), notes=[CAVEAT], tables=[rate_table(result)]
@@ -134,7 +134,7 @@ def report(result: Result) -> str:
                 "For the mixture with disjoint supports the ratio grows with l and diverges at l* = s / (1 - s); "
                 "beyond it both rates rise and the theorem's signs fail. 'l << 1' means l << l*.",
             ],
-            figures=[drawn["slope_ratio"], drawn["pole"], drawn["hookes_law"]],
+            figures=[charts["slope_ratio"], charts["pole"], charts["hookes_law"]],
         ),
         Section(
             title="Training in stages: theorem or curvature (E4, E6)",
@@ -144,7 +144,7 @@ def report(result: Result) -> str:
                 "The joint optimum at the same sizes is the control.",
                 "Points where the change of gamma_p is not resolved say nothing of a ratio and are not drawn.",
             ],
-            figures=[drawn[n] for n in ("exponents", "transformer_slope_ratio") if n in drawn],
+            figures=[charts[n] for n in ("exponents", "transformer_slope_ratio") if n in charts],
             tables=[_converged_table(result)],
         ),
         Section(
@@ -156,7 +156,7 @@ def report(result: Result) -> str:
                 "not only the score. Shaded: SD over seeds. Intervals: Student's t over seeds; a curve without "
                 "such a number is counted as missing.",
             ],
-            figures=[drawn[n] for n in ("rebound_log_linear", "rebound_transformer") if n in drawn],
+            figures=[charts[n] for n in ("rebound_log_linear", "rebound_transformer") if n in charts],
             tables=[rebound_table(result)],
         ),
     ]  # fmt: skip

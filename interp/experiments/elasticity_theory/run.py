@@ -1,7 +1,7 @@
-"""The elasticity theory's method: the theorem at joint optima, then the same in models that are trained in stages.
+"""The method of the elasticity-theory experiment: the theorem at joint optima, then models trained in stages.
 
 Steps (`run`): E1 to E3 in `joint_optima.py`, E4 and E5 in `sequential_training.py`, E6 in `transformer.py`; then the
-statistics of rebound over the decay curves of E5 and E6. Seconds for E1 to E5, half a minute a seed on one core for E6.
+rebound statistics of the decay curves of E5 and E6. E1 to E5 take seconds, E6 half a minute a seed on one core.
 """
 
 from interp.experiments.definition import Outcome

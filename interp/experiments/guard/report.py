@@ -18,15 +18,15 @@ Rule = Literal["own", "calibrated"]
 def rate_table(result: Result) -> Table:
     """Every detector with equal endings (full stop) on the ordinary groups; the page has all groups and endings."""
     whole = detector_table(result, "period", "calibrated")
-    kept = [
+    columns = [
         i
         for i, label in enumerate(whole.header)
         if not label.startswith("flagged") or label.split(" (n")[0].removeprefix("flagged: ") in SAFE
     ]
     return Table(
         title=whole.title,
-        header=[whole.header[i] for i in kept],
-        rows=[[r[i] for i in kept] for r in whole.rows],
+        header=[whole.header[i] for i in columns],
+        rows=[[r[i] for i in columns] for r in whole.rows],
     )
 
 
@@ -76,10 +76,10 @@ def verdicts(result: Result) -> list[str]:
         table, where = result.by_ending[ending].detectors, LABELS[ending]
         guard = table[GUARD]
         control = next(entry for name, entry in table.items() if name.endswith("(control)"))
-        seen = guard.auroc.low > 0.5 and guard.auroc.above(control.auroc)
+        holds = guard.auroc.low > 0.5 and guard.auroc.above(control.auroc)
         flagged = guard.own.flagged
         lines.append(
-            f"{'Seen' if seen else 'Not seen'} ({where}): the harm belief at t_inst detects harmful prompts (AUROC "
+            f"{'Seen' if holds else 'Not seen'} ({where}): the harm belief at t_inst detects harmful prompts (AUROC "
             f"{_auroc(guard.auroc)}, random direction {_auroc(control.auroc)}; at threshold 0 it flags "
             f"{flagged['harmful'].percent} of harmful, {flagged['harmless'].percent} of harmless"
             + (
@@ -128,9 +128,9 @@ def _misleading(where: str, group: str, flagged: Estimate) -> str:
     low, high = (
         (flagged.low, flagged.high) if group == "accepted harmful" else (1 - flagged.high, 1 - flagged.low)
     )
-    seen = "Seen" if low > 0.5 else "Not seen" if high < 0.5 else "Undecided"
+    verdict = "Seen" if low > 0.5 else "Not seen" if high < 0.5 else "Undecided"
     return (
-        f"{seen} ({where}): {group} prompts are judged by what they are (flagged {flagged.percent}, "
+        f"{verdict} ({where}): {group} prompts are judged by what they are (flagged {flagged.percent}, "
         f"n = {flagged.n})."
     )
 
@@ -139,17 +139,17 @@ def _jailbreaks(where: str, group: str, flagged: Mapping[str, Estimate]) -> str:
     harmless = flagged.get(group.replace(" jailbreaks", ", harmless"))
     won = flagged[group]
     alike = harmless is not None and harmless.high >= won.low
-    seen = "Seen" if won.low > 0.5 and not alike else "Not seen"
+    verdict = "Seen" if won.low > 0.5 and not alike else "Not seen"
     shown = "none" if harmless is None else harmless.percent
     return (
-        f"{seen} ({where}): {group} that succeed are flagged at the calibrated threshold ({won.percent}, n = "
+        f"{verdict} ({where}): {group} that succeed are flagged at the calibrated threshold ({won.percent}, n = "
         f"{won.n} prompts; harmless requests in the same wrappers {shown})."
     )
 
 
 def report(result: Result) -> str:
     """The experiment's page."""
-    drawn, where = figures(result), result.provenance
+    charts, where = figures(result), result.provenance
     notes = list(where.notes)
     worst = {ending: table.leak_check.worst for ending, table in result.by_ending.items()}
     if leaking := [ending for ending, value in worst.items() if value > THRESHOLD]:
@@ -169,7 +169,7 @@ def report(result: Result) -> str:
                 "wrapped groups are too narrow.",
             ],
             notes=notes,
-            figures=[drawn["table3"]],
+            figures=[charts["table3"]],
         ),
         Section(
             title="Threshold-free: ROC",
@@ -178,11 +178,11 @@ def report(result: Result) -> str:
                 + "; ".join(f"{name}: {text}" for name, text in about.items())
                 + "."
             ],
-            figures=[drawn["roc"], drawn["roc_categories"]],
+            figures=[charts["roc"], charts["roc_categories"]],
         ),
         Section(
             title="False positives",
-            figures=[drawn["false_positives"]],
+            figures=[charts["false_positives"]],
             tables=[detector_table(result, ending, "calibrated") for ending in ENDINGS],
         ),
         Section(

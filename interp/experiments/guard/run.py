@@ -264,19 +264,19 @@ def _with_text_guard(
         if not loaded:
             loaded.append(load_text_guard(name, device=device))
         model, guard = loaded[0]
-        said = {
+        detections = {
             group: guard.score(model, part.with_ending(ending).texts)
             for group, part in groups.prompts.items()
         }
         held_out = guard.score(model, validation.with_ending(ending).texts)
         return Scored(
-            groups={group: tuple(d.harmfulness for d in found) for group, found in said.items()},
+            groups={group: tuple(d.harmfulness for d in one) for group, one in detections.items()},
             validation=tuple(d.harmfulness for d in held_out),
             threshold=0.0,
             where="its own answer",
             answers={
-                group: tuple(None if d.verdict is None else d.verdict == "harmful" for d in found)
-                for group, found in said.items()
+                group: tuple(None if d.verdict is None else d.verdict == "harmful" for d in one)
+                for group, one in detections.items()
             },
         )
 

@@ -1,9 +1,9 @@
 """LLMs Encode Harmfulness and Refusal Separately (Zhao et al. 2025, arXiv:2507.11878), sections 3 and 4, appendix F.
 
-Every panel that reads or steers at `t_inst` is shown with prompts as they are, stripped, and ended by a full stop: that
-token is how a prompt ends before it is anything else, and public sets end differently
-(`interp.representations.confounds`). Jailbreaks, categories, fine-tuning and the guard of the same paper are
-experiments of their own.
+Every panel that reads or steers at `t_inst` is shown with prompts as they are, with closing punctuation removed, and
+with a full stop at the end. Public prompt sets differ in their endings, and `t_inst` is the token that ends a prompt,
+so a difference there may be one of punctuation (`interp.representations.confounds`). The paper's jailbreaks,
+categories, fine-tuning and guard are separate experiments.
 
 Method in `run.py`, records of the result in `results.py`; figures and report are drawn from a stored `Result`. Nothing
 here imports torch.

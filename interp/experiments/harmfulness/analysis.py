@@ -162,13 +162,15 @@ def _separation(both: Mapping[Group, HarmAndRefusal[Tensor]], seed: int) -> tupl
 def geometry(anchors: Anchors, *, resamples: int, seed: int) -> Geometry:
     """Cosine of the two directions per layer with its bootstrap interval, their norms, and how reliable each is."""
     harm, refuse = anchors.directions()
-    drawn = _resampled_cosines(anchors, resamples, seed)
+    resampled = _resampled_cosines(anchors, resamples, seed)
     used = cosine(harm, refuse).double()
     n = len(anchors.harmful) + len(anchors.harmless)
     scale = torch.cat([anchors.harmful, anchors.harmless]).double().norm(dim=-1).mean(0)
     return Geometry(
-        cosine=tuple(_around(v, sd, n) for v, sd in zip(used.tolist(), drawn.std(0).tolist(), strict=True)),
-        mean_cosine=_around(used.mean().item(), drawn.mean(1).std().item(), n),
+        cosine=tuple(
+            _around(v, sd, n) for v, sd in zip(used.tolist(), resampled.std(0).tolist(), strict=True)
+        ),
+        mean_cosine=_around(used.mean().item(), resampled.mean(1).std().item(), n),
         random_sd=harm.shape[-1] ** -0.5,
         direction_norm=_both(harm.norm(dim=-1), refuse.norm(dim=-1)),
         activation_norm=_both(scale[:, 0], scale[:, 1]),

@@ -30,7 +30,7 @@ _MISBEHAVING: tuple[Group, ...] = ("accepted harmful", "refused harmless")
 
 def figures(result: Result) -> dict[str, go.Figure]:
     """Every figure of the paper that plots data, and those of the ending confound, by name."""
-    drawn = {
+    charts = {
         "fig02_clusters": _clusters(result),
         "fig03_beliefs": _beliefs(result),
         "geometry_cosine": _cosine(result),
@@ -39,7 +39,7 @@ def figures(result: Result) -> dict[str, go.Figure]:
         "fig14_positions": _positions(result),
         "fig15_position_layers": _position_layers(result),
     }
-    return dict(sorted({**drawn, **steering_figures(result)}.items()))
+    return dict(sorted({**charts, **steering_figures(result)}.items()))
 
 
 def _add(figure: go.Figure, traces: Sequence[Any], row: int, column: int, *, legend: bool) -> None:

@@ -196,8 +196,8 @@ def _anchors(result: Result) -> Section:
 
 def report(result: Result) -> str:
     """The experiment's page."""
-    drawn, about = figures(result), result.provenance
-    names = [name for name in drawn if name.startswith(("fig05", "fig10", "fig16"))]
+    charts, about = figures(result), result.provenance
+    names = [name for name in charts if name.startswith(("fig05", "fig10", "fig16"))]
     sections = [
         Section(
             title="What was found",
@@ -205,15 +205,15 @@ def report(result: Result) -> str:
             notes=_notes(result),
             tables=[rate_table(result), counts_table(result)],
         ),
-        _endings(result, drawn["confound_endings"]),
-        _clusters(result, drawn["fig02_clusters"]),
+        _endings(result, charts["confound_endings"]),
+        _clusters(result, charts["fig02_clusters"]),
         Section(
             title="Beliefs (section 3.1, figure 3)",
             text=[
                 "AUROC of each belief among prompts that share the other label, so that neither borrows from it."
             ],
             tables=[separation_table(result)],
-            figures=[drawn["fig03_beliefs"]],
+            figures=[charts["fig03_beliefs"]],
         ),
         _anchors(result),
         Section(
@@ -223,7 +223,7 @@ def report(result: Result) -> str:
                 "below 0 in sets that are balanced by design), these prompts do not determine it, and a cosine there "
                 "says nothing."
             ],
-            figures=[drawn["geometry_cosine"], drawn["geometry_yardstick"]],
+            figures=[charts["geometry_cosine"], charts["geometry_yardstick"]],
         ),
         Section(
             title="Steering towards refusal (section 3.3, figure 4)",
@@ -232,7 +232,7 @@ def report(result: Result) -> str:
                 "Refusal at instruction tokens only is a control: it shows how much of a difference between the two "
                 "directions would come from the tokens alone."
             ],
-            figures=[drawn[name] for name in drawn if name.startswith("fig04")],
+            figures=[charts[name] for name in charts if name.startswith("fig04")],
         ),
         Section(
             title="Reply inversion (section 3.4, figure 5)",
@@ -241,11 +241,11 @@ def report(result: Result) -> str:
                 f"{result.question.gap:.2f}."
             ],
             tables=[questions_table(result)],
-            figures=[drawn[name] for name in names],
+            figures=[charts[name] for name in names],
         ),
         Section(
             title="Other token positions (appendix F, figures 14 and 15)",
-            figures=[drawn["fig14_positions"], drawn["fig15_position_layers"]],
+            figures=[charts["fig14_positions"], charts["fig15_position_layers"]],
         ),
     ]
     lead = (

@@ -15,20 +15,20 @@ from interp.stats import Estimate
 
 def steering_figures(result: Result) -> dict[str, go.Figure]:
     """Figures of what was steered: nothing where the model answers too little, or no inverted question."""
-    drawn: dict[str, go.Figure] = {}
+    charts: dict[str, go.Figure] = {}
     by = result.by_ending
     steered: dict[Ending, RefusalSweep] = {
         ending: one.steering for ending, one in by.items() if one.steering is not None
     }
     if steered:
-        drawn["fig04_refusal_steering"] = _refusal_steering(result, steered)
+        charts["fig04_refusal_steering"] = _refusal_steering(result, steered)
     if (sweep := by["as-is"].inversion) is not None:
-        drawn["fig05a_inversion_harmless"] = _inversion(result, "harmless")
-        drawn["fig05b_inversion_harmful"] = _inversion(result, "harmful")
-        drawn["fig10_instruction_tokens_only"] = _instruction_only(result, sweep)
+        charts["fig05a_inversion_harmless"] = _inversion(result, "harmless")
+        charts["fig05b_inversion_harmful"] = _inversion(result, "harmful")
+        charts["fig10_instruction_tokens_only"] = _instruction_only(result, sweep)
     if result.positions.inversion is not None:
-        drawn["fig16_position_inversion"] = _position_inversion(result, result.positions.inversion)
-    return drawn
+        charts["fig16_position_inversion"] = _position_inversion(result, result.positions.inversion)
+    return charts
 
 
 def _lines(

@@ -39,14 +39,14 @@ def _truncation(result: Result) -> str:
     rows: dict[Ending, TruncationRates] = {
         ending: one.truncation["harmful"] for ending, one in result.by_ending.items()
     }
-    seen: dict[Ending, bool] = {ending: rates.truncated.below(rates.whole) for ending, rates in rows.items()}
+    holds: dict[Ending, bool] = {ending: rates.truncated.below(rates.whole) for ending, rates in rows.items()}
     details = "; ".join(
         f"{ENDING_TITLES[ending]} {rates.whole.percent} to {rates.truncated.percent} "
         f"(without a word {rates.silent.percent}), n = {rates.whole.n}"
         for ending, rates in rows.items()
     )
     return _said(
-        seen, "cutting the template's tokens after the instruction lowers refusal (table 1)", details
+        holds, "cutting the template's tokens after the instruction lowers refusal (table 1)", details
     )
 
 
@@ -57,22 +57,22 @@ def _signs(result: Result, belief: Belief) -> str:
         if belief == "harm"
         else "at t_post_inst they lie with what the model does: the signs flip (figure 2)"
     )
-    seen: dict[Ending, bool] = {}
+    holds: dict[Ending, bool] = {}
     details = []
     for ending, one in result.by_ending.items():
         means = one.beliefs.means
         bad, good = means["accepted harmful"].of(belief), means["refused harmless"].of(belief)
         if min(bad.n, good.n) < MIN_IN_GROUP:
             details.append(f"{ENDING_TITLES[ending]} too few: n = {bad.n} and {good.n}")
-            seen[ending] = False
+            holds[ending] = False
             continue
-        seen[ending] = bad.positive and good.negative if belief == "harm" else bad.negative and good.positive
+        holds[ending] = bad.positive and good.negative if belief == "harm" else bad.negative and good.positive
         details.append(
             f"{ENDING_TITLES[ending]} {_interval(bad)} n = {bad.n}, {_interval(good)} n = {good.n}"
         )
     if all("too few" in text for text in details):
         return f"Not testable here: {claim} ({'; '.join(details)})."
-    return _said(seen, claim, "; ".join(details) + ", means over layers")
+    return _said(holds, claim, "; ".join(details) + ", means over layers")
 
 
 def _interval(estimate: Estimate) -> str:
@@ -83,9 +83,9 @@ def _orthogonal(result: Result) -> str:
     means: dict[Ending, Estimate] = {
         ending: one.geometry.mean_cosine for ending, one in result.by_ending.items()
     }
-    seen: dict[Ending, bool] = {ending: mean.high < 0.2 for ending, mean in means.items()}
+    holds: dict[Ending, bool] = {ending: mean.high < 0.2 for ending, mean in means.items()}
     details = "; ".join(f"{ENDING_TITLES[ending]} {_interval(mean)}" for ending, mean in means.items())
-    return _said(seen, "the two directions are nearly orthogonal, mean cosine below 0.2", details)
+    return _said(holds, "the two directions are nearly orthogonal, mean cosine below 0.2", details)
 
 
 def _separation(result: Result) -> list[str]:
@@ -96,7 +96,7 @@ def _separation(result: Result) -> list[str]:
     )
     lines = []
     for tells, belief in own:
-        seen: dict[Ending, bool] = {}
+        holds: dict[Ending, bool] = {}
         details = []
         for ending, one in result.by_ending.items():
             rows = [r for r in one.beliefs.separation if r.tells == tells and r.auroc.measurable]
@@ -106,7 +106,7 @@ def _separation(result: Result) -> list[str]:
                 for other in rows
                 if mine.belief == belief and other.belief != belief and other.among == mine.among
             ]
-            seen[ending] = bool(pairs) and all(
+            holds[ending] = bool(pairs) and all(
                 a.auroc.low > 0.5 and a.auroc.value > b.auroc.value for a, b in pairs
             )
             details += [
@@ -118,7 +118,7 @@ def _separation(result: Result) -> list[str]:
             f"the {BELIEF_NAMES[belief]} belief tells {tells} better than the other belief does (figure 3)"
         )
         lines.append(
-            _said(seen, claim, "AUROC, " + "; ".join(details))
+            _said(holds, claim, "AUROC, " + "; ".join(details))
             if details
             else f"Not testable here: {claim} (fewer than {MIN_IN_GROUP} prompts in a group)."
         )
@@ -137,7 +137,7 @@ def _peak(rates: Sequence[Estimate], layers: Sequence[int]) -> _Peak:
 
 def _induces(result: Result, arm: Literal["harmfulness", "refusal"]) -> str:
     claim = f"adding the {arm} direction induces refusal of harmless prompts (figure 4)"
-    seen: dict[Ending, bool] = {}
+    holds: dict[Ending, bool] = {}
     details = []
     for ending, one in result.by_ending.items():
         if (sweep := one.steering) is None:
@@ -145,13 +145,13 @@ def _induces(result: Result, arm: Literal["harmfulness", "refusal"]) -> str:
         top = _peak(sweep.rates[arm], sweep.layers)
         peaks = [_peak(sweep.rates[name], sweep.layers).rate for name in RANDOM]
         control = max(peaks, key=lambda rate: rate.value)
-        seen[ending] = top.rate.above(control)
+        holds[ending] = top.rate.above(control)
         details.append(
             f"{ENDING_TITLES[ending]} {top.rate.percent} at layer {top.layer}, random at its best {control.percent}"
         )
     if not details:
         return f"Not testable here: {claim} (too few harmless prompts are answered)."
-    return _said(seen, claim, "; ".join(details))
+    return _said(holds, claim, "; ".join(details))
 
 
 def _inverted(result: Result) -> list[str]:
@@ -178,7 +178,7 @@ def _inverted(result: Result) -> list[str]:
 
 def _turned(sweeps: Mapping[Ending, InversionSweep], kind: Kind, arm: str, claim: str) -> str:
     """Whether an arm turns more verdicts at its best layer than random directions do at theirs."""
-    seen: dict[Ending, bool] = {}
+    holds: dict[Ending, bool] = {}
     details = []
     for ending, sweep in sweeps.items():
         best: dict[str, Estimate] = {}
@@ -187,13 +187,13 @@ def _turned(sweeps: Mapping[Ending, InversionSweep], kind: Kind, arm: str, claim
             if turned:
                 best[name] = max(turned, key=lambda t: t.value)
         controls = [best[name] for name in RANDOM if name in best]
-        seen[ending] = arm in best and all(best[arm].above(control) for control in controls)
+        holds[ending] = arm in best and all(best[arm].above(control) for control in controls)
         details.append(
             f"{ENDING_TITLES[ending]} "
             + (f"{best[arm].percent}, n = {best[arm].n}" if arm in best else "no valid replies")
             + (f", random {max(controls, key=lambda c: c.value).percent}" if controls else "")
         )
-    return _said(seen, claim, "verdicts turned at the best layer: " + "; ".join(details))
+    return _said(holds, claim, "verdicts turned at the best layer: " + "; ".join(details))
 
 
 def _against_content(verdicts: Verdicts, kind: Kind) -> Estimate:
@@ -214,5 +214,5 @@ def _only_t_inst(result: Result) -> str:
         for row in table
         if row.groups["accepted harmful"].middle.value > 0 > row.groups["refused harmless"].middle.value
     ]
-    seen = "Seen" if both == ["0"] else "Not seen"
-    return f"{seen}: {claim} (positions with both signs: {', '.join(both) or 'none'})."
+    verdict = "Seen" if both == ["0"] else "Not seen"
+    return f"{verdict}: {claim} (positions with both signs: {', '.join(both) or 'none'})."

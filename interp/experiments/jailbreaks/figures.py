@@ -143,7 +143,7 @@ def _shifts(result: Result) -> go.Figure:
     for row, name in enumerate(BELIEFS, start=1):
         for column, ending in enumerate(COMPARED_ENDINGS, start=1):
             families = result.shifts[ending].families
-            shifts = [said.beliefs.of(name) for said in families.values()]
+            shifts = [shift.beliefs.of(name) for shift in families.values()]
             arms = (
                 ("moved", "harmful, answered when wrapped", [s.moved for s in shifts], COLOURS[1]),
                 ("still_refused", "harmful, still refused", [s.still_refused for s in shifts], COLOURS[0]),

@@ -37,7 +37,7 @@ def shift_table(result: Result) -> Table:
             family,
             ending,
             name,
-            said.requests,
+            shifts.requests,
             _number(shift.moved),
             _number(shift.share_of_gap),
             "" if math.isnan(shift.p_value) else f"{shift.p_value:.1e}",
@@ -47,8 +47,8 @@ def shift_table(result: Result) -> Table:
             shift.negative_side.percent,
         ]
         for ending in COMPARED_ENDINGS
-        for family, said in result.shifts[ending].families.items()
-        for name, shift in said.beliefs.items()
+        for family, shifts in result.shifts[ending].families.items()
+        for name, shift in shifts.beliefs.items()
     ]
     header = [
         "family",
@@ -76,23 +76,23 @@ def verdicts(result: Result) -> list[str]:
     """Verdicts on figure 6, by family and with both endings."""
     lines = []
     for ending in COMPARED_ENDINGS:
-        for family, said in result.shifts[ending].families.items():
+        for family, shift in result.shifts[ending].families.items():
             where = f"({family}, {ENDING_LABELS[ending]})"
-            if said.requests < MIN_IN_GROUP:
+            if shift.requests < MIN_IN_GROUP:
                 lines.append(
-                    f"Not testable {where}: only {said.requests} plainly refused requests were answered; "
+                    f"Not testable {where}: only {shift.requests} plainly refused requests were answered; "
                     f"{MIN_IN_GROUP} are needed."
                 )
                 continue
-            lines += [_lowered(where, said), _kept(where, family, said), _which(where, said)]
+            lines += [_lowered(where, shift), _kept(where, family, shift), _which(where, shift)]
     return lines
 
 
 def _lowered(where: str, said: FamilyShifts) -> str:
     refusal = said.beliefs.refusal
-    seen = refusal.moved.negative and refusal.beyond.negative
+    holds = refusal.moved.negative and refusal.beyond.negative
     return (
-        f"{'Seen' if seen else 'Not seen'} {where}: success lowers the refusal belief (shift "
+        f"{'Seen' if holds else 'Not seen'} {where}: success lowers the refusal belief (shift "
         f"{_number(refusal.moved)}, {refusal.share_of_gap.value:.0%} of the gap, n = {said.requests} "
         f"requests; beyond wrapped harmless requests {_number(refusal.beyond)})."
     )
@@ -107,8 +107,8 @@ def _kept(where: str, family: str, said: FamilyShifts) -> str:
         f"{_number(harm.beyond)}"
     )
     if family == "persuasion":
-        seen = harm.negative_side.above(harm.plain_negative_side)
-        return f"{'Seen' if seen else 'Not seen'} {where}: part of the successes flips the harm belief ({shown})."
+        holds = harm.negative_side.above(harm.plain_negative_side)
+        return f"{'Seen' if holds else 'Not seen'} {where}: part of the successes flips the harm belief ({shown})."
     low, high = 1 - harm.negative_side.high, 1 - harm.negative_side.low
     word = "Seen" if low > 0.5 else "Not seen" if high < 0.5 else "Undecided"
     return f"{word} {where}: most successes stay on the harmful side ({shown})."
@@ -131,7 +131,7 @@ def _which(where: str, said: FamilyShifts) -> str:
 
 def report(result: Result) -> str:
     """The experiment's page."""
-    drawn, about = figures(result), result.provenance
+    charts, about = figures(result), result.provenance
     train, plain = result.counts.train, result.counts.plain
     sections = [
         Section(
@@ -143,14 +143,14 @@ def report(result: Result) -> str:
                 "messages as they are; with full stops only the beliefs are read again.",
             ],
             notes=about.notes,
-            figures=[drawn["fig06_beliefs"]],
+            figures=[charts["fig06_beliefs"]],
         ),
         Section(
             title="Which wrappers succeed",
             text=[
                 "The control is what the same wrapper does to harmless requests that the model answers plainly."
             ],
-            figures=[drawn["success"]],
+            figures=[charts["success"]],
             tables=[rate_table(result)],
         ),
         Section(
@@ -160,7 +160,7 @@ def report(result: Result) -> str:
                 "Wrapping moves beliefs by itself: what counts is what is left beyond harmless requests in the same "
                 "wrappers. Where a message ends in its wrapper, t_inst is a token of the wrapper.",
             ],
-            figures=[drawn["shifts"]],
+            figures=[charts["shifts"]],
             tables=[shift_table(result)],
         ),
         Section(

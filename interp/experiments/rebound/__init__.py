@@ -6,9 +6,10 @@ arXiv:2406.06144 (ACL 2025), rebound experiment (figures 4 to 10, table 3).
 Method in `run.py`, what is measured at a checkpoint in `measurement.py`; figures and report are drawn from a stored
 `Result`. Nothing here imports torch.
 
-The paper's figure 8 (negatives first) is the task `builtin-reversed` with the scorer `compliance`. Not built: reverse
-stages by PPO, KTO and SimPO. Not as in the paper: LoRA instead of full training, small counts by default, and other
-data (none of it is named). A verdict is about these models, data and optimiser; it never proves elasticity.
+The paper's figure 8 (negatives first) is the task `builtin-reversed` with the scorer `compliance`. Reverse stages by
+PPO, KTO and SimPO are not implemented. Unlike the paper, models are trained by LoRA instead of fully, on fewer
+examples by default, and on other data (the paper does not name its own). A verdict holds for these models, data and
+optimiser; it does not prove elasticity.
 """
 
 from collections.abc import Sequence

@@ -33,7 +33,7 @@ def figures(result: Result) -> dict[str, go.Figure]:
     """Every figure, from the stored result."""
     models, doses = result.models, result.config.negatives
     label = _score_label(result)
-    drawn = {
+    charts = {
         "decay_curves": decay_panels(
             {
                 name: DecayPanel(doses=doses, curves=score_curves(m.points), base=base_scores(m.points))
@@ -68,13 +68,13 @@ def figures(result: Result) -> dict[str, go.Figure]:
     }
     for number, (name, model) in enumerate(models.items()):
         suffix = f"_{number}" if len(models) > 1 else ""
-        drawn[f"heat_map{suffix}"] = heat_map(
+        charts[f"heat_map{suffix}"] = heat_map(
             doses,
             score_curves(model.points),
             title=f"Score by N+ and N- (form of figure 7), {name}, {reverse_stage(result)}",
             score=label,
         )
-        drawn[f"rates{suffix}"] = decay_panels(
+        charts[f"rates{suffix}"] = decay_panels(
             {
                 f"held-out {corpus}": DecayPanel(doses=doses, curves=compression_curves(model.points, corpus))
                 for corpus in CORPORA
@@ -84,8 +84,8 @@ def figures(result: Result) -> dict[str, go.Figure]:
             y_range=None,
         )
         if directions(model.points):
-            drawn[f"representation{suffix}"] = _representation(model, name)
-    return drawn
+            charts[f"representation{suffix}"] = _representation(model, name)
+    return charts
 
 
 def _score_label(result: Result) -> str:

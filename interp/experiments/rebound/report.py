@@ -112,25 +112,26 @@ def verdicts(result: Result) -> list[str]:
 
 
 def _verdicts(name: str, model: ModelResult, result: Result) -> list[str]:
-    found, groups = model.statistics, model.statistics.aligned.values()
-    floor = "its level before alignment" if found.tau_floor == "base" else "a fitted floor"
+    statistics, groups = model.statistics, model.statistics.aligned.values()
+    trends = statistics.trends
+    floor = "its level before alignment" if statistics.tau_floor == "base" else "a fitted floor"
     returns = [group.return_by_kl for group in groups if group.return_by_kl is not None]
     by_kl = sum(back.n for back in returns)
     total = by_kl + sum(back.missing for back in returns)
     by_score = sum(group.return_by_score.n for group in groups)
     return [
-        f"{name}: {found.verdict} ({reverse_stage(result)}); {found.why}.",
-        f"{name}: per factor e of N+ the initial decline changes by {found.trends.steepness.rounded(factor=100)} and "
-        f"the late one by {found.trends.late_steepness.rounded(factor=100)} of score (0 to 1) per 100 negatives, "
-        f"log tau (towards {floor}) by {found.trends.log_tau.rounded()}.",
+        f"{name}: {statistics.verdict} ({reverse_stage(result)}); {statistics.why}.",
+        f"{name}: per factor e of N+ the initial decline changes by "
+        f"{trends.steepness.rounded(factor=100)} and the late one by {trends.late_steepness.rounded(factor=100)} of "
+        f"score (0 to 1) per 100 negatives, log tau (towards {floor}) by {trends.log_tau.rounded()}.",
         f"{name}: of {total} aligned curves {by_score} come back to the score before alignment, {by_kl} to KL "
-        f"{found.kl_threshold:g} of the model before alignment.",
+        f"{statistics.kl_threshold:g} of the model before alignment.",
     ]
 
 
 def report(result: Result) -> str:
     """The page."""
-    drawn, about, config = figures(result), result.provenance, result.config
+    charts, about, config = figures(result), result.provenance, result.config
     notes = [*about.notes, WORDING]
     if config.seeds < 3:
         notes.append(f"{config.seeds} seed(s): intervals over seeds are missing or very wide.")
@@ -146,7 +147,7 @@ def report(result: Result) -> str:
             ],
             notes=notes,
             tables=[rate_table(result)],
-            figures=[drawn["decay_curves"], drawn["time_constants"]],
+            figures=[charts["decay_curves"], charts["time_constants"]],
         ),
         Section(
             title="Back at the model before alignment?",
@@ -154,9 +155,9 @@ def report(result: Result) -> str:
                 "KL is taken on the checkpoint's own samples; table 3 of the paper does not say on which, or which way."
             ],
             tables=[kl_table(result)],
-            figures=[drawn["kl"]],
+            figures=[charts["kl"]],
         ),
-        *_inside_sections(result, drawn),
+        *_inside_sections(result, charts),
         Section(
             title="The same grid in other forms",
             text=[
@@ -164,8 +165,8 @@ def report(result: Result) -> str:
                 "negatives first: the task builtin-reversed, or swap the task's two files."
             ],
             figures=[
-                *(figure for name, figure in drawn.items() if name.startswith("heat_map")),
-                drawn["by_positives"],
+                *(figure for name, figure in charts.items() if name.startswith("heat_map")),
+                charts["by_positives"],
             ],
         ),
     ]

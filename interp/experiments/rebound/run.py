@@ -1,17 +1,16 @@
-"""Rebound's method.
+"""The method of the rebound experiment.
 
 Steps (`run`), for every model and seed:
 
-1. LoRA on N+ positive examples, one pass, constant learning rate, so that the checkpoint at a smaller N+ is the model
-   that the smaller N+ alone would give;
-2. from each of them (and from the base, N+ = 0, the control) the same on N- negative examples, or DPO that prefers each
-   negative completion to a positive one of its prompt, held to the model of step 1; optimiser and schedule are reset,
-   since carried-over Adam moments can mimic rebound;
-3. at every N- (`measurement.py`): share of replies that show the behaviour, KL(checkpoint || base) on the checkpoint's
-   own samples, compression rates of held-out positive, negative and plain text, and the projection of the activations'
-   shift since the base on directions fitted at the aligned model: harmfulness, refusal, and controls that are not about
-   safety;
-4. statistics over seeds and the verdict (`interp.tracking.rebound`).
+1. Align: LoRA on N+ positive examples, in one pass at a constant learning rate, so that the checkpoint after a smaller
+   N+ is the model that training on the smaller N+ gives.
+2. Reverse: train each aligned model, and the base as a control (N+ = 0), on N- negative examples. Either by LoRA as in
+   step 1, or by DPO with the aligned model as its reference, which prefers each negative completion to a positive one.
+   Optimiser and schedule start again, since Adam moments from step 1 can look like rebound.
+3. Measure after every N- (`measurement.py`): the share of replies that show the behaviour; KL(checkpoint || base) on
+   the checkpoint's own samples; compression rates of held-out positive, negative and plain text; and how far
+   activations have moved since the base along the aligned model's harmfulness, refusal and control directions.
+4. Statistics over seeds, and the verdict (`interp.tracking.rebound`).
 """
 
 from collections.abc import Iterator

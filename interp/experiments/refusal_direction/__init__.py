@@ -12,8 +12,8 @@ The method, by the paper's sections; figure and table numbers are those of the f
 | appendix I.1: where subtraction moves activations | `activation_shift.py` |
 | appendix J: the base model | `base_model.py` |
 
-Not built: Llama Guard 2 and HarmBench judges (they need models of 8B and 13B), the capability benchmarks and the LoRA
-baseline of section 4. A substring list says whether a reply sounds like a refusal, not whether it is harmful.
+Not implemented: the Llama Guard 2 and HarmBench judges (they need models of 8B and 13B), and the capability benchmarks
+and LoRA baseline of section 4. Substrings detect whether a reply sounds like a refusal, not whether it is harmful.
 """
 
 import math

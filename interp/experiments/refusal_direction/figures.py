@@ -46,7 +46,7 @@ SCORES = {
 
 def figures(result: Result) -> dict[str, go.Figure]:
     """Every figure of the paper that plots data, by name."""
-    drawn = {
+    charts = {
         "fig01_bypass": _bars(
             result, "harmful", ("baseline", "ablation", "orthogonalized", "random_ablation")
         ),
@@ -59,11 +59,11 @@ def figures(result: Result) -> dict[str, go.Figure]:
         "fig23_subtract": _bars(result, "harmful", ("baseline", "addition_minus", "random_ablation")),
     }
     if result.mechanism.heads:
-        drawn["fig06a_heads"] = _heads(result)
-        drawn["fig06b_attention"] = _attention(result)
+        charts["fig06a_heads"] = _heads(result)
+        charts["fig06b_attention"] = _attention(result)
     if result.base_check is not None:
-        drawn["fig24_base_model"] = _base_check(result, result.base_check)
-    return dict(sorted(drawn.items()))
+        charts["fig24_base_model"] = _base_check(result, result.base_check)
+    return dict(sorted(charts.items()))
 
 
 def _note(result: Result) -> str:

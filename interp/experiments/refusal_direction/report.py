@@ -75,9 +75,9 @@ def verdicts(result: Result) -> list[str]:
         if arm not in rates[kind]:
             return f"Not measured: {claim} ({result.skipped[arm]})."
         a, b = rates[kind][arm].arditi, rates[kind][control].arditi
-        seen = a.below(b) if lower else a.above(b)
+        holds = a.below(b) if lower else a.above(b)
         return (
-            f"{'Seen' if seen else 'Not seen'}: {claim} ({a.percent} against {b.percent} for "
+            f"{'Seen' if holds else 'Not seen'}: {claim} ({a.percent} against {b.percent} for "
             f"{ARM_LABELS[control]}, {kind}, n = {a.n})."
         )
 
@@ -161,7 +161,7 @@ def _mechanism(result: Result, drawn: Mapping[str, go.Figure]) -> Section:
 
 def report(result: Result) -> str:
     """The experiment's page."""
-    drawn, about, rule = figures(result), result.provenance, result.rule
+    charts, about, rule = figures(result), result.provenance, result.rule
     notes = list(about.notes)
     if not rule.published:
         notes.append(
@@ -177,7 +177,7 @@ def report(result: Result) -> str:
             text=verdicts(result),
             notes=notes,
             tables=[rate_table(result)],
-            figures=[drawn["fig01_bypass"], drawn["fig03_induce"], drawn["fig23_subtract"]],
+            figures=[charts["fig01_bypass"], charts["fig03_induce"], charts["fig23_subtract"]],
         ),
         Section(
             title="Prompts and refusal metric (section 2.3)",
@@ -185,9 +185,9 @@ def report(result: Result) -> str:
                 f"Refusal tokens, {'given' if result.config.refusal_tokens else 'found on the training prompts'}: "
                 f"{result.refusal_tokens}. Kept after filtering: {counts}."
             ],
-            figures=[drawn["fig09_first_tokens"], drawn["fig10_refusal_metric"]],
+            figures=[charts["fig09_first_tokens"], charts["fig10_refusal_metric"]],
         ),
-        _selection(result, drawn["fig11_selection"]),
+        _selection(result, charts["fig11_selection"]),
         Section(
             title="Cross-entropy (appendix G.3)",
             text=[
@@ -195,19 +195,19 @@ def report(result: Result) -> str:
             ],
             tables=[cross_entropy_table(result)],
         ),
-        _mechanism(result, drawn),
+        _mechanism(result, charts),
         Section(
             title="Subtraction moves activations off their distribution (appendix I.1)",
             text=["The paper does not name its axes; here they are the first two principal components."],
-            figures=[drawn["fig22_scatter"]],
+            figures=[charts["fig22_scatter"]],
         ),
     ]
-    if "fig24_base_model" in drawn:
+    if "fig24_base_model" in charts:
         sections.append(
             Section(
                 title="The base model (appendix J)",
                 text=["Solid: chat model. Dotted: base model."],
-                figures=[drawn["fig24_base_model"]],
+                figures=[charts["fig24_base_model"]],
             )
         )
     lead = (

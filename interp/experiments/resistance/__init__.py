@@ -6,8 +6,8 @@ arXiv:2406.06144 (ACL 2025), resistance experiment (tables 1 and 2; no seeds or 
 Method in `run.py`, gaps between the arms in `gaps.py`; figures and report are drawn from a stored `Result`. Nothing
 here imports torch.
 
-Not as in the paper: it trains fully and for an epoch on larger sets; here LoRA on the small base and small sets. It
-does not define its KL change: neither between which models, nor in which direction, nor on which tokens.
+Unlike the paper, which trains all weights for an epoch on larger sets, this trains the small base by LoRA on small
+sets. The paper does not define its KL change: the two models, the direction and the tokens are choices of this project.
 """
 
 from dataclasses import dataclass

@@ -85,51 +85,51 @@ def verdicts(result: Result) -> list[str]:
 def _loss_verdict(result: Result, loss: Measure, control: Measure, made: Estimate) -> str:
     """Whether a loss goes as resistance says, beside its gap before any training."""
     test, before = overall_gap(result, loss), overall_gap(result, control).difference
-    found = test.difference
+    difference = test.difference
     reading = (
         "consistent with resistance"
-        if found.positive and made.positive
+        if difference.positive and made.positive
         else "inverse ends lower, but training did not make the gap"
-        if found.positive
+        if difference.positive
         else "not consistent with resistance: forward is easier"
-        if found.negative
+        if difference.negative
         else "not resolved"
     )
     return (
-        f"{LOSSES[loss].capitalize()}: {reading}; forward minus inverse {found.rounded(3)} nats per token over "
-        f"{found.n} seeds (p = {test.p_value:.2g}); before any training the gap was {before.rounded(3)}."
+        f"{LOSSES[loss].capitalize()}: {reading}; forward minus inverse {difference.rounded(3)} nats per token over "
+        f"{difference.n} seeds (p = {test.p_value:.2g}); before any training the gap was {before.rounded(3)}."
     )
 
 
 def _kl_verdict(result: Result) -> str:
     test = overall_gap(result, "kl_change")
-    found = test.difference
+    difference = test.difference
     reading = (
         "training moved the model further forward than inverse"
-        if found.positive
+        if difference.positive
         else "training moved the model further inverse than forward"
-        if found.negative
+        if difference.negative
         else "not resolved"
     )
     ((where, pair, inverse, forward),) = PUBLISHED_KL
     return (
-        f"KL change: {reading}; forward minus inverse {found.rounded(3)} nats per token over {found.n} seeds "
+        f"KL change: {reading}; forward minus inverse {difference.rounded(3)} nats per token over {difference.n} seeds "
         f"(p = {test.p_value:.2g}). {where}, theta {pair}: {forward} forward, {inverse} inverse."
     )
 
 
 def report(result: Result) -> str:
     """The page."""
-    drawn, about, config = figures(result), result.provenance, result.config
+    charts, about, config = figures(result), result.provenance, result.config
     sections = [
         Section(
             title="What was found",
             text=verdicts(result),
             notes=[*about.notes, WORDING],
             tables=[rate_table(result)],
-            figures=[drawn["gaps"], drawn["losses"]],
+            figures=[charts["gaps"], charts["losses"]],
         ),
-        _kl_section(result, drawn["kl_change"]),
+        _kl_section(result, charts["kl_change"]),
         Section(
             title="The targets",
             text=["Self-entropy: loss of the checkpoint that wrote the answers, on these answers."],

@@ -1,18 +1,18 @@
-"""Resistance's method.
+"""The method of the resistance experiment.
 
 Steps (`run`), for every seed:
 
-1. fine-tune the base for one pass over consecutive slices; theta_1, theta_2, theta_3 are the model after each;
-2. every theta_k answers the same held-out prompts, sampled at temperature 1: D_1, D_2, D_3;
-3. loss of every theta on every D. What theta_l has on D_k before any training on it is the control: a gap that is there
-   already was not made by training. What theta_k has on its own D_k is the self-entropy of that target;
-4. for k < l: forward arm, theta_k trained on D_l; inverse arm, theta_l trained on D_k; same prompts, same settings.
-   Measured are the loss on the trained-on answers after training, from which the self-entropy is taken for the *excess*
-   loss (the arms fit different targets, so a raw gap may be the targets' entropy), and the KL change KL(start ||
-   trained), mean nats per token over the answers of both checkpoints of the pair, teacher-forced, so that both arms are
-   measured on the same tokens.
+1. Fine-tune the base for one pass over consecutive slices; theta_1, theta_2, theta_3 are the models after each slice.
+2. Sample answers of every theta_k to the same held-out prompts at temperature 1: D_1, D_2, D_3.
+3. Measure the loss of every theta on every D. The loss of theta_l on D_k before training on it is the control: a gap
+   that exists already was not made by training. The loss of theta_k on its own D_k is the self-entropy of that target.
+4. For k < l train the forward arm, theta_k on D_l, and the inverse arm, theta_l on D_k, with the same prompts and
+   settings. Two numbers are measured after training. The loss on the trained-on answers, also as *excess* loss over the
+   target's self-entropy, since the arms fit targets of different entropy. And the KL change, KL(start || trained) in
+   mean nats per token, teacher-forced on the answers of both checkpoints, so that both arms are measured on the same
+   tokens.
 
-The gaps, forward - inverse over seeds with a paired t test, are taken where the result is drawn (`gaps.py`).
+`gaps.py` computes the gaps, forward minus inverse over seeds with a paired t test, from the stored result.
 """
 
 from collections.abc import Sequence
