@@ -1,3 +1,5 @@
+from .adapters import attach_adapter as attach_adapter
+from .adapters import quiet_peft as quiet_peft
 from .architecture import Block as Block
 from .architecture import Writer as Writer
 from .chat_model import ChatModel as ChatModel
@@ -9,10 +11,7 @@ from .gguf import cache_folder as cache_folder
 from .gguf import convert_gguf as convert_gguf
 from .layers import layer_list as layer_list
 from .layers import written_layers as written_layers
-from .loading import NotSwappable as NotSwappable
-from .loading import attach_adapter as attach_adapter
 from .loading import load_checkpoint as load_checkpoint
-from .loading import quiet_peft as quiet_peft
 from .prompt_inputs import GatheredPrompts as GatheredPrompts
 from .prompt_inputs import PromptIdentity as PromptIdentity
 from .prompt_inputs import gather_prompts as gather_prompts

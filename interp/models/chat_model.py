@@ -29,10 +29,11 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interp.display.cards import Card, Shown
+from interp.models.adapter_merging import merged_adapter
 from interp.models.architecture import Writer, find_blocks, find_writers
 from interp.models.conversations import template_of
 from interp.models.layers import Layers, layer_list
-from interp.models.loading import load_checkpoint, merged_adapter
+from interp.models.loading import load_checkpoint
 from interp.models.residual_stream import runs_in_parallel
 from interp.models.sites import SITES, Edit, Site, edited
 from interp.models.sources import BUNDLED_MODELS, ModelSource, SourceFiles, adapter_digest, read_template

@@ -8,25 +8,18 @@ the caller passes `trust_remote_code=True`, and pickled weights are only ever re
 weights-only loader.
 """
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from torch.nn import Parameter
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from interp.models.adapter_merging import merge_adapter
 from interp.models.gguf import convert_gguf
 from interp.models.hub import hub_options
-from interp.models.sources import BUNDLED_MODELS, ModelSource, SourceFiles, is_adapter
-
-
-class NotSwappable(ValueError):
-    """An adapter that changes more than the weights of layers that are there, so merging it is not undone exactly."""
+from interp.models.sources import BUNDLED_MODELS, ModelSource, SourceFiles
 
 
 class Checkpoint(NamedTuple):
@@ -72,7 +65,7 @@ def load_checkpoint(
     )
     folder = None if asked.adapter_place is None else str(asked.adapter_place)
     if folder is not None:
-        hf = _with_adapter(hf, folder, shown=asked.source)
+        merge_adapter(hf, folder, shown=asked.source)
     hf = hf.eval().to(torch.device(device))  # pyright: ignore[reportArgumentType]
     files = asked.files()  # only now is what comes from the Hub in its cache
     if before is not None and files is not None and before.stamps != files.stamps:
@@ -130,107 +123,3 @@ def _from_pretrained(
         if was_enabled:
             transformers_logging.enable_progress_bar()
     return hf, tokenizer
-
-
-def attach_adapter(hf: PreTrainedModel, adapter: str, *, shown: str, dropout: float | None = None) -> Any:
-    """A `PeftModel` that runs `hf` with a stored adapter; `unload()` on it gives the plain `hf` back.
-
-    PEFT itself loads an adapter of another model with a warning at most, so names and shapes are compared first.
-
-    Args:
-        adapter: PEFT folder or Hub id.
-        shown: the model's name in messages.
-        dropout: make the adapter trainable, with this dropout on its inputs; None leaves it frozen.
-
-    Raises:
-        ValueError: no adapter there, unreadable, or made for another model.
-    """
-    from peft import LoraConfig, PeftConfig, get_peft_model, get_peft_model_state_dict, load_peft_weights
-    from peft.utils import set_peft_model_state_dict
-
-    if Path(adapter).is_dir() and not is_adapter(Path(adapter)):
-        raise ValueError(f"adapter folder {adapter} has no adapter_config.json; pass the folder PEFT saved")
-    options = (
-        {} if Path(adapter).is_dir() else hub_options(adapter, revision=None, file="adapter_config.json")
-    )
-    try:
-        config = PeftConfig.from_pretrained(adapter, **options)
-        weights = load_peft_weights(adapter, device="cpu", **options)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise ValueError(f"cannot read adapter {adapter}: {str(error).splitlines()[0]}") from error
-    if config.is_prompt_learning:
-        raise ValueError(f"adapter {adapter} learns prompts, not weights; interp takes adapters of weights")
-    wrong = f"adapter {adapter} does not fit {shown}"
-    made_for = f"it was made for {config.base_model_name_or_path}"
-    if isinstance(config, LoraConfig):
-        config.init_lora_weights = True
-        if dropout is not None:
-            config.lora_dropout = dropout
-    config.inference_mode = dropout is None
-    try:
-        with quiet_peft():
-            model: Any = get_peft_model(hf, config)
-    except ValueError as error:
-        raise ValueError(f"{wrong}: {str(error).splitlines()[0]}; {made_for}") from error
-    expected = {key: value.shape for key, value in get_peft_model_state_dict(model).items()}
-    found = {key: value.shape for key, value in weights.items()}
-    if expected != found:
-        model.unload()
-        different = sorted(expected.keys() ^ found.keys()) or sorted(
-            k for k in expected if expected[k] != found[k]
-        )
-        raise ValueError(f"{wrong}: {len(different)} tensors differ, first {different[0]}; {made_for}")
-    set_peft_model_state_dict(model, weights)
-    return model
-
-
-@contextmanager
-def quiet_peft() -> Iterator[None]:
-    """Without PEFT's warnings about what no user of this library can fix."""
-    with warnings.catch_warnings():
-        # The base stands in a cache folder, so its recorded name never matches; shapes are compared instead.
-        warnings.filterwarnings("ignore", message=".*base_model_name_or_path.*", category=UserWarning)
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-        yield
-
-
-@contextmanager
-def merged_adapter(hf: PreTrainedModel, adapter: str, *, shown: str) -> Iterator[None]:
-    """`hf` with an adapter merged into its weights; its own weights again, bit for bit, when the context exits, each
-    trainable or frozen as it was.
-
-    Holds a copy of the weights that merging changes, so that many adapters can take turns on one loaded base.
-
-    Raises:
-        NotSwappable: the adapter replaces whole modules.
-        ValueError: as `attach_adapter`.
-    """
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    trainable = [(weight, weight.requires_grad) for weight in hf.parameters()]
-    adapted = attach_adapter(hf, adapter, shown=shown)
-    config = adapted.peft_config["default"]
-    if getattr(config, "modules_to_save", None) or getattr(config, "trainable_token_indices", None):
-        adapted.unload()
-        _put_back(trainable)
-        raise NotSwappable(f"adapter {adapter} replaces whole modules; load {shown} with adapter= instead")
-    layers = [module.get_base_layer() for module in adapted.modules() if isinstance(module, BaseTunerLayer)]
-    before = [(weight, weight.detach().clone()) for layer in layers for weight in layer.parameters()]
-    adapted.merge_and_unload()
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for weight, value in before:
-                weight.copy_(value)
-        _put_back(trainable)
-
-
-def _put_back(trainable: list[tuple[Parameter, bool]]) -> None:
-    for weight, flag in trainable:
-        weight.requires_grad_(flag)
-
-
-def _with_adapter(hf: PreTrainedModel, adapter: str, *, shown: str) -> PreTrainedModel:
-    """Merge a PEFT adapter into `hf`."""
-    return attach_adapter(hf, adapter, shown=shown).merge_and_unload()

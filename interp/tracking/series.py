@@ -22,13 +22,12 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from interp.models.chat_model import ChatModel, load_source, with_adapter
-from interp.models.loading import NotSwappable
 from interp.models.sources import BUNDLED_MODELS, ModelSource, split_revision
 from interp.training.saving import RECORD
 
@@ -255,10 +254,5 @@ class CheckpointLoader:
         if key != self._key or self._base is None:
             self._base = self._key = None  # freed before the next is loaded: one model in memory at a time
             self._base, self._key = _load(checkpoint), key
-        with ExitStack() as stack:
-            try:
-                model = stack.enter_context(with_adapter(self._base, checkpoint.adapter))
-            except NotSwappable:
-                self._base = self._key = None
-                model = _load(checkpoint, adapter=checkpoint.adapter)
+        with with_adapter(self._base, checkpoint.adapter) as model:
             yield model

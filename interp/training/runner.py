@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
 
+from interp.models.adapters import attach_adapter, quiet_peft
 from interp.models.chat_model import ChatModel
-from interp.models.loading import attach_adapter, quiet_peft
+from interp.models.snapshots import Snapshot
 from interp.storage.atomic_files import write_file
 from interp.training.config import TrainConfig
 from interp.training.saving import (
@@ -180,12 +181,19 @@ def _trainable(model: ChatModel, config: TrainConfig, start: str | Path | None) 
     embedding = hf.get_input_embeddings()
     hooks = dict(embedding._forward_hooks)
     weights: list[Tensor] = []
+    before: Snapshot | None = None
     adapted: Any = hf
     if config.method == "full":
         weights = [parameter.detach().clone() for parameter in hf.parameters()]
         hf.requires_grad_(True)
     elif start is not None:
-        adapted = attach_adapter(hf, str(start), shown=model.name, dropout=config.dropout)
+        before = Snapshot(hf)
+        before.work_on_copies()  # attaching may write to biases, or take a part out of the base (PiSSA)
+        try:
+            adapted = attach_adapter(hf, str(start), shown=model.name, dropout=config.dropout)
+        except BaseException:
+            before.restore()
+            raise
     else:
         _check_targets(model, config)
         lora = LoraConfig(
@@ -205,6 +213,8 @@ def _trainable(model: ChatModel, config: TrainConfig, start: str | Path | None) 
     finally:
         if config.method == "lora":
             adapted.unload()
+        if before is not None:
+            before.restore()
         with torch.no_grad():
             for parameter, weight in zip(hf.parameters(), weights, strict=False):  # none under LoRA
                 parameter.copy_(weight)
