@@ -47,6 +47,8 @@ POST_NORM = {"gemma2", "gemma3", "olmo2"}
 REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     # Scales what its blocks add to the stream.
     "granite": ("GraniteConfig", {**COMMON, "residual_multiplier": 0.5}),
+    # Its blocks return lists.
+    "openai-gpt": ("OpenAIGPTConfig", {"n_embd": 32, "n_layer": 3, "n_head": 4, "vocab_size": 300}),
     # Keeps its MLP in the block itself.
     "opt": (
         "OPTConfig",
@@ -58,6 +60,43 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
             "word_embed_proj_dim": 32,
         },
     ),
+}
+_HYBRID = {**HEAD, "num_hidden_layers": 4}
+_MAMBA = {
+    "mamba_d_state": 8,
+    "mamba_n_heads": 4,
+    "mamba_d_head": 16,
+    "mamba_n_groups": 1,
+    "mamba_chunk_size": 8,
+}
+HYBRID: dict[str, tuple[str, dict[str, Any]]] = {
+    # Blocks that mix tokens by state-space or recurrent modules, beside or instead of attention.
+    "jamba": (
+        "JambaConfig",
+        {
+            **_HYBRID,
+            "use_mamba_kernels": False,
+            "attn_layer_period": 2,
+            "attn_layer_offset": 1,
+            "num_experts": 2,
+        },
+    ),
+    "bamba": ("BambaConfig", {**_HYBRID, **_MAMBA, "attn_layer_indices": [1, 3]}),
+    "falcon_h1": ("FalconH1Config", {**_HYBRID, **_MAMBA, "mamba_d_ssm": 64}),
+    "recurrent_gemma": ("RecurrentGemmaConfig", {**_HYBRID, "lru_width": 32, "attention_window_size": 8}),
+    "zamba": (
+        "ZambaConfig",
+        {
+            **{key: value for key, value in _HYBRID.items() if key != "head_dim"},
+            "layers_block_type": ["mamba", "hybrid"] * 2,
+            "mamba_d_state": 8,
+            "mamba_dt_rank": 4,
+            "n_mamba_heads": 2,
+            "use_mamba_kernels": False,
+        },
+    ),
+    "lfm2": ("Lfm2Config", {**_HYBRID, "layer_types": ["conv", "full_attention"] * 2}),
+    "mamba": ("MambaConfig", {"hidden_size": 32, "state_size": 8, "num_hidden_layers": 2, **IDS}),
 }
 
 

@@ -17,20 +17,22 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from interp.models.adapters import attach_adapter, first_line, method_name, quiet_peft, stored_tensors
+from interp.models.logit_checks import (
+    PROBE_TOKENS,
+    probe_logits,
+    probe_tokens,
+    relative_difference,
+    tolerance_of,
+)
 from interp.models.snapshots import Snapshot
 from interp.models.weight_hashes import WeightHash
 
 logger = logging.getLogger(__name__)
 
-PROBE_TOKENS = 12
-"""Tokens, spread over the vocabulary, on which logits are compared."""
-TOLERANCES = {torch.float32: 2e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-"""Largest relative difference of logits that counts as rounding, by dtype."""
 _LOST = 0.1
 """Share of an adapter's effect that rounding the merged weights may lose without a warning."""
 _REMEDY = "interp measures models whose adapter can be written into their weights"
@@ -104,16 +106,16 @@ def _merge(hf: PreTrainedModel, adapter: str, before: Snapshot, shown: str) -> N
         raise ValueError(f"{what} makes a {type(merged).__name__} of {shown}, not other weights; {_REMEDY}")
     vars(hf).pop("peft_config", None)
     _tie_again(hf, shared)
-    after = _logits(hf, attached.ids)
-    gap = _difference(after, attached.logits)
-    if not gap <= _tolerance(hf):
+    after = probe_logits(hf, attached.ids)
+    gap = relative_difference(after, attached.logits)
+    if not gap <= tolerance_of(hf):
         raise ValueError(
             f"{what} merged into the weights of {shown} is not what the adapter computes: logits differ by {gap:.2g} "
             f"of their size; {_REMEDY}"
         )
     if in_float32:
         before.round()
-        lost = _size(_logits(hf, attached.ids) - after) / max(_size(after - attached.base), 1e-9)
+        lost = relative_difference(probe_logits(hf, attached.ids) - after, after - attached.base)
         if lost > _LOST:
             logger.warning(
                 "%s changes %s so little that rounding to half precision loses %.0f%% of it; load with dtype='float32'",
@@ -132,8 +134,8 @@ def _attached(
     if not _may_be_random(first.model, before):
         return first
     second = _attach(hf, adapter, before, shown, seed=2, in_float32=in_float32)
-    gap = _difference(first.logits, second.logits)
-    if not gap <= _tolerance(hf):
+    gap = relative_difference(first.logits, second.logits)
+    if not gap <= tolerance_of(hf):
         method = method_name(second.model.peft_config["default"])
         raise ValueError(
             f"adapter {adapter} ({method}) starts from random numbers that its file does not hold: attached twice to "
@@ -149,14 +151,14 @@ def _attach(
     before.restore()
     before.work_on_copies(in_float32=in_float32)
     torch.manual_seed(seed)
-    ids = _probe(hf)
-    base = _logits(hf, ids)
+    ids = probe_tokens(hf)
+    base = probe_logits(hf, ids)
     adapted = attach_adapter(hf, adapter, shown=shown).eval()
     named = _named_tokens(adapted.peft_config["default"], hf)
     if named:
         ids = torch.cat([ids, torch.tensor([named], device=ids.device)], dim=1)
     try:
-        logits = _logits(adapted, ids)
+        logits = probe_logits(adapted, ids)
     except Exception as error:  # a method that needs more than tokens, such as task numbers
         raise ValueError(
             f"adapter {adapter} ({method_name(adapted.peft_config['default'])}) on {shown} does not run on tokens "
@@ -171,13 +173,6 @@ def _may_be_random(adapted: Any, before: Snapshot) -> bool:
     return len(own) != len(stored_tensors(adapted)) or before.is_written()
 
 
-def _probe(hf: PreTrainedModel) -> Tensor:
-    """A few tokens, spread over the vocabulary."""
-    embedding: Any = hf.get_input_embeddings()
-    spread = torch.linspace(1, embedding.weight.shape[0] - 1, PROBE_TOKENS, device=embedding.weight.device)
-    return spread.long()[None]
-
-
 def _named_tokens(config: Any, hf: PreTrainedModel) -> list[int]:
     """Tokens that an adapter trains by number, of which the first few are compared as well."""
     embedding: Any = hf.get_input_embeddings()
@@ -188,27 +183,6 @@ def _named_tokens(config: Any, hf: PreTrainedModel) -> list[int]:
             tokens += [int(token) for token in group]
     inside = [token for token in dict.fromkeys(tokens) if 0 <= token < embedding.weight.shape[0]]
     return inside[:PROBE_TOKENS]
-
-
-@torch.no_grad()
-def _logits(model: Any, ids: Tensor) -> Float[Tensor, "pos d_vocab"]:
-    """Logits relative to their mean at each position."""
-    logits = model(input_ids=ids, use_cache=False).logits[0].float()
-    return logits - logits.mean(dim=-1, keepdim=True)
-
-
-def _size(logits: Float[Tensor, "pos d_vocab"]) -> float:
-    return logits.norm().item()
-
-
-def _difference(one: Float[Tensor, "pos d_vocab"], other: Float[Tensor, "pos d_vocab"]) -> float:
-    """Difference relative to the size of the logits; NaN where either is not finite."""
-    return _size(one - other) / max(_size(other), 1e-9)
-
-
-def _tolerance(hf: PreTrainedModel) -> float:
-    dtypes = {weight.dtype for weight in hf.parameters()}
-    return max(TOLERANCES.get(dtype, TOLERANCES[torch.bfloat16]) for dtype in dtypes)
 
 
 _Places = list[tuple[nn.Module, str]]

@@ -1,6 +1,7 @@
 """Check that a model's sites are correct: resid_post = resid_pre + attn_out + mlp_out in every block."""
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,16 +25,25 @@ def runs_in_parallel(hf: PreTrainedModel, blocks: list[Block], name: str) -> boo
     embedding = hf.get_input_embeddings().weight
     ids = torch.arange(1, _PROBE_TOKENS + 1, device=embedding.device)[None] * 97 % embedding.shape[0]  # pyright: ignore[reportArgumentType, reportCallIssue, reportOperatorIssue, reportIndexIssue]
 
-    def keep(place: tuple[Site, int], value: Tensor) -> None:
+    def keep(place: tuple[Site, int], value: Any) -> None:
+        if not isinstance(value, Tensor):
+            raise TypeError(f"block {place[1]} has a {type(value).__name__} where {place[0]} is a tensor")
         values[place] = value.detach().float()
 
     def read(site: Site, layer: int) -> tuple[Site, Block, Edit]:
         return site, blocks[layer], partial(keep, (site, layer))
 
     sites: tuple[Site, ...] = ("resid_pre", "attn_out", "mlp_out", "resid_post")
-    with edited([read(site, layer) for layer in range(len(blocks)) for site in sites]):
-        hf.base_model(ids, use_cache=False)
-    _check_identity(values, len(blocks), f"{type(hf).__name__} ({name})", hf.dtype)
+    kind = f"{type(hf).__name__} ({name})"
+    try:
+        with edited([read(site, layer) for layer in range(len(blocks)) for site in sites]):
+            hf.base_model(ids, use_cache=False)
+    except Exception as error:  # an architecture can fail in any way where its blocks are not what they seem
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"{kind}: a pass that reads its residual stream fails ({reason}); interp does not cover this architecture"
+        ) from error
+    _check_identity(values, len(blocks), kind, hf.dtype)
     # Parallel blocks: the MLP does not see the attention's output.
     with_attention = values["mlp_out", 0]
     with edited([("attn_out", blocks[0], lambda value: value * 3.0), read("mlp_out", 0)]):

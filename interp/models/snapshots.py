@@ -130,6 +130,10 @@ class Snapshot:
         for held, settings in self._settings:
             vars(held).clear()
             vars(held).update(copy.deepcopy(settings))
+        self.restore_weights()
+
+    def restore_weights(self) -> None:
+        """Put the memory of all weights back, and leave modules, hooks and settings alone."""
         for known in self._tensors:
             known.tensor.data = known.data
             if known.tensor.is_leaf and known.data.is_floating_point():

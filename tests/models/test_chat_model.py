@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 from interp.models.chat_model import SITES, ChatModel, load
 from interp.models.tokens import tokenize
 from tests.conftest import PROMPTS, make_tokenizer
-from tests.families import COVERED, PARALLEL, REFUSED, build
+from tests.families import COVERED, HYBRID, PARALLEL, REFUSED, build
 
 
 @pytest.fixture(scope="module", params=sorted(COVERED))
@@ -77,9 +77,16 @@ def test_an_edit_of_resid_mid_is_what_the_mlp_sees(tiny: ChatModel) -> None:
     torch.testing.assert_close(seen["mid"] + seen["mlp"], seen["post"], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", sorted(HYBRID))
+def test_hybrid_architectures_are_refused_by_name(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    kind = HYBRID[name][0].removesuffix("Config")
+    with pytest.raises(ValueError, match=rf"{kind}ForCausalLM \({name}\): block 0 mixes tokens by"):
+        ChatModel(build(*HYBRID[name]), tokenizer, name=name)
+
+
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_uncovered_families_are_refused_by_name(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(ValueError, match=rf"(?i){name}forcausallm.*\({name}\).*(covers|cover)"):
+    with pytest.raises(ValueError, match=rf"^\w+ \({name}\).*cover"):
         ChatModel(build(*REFUSED[name]), tokenizer, name=name)
 
 
