@@ -22,10 +22,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer_callback import CallbackHandler
 
+from interp.models.adapters import first_line, method_name
 from interp.models.chat_model import ChatModel
+from interp.models.logit_checks import probe_logits, probe_tokens, relative_difference, tolerance_of
 from interp.storage.stages import StageCache
 from interp.tracking.measures import measure
 from interp.tracking.records import CheckpointRecord, Cost, Group, Measurement, ReferenceRecord
@@ -101,7 +103,11 @@ class ElasticityCallback(TrainerCallback):
         return self
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Fit the reference and measure training step 0, or continue the trajectory of a resumed run."""
+        """Fit the reference and measure training step 0, or continue the trajectory of a resumed run.
+
+        Raises:
+            ValueError: no tokenizer, or a model whose trained part the measurements would not see.
+        """
         if not state.is_world_process_zero:
             return
         with untouched(given["model"]):
@@ -120,7 +126,10 @@ class ElasticityCallback(TrainerCallback):
         self._cache = StageCache(folder, self.spec.key)
         self._series = _before(self._cache, state.global_step)
         self._step_seconds = []
-        self._model = _chat_model(given["model"], tokenizer)
+        from accelerate.utils import extract_model_from_parallel
+
+        self._trained: Any = extract_model_from_parallel(given["model"])
+        self._model = _chat_model(self._trained, tokenizer)
         self._against = self.reference or keep_reference(
             self._cache, "reference", lambda: fit_reference(self._model, self.spec)
         )
@@ -157,6 +166,8 @@ class ElasticityCallback(TrainerCallback):
     def _measure_here(self, args: Any, state: Any, control: Any) -> None:
         assert self.out is not None
         begun = time.perf_counter()
+        if hasattr(self._trained, "active_peft_config"):  # a method may only begin to differ in training
+            check_base_computes_the_same(self._trained)
         rows = measure(self._model, self.spec, self._against)
         seconds = time.perf_counter() - begun
         step = int(state.global_step)
@@ -225,16 +236,57 @@ def _flat(rows: Sequence[Measurement]) -> dict[str, float]:
     }
 
 
-def _chat_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> ChatModel:
-    """The trained model, with its adapter in place, as a `ChatModel`."""
-    from accelerate.utils import extract_model_from_parallel
+def _chat_model(plain: Any, tokenizer: PreTrainedTokenizerBase) -> ChatModel:
+    """The trained model, with its adapter in place, as a `ChatModel`.
+
+    Raises:
+        ValueError: the model that is trained is more than its modules, as under virtual tokens.
+    """
     from peft import PeftModel
 
-    plain: Any = extract_model_from_parallel(model)
     if isinstance(plain, PeftModel):
+        check_base_computes_the_same(plain)
         plain = plain.get_base_model()
+    if not isinstance(plain, PreTrainedModel):
+        raise ValueError(
+            f"ElasticityCallback measures transformers models and PEFT adapters on them, got {type(plain).__name__}"
+        )
     name = Path(str(plain.config.name_or_path)).name or "live model"
     return ChatModel(plain, tokenizer, name=name)
+
+
+@torch.no_grad()
+def check_base_computes_the_same(adapted: Any) -> None:
+    """Compare the logits of a few tokens between a `PeftModel` and the base model that holds its modules.
+
+    The measurements run the base model. Virtual tokens (prompt, prefix and P-tuning), mixtures that PEFT computes
+    before a pass and adapters that wait for a string act outside it.
+
+    Raises:
+        ValueError: the two differ beyond rounding, or the trained model does not run on tokens alone.
+    """
+    config, base = adapted.active_peft_config, adapted.get_base_model()
+    what = f"the live callback cannot measure {method_name(config)}"
+    remedy = "train an adapter of weights, such as LoRA, or leave the callback out"
+    if config.is_prompt_learning:
+        raise ValueError(
+            f"{what}: it learns virtual tokens, which the measured model does not have; {remedy}"
+        )
+    ids = probe_tokens(base)
+    if invocation := getattr(config, "alora_invocation_tokens", None):
+        ids = torch.cat([ids, torch.tensor([invocation], device=ids.device), ids], dim=1)
+    try:
+        trained = probe_logits(adapted, ids)
+    except Exception as error:  # a method that needs more than tokens, such as task numbers
+        raise ValueError(
+            f"{what}: it does not run on tokens alone ({first_line(error)}); {remedy}"
+        ) from error
+    gap = relative_difference(probe_logits(base, ids), trained)
+    if not gap <= tolerance_of(base):
+        raise ValueError(
+            f"{what}: the measured model's logits differ by {gap:.2g} of their size from those of the "
+            f"trained one; {remedy}"
+        )
 
 
 @contextmanager

@@ -333,3 +333,51 @@ def test_settings_are_checked(tiny: ChatModel, tmp_path: Path) -> None:
             train_dataset=rows(tiny),  # pyright: ignore[reportArgumentType]
             callbacks=[ElasticityCallback(SMALL)],
         ).train()
+
+
+def test_what_the_measured_model_does_not_hold_is_refused_by_name(tiny: ChatModel) -> None:
+    """The base under virtual tokens or an adapter that waits for a string is not the model that is trained."""
+    from peft import LoraConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
+
+    from interp.tracking.callback import _chat_model
+
+    virtual = [
+        (config(task_type="CAUSAL_LM", num_virtual_tokens=4), kind)
+        for config, kind in (
+            (PromptTuningConfig, "PROMPT_TUNING"),
+            (PrefixTuningConfig, "PREFIX_TUNING"),
+            (PromptEncoderConfig, "P_TUNING"),
+        )
+    ]
+    lora = {"task_type": "CAUSAL_LM", "target_modules": ["q_proj"], "init_lora_weights": False}
+    activated = LoraConfig(**lora, alora_invocation_tokens=[7, 8])
+    for config, kind in [*virtual, (activated, "LORA")]:
+        trained: Any = get_peft_model(fresh(tiny), config).eval()
+        with pytest.raises(ValueError, match=f"the live callback cannot measure {kind}: .*train an adapter"):
+            _chat_model(trained, tiny.tokenizer)
+    trained = get_peft_model(fresh(tiny), LoraConfig(**lora)).eval()
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        measured = _chat_model(trained, tiny.tokenizer).hf(ids).logits
+        assert torch.equal(measured, trained(ids).logits)
+        assert not torch.equal(measured, tiny.hf(ids).logits)  # control: the adapter does something
+
+
+def test_a_trainer_of_virtual_tokens_stops_before_its_first_step(tiny: ChatModel, tmp_path: Path) -> None:
+    from peft import PromptTuningConfig, get_peft_model
+
+    trained: Any = get_peft_model(
+        fresh(tiny), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    )
+    trainer = Trainer(
+        model=trained,
+        args=TrainingArguments(
+            output_dir=str(tmp_path), max_steps=1, use_cpu=True, report_to=[], disable_tqdm=True
+        ),
+        train_dataset=rows(tiny),  # pyright: ignore[reportArgumentType]
+        processing_class=copy.deepcopy(tiny.tokenizer),
+    )
+    ElasticityCallback(SMALL).attach(trainer)
+    with pytest.raises(ValueError, match="cannot measure PROMPT_TUNING: it learns virtual tokens"):
+        trainer.train()
+    assert trainer.state.global_step == 0
