@@ -115,7 +115,11 @@ def _merge(hf: PreTrainedModel, adapter: str, before: Snapshot, shown: str) -> N
         )
     if in_float32:
         before.round()
-        lost = relative_difference(probe_logits(hf, attached.ids) - after, after - attached.base)
+        first = len(attached.base)
+        rounded = probe_logits(hf, attached.ids[:, :first])
+        lost = (rounded - after[:first]).norm().item() / max(
+            (after[:first] - attached.base).norm().item(), 1e-9
+        )
         if lost > _LOST:
             logger.warning(
                 "%s changes %s so little that rounding to half precision loses %.0f%% of it; load with dtype='float32'",
