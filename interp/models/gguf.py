@@ -1,5 +1,8 @@
 """GGUF files → folders of float32 safetensors in the cache, converted once.
 
+A split file is converted as a whole, whichever of its shards is given. Only a file of which everything was used is
+converted (`interp.models.gguf_conversion`).
+
 The cache folder is `$INTERP_CACHE`, else `$XDG_CACHE_HOME/interp`, else `~/.cache/interp`; a converted copy is verified
 by its SHA-256 at every use and converted again when it does not match.
 """
@@ -8,16 +11,16 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
-
 logger = logging.getLogger(__name__)
+
+CONVERSION = 2
+"""Version of the conversion; a copy of an earlier one is made again."""
+_SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 
 
 def cache_folder() -> Path:
@@ -30,11 +33,11 @@ def cache_folder() -> Path:
 def convert_gguf(path: Path) -> Path:
     """Dequantise a GGUF file to a safetensors folder in the cache, once; return that folder.
 
-    The folder is named by the file's SHA-256 and appears by one rename, so a killed conversion leaves nothing
-    behind. A copy whose weights no longer match their recorded hash is converted again.
+    The folder is named by the file's SHA-256 (of all shards for a split file) and appears by one rename, so a killed
+    conversion leaves nothing behind. A copy whose weights no longer match their recorded hash is converted again.
 
     Raises:
-        ValueError: the file does not exist, is not GGUF, or is truncated.
+        ValueError: the file does not exist, is not GGUF, is truncated, or holds what the model would not use.
         OSError: the cache folder is full or not writable.
     """
     if not path.is_file():
@@ -42,19 +45,29 @@ def convert_gguf(path: Path) -> Path:
     with path.open("rb") as stream:
         if stream.read(4) != b"GGUF":
             raise ValueError(f"{path} is not a GGUF file (it does not start with 'GGUF'); check the download")
-    digest = _sha256(path)
-    target = cache_folder() / f"{path.stem}-{digest[:16]}"
+    shards = shards_of(path)
+    digest = _sha256(path) if len(shards) == 1 else _joint_digest(shards)
+    match = _SHARD.fullmatch(path.name)
+    target = cache_folder() / f"{match[1] if match else path.stem}-{digest[:16]}"
     if target.is_dir():
         if _is_intact(target):
             return target
-        logger.warning("the converted copy in %s is damaged; converting %s again", target, path)
+        logger.warning(
+            "the converted copy in %s is of an earlier version or is damaged; converting %s again",
+            target,
+            path,
+        )
         shutil.rmtree(target)
     logger.warning("converting %s to safetensors in %s (once)", path.name, target)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
         unfinished = Path(scratch) / "model"
-        _dequantise(path, unfinished)
-        record = {"gguf_sha256": digest, "weights_sha256": _weights_digest(unfinished)}
+        _dequantise(shards, unfinished)
+        record = {
+            "version": CONVERSION,
+            "gguf_sha256": digest,
+            "weights_sha256": _weights_digest(unfinished),
+        }
         (unfinished / "interp-conversion.json").write_text(json.dumps(record, indent=1))
         try:
             unfinished.rename(target)
@@ -64,35 +77,35 @@ def convert_gguf(path: Path) -> Path:
     return target
 
 
-def _dequantise(path: Path, folder: Path) -> None:
-    # Parse the header and every tensor's extent first: a truncated file is found in a second, not in minutes,
-    # and gets a message of its own.
-    import gguf
+def shards_of(path: Path) -> list[Path]:
+    """All files of the model that `path` is a shard of, by name; `path` alone where it is not one of several.
 
-    try:
-        gguf.GGUFReader(str(path))
-    except Exception as error:
+    Raises:
+        ValueError: a shard is not beside the others.
+    """
+    match = _SHARD.fullmatch(path.name)
+    if match is None:
+        return [path]
+    stem, _, total = match.groups()
+    shards = [path.parent / f"{stem}-{number:05}-of-{total}.gguf" for number in range(1, int(total) + 1)]
+    missing = [shard.name for shard in shards if not shard.is_file()]
+    if missing:
         raise ValueError(
-            f"cannot read {path} as GGUF ({error}); it is truncated or damaged, download it again"
-        ) from error
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
-        hf = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32)
-    except Exception as error:
-        raise ValueError(f"transformers cannot convert {path}: {error}") from error
-    # The weights are plain float32 now; save_pretrained refuses as long as the model says it is quantised.
-    hf.__dict__["hf_quantizer"] = None
-    hf.config.__dict__.pop("quantization_config", None)
-    try:
-        hf.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    except SafetensorError as error:  # how safetensors reports a full disk
-        raise OSError(f"cannot write {folder}: {error}") from error
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
+            f"{path} is one of {int(total)} files of a model, and {', '.join(missing[:3])} "
+            f"{'is' if len(missing) == 1 else 'are'} missing from its folder; download all of them"
+        )
+    return shards
+
+
+def _joint_digest(shards: list[Path]) -> str:
+    return hashlib.sha256("".join(map(_sha256, shards)).encode()).hexdigest()
+
+
+def _dequantise(shards: list[Path], folder: Path) -> None:
+    # Imported here because most loads find a converted copy.
+    from interp.models.gguf_conversion import write_converted
+
+    write_converted(shards, folder)
 
 
 def _sha256(path: Path) -> str:
@@ -107,6 +120,8 @@ def _weights_digest(folder: Path) -> dict[str, str]:
 def _is_intact(folder: Path) -> bool:
     try:
         record = json.loads((folder / "interp-conversion.json").read_text())
+        if record.get("version") != CONVERSION:
+            return False
         return bool(record["weights_sha256"]) and record["weights_sha256"] == _weights_digest(folder)
     except (OSError, ValueError, KeyError):
         return False
