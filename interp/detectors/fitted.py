@@ -33,6 +33,7 @@ from interp.detectors.detector import (
 )
 from interp.evaluation.responses import respond
 from interp.models.chat_model import ChatModel
+from interp.models.prompt_frames import frame_difference
 from interp.models.prompt_inputs import Message, PromptIdentity
 from interp.models.tokens import ChatTokens, PromptInput, tokenize
 from interp.representations.beliefs import states
@@ -273,6 +274,15 @@ class FittedDetector(ABC, Generic[DetectionT]):
         return "harmful" if harmfulness > self.threshold else "harmless"
 
     def _check(self, model: ChatModel) -> None:
+        if difference := frame_difference(self.fitted_on.get("prompt_frame"), model.prompt_frame):
+            day = self.fitted_on.get("date")
+            remedy = (
+                f"load the model with date={day!r}" if day else "load the model with the guard's template"
+            )
+            raise ValueError(
+                f"this guard was fitted on prompts in another frame: {difference}; {remedy}, or fit a guard on this "
+                f"model ({self.command})"
+            )
         for key, found, what in (
             ("weights_hash", model.weights_hash, "weights"),
             ("template_hash", model.template_hash, "chat template"),

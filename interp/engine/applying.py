@@ -220,6 +220,7 @@ def prepare(model: ChatModel, intervention: Any) -> Any:
             f"direction has d_model {intervention.width}, but {model.name} has {model.d_model}: it was fitted on "
             "another model"
         )
+    model.warn_of_frame(getattr(intervention, "prompt_frame", None))
     return intervention.to(model.device, model.dtype) if hasattr(intervention, "to") else intervention
 
 

@@ -16,7 +16,7 @@ Zhao et al. 2025, arXiv:2507.11878 (their `max_decode_step_while_intervene` = 1 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -73,6 +73,8 @@ class Ablate:
     """Sites to act at; the default leaves no component anywhere in the stream."""
     normalised: bool
     """Whether the direction is known to have length 1; set by `to`, so that no pass takes a norm again."""
+    prompt_frame: tuple[str, str] | None = field(default=None, init=False, repr=False)
+    """Text around the instructions that the direction was read on; None where it is unknown."""
 
     def __init__(
         self,
@@ -93,6 +95,7 @@ class Ablate:
             new_tokens=new_tokens,
             sites=site_list(sites),
             normalised=normalised,
+            prompt_frame=_frame(given),
         )
         _check(self)
 
@@ -134,6 +137,8 @@ class Add:
     """Generated tokens to act at."""
     sites: tuple[Site, ...]
     """Sites to act at."""
+    prompt_frame: tuple[str, str] | None = field(default=None, init=False, repr=False)
+    """Text around the instructions that the direction was read on; None where it is unknown."""
 
     def __init__(
         self,
@@ -180,6 +185,7 @@ class Add:
             positions=positions,
             new_tokens=new_tokens,
             sites=site_list(own_site if sites is None else sites),  # pyright: ignore[reportArgumentType]
+            prompt_frame=_frame(given),
         )
         _check(self)
 
@@ -196,6 +202,11 @@ class Add:
         if self.coefficient == 1.0:
             return resid + self.direction.to(resid)
         return resid + (self.coefficient * self.direction).to(resid)
+
+
+def _frame(given: Any) -> tuple[str, str] | None:
+    frame = given.provenance.get("prompt_frame") if isinstance(given, Direction) else None
+    return None if frame is None else (str(frame[0]), str(frame[1]))
 
 
 def _fill(intervention: "Ablate | Add", **values: Any) -> None:

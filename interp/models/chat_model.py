@@ -17,6 +17,7 @@ resid_post = resid_pre + attn_out + mlp_out in every block; a model for which th
 
 import copy
 import hashlib
+import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,16 +31,20 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interp.display.cards import Card, Shown
 from interp.models.adapter_merging import merged_adapter
+from interp.models.adapter_tokenizers import adapter_tokenizer
 from interp.models.architecture import Writer, find_blocks, find_writers
 from interp.models.conversations import template_of
 from interp.models.layers import Layers, layer_list
 from interp.models.loading import load_checkpoint
+from interp.models.prompt_frames import PromptFrame, dated, dated_like, frame_difference, frame_of
 from interp.models.residual_stream import runs_in_parallel
 from interp.models.sites import SITES, Edit, Site, edited
 from interp.models.sources import BUNDLED_MODELS, ModelSource, SourceFiles, adapter_digest, read_template
 from interp.models.threads import lock_of
 from interp.models.weight_hashes import WeightHash, weight_states
 from interp.storage.provenance import IN_MEMORY
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["SITES", "ChatModel", "Edit", "Site", "load", "with_adapter"]
 
@@ -54,6 +59,7 @@ class ChatModel(Shown):
         source: argument with which `load` loads it again; the name when None.
         chat_template: template passed to `load`, for provenance; None is the tokenizer's own.
         files: files that model and adapter were read from, for provenance.
+        date: date that a template with a date shows, ISO 8601; today when None.
 
     Raises:
         ValueError: slow tokenizer, or a model whose blocks write to the residual stream in a way that the sites
@@ -71,6 +77,7 @@ class ChatModel(Shown):
         source: str | None = None,
         chat_template: str | None = None,
         files: SourceFiles | None = None,
+        date: str | None = None,
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise ValueError(
@@ -78,7 +85,7 @@ class ChatModel(Shown):
                 f"got {type(tokenizer).__name__}"
             )
         self.hf = hf.eval()
-        self.tokenizer = tokenizer
+        self.tokenizer, self.date = dated(tokenizer, date)
         self.name = name
         self.revision = revision
         self.adapter = adapter
@@ -93,6 +100,7 @@ class ChatModel(Shown):
         self.batch_size: int | None = None
         self._files = files
         self._as_loaded = None if files is None else self._state()
+        self._strange_frames: set[tuple[str, str]] = set()
 
     def __repr__(self) -> str:
         adapter = f" + {self.adapter}" if self.adapter and self.name not in BUNDLED_MODELS else ""
@@ -165,9 +173,29 @@ class ChatModel(Shown):
 
     @cached_property
     def template_hash(self) -> str | None:
-        """SHA-256 of the chat template; None when the tokenizer has none."""
+        """SHA-256 of the chat template, and of its date where it shows one; None when the tokenizer has none."""
         template = self.tokenizer.chat_template
-        return None if template is None else hashlib.sha256(str(template).encode()).hexdigest()
+        return (
+            None if template is None else hashlib.sha256(f"{template}{self.date or ''}".encode()).hexdigest()
+        )
+
+    @cached_property
+    def prompt_frame(self) -> PromptFrame | None:
+        """The rendered text around an instruction; None without a chat template."""
+        return frame_of(self.tokenizer)
+
+    def warn_of_frame(self, made_with: tuple[str, str] | None) -> None:
+        """Warn, once for each frame, that a direction was read on prompts in another frame than this model's."""
+        difference = frame_difference(made_with, self.prompt_frame)
+        if made_with is None or difference is None or made_with in self._strange_frames:
+            return
+        self._strange_frames.add(made_with)
+        logger.warning(
+            "a direction was read on prompts in another frame than those of %s: %s; load the model with the same chat "
+            "template and date, or fit the direction again",
+            self.name,
+            difference,
+        )
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -181,6 +209,8 @@ class ChatModel(Shown):
             "adapter_hash": adapter_digest(self.adapter),
             "chat_template": self.chat_template,
             "template_hash": self.template_hash,
+            "prompt_frame": None if self.prompt_frame is None else tuple(self.prompt_frame),
+            "date": self.date,
             "n_layers": self.n_layers,
             "d_model": self.d_model,
             "dtype": str(self.dtype).removeprefix("torch."),
@@ -280,6 +310,7 @@ def load(
     dtype: torch.dtype | str | None = None,
     device: str | None = None,
     chat_template: str | Path | None = None,
+    date: str | None = None,
     trust_remote_code: bool = False,
 ) -> ChatModel:
     """Load a chat model by bundled name, Hub id, folder or `.gguf` file, optionally with a PEFT adapter.
@@ -291,7 +322,8 @@ def load(
         dtype: `float32`, `bfloat16` or `float16`; by default float32 on CPU and the checkpoint's own on GPU.
         device: by default CUDA if available, else CPU.
         chat_template: `plain` (each message on a line of its own) or a file with a Jinja template, for base models,
-            whose tokenizers have none.
+            whose tokenizers have none. With an adapter that has a template of its own, that is used by default.
+        date: date that the chat template shows, where it shows one, such as `2026-01-31`; today when None.
         trust_remote_code: run Python code from the checkpoint; off by default.
 
     Raises:
@@ -322,6 +354,7 @@ def load(
         else source,
         chat_template=None if chat_template is None else str(chat_template),
         files=checkpoint.files,
+        date=date,
     )
 
 
@@ -346,13 +379,17 @@ def with_adapter(model: ChatModel, adapter: str) -> Iterator[ChatModel]:
     Raises:
         ValueError: no such adapter, an unreadable one, or one made for another model.
     """
+    tokenizer = model.tokenizer
+    if model.chat_template is None:  # a template that was asked for goes before the adapter's own
+        tokenizer = adapter_tokenizer(tokenizer, str(adapter), n_embeddings=model.d_vocab)
     with merged_adapter(model.hf, str(adapter), shown=model.name):
         yield ChatModel(
             model.hf,
-            model.tokenizer,
+            tokenizer,
             name=model.name,
             revision=model.revision,
             adapter=str(adapter),
             source=model.source,
             chat_template=model.chat_template,
+            date=dated_like(tokenizer, model.date),
         )

@@ -30,8 +30,22 @@ _REASONING = ("reasoning_content", "reasoning", "thinking")
 """Name of the template for base models: each message on a line of its own."""
 _PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
 
+DATE_ATTRIBUTE = "interp_template_date"
+"""Attribute of a tokenizer that holds the `TemplateDate` of its template, where it is pinned."""
+
 Options = Mapping[str, Any] | None
 """Variables for the chat template, such as `{"enable_thinking": False}`."""
+
+
+class TemplateDate(NamedTuple):
+    """A date on which a tokenizer's template is rendered (`interp.models.prompt_frames`)."""
+
+    iso: str
+    """The date, ISO 8601."""
+    prelude: str
+    """Template text that goes before the template and defines its clock."""
+    options: Mapping[str, Any]
+    """Variables of the template that hold the date."""
 
 
 class RenderedPrompt(NamedTuple):
@@ -67,6 +81,15 @@ def render_instructions(
         whole = _render(tokenizer, messages(text), options)
         rendered.append(RenderedPrompt(whole, _find(text, whole, before, after, row), None, len(whole)))
     return rendered
+
+
+def render_frame(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """The rendered text before and after a single instruction.
+
+    Raises:
+        ValueError: as for `render_conversation`.
+    """
+    return _around(lambda text: _render(tokenizer, [{"role": "user", "content": text}], None))
 
 
 def render_conversation(
@@ -135,7 +158,9 @@ def token_places(offsets: Sequence[tuple[int, int]], prompt: RenderedPrompt) -> 
     """Find the tokens of the parts of a prompt from the characters that each token covers."""
     begin, finish = prompt.instruction
     # Tokenizers that trim their offsets (GPT-2) give a token of spaces zero width, at the end of the spaces.
-    inside = [i for i, (a, b) in enumerate(offsets) if b > begin and (a < finish or b == finish)]
+    covering = [i for i, (a, b) in enumerate(offsets) if b > begin and (a < finish or b == finish)]
+    # A token of the template that takes in white space of the instruction (Phi-3's `<|user|>`) belongs to the template.
+    inside = [i for i in covering if not _swallows_space(offsets[i], prompt)] or covering
     # A token that straddles the instruction's end contains template characters: it is t_inst only if the instruction
     # has no other token.
     whole = [i for i in inside if offsets[i][1] <= finish]
@@ -147,6 +172,13 @@ def token_places(offsets: Sequence[tuple[int, int]], prompt: RenderedPrompt) -> 
         thoughts = [i for i in own if offsets[i][0] < prompt.thinking[1]]
         thinking = (prefill, thoughts[-1] + 1)
     return TokenPlaces(inside[0], end, prefill, thinking)
+
+
+def _swallows_space(offsets: tuple[int, int], prompt: RenderedPrompt) -> bool:
+    """Whether a token reaches beyond the instruction and covers nothing but white space of it."""
+    (start, stop), (begin, finish) = offsets, prompt.instruction
+    inside = prompt.text[max(start, begin) : min(stop, finish)]
+    return (start < begin or stop > finish) and not inside.strip()
 
 
 def template_of(tokenizer: PreTrainedTokenizerBase, given: str | Path) -> str:
@@ -252,12 +284,16 @@ def _render(
             f"{tokenizer.name_or_path or 'this tokenizer'} has no chat template, as base models have none; load it "
             f"with chat_template={PLAIN!r} (each message on a line of its own) or chat_template=FILE"
         )
+    date: TemplateDate | None = getattr(tokenizer, DATE_ATTRIBUTE, None)
+    variables = {**(date.options if date else {}), **(options or {})}
     try:
+        if date is not None:
+            variables["chat_template"] = date.prelude + str(tokenizer.get_chat_template())
         rendered = tokenizer.apply_chat_template(
             [dict(message) for message in messages],
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
-            **dict(options or {}),
+            **variables,
         )
     except Exception as error:  # Jinja's own errors and the template's raise_exception
         roles = {message["role"] for message in messages}

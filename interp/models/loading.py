@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging as transformers_logging
 
 from interp.models.adapter_merging import merge_adapter
+from interp.models.adapter_tokenizers import adapter_tokenizer
 from interp.models.gguf import convert_gguf
 from interp.models.hub import hub_options
 from interp.models.sources import BUNDLED_MODELS, ModelSource, SourceFiles
@@ -66,6 +67,10 @@ def load_checkpoint(
     folder = None if asked.adapter_place is None else str(asked.adapter_place)
     if folder is not None:
         merge_adapter(hf, folder, shown=asked.source)
+        embedding: Any = hf.get_input_embeddings()
+        tokenizer = adapter_tokenizer(
+            tokenizer, folder, n_embeddings=len(embedding.weight), trust_remote_code=trust_remote_code
+        )
     hf = hf.eval().to(torch.device(device))  # pyright: ignore[reportArgumentType]
     files = asked.files()  # only now is what comes from the Hub in its cache
     if before is not None and files is not None and before.stamps != files.stamps:

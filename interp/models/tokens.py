@@ -46,6 +46,7 @@ from interp.models.prompt_inputs import (
     PromptIdentity,
     gather_prompts,
 )
+from interp.models.template_warnings import warn_of_template
 from interp.models.token_display import SHOWN_ROWS, roles_html
 
 _POST_INST = re.compile(r"post_inst\[(-?\d+)\]")
@@ -350,6 +351,7 @@ def _tokenised(
         token_places(offsets, prompt)
         for offsets, prompt in zip(encoded["offset_mapping"], rendered, strict=True)
     ]
+    warn_of_template(tokenizer, encoded["input_ids"][0], places)
     return ChatTokens(
         ids=tuple(tuple(ids) for ids in encoded["input_ids"]),
         starts=tuple(place.start for place in places),

@@ -50,6 +50,10 @@ class ModelProvenance:
     files_hash: str | None = None
     """SHA-256 of the files of model and adapter (of a commit's name, for those of the Hub); `in memory` for weights or
     a chat template that are not those of files; None in runs written before this was recorded."""
+    prompt_frame: tuple[str, str] | None = None
+    """Rendered text before and after an instruction; None where it is unknown."""
+    date: str | None = None
+    """Date that the chat template shows, ISO 8601; None where it shows none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,132 @@
+"""The text that a chat template puts around an instruction, and the date in it.
+
+What a template renders is more than its own text: some show today's date (`strftime_now`), so that the same template
+gives other tokens every day, and activations at all positions after it move. The frame is the rendered text before and
+after an instruction; results carry it, and what was fitted under another frame says so. A model whose template shows a
+date has one date for as long as it is loaded: that of `load(..., date="2026-01-31")`, or the day it was loaded.
+"""
+
+import copy
+import logging
+from collections.abc import Sequence
+from datetime import date as Date
+from datetime import datetime, time
+from typing import NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+from interp.models.conversations import DATE_ATTRIBUTE, TemplateDate, render_frame
+
+logger = logging.getLogger(__name__)
+
+_VARIABLES = ("date_string", "current_date", "today_date", "todays_date", "today", "date")
+"""Variables from which templates take a date; written as `26 Jul 2024`, as that of Llama 3 is."""
+_DIRECTIVES = (
+    *(f"%-{letter}" for letter in "dmHIMSjy"),
+    *(f"%{letter}" for letter in "aAbBcdDeFfGhHIjmMnpRStTuUVwWxXyYzZ"),
+    "%%",
+)
+_TWO_DAYS = ("2001-02-03", "2019-11-28")
+
+
+class PromptFrame(NamedTuple):
+    """The rendered text around an instruction."""
+
+    before: str
+    """Text before the instruction: system message, date, opening of the user's turn."""
+    after: str
+    """Text after it, up to where the model's answer begins."""
+
+
+def frame_of(tokenizer: PreTrainedTokenizerBase) -> PromptFrame | None:
+    """The frame of a single instruction; None without a chat template, or with one that shows none."""
+    if not tokenizer.chat_template:
+        return None
+    try:
+        return PromptFrame(*render_frame(tokenizer))
+    except (
+        ValueError
+    ):  # a template that needs options, or hides the instruction; said when prompts are tokenised
+        return None
+
+
+def dated(tokenizer: PreTrainedTokenizerBase, date: str | None) -> tuple[PreTrainedTokenizerBase, str | None]:
+    """The tokenizer with the date of its template pinned, and that date; unchanged with None where it shows none.
+
+    Args:
+        date: ISO 8601; None is the date that the tokenizer has, else today, where the template shows one.
+
+    Raises:
+        ValueError: not a date, or a date for a template that shows none.
+    """
+    pinned: TemplateDate | None = getattr(tokenizer, DATE_ATTRIBUTE, None)
+    if date is None and pinned is not None:
+        return tokenizer, pinned.iso
+    wanted = None if date is None else _parsed(date)
+    if not _shows_date(tokenizer, variables=wanted is not None):
+        if date is not None:
+            raise ValueError(
+                f"date={date!r} is given, and the chat template shows no date; leave date out (a template takes it "
+                f"from strftime_now or one of the variables {', '.join(_VARIABLES)})"
+            )
+        return tokenizer, None
+    if wanted is None:
+        wanted = datetime.now().date()
+        logger.warning(
+            "the chat template shows the date: it stays %s while this model is loaded; give date=%r to get the same "
+            "prompts on another day",
+            wanted,
+            wanted.isoformat(),
+        )
+    return _with_date(tokenizer, wanted, date is not None), wanted.isoformat()
+
+
+def dated_like(tokenizer: PreTrainedTokenizerBase, date: str | None) -> str | None:
+    """The date for another tokenizer of the same model: this one where its template shows a date, else None."""
+    shows = date is not None and any(_shows_date(tokenizer, variables=option) for option in (False, True))
+    return date if shows else None
+
+
+def _shows_date(tokenizer: PreTrainedTokenizerBase, *, variables: bool) -> bool:
+    early, late = (frame_of(_with_date(tokenizer, _parsed(day), variables)) for day in _TWO_DAYS)
+    return early != late
+
+
+def frame_difference(was: Sequence[str] | None, now: Sequence[str] | None) -> str | None:
+    """How two frames differ, in words; None where they do not, or where one is unknown."""
+    if was is None or now is None or tuple(was) == tuple(now):
+        return None
+    for where, old, new in zip(("before", "after"), was, now, strict=True):
+        if old != new:
+            start = next(
+                (i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new))
+            )
+            shown = slice(max(0, start - 12), start + 24)
+            return f"the text {where} the instruction was {old[shown]!r} and is {new[shown]!r}"
+    return None
+
+
+def _with_date(tokenizer: PreTrainedTokenizerBase, day: Date, variables: bool) -> PreTrainedTokenizerBase:
+    """A copy that renders its template on this day; its vocabulary is shared with the original."""
+    options = dict.fromkeys(_VARIABLES, day.strftime("%d %b %Y")) if variables else {}
+    pinned = copy.copy(tokenizer)
+    setattr(pinned, DATE_ATTRIBUTE, TemplateDate(day.isoformat(), _clock(day), options))
+    return pinned
+
+
+def _clock(day: Date) -> str:
+    """A macro in place of transformers' `strftime_now`, on this day at midnight.
+
+    Templates only get plain data from outside, so the clock is written in Jinja: every directive is replaced.
+    """
+    moment = datetime.combine(day, time.min)
+    replaced = "".join(f".replace({name!r}, {moment.strftime(name)!r})" for name in _DIRECTIVES)
+    # The newline is taken by the end of the block, so that the template begins as it does alone.
+    return f"{{% macro strftime_now(format) %}}{{{{ format{replaced} }}}}{{% endmacro %}}\n"
+
+
+def _parsed(date: str) -> Date:
+    try:
+        return Date.fromisoformat(date)
+    except ValueError:
+        raise ValueError(f"date must be written as 2026-01-31, got {date!r}") from None
