@@ -9,6 +9,7 @@ Names below are loaded at first use, so that `import interp` stays fast; every o
 
 import sys
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names for editors and type checkers
@@ -71,13 +72,15 @@ __all__ = sorted(_NAMES)  # pyright: ignore[reportUnsupportedDunderAll] (it read
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("interp-workbench")
     if name not in _NAMES:
         raise AttributeError(f"module 'interp' has no attribute {name!r}; it has {', '.join(__all__)}")
     return getattr(import_module(_NAMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*__all__, "__version__"]
 
 
 if "IPython" in sys.modules:  # a user's mistake is one line there

@@ -36,6 +36,7 @@ from interp.models.architecture import Writer, find_blocks, find_writers
 from interp.models.conversations import template_of
 from interp.models.layers import Layers, layer_list
 from interp.models.loading import load_checkpoint
+from interp.models.model_copies import shared_copy
 from interp.models.prompt_frames import PromptFrame, dated, dated_like, frame_difference, frame_of
 from interp.models.residual_stream import runs_in_parallel
 from interp.models.sites import SITES, Edit, Site, edited
@@ -288,8 +289,7 @@ class ChatModel(Shown):
         from transformer_lens.model_bridge import TransformerBridge
         from transformers import AutoTokenizer
 
-        shared = {id(t): t for t in (*self.hf.parameters(), *self.hf.buffers())}
-        twin = copy.deepcopy(self.hf, memo=shared)  # pyright: ignore[reportArgumentType]
+        twin = shared_copy(self.hf)
         if not twin.config.architectures:  # the bridge looks its adapter up by this name
             twin.config.architectures = [type(self.hf).__name__]
         # The bridge edits its tokenizer and loads it again from its folder: give it a copy, in a folder that exists as
@@ -303,8 +303,9 @@ class ChatModel(Shown):
 
 
 def load(
-    name: str = "smollm2-safe",
+    name: str | Path | nn.Module = "smollm2-safe",
     *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     adapter: str | None = None,
     revision: str | None = None,
     dtype: torch.dtype | str | None = None,
@@ -316,7 +317,9 @@ def load(
     """Load a chat model by bundled name, Hub id, folder or `.gguf` file, optionally with a PEFT adapter.
 
     Args:
-        name: `smollm2`, `smollm2-safe`, `owner/model`, `owner/model@revision`, a folder, or a `.gguf` file.
+        name: `smollm2`, `smollm2-safe`, `owner/model`, `owner/model@revision`, a folder, a `.gguf` file, or a
+            transformers model, which stays as it is: its weights are shared, not copied.
+        tokenizer: of a model that is loaded already.
         adapter: PEFT folder or Hub id, merged into the weights.
         revision: Hub branch, tag or commit.
         dtype: `float32`, `bfloat16` or `float16`; by default float32 on CPU and the checkpoint's own on GPU.
@@ -332,6 +335,11 @@ def load(
     """
     if chat_template is not None:
         read_template(chat_template)  # a mistake in it is found before the model is loaded
+    if not isinstance(name, (str, Path)):
+        given = {"adapter": adapter, "revision": revision, "dtype": dtype, "device": device}
+        return _loaded(name, tokenizer, given, chat_template=chat_template, date=date)
+    if tokenizer is not None:
+        raise ValueError("tokenizer= belongs to a model that is loaded already; a checkpoint has its own")
     checkpoint = load_checkpoint(
         str(name),
         adapter=adapter,
@@ -367,9 +375,45 @@ def load_source(source: ModelSource) -> ChatModel:
         dtype=source.dtype,
         device=source.device,
         chat_template=source.chat_template,
+        date=source.date,
     )
     model.batch_size = source.batch_size
     return model
+
+
+def _loaded(
+    hf: Any,
+    tokenizer: PreTrainedTokenizerBase | None,
+    given: dict[str, Any],
+    *,
+    chat_template: str | Path | None,
+    date: str | None,
+) -> ChatModel:
+    """A `ChatModel` over a model of the user's."""
+    if not isinstance(hf, PreTrainedModel):
+        hint = (
+            "; merge its adapter first: model.merge_and_unload()" if hasattr(hf, "merge_and_unload") else ""
+        )
+        raise ValueError(
+            f"load takes a name, a folder, a .gguf file or a transformers model, got {type(hf).__name__}{hint}"
+        )
+    if tokenizer is None:
+        raise ValueError(
+            "a model that is loaded already needs tokenizer=, such as AutoTokenizer.from_pretrained(...)"
+        )
+    if extra := [name for name, value in given.items() if value is not None]:
+        raise ValueError(f"{', '.join(extra)} belong to loading a checkpoint; this model is loaded already")
+    if chat_template is not None:
+        template = template_of(tokenizer, chat_template)
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.chat_template = template
+    return ChatModel(
+        shared_copy(hf),
+        tokenizer,
+        name=str(hf.name_or_path or type(hf).__name__),
+        chat_template=None if chat_template is None else str(chat_template),
+        date=date,
+    )
 
 
 @contextmanager
