@@ -52,6 +52,13 @@ _MODEL_OPTIONS = {
             help="A Jinja file, or plain (for base models); the tokenizer's own if not given.",
         ),
     ],
+    "date": Annotated[
+        str | None,
+        typer.Option(
+            "--date",
+            help="Date that the chat template shows, such as 2026-01-31; today if not given, where it shows one.",
+        ),
+    ],
     "batch_size": Annotated[
         int | None,
         typer.Option(

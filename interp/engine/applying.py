@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from interp.engine.interventions import Intervention, new_token_limit
 from interp.engine.layouts import PassLayout
 from interp.models.chat_model import ChatModel
+from interp.models.prompt_frames import warn_of_frame
 from interp.models.sites import Edit, Site
 from interp.models.threads import in_this_thread
 from interp.models.tokens import ChatTokens
@@ -220,7 +221,8 @@ def prepare(model: ChatModel, intervention: Any) -> Any:
             f"direction has d_model {intervention.width}, but {model.name} has {model.d_model}: it was fitted on "
             "another model"
         )
-    model.warn_of_frame(getattr(intervention, "prompt_frame", None))
+    frame = getattr(intervention, "prompt_frame", None)
+    warn_of_frame(frame, model.prompt_frame, model=model.name, warned=model.strange_frames)
     return intervention.to(model.device, model.dtype) if hasattr(intervention, "to") else intervention
 
 

@@ -8,6 +8,7 @@ folder is another model.
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from datetime import date as Date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,8 +88,10 @@ def _source_differences(asked: ModelSource, about: ModelProvenance) -> list[str]
     if asked.chat_template is None or (template := read_template(asked.chat_template)) is None:
         found += _differs("chat template", about.chat_template, asked.chat_template)
     else:
-        ours = hashlib.sha256(template.encode()).hexdigest()
+        ours = hashlib.sha256(f"{template}{about.date or ''}".encode()).hexdigest()
         found += _differs("chat template's hash", _short(about.template_hash), _short(ours))
+    if about.date is not None or asked.date is not None:
+        found += _differs("date of the chat template", about.date, asked.date or Date.today().isoformat())
     dtype = asked.dtype or ("float32" if about.device == "cpu" else _own_dtype(asked.place) or about.dtype)
     found += _differs("dtype", about.dtype, dtype)
     return found or _file_differences(asked, about)

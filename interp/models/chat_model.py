@@ -15,9 +15,7 @@ resid_post = resid_pre + attn_out + mlp_out in every block; a model for which th
     model.site("resid_pre", 12)            # 'blocks.12.hook_resid_pre'
 """
 
-import copy
 import hashlib
-import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,15 +35,15 @@ from interp.models.conversations import template_of
 from interp.models.layers import Layers, layer_list
 from interp.models.loading import load_checkpoint
 from interp.models.model_copies import shared_copy
+from interp.models.model_copies import shared_copy, user_model
 from interp.models.prompt_frames import PromptFrame, dated, dated_like, frame_difference, frame_of
+from interp.models.prompt_frames import PromptFrame, dated, dated_like, frame_of
 from interp.models.residual_stream import runs_in_parallel
 from interp.models.sites import SITES, Edit, Site, edited
 from interp.models.sources import BUNDLED_MODELS, ModelSource, SourceFiles, adapter_digest, read_template
 from interp.models.threads import lock_of
 from interp.models.weight_hashes import WeightHash, weight_states
 from interp.storage.provenance import IN_MEMORY
-
-logger = logging.getLogger(__name__)
 
 __all__ = ["SITES", "ChatModel", "Edit", "Site", "load", "with_adapter"]
 
@@ -101,7 +99,8 @@ class ChatModel(Shown):
         self.batch_size: int | None = None
         self._files = files
         self._as_loaded = None if files is None else self._state()
-        self._strange_frames: set[tuple[str, str]] = set()
+        # Frames of directions that were warned of (`interp.models.prompt_frames`).
+        self.strange_frames: set[tuple[str, str]] = set()
 
     def __repr__(self) -> str:
         adapter = f" + {self.adapter}" if self.adapter and self.name not in BUNDLED_MODELS else ""
@@ -184,19 +183,6 @@ class ChatModel(Shown):
     def prompt_frame(self) -> PromptFrame | None:
         """The rendered text around an instruction; None without a chat template."""
         return frame_of(self.tokenizer)
-
-    def warn_of_frame(self, made_with: tuple[str, str] | None) -> None:
-        """Warn, once for each frame, that a direction was read on prompts in another frame than this model's."""
-        difference = frame_difference(made_with, self.prompt_frame)
-        if made_with is None or difference is None or made_with in self._strange_frames:
-            return
-        self._strange_frames.add(made_with)
-        logger.warning(
-            "a direction was read on prompts in another frame than those of %s: %s; load the model with the same chat "
-            "template and date, or fit the direction again",
-            self.name,
-            difference,
-        )
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -337,7 +323,9 @@ def load(
         read_template(chat_template)  # a mistake in it is found before the model is loaded
     if not isinstance(name, (str, Path)):
         given = {"adapter": adapter, "revision": revision, "dtype": dtype, "device": device}
-        return _loaded(name, tokenizer, given, chat_template=chat_template, date=date)
+        copied = user_model(name, tokenizer, given, chat_template)
+        template = None if chat_template is None else str(chat_template)
+        return ChatModel(copied.hf, copied.tokenizer, name=copied.name, chat_template=template, date=date)
     if tokenizer is not None:
         raise ValueError("tokenizer= belongs to a model that is loaded already; a checkpoint has its own")
     checkpoint = load_checkpoint(
@@ -379,41 +367,6 @@ def load_source(source: ModelSource) -> ChatModel:
     )
     model.batch_size = source.batch_size
     return model
-
-
-def _loaded(
-    hf: Any,
-    tokenizer: PreTrainedTokenizerBase | None,
-    given: dict[str, Any],
-    *,
-    chat_template: str | Path | None,
-    date: str | None,
-) -> ChatModel:
-    """A `ChatModel` over a model of the user's."""
-    if not isinstance(hf, PreTrainedModel):
-        hint = (
-            "; merge its adapter first: model.merge_and_unload()" if hasattr(hf, "merge_and_unload") else ""
-        )
-        raise ValueError(
-            f"load takes a name, a folder, a .gguf file or a transformers model, got {type(hf).__name__}{hint}"
-        )
-    if tokenizer is None:
-        raise ValueError(
-            "a model that is loaded already needs tokenizer=, such as AutoTokenizer.from_pretrained(...)"
-        )
-    if extra := [name for name, value in given.items() if value is not None]:
-        raise ValueError(f"{', '.join(extra)} belong to loading a checkpoint; this model is loaded already")
-    if chat_template is not None:
-        template = template_of(tokenizer, chat_template)
-        tokenizer = copy.deepcopy(tokenizer)
-        tokenizer.chat_template = template
-    return ChatModel(
-        shared_copy(hf),
-        tokenizer,
-        name=str(hf.name_or_path or type(hf).__name__),
-        chat_template=None if chat_template is None else str(chat_template),
-        date=date,
-    )
 
 
 @contextmanager

@@ -1,10 +1,14 @@
-"""A second module tree over the same weights."""
+"""A second module tree over the same weights, for the bridge and for models that a user has loaded."""
 
 import copy
 from collections import OrderedDict
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from interp.models.conversations import template_of
 
 _HOOKS = (
     "_forward_hooks",
@@ -32,3 +36,48 @@ def shared_copy(model: Any) -> Any:
         memo |= {id(hooks): OrderedDict() for name in _HOOKS if (hooks := vars(module).get(name)) is not None}
     twin: nn.Module = copy.deepcopy(model, memo=memo)
     return twin
+
+
+class UserModel(NamedTuple):
+    """What stands for a model that a user has loaded."""
+
+    hf: PreTrainedModel
+    """A copy that shares its weights."""
+    tokenizer: PreTrainedTokenizerBase
+    """The user's tokenizer, or a copy of it with another template."""
+    name: str
+    """Name in results."""
+
+
+def user_model(
+    hf: Any,
+    tokenizer: PreTrainedTokenizerBase | None,
+    given: dict[str, Any],
+    chat_template: str | Path | None,
+) -> UserModel:
+    """A model that a user has loaded, which stays as it is.
+
+    Args:
+        given: arguments of `load` that belong to loading a checkpoint.
+
+    Raises:
+        ValueError: not a transformers model, no tokenizer, or arguments that a loaded model has no use for.
+    """
+    if not isinstance(hf, PreTrainedModel):
+        merge = (
+            "; merge its adapter first: model.merge_and_unload()" if hasattr(hf, "merge_and_unload") else ""
+        )
+        raise ValueError(
+            f"load takes a name, a folder, a .gguf file or a transformers model, got {type(hf).__name__}{merge}"
+        )
+    if tokenizer is None:
+        raise ValueError(
+            "a model that is loaded already needs tokenizer=, such as AutoTokenizer.from_pretrained(...)"
+        )
+    if extra := [name for name, value in given.items() if value is not None]:
+        raise ValueError(f"{', '.join(extra)} belong to loading a checkpoint; this model is loaded already")
+    if chat_template is not None:
+        template = template_of(tokenizer, chat_template)
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.chat_template = template
+    return UserModel(shared_copy(hf), tokenizer, str(hf.name_or_path or type(hf).__name__))

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from interp.models.conversations import DATE_ATTRIBUTE, TemplateDate, render_frame
+from interp.models.sources import check_date
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def dated(tokenizer: PreTrainedTokenizerBase, date: str | None) -> tuple[PreTrai
     pinned: TemplateDate | None = getattr(tokenizer, DATE_ATTRIBUTE, None)
     if date is None and pinned is not None:
         return tokenizer, pinned.iso
-    wanted = None if date is None else _parsed(date)
+    wanted = None if date is None else check_date(date)
     if not _shows_date(tokenizer, variables=wanted is not None):
         if date is not None:
             raise ValueError(
@@ -88,7 +89,7 @@ def dated_like(tokenizer: PreTrainedTokenizerBase, date: str | None) -> str | No
 
 
 def _shows_date(tokenizer: PreTrainedTokenizerBase, *, variables: bool) -> bool:
-    early, late = (frame_of(_with_date(tokenizer, _parsed(day), variables)) for day in _TWO_DAYS)
+    early, late = (frame_of(_with_date(tokenizer, check_date(day), variables)) for day in _TWO_DAYS)
     return early != late
 
 
@@ -104,6 +105,22 @@ def frame_difference(was: Sequence[str] | None, now: Sequence[str] | None) -> st
             shown = slice(max(0, start - 12), start + 24)
             return f"the text {where} the instruction was {old[shown]!r} and is {new[shown]!r}"
     return None
+
+
+def warn_of_frame(
+    made_with: tuple[str, str] | None, now: PromptFrame | None, *, model: str, warned: set[tuple[str, str]]
+) -> None:
+    """Warn, once for each frame, that a direction was read on prompts in another frame than the model's."""
+    difference = frame_difference(made_with, now)
+    if made_with is None or difference is None or made_with in warned:
+        return
+    warned.add(made_with)
+    logger.warning(
+        "a direction was read on prompts in another frame than those of %s: %s; load the model with the same chat "
+        "template and date, or fit the direction again",
+        model,
+        difference,
+    )
 
 
 def _with_date(tokenizer: PreTrainedTokenizerBase, day: Date, variables: bool) -> PreTrainedTokenizerBase:
@@ -123,10 +140,3 @@ def _clock(day: Date) -> str:
     replaced = "".join(f".replace({name!r}, {moment.strftime(name)!r})" for name in _DIRECTIVES)
     # The newline is taken by the end of the block, so that the template begins as it does alone.
     return f"{{% macro strftime_now(format) %}}{{{{ format{replaced} }}}}{{% endmacro %}}\n"
-
-
-def _parsed(date: str) -> Date:
-    try:
-        return Date.fromisoformat(date)
-    except ValueError:
-        raise ValueError(f"date must be written as 2026-01-31, got {date!r}") from None

@@ -8,9 +8,11 @@ A name is a bundled model, a local folder, a `.gguf` file, or a Hub id with or w
 import hashlib
 import importlib.util
 from dataclasses import dataclass
+from datetime import date as Date
 from functools import cache
 from pathlib import Path
 
+from interp.models.gguf import shards_of
 from interp.models.hub import cached_commit
 
 BUNDLED_MODELS = {
@@ -28,6 +30,15 @@ PLAIN = "plain"
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _READ = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt", "*.py")
+_TOKENIZER = (
+    "tokenizer*",
+    "chat_template.*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+)
+"""Files of a tokenizer that stands beside an adapter."""
 _NOT_READ = ("trainer_state.json", "training_args.bin", "scheduler", "optimizer")
 """Prefixes of files that a trainer leaves in a checkpoint and that no loader reads."""
 
@@ -48,6 +59,8 @@ class ModelSource:
     """Device, as torch names it; None is CUDA where there is one, else the CPU."""
     chat_template: str | None = None
     """`plain`, or a file with a Jinja template; None is the tokenizer's own."""
+    date: str | None = None
+    """Date that the chat template shows, ISO 8601; None is today, where it shows one."""
     batch_size: int | None = None
     """Prompts in one pass at most; None is what the device's memory allows."""
 
@@ -79,6 +92,8 @@ class ModelSource:
             )
         if self.chat_template is not None:
             read_template(self.chat_template)
+        if self.date is not None:
+            check_date(self.date)
 
     @property
     def source(self) -> str:
@@ -228,6 +243,18 @@ def read_template(given: str | Path) -> str | None:
     return template
 
 
+def check_date(date: str) -> Date:
+    """The date that a text in ISO 8601 says.
+
+    Raises:
+        ValueError: another text.
+    """
+    try:
+        return Date.fromisoformat(date)
+    except ValueError:
+        raise ValueError(f"date must be written as 2026-01-31, got {date!r}") from None
+
+
 def _check_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         hint = "; it is a PEFT adapter: pass its base model and adapter=" if is_adapter(folder) else ""
@@ -240,8 +267,8 @@ def _check_folder(folder: Path) -> None:
 
 def _files(place: Path) -> list[Path]:
     if place.is_file():
-        return [place]
-    adapter = ("adapter_config.json", "adapter_model.*")
+        return shards_of(place) if place.suffix == ".gguf" else [place]
+    adapter = ("adapter_config.json", "adapter_model.*", *_TOKENIZER)
     patterns = adapter if is_adapter(place) else (*_READ, "additional_chat_templates/*.jinja")
     found = {path for pattern in patterns for path in place.glob(pattern) if path.is_file()}
     return sorted(path for path in found if not path.name.startswith(_NOT_READ))

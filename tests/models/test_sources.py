@@ -158,3 +158,24 @@ except ValueError as error:
     )
     assert done.stdout.count("\n") == 1 and "model 'nobody/no-such-model' is not bundled" in done.stdout
     assert "Retrying" not in done.stderr and done.stderr.count("\n") <= 1, done.stderr
+
+
+def test_tokenizer_of_an_adapter_and_all_shards_count_as_files(saved_tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    asked = ModelSource(str(saved_tiny), adapter=str(folder))
+    before = asked.files()
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    after = asked.files()
+    assert before is not None and after is not None and before.hash != after.hash
+    shards = [tmp_path / f"m-0000{i}-of-00002.gguf" for i in (1, 2)]
+    for shard in shards:
+        shard.write_bytes(b"GGUF")
+    found = ModelSource(str(shards[0])).files()
+    assert found is not None and [stamp[0] for stamp in found.stamps] == shards
+
+
+def test_date_is_checked_before_anything_is_loaded() -> None:
+    with pytest.raises(ValueError, match="date must be written as 2026-01-31, got 'today'"):
+        ModelSource(date="today").check()
