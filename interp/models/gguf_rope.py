@@ -20,6 +20,7 @@ Keys = Mapping[str, Any]
 
 
 def head_dim(keys: Keys) -> int | None:
+    """Width of an attention head; None where it differs between layers."""
     if "attention.key_length" in keys:
         return int(keys["attention.key_length"])
     heads = keys["attention.head_count"]
@@ -55,6 +56,11 @@ def _scaling(keys: Keys) -> dict[str, Any]:
 def rope_settings(
     architecture: str, keys: Keys, default: PreTrainedConfig, factors: np.ndarray | None
 ) -> dict[str, Any]:
+    """The rotation's settings under the names of the configuration; empty for a class without rotation.
+
+    Raises:
+        ValueError: scaling that is not read from a file.
+    """
     if not getattr(default, "rope_parameters", None):
         return {}
     base = float(keys.get("rope.freq_base", 10000.0))
@@ -116,6 +122,7 @@ def _llama3_scaling(factors: np.ndarray, base: float, width: int | None, keys: K
 def rope_problems(
     architecture: str, keys: Keys, config: PreTrainedConfig, factors: np.ndarray | None
 ) -> list[str]:
+    """What the file says of the rotation and the configuration does not."""
     problems = []
     rope = _rope(config, "full_attention")
     about = sorted(key for key in keys if key.startswith("rope.") and key not in INERT)

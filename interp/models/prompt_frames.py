@@ -125,7 +125,7 @@ def warn_of_frame(
 
 def _with_date(tokenizer: PreTrainedTokenizerBase, day: Date, variables: bool) -> PreTrainedTokenizerBase:
     """A copy that renders its template on this day; its vocabulary is shared with the original."""
-    options = dict.fromkeys(_VARIABLES, day.strftime("%d %b %Y")) if variables else {}
+    options: dict[str, str] = {name: day.strftime("%d %b %Y") for name in _VARIABLES if variables}
     pinned = copy.copy(tokenizer)
     setattr(pinned, DATE_ATTRIBUTE, TemplateDate(day.isoformat(), _clock(day), options))
     return pinned

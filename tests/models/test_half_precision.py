@@ -1,6 +1,7 @@
 """Half precision: the same sites, means and completions as in float32, up to the dtype's rounding."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -17,8 +18,12 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 CLOSE = {"bfloat16": 4e-2, "float16": 5e-3}
 
 
+def in_dtype(hf: Any, dtype: torch.dtype) -> Any:
+    return hf.to(dtype)
+
+
 def model_of(family: str, dtype: torch.dtype, tokenizer: PreTrainedTokenizerFast) -> ChatModel:
-    return ChatModel(build(*COVERED[family]).to(dtype), tokenizer, name=family)
+    return ChatModel(in_dtype(build(*COVERED[family]), dtype), tokenizer, name=family)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -48,7 +53,7 @@ def test_uncovered_families_are_refused_in_half_precision(
     with pytest.raises(
         ValueError, match=r"does not add attention and MLP output|no list of \d+ decoder blocks"
     ):
-        ChatModel(build(*REFUSED[family]).to(DTYPES[dtype]), tokenizer, name=family)
+        ChatModel(in_dtype(build(*REFUSED[family]), DTYPES[dtype]), tokenizer, name=family)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -57,7 +62,7 @@ def test_large_stream_is_no_reason_for_refusal(dtype: str, tokenizer: PreTrained
     hf = build(*COVERED["llama"])
     with torch.no_grad():
         hf.get_input_embeddings().weight.mul_(500)  # pyright: ignore[reportCallIssue, reportArgumentType]
-    model = ChatModel(hf.to(DTYPES[dtype]), tokenizer, name="large")
+    model = ChatModel(in_dtype(hf, DTYPES[dtype]), tokenizer, name="large")
     found = collect(model, PROMPTS[:2], sites=("resid_pre", "attn_out"))
     assert found["resid_pre"].float().norm() > 50 * found["attn_out"].float().norm()  # control
 
@@ -70,13 +75,13 @@ def test_scaled_writes_are_refused_under_a_large_stream(
     with torch.no_grad():
         hf.get_input_embeddings().weight.mul_(500)  # pyright: ignore[reportCallIssue, reportArgumentType]
     with pytest.raises(ValueError, match="does not add attention and MLP output"):
-        ChatModel(hf.to(DTYPES[dtype]), tokenizer, name="large")
+        ChatModel(in_dtype(hf, DTYPES[dtype]), tokenizer, name="large")
 
 
 def test_overflow_in_float16_is_named(tokenizer: PreTrainedTokenizerFast) -> None:
     hf = build(*COVERED["llama"])
     with torch.no_grad():
         hf.model.layers[1].mlp.down_proj.weight.mul_(1e5)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
-    ChatModel(copy.deepcopy(hf).to(torch.bfloat16), tokenizer, name="wide")  # control
+    ChatModel(in_dtype(copy.deepcopy(hf), torch.bfloat16), tokenizer, name="wide")  # control
     with pytest.raises(ValueError, match=r"not finite in float16.*bfloat16"):
-        ChatModel(hf.to(torch.float16), tokenizer, name="wide")
+        ChatModel(in_dtype(hf, torch.float16), tokenizer, name="wide")

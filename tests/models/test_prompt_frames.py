@@ -3,6 +3,7 @@
 import datetime
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -165,7 +166,7 @@ def test_token_that_swallows_white_space_belongs_to_the_template(text: str) -> N
     from tokenizers import AddedToken
 
     tokenizer = make_tokenizer("<|user|>{{ messages[0].content }}<|end|><|bot|>")
-    added = [
+    added: Any = [
         AddedToken(name, rstrip=name == "<|user|>", lstrip=name == "<|end|>", special=True)
         for name in ("<|user|>", "<|end|>", "<|bot|>")
     ]
