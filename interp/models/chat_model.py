@@ -34,9 +34,7 @@ from interp.models.architecture import Writer, find_blocks, find_writers
 from interp.models.conversations import template_of
 from interp.models.layers import Layers, layer_list
 from interp.models.loading import load_checkpoint
-from interp.models.model_copies import shared_copy
 from interp.models.model_copies import shared_copy, user_model
-from interp.models.prompt_frames import PromptFrame, dated, dated_like, frame_difference, frame_of
 from interp.models.prompt_frames import PromptFrame, dated, dated_like, frame_of
 from interp.models.residual_stream import runs_in_parallel
 from interp.models.sites import SITES, Edit, Site, edited
