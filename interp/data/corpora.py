@@ -20,6 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from interp.data.files import read_text
 from interp.data.prompt_sets import PromptSet
 from interp.data.prompts import ANSWER_COLUMNS, HELD_OUT_TEXT, read_answered, read_prompts
 from interp.data.replies import AFFIRMATION, REFUSALS
@@ -72,7 +73,7 @@ def read_corpus(name: str, path: str | Path) -> Corpus:
         file = Path(path)
         if not file.is_file():
             raise ValueError(f"no such corpus file: {path}")
-        return Corpus(name, (file.read_text(encoding="utf-8"),))
+        return Corpus(name, (read_text(file),))
     try:
         prompts, answers = read_answered(path)
     except ValueError as error:

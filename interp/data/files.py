@@ -1,16 +1,20 @@
 """Reading rows of prompt files, data sets on the Hub and streams.
 
-A row is an object with a column for the text; a line of plain text is `{"text": line}`.
+A row is an object with a column for the text; a line of plain text is `{"text": line}`. What would lose part of a row
+without a word is refused: more fields than the header has columns, a column or key given twice, a quote that is never
+closed, text in another encoding.
 """
 
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 TEXT_COLUMNS = ("instruction", "prompt", "goal", "question", "query", "text")
 """Column names that are recognised as the prompt when none is given."""
 
@@ -86,7 +90,7 @@ def _file_rows(path: Path) -> list[Any]:
             import pandas
 
             return pandas.read_parquet(path).to_dict("records")
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
         if path.suffix == ".txt":
             return [{"text": line} for line in text.split("\n") if line.strip()]
         if path.suffix == ".jsonl":
@@ -97,27 +101,84 @@ def _file_rows(path: Path) -> list[Any]:
                 if line.strip()
             ]
         if path.suffix == ".json":
-            rows = json.loads(text)
+            rows = _json(text)
             if not isinstance(rows, list):
                 raise ValueError("expected a list of prompts or of objects")
             return [{"text": row} if isinstance(row, str) else row for row in rows]
-        return list(csv.DictReader(io.StringIO(text)))
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it"
-        ) from error
+        return _table_rows(text, path)
     except (ValueError, OSError, csv.Error) as error:
         if str(path) in str(error):
             raise
         raise ValueError(f"cannot read {path}: {error}") from error
 
 
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, without a byte order mark.
+
+    Raises:
+        ValueError: another encoding; UTF-16 without a mark also decodes, with NUL between its letters.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it"
+        ) from error
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise ValueError(f"{path} is not UTF-8 text (NUL in line {line}), it may be UTF-16; save it as UTF-8")
+    return text
+
+
+def _table_rows(text: str, path: Path) -> list[dict[str, str]]:
+    """Rows of a table with a header; a row that ends early lacks its last columns."""
+    reader = csv.reader(io.StringIO(text), delimiter=_DELIMITERS[path.suffix], strict=True)
+    try:
+        header = next(reader, [])
+        if twice := [name for name, count in Counter(header).items() if count > 1]:
+            raise ValueError(f"{path} has the column {twice[0]!r} twice; rename one")
+        rows: list[dict[str, str]] = []
+        for fields in reader:
+            if len(fields) > len(header):
+                raise ValueError(
+                    f"{path}, row {len(rows) + 1} (line {reader.line_num}) has {len(fields)} fields for "
+                    f"{len(header)} columns ({', '.join(header)}); put text that holds a "
+                    f"{'tab' if path.suffix == '.tsv' else 'comma'} in double quotes"
+                )
+            if fields:
+                rows.append(dict(zip(header, fields, strict=False)))
+    except csv.Error as error:
+        quotes = "; a text in quotes doubles those inside it" if "field larger" not in str(error) else ""
+        raise ValueError(f"cannot read {path}: {error} (line {reader.line_num}){quotes}") from error
+    return rows
+
+
 def _json_line(line: str, path: Path, number: int) -> Any:
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from error
+        row = _json(line)
+    except ValueError as error:
+        raise ValueError(f"{path}, line {number}: {error}") from error
     return {"text": row} if isinstance(row, str) else row
+
+
+def _json(text: str) -> Any:
+    """Parse JSON whose objects name no key twice.
+
+    Raises:
+        ValueError: not JSON, nested too deeply, or a key given twice.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg}, line {error.lineno} column {error.colno})") from error
+    except RecursionError:
+        raise ValueError("not JSON that holds prompts (nested too deeply)") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if twice := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
+        raise ValueError(f"an object has the key {twice[0]!r} twice; remove one")
+    return dict(pairs)
 
 
 def _hub_rows(source: str) -> list[Any]:

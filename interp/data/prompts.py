@@ -71,9 +71,9 @@ def load_prompts(
     """Load a prompt set.
 
     Args:
-        source: `builtin`; a folder with `{harmful,harmless,borderline}_{train,val,test}.{jsonl,json,csv,parquet,txt}`;
-            or single sources by part, `{"harmful": F, "harmless": G}` or `{"harmful_train": F, ...}`, each a file or
-            `hub:owner/name[:config][:split]`. As a string: `harmful=F,harmless=G`. Missing splits are cut from the
+        source: `builtin`; a folder with `{harmful,harmless,borderline}_{train,val,test}` in files of
+            `files.SUFFIXES`; or single sources by part, `{"harmful": F, "harmless": G}` or `{"harmful_train": F, ...}`,
+            each a file or `hub:owner/name[:config][:split]`. As a string: `harmful=F,harmless=G`. Missing splits are cut from the
             existing ones by a seeded shuffle, and noted.
         ending: treatment of the prompts' endings.
         column: text column; by default the first of `TEXT_COLUMNS` that is present.
@@ -126,7 +126,6 @@ def read_answered(path: str | Path, *, column: str | None = None) -> tuple[Promp
     """
     source = str(path)
     rows = source_rows(source)
-    rows = [row for row in rows if not (isinstance(row, Mapping) and str(row.get("input") or "").strip())]
     have = list(rows[0]) if rows and isinstance(rows[0], Mapping) else []
     answer = next((name for name in ANSWER_COLUMNS if name in have), None)
     if answer is None:
@@ -134,6 +133,12 @@ def read_answered(path: str | Path, *, column: str | None = None) -> tuple[Promp
             f"{source} has no column of answers ({', '.join(ANSWER_COLUMNS)}); it has "
             f"{', '.join(map(str, have)) or 'none'}"
         )
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, Mapping) or answer not in row:
+            raise ValueError(
+                f"{source}, row {number}: no column {answer!r}; correct or remove the row, or leave its answer empty"
+            )
+    rows = [row for row in rows if not str(row.get("input") or "").strip()]
     answered = [row for row in rows if isinstance(row.get(answer), str) and row[answer].strip()]
     return _prompts(answered, column, source, source), tuple(row[answer] for row in answered)
 
@@ -222,6 +227,10 @@ def _prompts(rows: list[Any], column: str | None, source: str, label: str) -> Pr
         if not isinstance(text, str) or not text.strip():
             raise ValueError(
                 f"{source}, row {number}: column {column!r} is empty or not text; correct or remove the row"
+            )
+        if any("\ud800" <= char <= "\udfff" for char in text):
+            raise ValueError(
+                f"{source}, row {number}: half of a character (a lone surrogate); correct the row"
             )
         texts.append(text)
     return Prompts(

@@ -7,7 +7,7 @@ import pandas
 import pytest
 
 from interp.data.files import TEXT_COLUMNS
-from interp.data.prompts import read_prompts
+from interp.data.prompts import read_answered, read_prompts
 from tests.data.test_prompts import TEXTS, write
 
 
@@ -79,3 +79,58 @@ def test_a_named_column_goes_before_the_ones_that_are_found(tmp_path: Path) -> N
     path = write(tmp_path / "p.jsonl", json.dumps({"text": "The answer.", "prompt": "Found", "ask": "Named"}))
     assert read_prompts(path).texts == ("Found",)
     assert read_prompts(path, column="ask").texts == ("Named",)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "p.csv",
+            "prompt\nBake bread.\nHow do I bake bread, cake, and pie?\n",
+            r"row 2 \(line 3\) has 3 fields for 1",
+        ),
+        ("p.csv", "category,prompt\nfood,Bread, cake\n", r"row 1 \(line 2\) has 3 fields for 2 columns"),
+        ("p.csv", 'prompt\n"Bread,\ncake"\nA, b\n', r"row 2 \(line 4\).*in double quotes"),
+        ("p.tsv", "prompt\tkind\nBread\tfood\tmore\n", r"row 1 \(line 2\) has 3 fields.*holds a tab"),
+        ("p.csv", "category,prompt\nfood,Bread\nfood\n", r"row 2: column 'prompt' is empty"),
+        ("p.csv", "prompt,prompt\nBread,Cake\n", "column 'prompt' twice"),
+        ("p.csv", 'prompt\n"Bread\nCake\nPie\n', "unexpected end of data"),
+        ("p.csv", 'prompt\n"Bread" and cake\n', "line 2"),
+        ("p.jsonl", '{"prompt": "Bread", "prompt": "Cake"}', "line 1: an object has the key 'prompt' twice"),
+        ("p.json", '[{"prompt": "Bread"}, {"prompt": "A", "prompt": "B"}]', "key 'prompt' twice"),
+        ("p.json", '[{"prompt": "Bread"}, {"ask": "Cake"}]', "row 2: column 'prompt' is empty"),
+        ("p.json", "[" * 20_000 + "]" * 20_000, "nested too deeply"),
+        ("p.jsonl", '{"prompt": "\\ud800 bread"}', "row 1: half of a character"),
+    ],
+)
+def test_what_would_lose_part_of_a_row_is_refused(
+    tmp_path: Path, name: str, content: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        read_prompts(write(tmp_path / name, content))
+    assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.txt", "p.jsonl", "p.json"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-16"])
+def test_other_encodings_are_refused_with_and_without_a_mark(
+    tmp_path: Path, name: str, encoding: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes('"prompt"\n"Bake bread."\n'.encode(encoding))
+    with pytest.raises(ValueError, match=r"is not UTF-8 text"):
+        read_prompts(path)
+
+
+def test_a_tab_separated_table_and_a_short_row_that_has_its_text(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.tsv", "prompt\tcategory\nBread, cake\tfood\n\nPie\n")
+    found = read_prompts(path)
+    assert found.texts == ("Bread, cake", "Pie") and found.categories == ("food", None)
+
+
+def test_a_row_without_an_answer_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.csv", "instruction,output\nBread?,Flour.\nCake?\n")
+    with pytest.raises(ValueError, match="row 2: no column 'output'"):
+        read_answered(path)
+    empty = write(tmp_path / "q.csv", "instruction,output\nBread?,Flour.\nCake?,\n")
+    assert read_answered(empty)[1] == ("Flour.",)

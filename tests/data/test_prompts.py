@@ -274,7 +274,7 @@ def test_bad_json_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("p.json", b"[1, ", r"cannot read .*p\.json: Expecting value"),
+        ("p.json", b"[1, ", r"cannot read .*p\.json: not JSON \(Expecting value"),
         ("p.json", b'{"goal": "a"}', r"cannot read .*p\.json: expected a list of prompts or of objects"),
         ("p.parquet", b"no parquet", r"p\.parquet"),
         ("p.csv", b"goal\n" + b"a" * 200_000 + b"\n", r"cannot read .*p\.csv: field larger than field limit"),

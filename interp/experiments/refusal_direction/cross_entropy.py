@@ -9,6 +9,7 @@ Source: Arditi et al. 2024, arXiv:2406.11717, appendix G.3, table 9.
 from collections.abc import Sequence
 from pathlib import Path
 
+from interp.data.files import read_text
 from interp.data.prompts import HELD_OUT_TEXT, read_answered
 from interp.directions import Direction
 from interp.evaluation.losses import cross_entropy, text_windows
@@ -45,7 +46,7 @@ def cross_entropies(
     path = Path(config.text) if config.text else HELD_OUT_TEXT
     if not path.is_file():
         raise ValueError(f"no such text file: {path}")
-    corpora["text"] = text_windows(model, path.read_text(encoding="utf-8"))
+    corpora["text"] = text_windows(model, read_text(path))
     arms = interventions(direction, seed=config.seed)
     return {
         name: {arm: cross_entropy(model, prompts, ids, interventions=arms[arm]) for arm in _ARMS}
