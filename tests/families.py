@@ -105,3 +105,38 @@ def build(kind: str, settings: dict[str, Any]) -> transformers.PreTrainedModel:
     torch.manual_seed(0)
     config = getattr(transformers, kind)(**settings)
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+
+
+_DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
+CHANGING_ROPE: dict[str, tuple[str, dict[str, Any]]] = {
+    "longrope": (
+        "Phi3Config",
+        {
+            **COMMON,
+            "original_max_position_embeddings": 64,
+            "max_position_embeddings": 512,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 1e4,
+                "short_factor": [1.0] * 4,
+                "long_factor": [1.0, 4.0, 16.0, 40.0],
+                "original_max_position_embeddings": 64,
+            },
+        },
+    ),
+    "dynamic": ("LlamaConfig", {**HEAD, "max_position_embeddings": 64, "rope_parameters": _DYNAMIC}),
+    # Two types of layers, of which only one changes.
+    "dynamic_by_layer": (
+        "Gemma3TextConfig",
+        {
+            **GEMMA,
+            "max_position_embeddings": 64,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "rope_parameters": {
+                "full_attention": _DYNAMIC,
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+        },
+    ),
+}
+"""Models whose rotary frequencies change beyond a length of 64 tokens."""

@@ -11,8 +11,8 @@ does not grow with the number of prompts. The fast path runs only what the answe
    (`interp.engine.cpu_kernels`).
 
 `fast=False` is the plain path: whole prompts, left-padded with mask and position ids, batches of 32, all blocks. At a
-model's first use a self-test compares the two on its shortest and longest prompt and falls back to the plain path with
-a warning when they disagree.
+model's first use, and with every longer prompt, a self-test compares the two on the shortest and longest prompt and
+falls back to the plain path with a warning when they disagree.
 
     acts = collect(model, prompts, sites=["resid_pre"], positions=["t_inst", "t_post_inst"])
     acts["resid_pre"].shape                                   # [prompt, layer, role, d_model]
@@ -47,7 +47,8 @@ logger = logging.getLogger(__name__)
 
 Batch = tuple[list[int], dict[Site, Tensor]]
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 8e-2}
-_self_tested: WeakKeyDictionary[ChatModel, bool] = WeakKeyDictionary()
+_self_tested: WeakKeyDictionary[ChatModel, int] = WeakKeyDictionary()
+"""Length of the longest prompt on which both paths agree; 0 for a model on which they do not."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -274,7 +275,11 @@ def _plain(
         where = request.where[rows] + (ends - lengths)[:, None]
 
         reads = Reads(model, request, len(rows))
-        with applied.running(layout), model.hooks(reads.edits(where)):
+        with (
+            applied.running(layout),
+            model.rotary.at(lengths.tolist()),
+            model.hooks(reads.edits(where)),
+        ):
             model.decoder(
                 padded.ids.to(model.device),
                 attention_mask=padded.mask.to(model.device),
@@ -292,34 +297,45 @@ def _plain(
 
 @torch.no_grad()
 def fast_path_agrees(model: ChatModel, tokens: ChatTokens) -> bool:
-    """Whether these prompts can be packed and, tested once a model, whether packing changes nothing."""
+    """Whether these prompts can be packed, and whether packing changes nothing.
+
+    Tested at a model's first use, and again whenever the longest prompt is longer than any tested before.
+    """
     if not can_pack(model, tokens):
         return False
-    if model not in _self_tested:
-        lengths = [len(ids) for ids in tokens.ids]
-        probe = tokens.take([lengths.index(min(lengths)), lengths.index(max(lengths))])
-        names, index = probe.resolve(["t_inst", "t_post_inst"])
-        request = Request(("resid_post",), tuple(range(model.n_layers)), tuple(names), index)
+    lengths = [len(ids) for ids in tokens.ids]
+    longest = max(lengths)
+    tested = _self_tested.get(model)
+    if tested is None or 0 < tested < longest:
+        probe = tokens.take([lengths.index(min(lengths)), lengths.index(longest)])
+        _self_tested[model] = longest if _paths_agree(model, probe) else 0
+    return _self_tested[model] > 0
 
-        def read(path: Callable[..., Iterator[Batch]]) -> Tensor:
-            value = torch.empty(2, model.n_layers, 2, model.d_model, dtype=torch.float64)
-            with apply(model, []) as applied:
-                for rows, batch in path(model, probe, request, applied, None):
-                    value[rows] = batch["resid_post"].to("cpu", torch.float64)
-            return value
 
-        plain = read(_plain)
-        try:
-            error = ((read(_fast) - plain).norm() / plain.norm()).item()
-        except (TypeError, RuntimeError, AttributeError, IndexError) as failure:
-            logger.warning("the fast path fails on %s (%s); using the plain path", model.name, failure)
-            error = math.nan
-        agrees = error < _TOLERANCE.get(model.dtype, 8e-2)
-        if not agrees and not math.isnan(error):
-            logger.warning(
-                "the fast path disagrees with the plain one on %s (relative error %.2g); using the plain path",
-                model.name,
-                error,
-            )
-        _self_tested[model] = agrees
-    return _self_tested[model]
+def _paths_agree(model: ChatModel, probe: ChatTokens) -> bool:
+    """Whether both paths give the same at all layers of two prompts, each by itself within tolerance."""
+    names, index = probe.resolve(["t_inst", "t_post_inst"])
+    request = Request(("resid_post",), tuple(range(model.n_layers)), tuple(names), index)
+
+    def read(path: Callable[..., Iterator[Batch]]) -> Tensor:
+        value = torch.empty(2, model.n_layers, 2, model.d_model, dtype=torch.float64)
+        with apply(model, []) as applied:
+            for rows, batch in path(model, probe, request, applied, None):
+                value[rows] = batch["resid_post"].to("cpu", torch.float64)
+        return value.flatten(1)
+
+    plain = read(_plain)
+    try:
+        gap = torch.linalg.vector_norm(read(_fast) - plain, dim=1) / torch.linalg.vector_norm(plain, dim=1)
+    except (TypeError, RuntimeError, AttributeError, IndexError) as failure:
+        logger.warning("the fast path fails on %s (%s); using the plain path", model.name, failure)
+        return False
+    error = gap.max().item()
+    agrees = error < _TOLERANCE.get(model.dtype, 8e-2)
+    if not agrees and not math.isnan(error):
+        logger.warning(
+            "the fast path disagrees with the plain one on %s (relative error %.2g); using the plain path",
+            model.name,
+            error,
+        )
+    return agrees

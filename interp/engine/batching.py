@@ -145,7 +145,12 @@ class SharedPrefix:
             self._cache = DynamicCache(config=model.hf.config)
             ids = torch.tensor([tokens.ids[0][:length]], device=model.device)
             layout = PassLayout.prefix(tokens, length)
-            with applied.running(layout), stopping_before(model, stop_before):
+            longest = max(len(row) for row in tokens.ids)
+            with (
+                applied.running(layout),
+                model.rotary.at([longest]),
+                stopping_before(model, stop_before),
+            ):
                 model.decoder(ids, past_key_values=self._cache, use_cache=True)
 
     def cache(self, rows: int) -> DynamicCache:
@@ -169,13 +174,19 @@ def outgrows_window(model: ChatModel, tokens: ChatTokens, *, beyond: int = 0) ->
     return bool(window and uses_window and longest >= window)
 
 
+def rotate_alike(model: ChatModel, tokens: ChatTokens) -> bool:
+    """Whether all prompts have the same rotary frequencies, so that keys of one are valid in another."""
+    return model.rotary.alike([len(ids) for ids in tokens.ids])
+
+
 def shared_length(model: ChatModel, tokens: ChatTokens, applied: Applied, *, beyond: int = 0) -> int:
-    """Length of the shared prefix: 0 where padding after it would shift a sliding attention window.
+    """Length of the shared prefix: 0 where prompts rotate it by different frequencies, or where padding after it would
+    shift a sliding attention window.
 
     Args:
         beyond: tokens that will be generated after the prompt.
     """
-    if outgrows_window(model, tokens, beyond=beyond):
+    if outgrows_window(model, tokens, beyond=beyond) or not rotate_alike(model, tokens):
         return 0
     # Every prompt keeps at least one token of its own to run.
     return min(applied.shareable(tokens), min(len(ids) for ids in tokens.ids) - 1)

@@ -1,7 +1,9 @@
 """Prefill and decoding: passes over prompts, then decoding steps of one token per row, with a KV cache per batch.
 
 Prompts run after their shared prefix (see `interp.engine.batching`), left-padded with an explicit attention mask and
-position ids, with prepacked weights (see `interp.engine.cpu_kernels`); finished rows leave the batch.
+position ids, with prepacked weights (see `interp.engine.cpu_kernels`); finished rows leave the batch. Where a row grows
+beyond a length at which the model's rotary frequencies change (`interp.models.rotary`), its cached keys are no longer
+those of the model: the batch is then run again from its first token.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +38,45 @@ class DecodingStep(NamedTuple):
     """Logits that each token was selected from, under the interventions."""
 
 
+class Recomputed(NamedTuple):
+    """The sequences of a batch, for models whose rotary frequencies change with the sequence's length."""
+
+    prompts: ChatTokens
+    """Prompt of each row."""
+    ids: tuple[tuple[int, ...], ...]
+    """Every row's prompt and the tokens generated so far."""
+    cached: tuple[int, ...]
+    """Length of every row for which the cached keys were rotated."""
+
+    @classmethod
+    def of(cls, model: ChatModel, prompts: ChatTokens) -> "Recomputed | None":
+        """The sequences of prompts that are about to run; None for a model with constant frequencies."""
+        if not model.rotary.vary:
+            return None
+        return cls(prompts, prompts.ids, tuple(len(ids) for ids in prompts.ids))
+
+    def take(self, rows: list[int]) -> "Recomputed":
+        """These rows, in this order."""
+        return Recomputed(
+            self.prompts.take(rows),
+            tuple(self.ids[row] for row in rows),
+            tuple(self.cached[row] for row in rows),
+        )
+
+    def followed_by(self, next_ids: Sequence[int]) -> "Recomputed":
+        """The sequences with one more token each."""
+        return self._replace(ids=tuple((*row, token) for row, token in zip(self.ids, next_ids, strict=True)))
+
+    def is_due(self, model: ChatModel) -> bool:
+        """Whether the cached keys of some row were rotated by other frequencies than its present length has."""
+        key = model.rotary.key
+        return any(key(len(row)) != key(length) for row, length in zip(self.ids, self.cached, strict=True))
+
+    def up_to_date(self) -> "Recomputed":
+        """The same sequences after all their keys were computed."""
+        return self._replace(cached=tuple(len(row) for row in self.ids))
+
+
 class Decoding:
     """State of one batch between decoding steps."""
 
@@ -47,9 +88,10 @@ class Decoding:
         weights: PackedWeights | None,
         applied: Applied,
         layout: PassLayout | None,
+        recomputed: "Recomputed | None" = None,
     ) -> None:
         self.cache, self.mask, self.position, self.weights = cache, mask, position, weights
-        self._applied, self._layout = applied, layout
+        self._applied, self._layout, self._recomputed = applied, layout, recomputed
 
     @classmethod
     def joined(cls, states: Sequence["Decoding"]) -> "Decoding":
@@ -68,19 +110,40 @@ class Decoding:
         self.cache.batch_select_indices(index)
         self.mask, self.position = self.mask[index], self.position[index]
         self._layout = None if self._layout is None else self._layout.take(rows)
+        self._recomputed = None if self._recomputed is None else self._recomputed.take(rows)
 
     def step(self, model: ChatModel, next_ids: Int[Tensor, " batch"]) -> Float[Tensor, "batch d_vocab"]:
         """Run one more token of each row and return the logits of the next one."""
         self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
         self.position = self.position + 1
         self._layout = None if self._layout is None else self._layout.following()
+        if self._recomputed is not None:
+            self._recomputed = self._recomputed.followed_by(next_ids.tolist())
+            if self._recomputed.is_due(model):
+                return self._recompute(model, self._recomputed)
         return self.logits(model, next_ids[:, None], self.position[:, None])
+
+    def _recompute(self, model: ChatModel, whole: "Recomputed") -> Float[Tensor, "batch d_vocab"]:
+        """Run the whole sequences again, whose cached keys were rotated by frequencies that are no longer theirs."""
+        padded = pad_left(whole.ids, pad_id=pad_id(model))
+        following, width = self._layout, padded.ids.shape[1]
+        self.cache, self.mask = DynamicCache(config=model.hf.config), padded.mask.to(model.device)
+        if following is not None:
+            self._layout = PassLayout.left_padded(whole.prompts, stop=width)
+        logits = self.logits(model, padded.ids.to(model.device), padded.position_ids.to(model.device))
+        self._layout, self._recomputed = following, whole.up_to_date()
+        return logits
 
     def logits(
         self, model: ChatModel, ids: Int[Tensor, "batch pos"], positions: Int[Tensor, "batch pos"]
     ) -> Float[Tensor, "batch d_vocab"]:
         """Run these tokens, which the attention mask already covers, and return the logits of the next one."""
-        with _arithmetic(model, self.weights), self._applied.running(self._layout):
+        lengths = [] if self._recomputed is None else [len(row) for row in self._recomputed.ids]
+        with (
+            _arithmetic(model, self.weights),
+            self._applied.running(self._layout),
+            model.rotary.at(lengths),
+        ):
             return model.hf(
                 input_ids=ids,
                 attention_mask=self.mask,
@@ -177,7 +240,7 @@ def prompt_passes(
     """Run every prompt once; yields rows, logits of the next token, and the state to continue decoding from.
 
     Args:
-        beyond: tokens that will be generated after each prompt.
+        beyond: tokens that will be generated after each prompt; with them it must fit into the model's context.
         decodes: batch for decoding together instead of for the fastest prefill.
     """
     shared = shared_length(model, tokens, applied, beyond=beyond) if fast else 0
@@ -192,7 +255,15 @@ def prompt_passes(
             model.device
         )
         layout = PassLayout.left_padded(batch, shared=shared) if applied.tracks else None
-        state = Decoding(prefix.cache(len(rows)), mask, position_ids[:, -1], weights, applied, layout)
+        state = Decoding(
+            prefix.cache(len(rows)),
+            mask,
+            position_ids[:, -1],
+            weights,
+            applied,
+            layout,
+            Recomputed.of(model, batch),
+        )
         return state.logits(model, ids, position_ids), state
 
     lengths, budget = [len(ids) - shared for ids in tokens.ids], PassBudget.for_(model)

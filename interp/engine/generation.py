@@ -31,6 +31,7 @@ from interp.engine.decoding import (
 )
 from interp.engine.interventions import Intervention, new_token_limit
 from interp.models.chat_model import ChatModel
+from interp.models.contexts import check_context
 from interp.models.prompt_inputs import PromptIdentity
 from interp.models.tokens import PromptInput, as_tokens
 
@@ -89,10 +90,12 @@ def generate(
         show_progress: draw a progress bar.
 
     Raises:
-        ValueError: no prompts, max_new_tokens below 1, negative temperature, or an intervention that does not fit.
+        ValueError: no prompts, one that does not fit into the context with its completion, max_new_tokens below 1,
+            negative temperature, or an intervention that does not fit.
     """
     pick = _picker(max_new_tokens, temperature, seed)
     tokens = as_tokens(model.tokenizer, prompts)
+    check_context(model, tokens, new_tokens=max_new_tokens)
     done: list[list[int]] = [[] for _ in range(len(tokens))]
     weights = packed_weights(model, len(tokens), max_new_tokens) if fast else None
     with torch.no_grad(), apply(model, interventions) as applied:
@@ -123,6 +126,7 @@ def stream(
     """
     pick = _picker(max_new_tokens, temperature, seed)
     tokens = as_tokens(model.tokenizer, prompts)
+    check_context(model, tokens, new_tokens=max_new_tokens)
     weights = packed_weights(model, len(tokens), max_new_tokens) if fast else None
 
     def decode() -> Iterator[DecodingStep]:
@@ -168,6 +172,9 @@ def generate_each(
                 "new_tokens='none', or call generate for each"
             )
     tokens = as_tokens(model.tokenizer, prompts)
+    check_context(model, tokens, new_tokens=max_new_tokens)
+    if model.rotary.vary:  # keys may have to be computed again, each under its own interventions
+        return [generate(model, tokens, interventions=arm, max_new_tokens=max_new_tokens) for arm in arms]
     weights = packed_weights(model, len(tokens) * len(arms), max_new_tokens)
     done: list[list[list[int]]] = [[[] for _ in range(len(tokens))] for _ in arms]
     waiting: list[tuple[int, list[int], Tensor, Decoding]] = []

@@ -32,6 +32,7 @@ from interp.engine.batching import pad_id
 from interp.engine.interventions import Intervention
 from interp.engine.layouts import PassLayout
 from interp.models.chat_model import ChatModel, Edit, Site
+from interp.models.contexts import check_context
 from interp.models.layers import Layers, layer_list
 from interp.models.threads import on_behalf_of, swapped_forwards, this_thread
 from interp.models.tokens import ChatTokens, Positions, PromptInput, as_tokens
@@ -119,6 +120,8 @@ class Differentiable:
             ValueError: unknown site or role, layer or position out of range, or embeddings that do not fit the prompts.
         """
         model, tokens = self._model, as_tokens(self._model.tokenizer, prompts)
+        count = 0 if soft_prefix is None else len(soft_prefix.embeddings)
+        check_context(model, tokens, new_tokens=count)
         selected = layer_list(layers, n_layers=model.n_layers, of=model.name)
         roles, where = tokens.resolve(positions)
         embeds = self._checked(tokens, inputs_embeds) if inputs_embeds is not None else self.embed(tokens)
@@ -129,7 +132,11 @@ class Differentiable:
         ]
         layout = _layout(tokens, slots)
         self._layout = layout
-        with self._applied.running(layout), model.hooks(reads):
+        with (
+            self._applied.running(layout),
+            model.rotary.at([len(ids) + count for ids in tokens.ids]),
+            model.hooks(reads),
+        ):
             logits = model.hf(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1]
         rows = torch.arange(len(tokens))[:, None]
         places = rows.to(model.device), slots[rows, where].to(model.device)

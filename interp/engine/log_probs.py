@@ -23,6 +23,7 @@ from interp.engine.interventions import Intervention
 from interp.engine.layouts import PassLayout
 from interp.engine.packing import packed_passes
 from interp.models.chat_model import ChatModel
+from interp.models.contexts import check_context
 from interp.models.tokens import ChatTokens, PromptInput, as_tokens, pad_left
 
 
@@ -51,6 +52,7 @@ def map_next_token(
 ) -> Float[Tensor, "prompt *rest"]:
     """Apply `reduce` to the first completion token's log-probabilities (float32) of every prompt, in prompt order."""
     tokens = as_tokens(model.tokenizer, prompts)
+    check_context(model, tokens)
     out: list[Tensor] = [torch.empty(0)] * len(tokens)
     packs = fast and fast_path_agrees(model, tokens)  # tested before any intervention is active
     with torch.no_grad(), apply(model, interventions) as applied:
@@ -130,11 +132,12 @@ def map_completions(
         reduce: called with the log-probabilities of one completion and the row of its prompt.
 
     Raises:
-        ValueError: not one completion per prompt.
+        ValueError: not one completion per prompt, or a prompt and completion that are too long together.
     """
     tokens = as_tokens(model.tokenizer, prompts)
     if len(completions) != len(tokens):
         raise ValueError(f"got {len(completions)} completions for {len(tokens)} prompts; give one each")
+    check_context(model, tokens, new_tokens=[len(completion) for completion in completions])
     out: list[Tensor] = [torch.empty(0)] * len(tokens)
     present = [row for row in range(len(tokens)) if len(completions[row])]
     lengths = [len(tokens.ids[row]) + len(completions[row]) for row in present]
@@ -150,7 +153,7 @@ def map_completions(
         ids = torch.cat([prompt.ids, tail], dim=1).to(model.device)
         mask = torch.cat([prompt.mask, torch.ones_like(tail)], dim=1).to(model.device)
         layout = PassLayout.left_padded(batch, stop=ids.shape[1]) if applied.tracks else None
-        with applied.running(layout):
+        with applied.running(layout), model.rotary.at([lengths[i] for i in group]):
             logits = model.hf(
                 input_ids=ids,
                 attention_mask=mask,

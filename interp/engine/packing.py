@@ -23,7 +23,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.engine.applying import Applied
-from interp.engine.batching import Enough, SharedPrefix, outgrows_window, resuming_at, shared_length
+from interp.engine.batching import (
+    Enough,
+    SharedPrefix,
+    outgrows_window,
+    resuming_at,
+    rotate_alike,
+    shared_length,
+)
 from interp.engine.budgets import PassBudget
 from interp.engine.cpu_kernels import PackedWeights, fused_forwards
 from interp.engine.layouts import PassLayout
@@ -173,12 +180,13 @@ class PackedPasses:
 
 
 def can_pack(model: ChatModel, tokens: ChatTokens) -> bool:
-    """Whether attention can be unfolded: it is sdpa or eager, and every prompt fits any sliding window."""
+    """Whether attention can be unfolded (it is sdpa or eager), no prompt outgrows a window, and all rotate alike."""
     return (
         model.hf.config._attn_implementation in ("sdpa", "eager")
         and model.hf._can_set_attn_implementation()
         and all(attention_modules(block) for block in model.blocks)
         and not outgrows_window(model, tokens)
+        and rotate_alike(model, tokens)
     )
 
 
@@ -208,7 +216,8 @@ def packed_passes(
     if max_shared is not None:
         shared = min(shared, max_shared)
     attention = PackedAttention(str(model.hf.config._attn_implementation), limits)
-    with model.lock, fused_forwards(model, weights):
+    longest = max(len(ids) for ids in tokens.ids)
+    with model.lock, fused_forwards(model, weights), model.rotary.at([longest]):
         prefix = SharedPrefix(model, tokens, applied, shared, stop_before=stop_before)
         passes = PackedPasses(
             model, tokens, applied, prefix, attention, limits, budget or limits.packed_tokens

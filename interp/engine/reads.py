@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.models.chat_model import ChatModel, Edit, Site
+from interp.models.contexts import check_context
 from interp.models.layers import Layers
 from interp.models.sites import Sites, site_list
 from interp.models.tokens import ChatTokens, Positions, PromptInput, as_tokens
@@ -44,9 +45,10 @@ def requested(
     """The prompts as tokens, and what is wanted of them.
 
     Raises:
-        ValueError: unknown site or role, layer or position out of range.
+        ValueError: a prompt that is too long, unknown site or role, layer or position out of range.
     """
     tokens = as_tokens(model.tokenizer, prompts)
+    check_context(model, tokens)
     unique_sites = site_list(sites)
     for site in unique_sites:
         model.site(site, 0)

@@ -31,12 +31,14 @@ from interp.display.cards import Card, Shown
 from interp.models.adapter_merging import merged_adapter
 from interp.models.adapter_tokenizers import adapter_tokenizer
 from interp.models.architecture import Writer, find_blocks, find_writers
+from interp.models.contexts import rotary_length, table_length
 from interp.models.conversations import template_of
 from interp.models.layers import Layers, layer_list
 from interp.models.loading import load_checkpoint
 from interp.models.model_copies import shared_copy, user_model
 from interp.models.prompt_frames import PromptFrame, dated, dated_like, frame_of
 from interp.models.residual_stream import runs_in_parallel
+from interp.models.rotary import RotaryFrequencies
 from interp.models.sites import SITES, Edit, Site, edited
 from interp.models.sources import BUNDLED_MODELS, ModelSource, SourceFiles, adapter_digest, read_template
 from interp.models.threads import lock_of
@@ -92,6 +94,8 @@ class ChatModel(Shown):
         self.lock = lock_of(hf)
         self.blocks = find_blocks(hf, name)
         self.is_parallel = runs_in_parallel(hf, self.blocks, name)
+        self.rotary = RotaryFrequencies(hf, self.decoder)
+        self._positions = table_length(hf, self.blocks[0].module)
         self._weight_hash = WeightHash()
         # Prompts in one pass at most; None is what the device's memory allows (`interp.engine.budgets`).
         self.batch_size: int | None = None
@@ -148,6 +152,12 @@ class ChatModel(Shown):
     def dtype(self) -> torch.dtype:
         """Dtype of the activations."""
         return self.hf.dtype
+
+    @property
+    def context_length(self) -> int | None:
+        """Maximum tokens of a prompt with its completion; None for a model without a limit."""
+        limits = [n for n in (self._positions, rotary_length(self.hf, self.rotary)) if n is not None]
+        return min(limits, default=None)
 
     @property
     def decoder(self) -> nn.Module:

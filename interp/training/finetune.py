@@ -31,6 +31,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from interp.data.examples import Example, Preference
 from interp.models.chat_model import ChatModel
+from interp.models.contexts import check_context
 from interp.models.tokens import tokenize
 from interp.training.config import TrainConfig
 from interp.training.runner import run_trainer
@@ -113,7 +114,9 @@ def preference_tune(
         }
         for row in preferences
     ]
-    longest = max(len(ids) for ids in tokenize(model.tokenizer, [row.prompt for row in preferences]).ids)
+    prompts = tokenize(model.tokenizer, [row.prompt for row in preferences])
+    check_context(model, prompts, new_tokens=config.max_completion_tokens)
+    longest = max(len(ids) for ids in prompts.ids)
 
     def trainer(adapted: Any, arguments: Mapping[str, Any], callbacks: list[TrainerCallback]) -> Trainer:
         settings = DPOConfig(
@@ -171,6 +174,7 @@ def _rows(model: ChatModel, examples: Sequence[Example], max_tokens: int) -> lis
         ended = len(reply) < max_tokens and model.tokenizer.eos_token_id is not None
         reply = [*reply, int(model.tokenizer.eos_token_id)] if ended else reply[:max_tokens]  # pyright: ignore[reportArgumentType]
         rows.append({"prompt": list(ids), "completion": reply})
+    check_context(model, prompts, new_tokens=[len(row["completion"]) for row in rows])
     return rows
 
 
