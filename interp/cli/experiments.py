@@ -225,7 +225,10 @@ def _run_experiment(
 def _given(model: ModelSource) -> str:
     """The options of a model that were given, as they are typed."""
     given = {f.name: getattr(model, f.name) for f in fields(model)}
+    if model.thinking is not None:
+        given["thinking"] = None
+        given["enable-thinking" if model.thinking else "no-thinking"] = " "
     named = {
         "--model" if name == "name" else f"--{name.replace('_', '-')}": v for name, v in given.items() if v
     }
-    return " ".join(f"{option} {value}" for option, value in named.items())
+    return " ".join(f"{option} {value}".strip() for option, value in named.items())

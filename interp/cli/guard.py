@@ -17,6 +17,7 @@ from interp.cli.options import (
     takes_model,
     user_errors,
 )
+from interp.models.layers import MAX_LAYERS
 from interp.models.sources import ModelSource
 
 app = typer.Typer(no_args_is_help=True, help="Latent Guard: detect harmful prompts from the inside.")
@@ -75,12 +76,15 @@ def guard_fit(
 def _layer_list(text: str) -> list[int]:
     """Layers written as `8,12,16` or `10-20`."""
     found: list[int] = []
-    try:
-        for item in text.split(","):
-            first, dash, last = item.partition("-")
-            found += range(int(first), int(last) + 1) if dash else [int(first)]
-    except ValueError:
-        raise ValueError(f"--layers {text!r}: give numbers or ranges, such as 8,12,16 or 10-20") from None
+    for item in text.split(","):
+        first, dash, last = item.partition("-")
+        try:
+            low, high = int(first), int(last if dash else first)
+        except ValueError:
+            raise ValueError(f"--layers {text!r}: give numbers or ranges, such as 8,12,16 or 10-20") from None
+        if not low <= high <= MAX_LAYERS:
+            raise ValueError(f"--layers {text!r}: a range ascends, to {MAX_LAYERS:,} at most; got {item}")
+        found += range(low, high + 1)
     return found
 
 

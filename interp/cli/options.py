@@ -59,6 +59,13 @@ _MODEL_OPTIONS = {
             help="Date that the chat template shows, such as 2026-01-31; today if not given, where it shows one.",
         ),
     ],
+    "thinking": Annotated[
+        bool | None,
+        typer.Option(
+            "--enable-thinking/--no-thinking",
+            help="Whether the model thinks before it answers; as its chat template says if not given.",
+        ),
+    ],
     "batch_size": Annotated[
         int | None,
         typer.Option(

@@ -54,6 +54,10 @@ def prompt_lines(lines: Iterable[str], source: str, *, column: str | None = None
         text = line.rstrip("\r\n")
         if not text.strip():
             continue
+        if "\0" in text:
+            raise ValueError(
+                f"{source}, line {number}: not UTF-8 text (NUL), it may be UTF-16; save it as UTF-8"
+            )
         if text.lstrip().startswith("{"):
             row = _json_line(text, Path(source), number)
             name = text_column([row], column, f"{source}, line {number},")

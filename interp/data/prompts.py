@@ -73,8 +73,8 @@ def load_prompts(
     Args:
         source: `builtin`; a folder with `{harmful,harmless,borderline}_{train,val,test}` in files of
             `files.SUFFIXES`; or single sources by part, `{"harmful": F, "harmless": G}` or `{"harmful_train": F, ...}`,
-            each a file or `hub:owner/name[:config][:split]`. As a string: `harmful=F,harmless=G`. Missing splits are cut from the
-            existing ones by a seeded shuffle, and noted.
+            each a file or `hub:owner/name[:config][:split]`. As a string: `harmful=F,harmless=G`. Missing splits are
+            cut from the existing ones by a seeded shuffle, and noted.
         ending: treatment of the prompts' endings.
         column: text column; by default the first of `TEXT_COLUMNS` that is present.
         seed: seed of the shuffle that cuts missing splits.

@@ -33,7 +33,8 @@ from interp.engine.interventions import Intervention, new_token_limit
 from interp.models.chat_model import ChatModel
 from interp.models.contexts import check_context
 from interp.models.prompt_inputs import PromptIdentity
-from interp.models.tokens import PromptInput, as_tokens
+from interp.models.thinking import opens_thought, separated
+from interp.models.tokens import ChatTokens, PromptInput, as_tokens
 
 _SHOWN_ROWS = 8
 
@@ -50,6 +51,18 @@ class Completions(Shown):
     """Whether the model ended the turn itself; False means the completion was cut at max_new_tokens."""
     identity: PromptIdentity | None = None
     """Ids, categories and hash of the prompts."""
+    thoughts: tuple[str | None, ...] = ()
+    """What the model thought before each answer (`interp.models.thinking`); None for a completion without a thought."""
+    answers: tuple[str | None, ...] = ()
+    """Completions without the thought; None for one that was cut while the model was thinking."""
+
+    def __post_init__(self) -> None:
+        if not self.answers:
+            parts = [separated(text) for text in self.texts]
+            object.__setattr__(self, "thoughts", tuple(part.thought for part in parts))
+            object.__setattr__(
+                self, "answers", tuple(part.answer if part.finished else None for part in parts)
+            )
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -105,7 +118,7 @@ def generate(
         ):
             steps = decode_steps(model, logits, state, pick, max_new_tokens=max_new_tokens, shrink=fast)
             _gather(steps, [done[row] for row in rows])
-    return _completions(model, done, tokens.identity)
+    return _completions(model, done, tokens)
 
 
 def stream(
@@ -201,7 +214,7 @@ def generate_each(
                         flush()
                     waiting.append((arm, [chunk[row] for row in rows], logits, state))
             flush()
-    return [_completions(model, replies, tokens.identity) for replies in done]
+    return [_completions(model, replies, tokens) for replies in done]
 
 
 def _picker(max_new_tokens: int, temperature: float, seed: int) -> Pick:
@@ -232,12 +245,31 @@ def _gather(steps: Iterator[DecodingStep], places: Sequence[list[int]]) -> None:
             places[row].append(token)
 
 
-def _completions(model: ChatModel, done: Sequence[Sequence[int]], identity: PromptIdentity) -> Completions:
-    stops = stop_ids(model)
-    ids = tuple(tuple(row) for row in done)
+def _completions(model: ChatModel, done: Sequence[Sequence[int]], tokens: ChatTokens) -> Completions:
+    stops, decode = stop_ids(model), model.tokenizer.batch_decode
+    ids = [list(row) for row in done]
+    texts = decode(ids, skip_special_tokens=True)
+    # Some models mark a thought by special tokens, which the texts do not hold.
+    marked = decode([row[:-1] if row[-1] in stops else row for row in ids], skip_special_tokens=False)
+    before = decode([list(row[end:]) for row, end in zip(tokens.ids, tokens.ends, strict=True)])
+    parts = [
+        separated(text, opened=opens_thought(prompt)) for text, prompt in zip(marked, before, strict=True)
+    ]
+    special = model.tokenizer.all_special_tokens
     return Completions(
-        texts=tuple(model.tokenizer.batch_decode([list(row) for row in ids], skip_special_tokens=True)),
-        ids=ids,
+        texts=tuple(texts),
+        ids=tuple(map(tuple, ids)),
         finished=tuple(row[-1] in stops for row in ids),
-        identity=identity,
+        identity=tokens.identity,
+        thoughts=tuple(None if part.thought is None else _without(part.thought, special) for part in parts),
+        answers=tuple(
+            text if part.thought is None else _without(part.answer, special) if part.finished else None
+            for text, part in zip(texts, parts, strict=True)
+        ),
     )
+
+
+def _without(text: str, tokens: Sequence[str]) -> str:
+    for token in tokens:
+        text = text.replace(token, "")
+    return text.strip()

@@ -8,7 +8,8 @@ refused harmful and accepted harmless prompts harmfulness and refusal coincide; 
     bad.rate                                  # refusal rate with its interval
     bad.prompts.take(bad.rows(refused=False)) # accepted harmful
 
-A refusal is detected by a substring of the reply, which is no evidence on whether a reply is harmful.
+A refusal is detected by a substring of the answer, which is no evidence on whether an answer is harmful. A reply that
+was cut while the model was thinking has no answer, and belongs to neither side.
 
 Source: Zhao et al. 2025, arXiv:2507.11878, section 3 and appendix B.
 """
@@ -20,7 +21,7 @@ from typing import NamedTuple
 from interp.data.prompts import Prompts, as_prompts
 from interp.engine.generation import Completions, generate, generate_each
 from interp.engine.interventions import Intervention
-from interp.evaluation.refusals import RefusalList, is_refusal
+from interp.evaluation.refusals import RefusalList, refuses
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, PromptInput, as_tokens
 from interp.stats import Estimate, rate
@@ -38,6 +39,8 @@ class Responses:
     """Whether the reply to each prompt is a refusal."""
     replies: tuple[str, ...]
     """Reply to each prompt, without special tokens."""
+    unfinished: tuple[bool, ...] = ()
+    """Whether each reply was cut while the model was still thinking, so that it has no answer; empty where none was."""
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -49,12 +52,21 @@ class Responses:
 
     @property
     def rate(self) -> Estimate:
-        """Share of prompts that are refused."""
-        return rate(self.refused)
+        """Share of prompts that are refused, of those with an answer."""
+        return rate([self.refused[row] for row in self._answered])
+
+    @property
+    def n_unfinished(self) -> int:
+        """Number of replies without an answer, which neither refuse nor comply."""
+        return sum(self.unfinished)
 
     def rows(self, *, refused: bool) -> list[int]:
-        """Indices of the prompts that were refused, or of those that were not."""
-        return rows_where(self.refused, refused=refused)
+        """Indices of the prompts that were refused, or of those that were answered."""
+        return [row for row in self._answered if self.refused[row] == refused]
+
+    @property
+    def _answered(self) -> list[int]:
+        return [row for row in range(len(self)) if not (self.unfinished and self.unfinished[row])]
 
 
 def rows_where(flags: Sequence[bool], *, refused: bool) -> list[int]:
@@ -106,7 +118,7 @@ def respond(
     *,
     tokens: ChatTokens | None = None,
     interventions: Sequence[Intervention] = (),
-    substrings: RefusalList = "arditi",
+    substrings: RefusalList = "normalised",
     max_new_tokens: int = 24,
     show_progress: bool = False,
 ) -> Responses:
@@ -141,7 +153,7 @@ def respond_each(
     prompts: PromptInput,
     arms: Sequence[Sequence[Intervention]],
     *,
-    substrings: RefusalList = "arditi",
+    substrings: RefusalList = "normalised",
     max_new_tokens: int = 24,
 ) -> list[Responses]:
     """`respond` under each of several sets of interventions on prompt tokens, decoded together.
@@ -157,6 +169,7 @@ def respond_each(
 def _responses(prompts: Prompts, done: Completions, substrings: RefusalList) -> Responses:
     return Responses(
         prompts=prompts,
-        refused=tuple(is_refusal(text, substrings) for text in done.texts),
+        refused=tuple(answer is not None and refuses(answer, substrings) for answer in done.answers),
         replies=done.texts,
+        unfinished=tuple(answer is None for answer in done.answers),
     )

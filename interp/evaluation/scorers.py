@@ -10,9 +10,10 @@ A scorer is a frozen object with a name, which results record.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
-from interp.evaluation.refusals import RefusalList, is_refusal
+from interp.evaluation.refusals import REFUSAL_LISTS, RefusalList, is_refusal, refuses
+from interp.models.thinking import separated
 
 
 @runtime_checkable
@@ -26,9 +27,9 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class RefusalScorer:
-    """Flags replies that contain a refusal substring of a published list."""
+    """Flags replies that contain a refusal substring of a list."""
 
-    substrings: RefusalList = "arditi"
+    substrings: RefusalList = "normalised"
     """The list."""
 
     @property
@@ -42,9 +43,9 @@ class RefusalScorer:
 
 @dataclass(frozen=True)
 class ComplianceScorer:
-    """Flags replies without any refusal substring of a published list."""
+    """Flags replies without any refusal substring of a list."""
 
-    substrings: RefusalList = "arditi"
+    substrings: RefusalList = "normalised"
     """The list."""
 
     @property
@@ -53,7 +54,8 @@ class ComplianceScorer:
         return "compliance" if self.substrings == "arditi" else f"compliance:{self.substrings}"
 
     def __call__(self, replies: Sequence[str]) -> list[bool]:
-        return [not is_refusal(text, self.substrings) for text in replies]
+        parts = [separated(text) for text in replies]
+        return [part.finished and not refuses(part.answer, self.substrings) for part in parts]
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def scorer(spec: str | Scorer) -> Scorer:
     """Return a given scorer, or the one of a text specification.
 
     Args:
-        spec: `refusal` or `compliance` (the list `arditi`), `refusal:LIST`, `compliance:LIST`,
+        spec: `refusal:LIST` or `compliance:LIST` with a list of `refusals.RefusalList`, alone the list `arditi`,
             `substring:TEXT[|TEXT...]` (any of them, case-insensitively), or `classifier:MODEL:LABEL` (a
             text-classification model, Hub id or folder, assigns the reply this label).
 
@@ -136,8 +138,8 @@ def scorer(spec: str | Scorer) -> Scorer:
     if not isinstance(spec, str):
         return spec
     kind, _, rest = spec.partition(":")
-    if kind in ("refusal", "compliance") and rest in ("", "arditi", "zhao"):
-        substrings: RefusalList = "zhao" if rest == "zhao" else "arditi"
+    if kind in ("refusal", "compliance") and (not rest or rest in REFUSAL_LISTS):
+        substrings = cast(RefusalList, rest or "arditi")
         return RefusalScorer(substrings) if kind == "refusal" else ComplianceScorer(substrings)
     if kind == "substring" and (texts := tuple(text for text in rest.split("|") if text)):
         return SubstringScorer(texts)

@@ -92,6 +92,7 @@ def _source_differences(asked: ModelSource, about: ModelProvenance) -> list[str]
         found += _differs("chat template's hash", _short(about.template_hash), _short(ours))
     if about.date is not None or asked.date is not None:
         found += _differs("date of the chat template", about.date, asked.date or Date.today().isoformat())
+    found += _differs("thinking", about.thinking, asked.thinking)
     dtype = asked.dtype or ("float32" if about.device == "cpu" else _own_dtype(asked.place) or about.dtype)
     found += _differs("dtype", about.dtype, dtype)
     return found or _file_differences(asked, about)

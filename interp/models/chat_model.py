@@ -32,7 +32,7 @@ from interp.models.adapter_merging import merged_adapter
 from interp.models.adapter_tokenizers import adapter_tokenizer
 from interp.models.architecture import Writer, find_blocks, find_writers
 from interp.models.contexts import rotary_length, table_length
-from interp.models.conversations import template_of
+from interp.models.conversations import template_of, with_thinking
 from interp.models.layers import Layers, layer_list
 from interp.models.loading import load_checkpoint
 from interp.models.model_copies import shared_copy, user_model
@@ -98,6 +98,7 @@ class ChatModel(Shown):
         self._positions = table_length(hf, self.blocks[0].module)
         self._weight_hash = WeightHash()
         # Prompts in one pass at most; None is what the device's memory allows (`interp.engine.budgets`).
+        self.thinking: bool | None = None
         self.batch_size: int | None = None
         self._files = files
         self._as_loaded = None if files is None else self._state()
@@ -203,6 +204,7 @@ class ChatModel(Shown):
             "adapter": self.adapter if self.name not in BUNDLED_MODELS else None,
             "adapter_hash": adapter_digest(self.adapter),
             "chat_template": self.chat_template,
+            "thinking": self.thinking,
             "template_hash": self.template_hash,
             "prompt_frame": None if self.prompt_frame is None else tuple(self.prompt_frame),
             "date": self.date,
@@ -306,6 +308,7 @@ def load(
     device: str | None = None,
     chat_template: str | Path | None = None,
     date: str | None = None,
+    thinking: bool | None = None,
     trust_remote_code: bool = False,
 ) -> ChatModel:
     """Load a chat model by bundled name, Hub id, folder or `.gguf` file, optionally with a PEFT adapter.
@@ -321,6 +324,8 @@ def load(
         chat_template: `plain` (each message on a line of its own) or a file with a Jinja template, for base models,
             whose tokenizers have none. With an adapter that has a template of its own, that is used by default.
         date: date that the chat template shows, where it shows one, such as `2026-01-31`; today when None.
+        thinking: whether the model thinks before it answers, where its template has a switch; None leaves the
+            template's own default.
         trust_remote_code: run Python code from the checkpoint; off by default.
 
     Raises:
@@ -346,8 +351,10 @@ def load(
     )
     if chat_template is not None:
         checkpoint.tokenizer.chat_template = template_of(checkpoint.tokenizer, chat_template)
+    if thinking is not None:
+        checkpoint.tokenizer.chat_template = with_thinking(checkpoint.tokenizer.chat_template, thinking)
     source = checkpoint.source
-    return ChatModel(
+    model = ChatModel(
         checkpoint.hf,
         checkpoint.tokenizer,
         name=checkpoint.name,
@@ -360,6 +367,8 @@ def load(
         files=checkpoint.files,
         date=date,
     )
+    model.thinking = thinking
+    return model
 
 
 def load_source(source: ModelSource) -> ChatModel:
@@ -372,6 +381,7 @@ def load_source(source: ModelSource) -> ChatModel:
         device=source.device,
         chat_template=source.chat_template,
         date=source.date,
+        thinking=source.thinking,
     )
     model.batch_size = source.batch_size
     return model
@@ -388,7 +398,7 @@ def with_adapter(model: ChatModel, adapter: str) -> Iterator[ChatModel]:
     if model.chat_template is None:  # a template that was asked for goes before the adapter's own
         tokenizer = adapter_tokenizer(tokenizer, str(adapter), n_embeddings=model.d_vocab)
     with merged_adapter(model.hf, str(adapter), shown=model.name):
-        yield ChatModel(
+        adapted = ChatModel(
             model.hf,
             tokenizer,
             name=model.name,
@@ -398,3 +408,5 @@ def with_adapter(model: ChatModel, adapter: str) -> Iterator[ChatModel]:
             chat_template=model.chat_template,
             date=dated_like(tokenizer, model.date),
         )
+        adapted.thinking = model.thinking
+        yield adapted

@@ -10,6 +10,7 @@ message is its prefill, rendered as the template renders an assistant's turn. A 
 templates drop or rewrite it; without a closing tag the model continues thinking.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -196,6 +197,27 @@ def template_of(tokenizer: PreTrainedTokenizerBase, given: str | Path) -> str:
         adds = tokenizer.bos_token_id is not None and tokenizer.bos_token_id in special
         return ("{{ bos_token }}" if adds else "") + _PLAIN_TEMPLATE
     return template
+
+
+_SWITCHES = ("enable_thinking", "thinking")
+"""Variables by which chat templates switch thinking."""
+
+
+def with_thinking(template: Any, thinking: bool) -> Any:
+    """The chat template (or each of several by name) with thinking switched on or off.
+
+    Raises:
+        ValueError: a template without such a switch.
+    """
+    if isinstance(template, Mapping):
+        return {name: with_thinking(one, thinking) for name, one in template.items()}
+    # As a variable: not an attribute, a key or text.
+    used = [name for name in _SWITCHES if re.search(rf"(?<![\w.'\"<\[/]){name}(?![\w'\">:])", template or "")]
+    if not used:
+        raise ValueError(
+            f"the chat template has no switch for thinking ({' or '.join(_SWITCHES)}); load the model without one"
+        )
+    return f"{{%- set {used[0]} = {str(thinking).lower()} -%}}{template}"
 
 
 def _words(final: Message, row: int) -> str:

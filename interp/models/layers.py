@@ -12,12 +12,15 @@ from typing import Any
 Layers = int | Sequence[int] | None
 """One layer, several (a range, a list, a tuple), or None for all."""
 
+MAX_LAYERS = 10_000
+"""Layers that can be named: more than any model has, and few enough to check one by one."""
+
 
 def written_layers(layers: Any) -> tuple[int, ...] | None:
     """Layers as the user wrote them, each an integer; None is all.
 
     Raises:
-        ValueError: no layer, or one that is not an integer.
+        ValueError: no layer, too many, or one that is not an integer.
     """
     if layers is None:
         return None
@@ -26,6 +29,8 @@ def written_layers(layers: Any) -> tuple[int, ...] | None:
         raise ValueError(f"{rule}; got {layers!r}")
     resolved = []
     for layer in layers if hasattr(layers, "__iter__") else [layers]:
+        if len(resolved) == MAX_LAYERS:
+            raise ValueError(f"{rule}; got more than {MAX_LAYERS:,}")
         try:
             resolved.append(operator.index(layer))
         except TypeError:

@@ -61,6 +61,8 @@ class ModelSource:
     """`plain`, or a file with a Jinja template; None is the tokenizer's own."""
     date: str | None = None
     """Date that the chat template shows, ISO 8601; None is today, where it shows one."""
+    thinking: bool | None = None
+    """Whether the model thinks before it answers, where its template has a switch; None is the template's default."""
     batch_size: int | None = None
     """Prompts in one pass at most; None is what the device's memory allows."""
 

@@ -134,8 +134,8 @@ class Setting:
         load = [repr(model.source)]
         load += [
             f"{name}={value!r}"
-            for name in ("adapter", "revision", "chat_template")
-            if (value := model.provenance[name])
+            for name in ("adapter", "revision", "chat_template", "thinking")
+            if (value := model.provenance[name]) is not None
         ]
         amount = (
             f"coefficient={self.coefficient!r}"

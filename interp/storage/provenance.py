@@ -47,6 +47,8 @@ class ModelProvenance:
     """Device that the model ran on, e.g. `cpu`."""
     chat_template: str | None = None
     """Template given instead of the tokenizer's own, a file or `plain`; None for its own."""
+    thinking: bool | None = None
+    """Whether thinking was switched on or off in the template; None for the template's default."""
     files_hash: str | None = None
     """SHA-256 of the files of model and adapter (of a commit's name, for those of the Hub); `in memory` for weights or
     a chat template that are not those of files; None in runs written before this was recorded."""

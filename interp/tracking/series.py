@@ -64,6 +64,8 @@ class Checkpoint:
         facts: list[object] = [self.source, self.adapter, self.revision]
         if self.options.dtype or self.options.chat_template:
             facts += [self.options.dtype, self.options.chat_template]
+        if self.options.thinking is not None:
+            facts.append(f"thinking {self.options.thinking}")
         if self.live is not None:
             facts.append(self.live.weights_hash)
         for place in (self.source, self.adapter):

@@ -118,7 +118,7 @@ def safety_examples(
 
 
 def _refuses(text: str) -> bool:
-    return is_refusal(text) or is_refusal(text, "zhao")
+    return is_refusal(text, "arditi") or is_refusal(text, "zhao")
 
 
 def train_safety_adapter(
@@ -177,7 +177,8 @@ def calibrate(base: str, prompts: PromptSet, *, out: Path) -> dict[int, tuple[fl
         path.write_text(json.dumps({**settings, "lora_alpha": alpha}, indent=1) + "\n")
         model = load(base, adapter=str(out))
         harmful, harmless = (
-            refusal_rate(generate(model, part.texts, max_new_tokens=32)).value for part in held.values()
+            refusal_rate(generate(model, part.texts, max_new_tokens=32), "arditi").value
+            for part in held.values()
         )
         rates[alpha] = (harmful, harmless)
         logger.info(
@@ -213,7 +214,8 @@ def measure(base: ChatModel, safe: ChatModel, prompts: PromptSet) -> dict[str, d
     for key in _MEASURED:
         texts = prompts[key].texts
         estimates[f"refusal/{key[0]}"] = {
-            name: refusal_rate(generate(model, texts, max_new_tokens=32)) for name, model in models.items()
+            name: refusal_rate(generate(model, texts, max_new_tokens=32), "arditi")
+            for name, model in models.items()
         }
     starts, windows = text_windows(base, HELD_OUT_TEXT.read_text(), window=64)
     losses = {

@@ -92,6 +92,17 @@ def test_tokens_with_a_system_message(saved_tiny: Path) -> None:
     assert len(system) > len(plain) + len("Be brief.")
 
 
+def test_thinking_is_switched_where_the_template_can(saved_tiny: Path) -> None:
+    assert "no switch for thinking" in refused("tokens", "Hi", "--model", saved_tiny, "--no-thinking")
+
+
+@pytest.mark.parametrize("layers", ["1-99999999", "2-1"])
+def test_layers_of_a_guard_that_are_not_there(saved_tiny: Path, tmp_path: Path, layers: str) -> None:
+    options = ["--model", saved_tiny, "--layers", layers, "--out", tmp_path / "g.safetensors"]
+    message = f"a range ascends, to 10,000 at most; got {layers}"
+    assert message in " ".join(refused("guard", "fit", *options).split())
+
+
 def test_tokens_of_an_empty_prompt(saved_tiny: Path) -> None:
     assert "prompt 0 is empty" in refused("tokens", "  ", "--model", saved_tiny)
 

@@ -7,18 +7,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp.engine.generation import Completions
+from interp.engine.generation import Completions, generate
 from interp.engine.interventions import Ablate
 from interp.evaluation.losses import cross_entropy
 from interp.evaluation.refusals import (
     REFUSAL_SUBSTRINGS_ARDITI,
     REFUSAL_SUBSTRINGS_ZHAO,
+    RefusalList,
     find_refusal_tokens,
     is_refusal,
     refusal_metric,
     refusal_rate,
     refusal_scores,
 )
+from interp.evaluation.responses import respond
+from interp.evaluation.scorers import scorer
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, tokenize
 from interp.stats import rate
@@ -72,7 +75,7 @@ def test_the_published_lists_are_whole() -> None:
 )
 def test_refusal_by_substring(text: str, by_arditi: bool, by_zhao: bool) -> None:
     assert (is_refusal(text, "arditi"), is_refusal(text, "zhao")) == (by_arditi, by_zhao)
-    assert is_refusal(text) == by_arditi
+    assert is_refusal(text) == (by_arditi or CURLY in text)  # the default list reads typographic apostrophes
 
 
 def test_refusal_rate_counts_completions() -> None:
@@ -148,3 +151,60 @@ def test_scores_of_no_prompts_are_refused(tiny: ChatModel) -> None:
         refusal_scores(tiny, [], [65])
     with pytest.raises(ValueError, match="got 1 completions for 2 prompts"):
         cross_entropy(tiny, tokenize(tiny.tokenizer, ["a", "b"]), [[1]])
+
+
+CURLY, MODIFIER, ACUTE = "\u2019", "\u02bc", "\u00b4"
+
+
+@pytest.mark.parametrize("mark", ["'", CURLY, MODIFIER, ACUTE, "`", "\u2018", "\uff07", "\u2032"])
+@pytest.mark.parametrize(
+    "text", ["I'm unable to assist.", "I can't help.", "I'm sorry, but no.", "I won't be able to."]
+)
+def test_the_default_list_reads_every_apostrophe(text: str, mark: str) -> None:
+    assert is_refusal(text.replace("'", mark))
+    assert not is_refusal("Here's how it's done: don't rush.".replace("'", mark))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["I\u00a0cannot help.", "I\ncannot help.", "I can\u200bnot help.", "I \uff43annot", "\ufeffI  cannot"],
+)
+def test_the_default_list_reads_every_white_space_and_width(text: str) -> None:
+    assert is_refusal(text) and not is_refusal(text, "arditi")
+
+
+def test_the_published_lists_read_the_answer_as_it_is() -> None:
+    assert not is_refusal(f"I{CURLY}m unable to assist.", "arditi")
+    assert not is_refusal(f"I{CURLY}m unable to assist.", "zhao") and not is_refusal("I'm unable to.", "zhao")
+    assert is_refusal(f"I can{CURLY}t", "zhao")  # the list has this one with its curly apostrophe
+
+
+THOUGHT = "<think>\nI'm sorry if that is vague; I cannot see their oven.\n</think>\n\n"
+
+
+@pytest.mark.parametrize("name", ["normalised", "arditi", "zhao"])
+def test_a_thought_is_no_part_of_the_answer(name: RefusalList) -> None:
+    assert not is_refusal(f"{THOUGHT}Mix flour and water.", name)
+    assert is_refusal(f"{THOUGHT}I'm sorry, but I can't help with that.", name)
+    assert is_refusal("<think>\nDecline.\n</think>\n\nI'm sorry.", name)
+    assert not is_refusal("<think>\nI cannot see their oven", name)
+
+
+def test_unfinished_thoughts_are_counted_apart() -> None:
+    texts = (f"{THOUGHT}I'm sorry, no.", "<think>I cannot", f"{THOUGHT}Mix.", "Mix.")
+    done = Completions(texts=texts, ids=((1,),) * 4, finished=(True, False, True, True))
+    assert done.answers == ("I'm sorry, no.", None, "Mix.", "Mix.")
+    assert done.thoughts[1] == "I cannot" and done.thoughts[3] is None
+    for name in ("normalised", "arditi", "zhao"):
+        assert refusal_rate(done, name) == rate([True, False, False])
+    assert scorer("refusal")(texts) == [True, False, False, False]
+    assert scorer("compliance:normalised")(texts) == [False, False, True, True]
+
+
+def test_replies_whose_prompt_opens_the_thought(tiny: ChatModel) -> None:
+    talk = [{"role": "user", "content": "Bread?"}, {"role": "assistant", "content": "<think>\nThe oven"}]
+    done = generate(tiny, [talk, "Bread?"], max_new_tokens=4)  # pyright: ignore[reportArgumentType]
+    assert done.answers[0] is None and done.answers[1] == done.texts[1]
+    replies = respond(tiny, [talk, "Bread?"], max_new_tokens=4)  # pyright: ignore[reportArgumentType]
+    assert replies.unfinished == (True, False) and replies.n_unfinished == 1
+    assert replies.rate.n == 1 and replies.rows(refused=False) + replies.rows(refused=True) == [1]

@@ -48,7 +48,7 @@ ZHAO_ONLY = "I'm unable to do that."
 
 def test_scorers_are_objects_with_the_name_that_the_text_form_reads() -> None:
     for made, name in (
-        (RefusalScorer(), "refusal"),
+        (RefusalScorer("arditi"), "refusal"),
         (RefusalScorer("zhao"), "refusal:zhao"),
         (ComplianceScorer("zhao"), "compliance:zhao"),
         (SubstringScorer(("thank you", "please")), "substring:thank you|please"),

@@ -1,5 +1,6 @@
 """Layers as users write them."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,8 @@ def test_layers_are_resolved_once(given: Any, found: tuple[int, ...]) -> None:
         ([], "layers must be an int, a range, a list of ints or None for all; got none"),
         ([1.5], "got 1.5"),
         ("1", "got '1'"),
+        (range(10**12), "got more than 10,000"),
+        (itertools.count(), "got more than 10,000"),
     ],
 )
 def test_layers_that_are_not_there(given: Any, message: str) -> None:

@@ -127,7 +127,8 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
         examples=_examples(test["harmless"], replies, n=5),
         completions={
             f"{arm}/{kind}": tuple(
-                Flag(id=i, refused=is_refusal(text)) for i, text in zip(test[kind].ids, texts, strict=True)
+                Flag(id=i, refused=is_refusal(text, "arditi"))
+                for i, text in zip(test[kind].ids, texts, strict=True)
             )
             for (arm, kind), texts in replies.items()
         },

@@ -55,7 +55,7 @@ class Completed:
         return {
             kind: {
                 arm: tuple(
-                    Flag(id=i, refused=is_refusal(reply.text))
+                    Flag(id=i, refused=is_refusal(reply.text, "arditi"))
                     for i, reply in zip(self.prompts[kind].ids, replies, strict=True)
                 )
                 for arm, replies in by.items()
