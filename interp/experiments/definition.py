@@ -24,6 +24,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from interp.display.cards import Card, Shown, Table
 from interp.storage.provenance import Provenance, provenance_of
 from interp.storage.run_folders import Header, check_target, read_header, read_result, read_tensors, write_run
+from interp.storage.settings import problem
 from interp.storage.stages import open_stages
 from interp.storage.typed_json import to_plain
 
@@ -114,12 +115,7 @@ class Experiment:
         try:
             return TypeAdapter(self.config).validate_python(dict(settings or {}))
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            if "error" in first.get("ctx", {}):  # raised by the Config itself: it names what is wrong
-                raise ValueError(f"{self.name}: {first['ctx']['error']}") from None  # pyright: ignore[reportTypedDictNotRequiredAccess]
-            place, message = ".".join(map(str, first["loc"])), first["msg"]
-            reason = f"{place}: {message[0].lower()}{message[1:]}, got {first['input']!r}"
-            raise ValueError(f"{self.name}: {reason}") from None
+            raise ValueError(f"{self.name}: {problem(error)}") from None
 
     def check(self, out: str | Path | None) -> None:
         """Find, before anything is computed, what would stop a run that is stored in `out`.

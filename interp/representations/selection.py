@@ -101,6 +101,13 @@ class Rule:
     prune_layer_fraction: float = 0.2
     """Share of the last layers that is excluded, 0 to 1."""
 
+    def __post_init__(self) -> None:
+        for name in ("kl_threshold", "induce_threshold"):
+            if math.isnan(getattr(self, name)):
+                raise ValueError(f"{name} must be a number or infinite, got nan")
+        if not 0 <= self.prune_layer_fraction <= 1:
+            raise ValueError(f"prune_layer_fraction must lie within 0..1, got {self.prune_layer_fraction}")
+
     @property
     def published(self) -> bool:
         """Whether this is the published rule."""

@@ -12,6 +12,7 @@ from interp.evaluation.records import RefusalTokens
 from interp.representations.records import LeakCheck
 from interp.stats import Estimate
 from interp.storage.provenance import Provenance
+from interp.storage.settings import CheckedSettings, Count
 
 NAME = "track"
 SUMMARY = "behaviour, beliefs, directions, compression and KL along a series of checkpoints"
@@ -22,33 +23,31 @@ GROUPS: tuple[Group, ...] = get_args(Group)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrackingSettings:
+class TrackingSettings(CheckedSettings):
     """Groups of measures to take, and sample sizes."""
 
     measures: tuple[Group, ...] = GROUPS
     """Groups of measures to take, see `interp.tracking.measures`."""
-    n: int = 32
+    n: Count = 32
     """Number of test prompts of each kind."""
-    n_fit: int = 64
+    n_fit: Count = 64
     """Number of training prompts of each kind for fitting directions and centres."""
-    n_documents: int = 16
+    n_documents: Count = 16
     """Number of documents of each corpus."""
-    n_samples: int = 8
+    n_samples: Count = 8
     """Number of prompts of each kind for sampled KL."""
-    max_new_tokens: int = 20
+    max_new_tokens: Count = 20
     """Maximum length of a reply, greedy or sampled."""
     seed: int = 0
     """Seed of sampling."""
 
     def __post_init__(self) -> None:
-        for name in ("n", "n_fit", "n_documents", "n_samples", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
         unknown = [name for name in self.measures if name not in GROUPS]
         if unknown or not self.measures:
             raise ValueError(
                 f"measures must be some of {', '.join(GROUPS)}; got {', '.join(unknown) or 'none'}"
             )
+        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)

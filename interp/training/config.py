@@ -3,55 +3,49 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from interp.storage.settings import CheckedSettings, Count, Positive, Share
+
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(CheckedSettings):
     """Fine-tuning settings."""
 
     method: Literal["lora", "full"] = "lora"
     """Whether to train a LoRA adapter or all weights."""
-    epochs: float = 3.0
+    epochs: Positive = 3.0
     """Passes over the examples."""
-    batch_size: int = 16
+    batch_size: Count = 16
     """Examples per optimiser step."""
-    learning_rate: float = 5e-4
+    learning_rate: Positive = 5e-4
     """Peak learning rate, after a linear warm-up."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Schedule after the warm-up: a cosine to zero, or constant, so that checkpoints do not depend on later ones."""
     warmup_steps: int = 8
     """Optimiser steps of warm-up."""
-    rank: int = 8
+    rank: Count = 8
     """Rank of every LoRA matrix."""
-    alpha: int = 16
+    alpha: Count = 16
     """Numerator of the LoRA scale, alpha / rank."""
-    dropout: float = 0.05
+    dropout: Share = 0.05
     """Dropout on the LoRA inputs during training."""
     target_modules: tuple[str, ...] = ("q_proj", "v_proj", "o_proj", "down_proj")
     """Names of the modules that get an adapter."""
     first_layer: int = 0
     """First block with an adapter."""
-    max_completion_tokens: int = 64
+    max_completion_tokens: Count = 64
     """Maximum tokens of a completion; longer ones are cut."""
     embedding_noise: float = 0.0
     """Alpha of NEFTune (Jain et al. 2023, arXiv:2310.05914): uniform noise on the embeddings in training; 0 is none."""
     first_token_weight: float = 1.0
     """Weight in the supervised loss of a completion's first token, where refusing is decided; others have 1."""
-    beta: float = 0.1
+    beta: Positive = 0.1
     """Strength of DPO's penalty on distance from the initial model; larger keeps it closer."""
     saved_dtype: Literal["float32", "float16"] = "float32"
     """Dtype of stored adapters; float16 halves their size and rounds the weights that later stages start from."""
-    log_every: int = 16
+    log_every: Count = 16
     """Optimiser steps between stored losses."""
     seed: int = 0
     """Seed of initialisation, shuffling and dropout."""
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "rank", "max_completion_tokens", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
-        for name in ("epochs", "learning_rate", "beta"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
 
 
 def one_pass(*, batch_size: int, learning_rate: float, rank: int, seed: int, **further: Any) -> TrainConfig:

@@ -131,7 +131,7 @@ def test_stages_lose_the_pretraining_size_and_the_control_keeps_it() -> None:
 def test_wrong_settings_are_refused() -> None:
     with pytest.raises(ValueError, match=r"negatives must begin with 0 and ascend"):
         Config(negatives=(100, 0))
-    with pytest.raises(ValueError, match=r"runs must be at least 2"):
+    with pytest.raises(ValueError, match=r"runs must be 2 or more"):
         Config(runs=1)
     with pytest.raises(ValueError, match=r"multiples of the batch, 25"):
         Config(transformer_negatives=(0, 30))

@@ -206,7 +206,7 @@ def test_figures_tables_and_page_are_drawn_from_the_stored_numbers_alone(run) ->
 
 
 def test_mistakes_are_named(tiny: ChatModel) -> None:
-    with pytest.raises(ValueError, match="false_positive_rate must lie between 0 and 1, got 1"):
+    with pytest.raises(ValueError, match="false_positive_rate must be below 1, got 1"):
         Config(false_positive_rate=1.0)
     with pytest.raises(ValueError, match=r"cannot tell a false-positive rate of 0\.001"):
         EXPERIMENT.run(tiny, load_prompts(), Config(false_positive_rate=0.001))

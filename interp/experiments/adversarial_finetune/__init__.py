@@ -10,6 +10,7 @@ from interp.evaluation.records import BehavingCount
 from interp.experiments import SUMMARIES
 from interp.experiments.definition import Claim, Experiment, ExperimentResult
 from interp.stats import Estimate
+from interp.storage.settings import CheckedSettings, Count, Positive
 
 TOLERANCE = 0.25
 """Share of the gap between harmful and harmless prompts under which curves count as nearly coinciding."""
@@ -42,34 +43,32 @@ CLAIMS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(CheckedSettings):
     """Settings; where the paper is silent, ours."""
 
-    sizes: tuple[int, ...] = (50, 100, 200, 300, 400)
+    sizes: tuple[Count, ...] = (50, 100, 200, 300, 400)
     """Training examples (figure 7); sizes beyond the prompts that are refused are cut to their number."""
-    n_centres: int = 100
+    n_centres: Count = 100
     """Training prompts of each kind that the centres are fitted on, before filtering."""
-    n_test: int = 50
+    n_test: Count = 50
     """Held-out prompts of each kind."""
-    learning_rate: float = 5e-4
+    learning_rate: Positive = 5e-4
     """Learning rate of the LoRA fine-tuning."""
-    batch_size: int = 10
+    batch_size: Count = 10
     """Examples a step; sizes are its multiples."""
-    rank: int = 8
+    rank: Count = 8
     """Rank of the LoRA update."""
-    max_new_tokens: int = 24
+    max_new_tokens: Count = 24
     """Length of the replies that say what is refused."""
     seed: int = 0
     """Seed of initialisation, the order of examples and the bootstrap."""
 
     def __post_init__(self) -> None:
-        if not self.sizes or any(n < 1 for n in self.sizes):
-            raise ValueError(f"sizes must be one or more whole numbers above 0, got {self.sizes}")
+        super().__post_init__()
+        if not self.sizes:
+            raise ValueError("sizes must be one or more whole numbers above 0, got ()")
         if odd := [n for n in self.sizes if n % self.batch_size]:
             raise ValueError(f"sizes must be multiples of batch_size {self.batch_size}, got {odd[0]}")
-        for name in ("n_centres", "n_test", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,9 @@ prompts as they are and with all of them ended by a full stop. Nothing here impo
 """
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
 
 from interp.data.prompts import Ending
 from interp.evaluation.records import BehavingCount
@@ -24,6 +27,7 @@ from interp.experiments import SUMMARIES
 from interp.experiments.definition import Claim, Experiment, ExperimentResult
 from interp.representations.records import HarmAndRefusal, LeakCheck
 from interp.stats import Estimate, Measured
+from interp.storage.settings import AtLeastTwo, CheckedSettings, Count
 
 CLAIMS = (
     Claim(
@@ -42,35 +46,23 @@ CLAIMS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(CheckedSettings):
     """Settings; the paper's unless a reason is given."""
 
-    n_per_category: int = 50
+    n_per_category: AtLeastTwo = 50
     """Harmful prompts of each category (CatQA has 50)."""
-    n_harmless: int = 400
+    n_harmless: Annotated[int, Field(ge=4)] = 400
     """Harmless prompts, of which the mean is subtracted."""
-    min_per_category: int = 8
+    min_per_category: AtLeastTwo = 8
     """Prompts that a category needs; for the refusal direction, refused ones."""
-    n_shuffles: int = 200
+    n_shuffles: Count = 200
     """Shuffles of the category labels."""
-    n_halvings: int = 20
+    n_halvings: Count = 20
     """Random halvings of every category."""
-    max_new_tokens: int = 24
+    max_new_tokens: Count = 24
     """Length of the replies that say what is refused."""
     seed: int = 0
     """Seed of shuffles, random halves and the bootstrap."""
-
-    def __post_init__(self) -> None:
-        smallest = {
-            "n_per_category": 2,
-            "n_harmless": 4,
-            "min_per_category": 2,
-            "n_shuffles": 1,
-            "n_halvings": 1,
-        }
-        for name, bound in smallest.items():
-            if getattr(self, name) < bound:
-                raise ValueError(f"{name} must be {bound} or more, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)

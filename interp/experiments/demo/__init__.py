@@ -11,35 +11,31 @@ from interp.experiments.definition import Experiment, ExperimentResult
 from interp.representations.records import LeakCheck
 from interp.representations.selection import Candidate, RuleUsed, ScoredCandidate
 from interp.stats import Estimate
+from interp.storage.settings import CheckedSettings, Count
 
 CONTROLS = ("random ablation", "random addition")
 """Interventions that should change nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(CheckedSettings):
     """Settings of the demo."""
 
-    n_train: int = 128
+    n_train: Count = 128
     """Prompts of each kind that directions are fitted on."""
-    n_val: int = 32
+    n_val: Count = 32
     """Prompts of each kind that the layer and position are chosen on."""
-    n_test: int = 60
+    n_test: Count = 60
     """Prompts of each kind that everything reported is measured on."""
-    n_candidates: int = 12
+    n_candidates: Count = 12
     """Layers on the shortlist that the refusal direction is chosen from."""
-    max_new_tokens: int = 20
+    max_new_tokens: Count = 20
     """Length of a completion."""
     rules: tuple[tuple[float | None, float | None], ...] = ((0.1, 0.0), (1.0, 0.0), (None, None))
     """Rules as (maximum KL, minimum induce) of a candidate, None for no limit: the published rule, then those used in
     order when no candidate meets it, which the report states. Fixed beforehand for all models."""
     seed: int = 0
     """Seed of the random directions and of generated splits."""
-
-    def __post_init__(self) -> None:
-        for name in ("n_train", "n_val", "n_test", "n_candidates", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)

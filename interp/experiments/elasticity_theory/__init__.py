@@ -31,7 +31,7 @@ from interp.experiments.elasticity_theory.results import (
     TokenTree,
     TransformerRow,
 )
-from interp.stats import Number
+from interp.storage.settings import AtLeastTwo, CheckedSettings, Count, Positive, Share
 from interp.tracking.rebound import ReboundStatistics
 
 CLAIMS = (
@@ -69,53 +69,52 @@ CLAIMS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(CheckedSettings):
     """Settings; sizes of the data sets are exact or expected counts."""
 
-    ks: tuple[Number, ...] = (10, 30, 100, 300, 1000)
+    ks: tuple[Positive, ...] = (10, 30, 100, 300, 1000)
     """|D_p| / |D_a| of E1 and E3."""
-    shares: tuple[float, ...] = (0.1, 0.3)
+    shares: tuple[Share, ...] = (0.1, 0.3)
     """s of E1."""
-    tree_ks: tuple[Number, ...] = (5, 10, 20, 50, 100)
+    tree_ks: tuple[Positive, ...] = (5, 10, 20, 50, 100)
     """|D_p| / |D_a| of E2."""
-    depths: tuple[int, ...] = (4, 8, 12)
+    depths: tuple[Count, ...] = (4, 8, 12)
     """Depths that the token tree is pruned to."""
-    tree_depth: int = 12
+    tree_depth: Count = 12
     """Depth of the whole tree."""
-    tree_pretraining: int = 200_000
+    tree_pretraining: Count = 200_000
     """|D_p| of E2, in samples."""
-    alignment_steps: tuple[int, ...] = (10, 30, 100, 300, 1000, 3000)
+    alignment_steps: tuple[Count, ...] = (10, 30, 100, 300, 1000, 3000)
     """T_a of E4 after a converged pre-training, at `small_rate`."""
-    small_rate: float = 1e-3
+    small_rate: Positive = 1e-3
     """Learning rate of those steps."""
-    pretraining_examples: tuple[int, ...] = (2_000, 8_000, 32_000, 128_000)
+    pretraining_examples: tuple[Count, ...] = (2_000, 8_000, 32_000, 128_000)
     """N_p of E4's one-pass training."""
-    alignment_examples: tuple[int, ...] = (80, 160, 320, 640)
+    alignment_examples: tuple[Count, ...] = (80, 160, 320, 640)
     """N_a of E4's one-pass training."""
-    positives: tuple[int, ...] = (1000, 2000, 5000, 10000)
+    positives: tuple[Count, ...] = (1000, 2000, 5000, 10000)
     """N+ of E5; as in the paper's figure 4."""
     negatives: tuple[int, ...] = (0, 100, 200, 500, 1000, 2000)
     """N- of E5; as in the paper's figure 4."""
-    runs: int = 5
+    runs: AtLeastTwo = 5
     """Seeds of E2, E4 and E5."""
-    transformer_pretraining: tuple[int, ...] = (2_000, 8_000, 32_000)
+    transformer_pretraining: tuple[Count, ...] = (2_000, 8_000, 32_000)
     """N_p of E6."""
-    transformer_positives: tuple[int, ...] = (250, 1000, 4000)
+    transformer_positives: tuple[Count, ...] = (250, 1000, 4000)
     """N+ of E6."""
     transformer_negatives: tuple[int, ...] = (0, 25, 50, 100, 250, 500)
     """N- of E6."""
-    transformer_runs: int = 3
+    transformer_runs: Count = 3
     """Seeds of E6; 0 leaves it out."""
     seed: int = 0
     """First seed; the others follow it."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("negatives", "transformer_negatives"):
             values = list(getattr(self, name))
             if values[:1] != [0] or values != sorted(set(values)) or len(values) < 2:
                 raise ValueError(f"{name} must begin with 0 and ascend, such as (0, 100, 500), got {values}")
-        if self.runs < 2:
-            raise ValueError(f"runs must be at least 2, or there is no interval; got {self.runs}")
         if any(n % 25 for n in self.transformer_negatives):
             raise ValueError(
                 f"transformer_negatives must be multiples of the batch, 25; got {list(self.transformer_negatives)}"

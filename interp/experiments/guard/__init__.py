@@ -11,6 +11,7 @@ from interp.experiments import SUMMARIES
 from interp.experiments.definition import Claim, Experiment, ExperimentResult
 from interp.representations.records import LeakCheck
 from interp.stats import Estimate
+from interp.storage.settings import AtLeastTwo, CheckedSettings, Count, OpenShare
 
 GUARD = "Latent Guard"
 """The detector that is compared."""
@@ -41,14 +42,14 @@ CLAIMS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(CheckedSettings):
     """Settings; the paper's unless a reason is given."""
 
-    n_train: int = 100
+    n_train: AtLeastTwo = 100
     """Prompts of each kind that detectors are fitted on (section 5)."""
-    n_test: int = 100
+    n_test: AtLeastTwo = 100
     """Prompts of each kind that they are measured on."""
-    false_positive_rate: float = 0.1
+    false_positive_rate: OpenShare = 0.1
     """False-positive rate of the calibrated thresholds on harmless validation prompts."""
     text_guards: tuple[str, ...] = ()
     """Guard models of the Hub or folders, as `interp.detectors.guard_models.load_text_guard` takes them."""
@@ -60,17 +61,10 @@ class Config:
     """Families of jailbreak wrappers whose successes are measured (table 3)."""
     n_wrapped: int = 15
     """Plainly refused test prompts that are wrapped; 0 leaves jailbreaks out."""
-    max_new_tokens: int = 24
+    max_new_tokens: Count = 24
     """Length of the replies that say what is refused."""
     seed: int = 0
     """Seed of the random direction and the bootstrap."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.false_positive_rate < 1:
-            raise ValueError(f"false_positive_rate must lie between 0 and 1, got {self.false_positive_rate}")
-        for name, minimum in {"n_train": 2, "n_test": 2, "max_new_tokens": 1}.items():
-            if getattr(self, name) < minimum:
-                raise ValueError(f"{name} must be {minimum} or more, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)

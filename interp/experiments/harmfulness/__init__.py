@@ -15,6 +15,7 @@ from interp.data.prompts import Ending
 from interp.experiments import SUMMARIES
 from interp.experiments.definition import Claim, Experiment, ExperimentResult
 from interp.experiments.harmfulness.results import EndingResult, Positions, QuestionChoice
+from interp.storage.settings import CheckedSettings, Count
 
 RANDOM = ("random, harmfulness norm", "random, refusal norm")
 """Arms that steer along a random direction of the norm of one of the two."""
@@ -23,43 +24,38 @@ ON_INSTRUCTION = "refusal, instruction tokens only"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(CheckedSettings):
     """Settings; the paper's unless a reason is given."""
 
-    n_train: int = 100
+    n_train: Count = 100
     """Prompts of each kind whose refused or accepted ones centres and directions are fitted on (section 5)."""
-    n_test: int = 100
+    n_test: Count = 100
     """Held-out prompts of each kind."""
     anchors: str = ""
     """Prompt set whose accepted harmless/train prompts are harmless anchors from another source, a confound check;
     when empty, the set's own borderline/train prompts."""
-    n_steer: int = 24
+    n_steer: Count = 24
     """Harmless prompts that are steered towards refusal (figure 4)."""
-    steer_every: int = 2
+    steer_every: Count = 2
     """Layers between those that are steered; the paper steers each."""
     coefficient: float = 1.0
     """Multiples of the raw difference in means (section 3.3)."""
-    n_invert: int = 24
+    n_invert: Count = 24
     """Prompts of each kind that the inverted question is asked of (figure 5; the demo of the source has 50)."""
-    invert_every: int = 3
+    invert_every: Count = 3
     """Layers between those steered there."""
     invert_coefficient: float = 2.0
     """Multiples of the raw difference in means there (the released command for Qwen2)."""
     least_gap: float = 0.5
     """Minimum excess of right over wrong answers of the unsteered model for steering the inversion."""
-    max_new_tokens: int = 24
+    max_new_tokens: Count = 24
     """Length of a reply; a refusal shows in its first words (the paper: 128)."""
-    verdict_tokens: int = 12
+    verdict_tokens: Count = 12
     """Length of a reply to the inverted question (the demo of the source: 100)."""
-    draws: int = 200
+    draws: Count = 200
     """Bootstrap draws and shuffled labellings."""
     seed: int = 0
     """Seed of the controls and the bootstrap."""
-
-    def __post_init__(self) -> None:
-        for name in ("n_train", "n_test", "n_steer", "steer_every", "n_invert", "invert_every", "draws"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)

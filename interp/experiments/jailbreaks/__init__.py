@@ -14,10 +14,11 @@ from interp.experiments import SUMMARIES
 from interp.experiments.definition import Claim, Experiment, ExperimentResult
 from interp.representations.records import HarmAndRefusal
 from interp.stats import Estimate, Measured
+from interp.storage.settings import CheckedSettings, Count
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(CheckedSettings):
     """Settings."""
 
     families: tuple[str, ...] = ("template", "persuasion")
@@ -28,23 +29,21 @@ class Config:
     """File of further jailbreaks: wrappers, or finished prompts with the request each is for."""
     n_found: int = 0
     """Refused training requests for each of which a suffix is searched (needs nanogcg); 0 is none."""
-    search_steps: int = 100
+    search_steps: Count = 100
     """Steps of a search (the package's default is 250)."""
-    search_width: int = 512
+    search_width: Count = 512
     """Candidates a step (the package's default)."""
-    n_train: int = 100
+    n_train: Count = 100
     """Prompts of each kind that the centres are fitted on, before filtering (the paper's guard has 100)."""
-    n_test: int = 50
+    n_test: Count = 50
     """Requests of each kind that are wrapped."""
-    max_new_tokens: int = 24
+    max_new_tokens: Count = 24
     """Length of the replies that say what is refused."""
     seed: int = 0
     """Seed of the bootstrap and of the search for suffixes."""
 
     def __post_init__(self) -> None:
-        for name in ("n_train", "n_test", "max_new_tokens", "search_steps", "search_width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        super().__post_init__()
         wrappers(self.families)  # an unknown family is refused here
 
 

@@ -14,13 +14,14 @@ optimiser; it does not prove elasticity.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from interp.data.tasks import TaskProvenance
 from interp.experiments import SUMMARIES
 from interp.experiments.definition import Claim, Experiment, ExperimentResult
 from interp.stats import Estimate, Measured
 from interp.storage.provenance import ModelProvenance
+from interp.storage.settings import CheckedSettings, Count, Positive
 from interp.tracking.rebound import ReboundStatistics
 
 Reverse = Literal["sft", "dpo"]
@@ -57,14 +58,14 @@ CLAIMS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(CheckedSettings):
     """Settings. The paper's grid is positives (1000, 2000, 5000, 10000), negatives (0, 100, 200, 500, 1000, 2000)."""
 
     positives: tuple[int, ...] = (0, 32, 128)
     """N+; 0 is the control that was never aligned."""
     negatives: tuple[int, ...] = (0, 8, 16, 32, 64)
     """N-, ascending from 0."""
-    seeds: int = 3
+    seeds: Count = 3
     """Orders of the examples and initialisations."""
     models: tuple[str, ...] = ()
     """Names as `interp.load` takes them, to run the same grid on each instead of on the one model."""
@@ -74,16 +75,16 @@ class Config:
     """`refusal`, `compliance` (for reversed roles), substring:TEXT[|TEXT...], or classifier:MODEL:LABEL."""
     reverse: Reverse = "sft"
     """Algorithm of the reverse stage: `sft` (supervised, as the first stage), or `dpo` (beta 0.1)."""
-    learning_rate: float = 5e-4
+    learning_rate: Positive = 5e-4
     """Of both stages, whatever their algorithms. It is one for supervised LoRA; DPO is usually trained at a lower one
     (TRL's default is a twentieth of its supervised one), so compare algorithms by whole grids, not at an equal N-."""
-    batch_size: int = 8
+    batch_size: Count = 8
     """Examples per optimiser step; every count must be a multiple."""
-    rank: int = 8
+    rank: Count = 8
     """Rank of the LoRA update."""
-    n_eval: int = 32
+    n_eval: Count = 32
     """Prompts that are scored."""
-    max_new_tokens: int = 12
+    max_new_tokens: Count = 12
     """Length of a reply."""
     n_kl: int = 8
     """Prompts that KL is sampled on."""
@@ -99,11 +100,8 @@ class Config:
     """First seed."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_counts(self.positives, self.negatives, self.batch_size)
-        if self.reverse not in get_args(Reverse):
-            raise ValueError(f"reverse must be {' or '.join(get_args(Reverse))}, got {self.reverse!r}")
-        if self.seeds < 1 or self.n_eval < 1:
-            raise ValueError(f"seeds and n_eval must be 1 or more, got {self.seeds} and {self.n_eval}")
 
 
 def check_counts(positives: Sequence[int], negatives: Sequence[int], batch: int) -> None:

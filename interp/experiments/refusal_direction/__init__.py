@@ -33,6 +33,7 @@ from interp.experiments.refusal_direction.results import (
 )
 from interp.representations.selection import Candidate, PickShare, Rule, RuleUsed, ScoredCandidate
 from interp.stats import Estimate, Measured
+from interp.storage.settings import CheckedSettings, Count, Share
 
 ARMS: dict[Literal["harmful", "harmless"], tuple[str, ...]] = {
     "harmful": ("baseline", "ablation", "addition_minus", "orthogonalized", "random_ablation"),
@@ -87,14 +88,14 @@ CLAIMS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(CheckedSettings):
     """Settings; the paper's unless a reason is given."""
 
-    n_train: int = 128
+    n_train: Count = 128
     """Prompts of each kind that directions are fitted on, before filtering (section 2.3)."""
-    n_val: int = 32
+    n_val: Count = 32
     """Prompts of each kind that candidates are scored on, before filtering (section 2.3)."""
-    n_test: int = 100
+    n_test: Count = 100
     """Prompts of each kind for completions (sections 3.1, 3.2)."""
     sweep: Literal["default", "exhaustive"] = "default"
     """`default` leaves out what provably cannot win; `exhaustive` measures every score of every candidate."""
@@ -102,15 +103,15 @@ class Config:
     """Maximum KL of a candidate, in nats; None is no limit (appendix C)."""
     induce_threshold: float | None = 0.0
     """Minimum induce score of a candidate, in nats; None is no limit (appendix C)."""
-    prune_layer_fraction: float = 0.2
+    prune_layer_fraction: Share = 0.2
     """Share of the last layers that is left out (appendix C)."""
     refusal_tokens: tuple[int, ...] = ()
     """Token ids that begin refusals (table 4); found on the training prompts when empty."""
     n_random: int = 8
     """Random directions through the same scores: a control that the paper does not have."""
-    random_every: int = 3
+    random_every: Count = 3
     """Layers between those at which random directions are added."""
-    max_new_tokens: int = 32
+    max_new_tokens: Count = 32
     """Length of a completion; the paper has 512, but a refusal shows in its first words."""
     instructions: str = ""
     """File or `hub:` set of instructions with answers, for cross-entropy (the paper: Alpaca)."""
@@ -118,7 +119,7 @@ class Config:
     """Plain text file for cross-entropy (the paper: the Pile); a bundled page of prose when empty."""
     n_answers: int = 200
     """Rows of `instructions` that are scored."""
-    n_mechanism: int = 32
+    n_mechanism: Count = 32
     """Prompts of each kind for the mechanism (section 5; the paper has 128)."""
     suffixes: tuple[str, ...] = ()
     """Adversarial suffixes to compare with (section 5)."""
@@ -126,13 +127,6 @@ class Config:
     """Base model for appendix J; `smollm2` for the bundled safe model when empty."""
     seed: int = 0
     """Seed of random directions, random suffixes and the bootstrap."""
-
-    def __post_init__(self) -> None:
-        if self.sweep not in ("default", "exhaustive"):
-            raise ValueError(f"sweep must be default or exhaustive, got {self.sweep!r}")
-        for name in ("n_train", "n_val", "n_test", "max_new_tokens", "n_mechanism", "random_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
 
     @property
     def rule(self) -> Rule:

@@ -17,6 +17,7 @@ from interp.data.tasks import TaskProvenance
 from interp.experiments import SUMMARIES
 from interp.experiments.definition import Claim, Experiment, ExperimentResult
 from interp.stats import Measured
+from interp.storage.settings import AtLeastTwo, CheckedSettings, Count, Positive
 
 Arm = Literal["forward", "inverse"]
 ARMS: tuple[Arm, ...] = ("forward", "inverse")
@@ -40,33 +41,32 @@ CLAIMS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(CheckedSettings):
     """Settings."""
 
-    slices: int = 3
+    slices: AtLeastTwo = 3
     """Consecutive slices, as in the paper."""
-    slice_size: int = 32
+    slice_size: Count = 32
     """Examples of a slice."""
-    n_targets: int = 24
+    n_targets: Count = 24
     """Held-out prompts that every checkpoint answers and the arms train on."""
-    max_new_tokens: int = 16
+    max_new_tokens: Count = 16
     """Length of an answer."""
-    seeds: int = 5
+    seeds: AtLeastTwo = 5
     """Orders of the examples, initialisations and samples."""
     task: str = "builtin"
     """Task whose positive examples are the data set, as in `rebound`."""
-    learning_rate: float = 5e-4
+    learning_rate: Positive = 5e-4
     """Learning rate of both stages."""
-    batch_size: int = 8
+    batch_size: Count = 8
     """Examples per optimiser step."""
-    rank: int = 8
+    rank: Count = 8
     """Rank of the LoRA update."""
     seed: int = 0
     """First seed."""
 
     def __post_init__(self) -> None:
-        if self.slices < 2 or self.seeds < 2:
-            raise ValueError(f"slices and seeds must be 2 or more, got {self.slices} and {self.seeds}")
+        super().__post_init__()
         if self.slice_size % self.batch_size:
             raise ValueError(
                 f"slice_size must be a multiple of batch_size = {self.batch_size}, got {self.slice_size}"

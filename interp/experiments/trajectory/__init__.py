@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 from interp.experiments import SUMMARIES
 from interp.experiments.definition import Experiment, ExperimentResult
+from interp.storage.settings import CheckedSettings, Count, Positive
 from interp.tracking.records import TrackRecord
 
 Stage = Literal["align", "stubs"]
@@ -21,33 +22,34 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(CheckedSettings):
     """Settings of the path."""
 
     stages: tuple[str, ...] = ("align", "stubs")
     """`align` and `stubs`, in any order; an aligned model begins with `stubs`."""
     counts: tuple[int, ...] = (16, 32, 64, 128)
     """Examples of a stage at which a checkpoint is measured, ascending."""
-    n: int = 32
+    n: Count = 32
     """Test prompts of each kind."""
-    n_fit: int = 48
+    n_fit: Count = 48
     """Training prompts of each kind that directions and centres are fitted on."""
-    n_documents: int = 16
+    n_documents: Count = 16
     """Documents of each corpus."""
-    max_new_tokens: int = 20
+    max_new_tokens: Count = 20
     """Length of a reply."""
-    answer_tokens: int = 20
+    answer_tokens: Count = 20
     """Length of the model's own answers that `align` trains on."""
-    learning_rate: float = 5e-4
+    learning_rate: Positive = 5e-4
     """Learning rate of every stage."""
-    batch_size: int = 8
+    batch_size: Count = 8
     """Examples per training step; every count must be a multiple."""
-    rank: int = 8
+    rank: Count = 8
     """Rank of the LoRA."""
     seed: int = 0
     """Seed of initialisation, the order of examples and sampling."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.stages or any(stage not in STAGES for stage in self.stages):
             raise ValueError(
                 f"stages must be some of {', '.join(STAGES)}, got {', '.join(self.stages) or 'none'}"
