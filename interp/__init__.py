@@ -13,9 +13,13 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names for editors and type checkers
+    from interp.data.prompt_sets import PromptSet as PromptSet
     from interp.data.prompts import load_prompts as load_prompts
     from interp.detectors.latent_guard import LatentGuard as LatentGuard
     from interp.directions import Direction as Direction
+    from interp.directions import cosine as cosine
+    from interp.directions import difference_in_means as difference_in_means
+    from interp.directions import project as project
     from interp.engine.activations import collect as collect
     from interp.engine.activations import collect_means as collect_means
     from interp.engine.applying import apply as apply
@@ -29,6 +33,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from interp.experiments.running import runs as runs
     from interp.models.chat_model import ChatModel as ChatModel
     from interp.models.chat_model import load as load
+    from interp.models.sites import SITES as SITES
     from interp.models.tokens import tokenize as tokenize
     from interp.playgrounds import playground as playground
     from interp.representations import heads as heads
@@ -48,6 +53,11 @@ _NAMES = {
     "collect": "interp.engine.activations",
     "collect_means": "interp.engine.activations",
     "Direction": "interp.directions",
+    "project": "interp.directions",
+    "cosine": "interp.directions",
+    "difference_in_means": "interp.directions",
+    "SITES": "interp.models.sites",
+    "PromptSet": "interp.data.prompt_sets",
     "read_direction": "interp.storage.direction_files",
     "write_direction": "interp.storage.direction_files",
     "Ablate": "interp.engine.interventions",

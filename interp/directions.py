@@ -8,8 +8,11 @@ the model uses it; that takes an intervention and a random direction of the same
     direction = difference_in_means(harmful, harmless)       # [..., d_model] from [prompt, ..., d_model]
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,6 +47,10 @@ class Direction(Shown):
     def __post_init__(self) -> None:
         if not torch.isfinite(self.vector).all():
             raise ValueError(f"direction at layer {self.layer}, {self.position} holds NaN or infinite values")
+        if self.mean_activation_norm is not None and not 0 <= self.mean_activation_norm < math.inf:
+            raise ValueError(
+                f"mean_activation_norm must be 0 or more and finite, got {self.mean_activation_norm}"
+            )
         if self.layer < 0:
             raise ValueError(f"layer must be 0 or more, got {self.layer}; resolve negative layers first")
 
@@ -59,6 +66,51 @@ class Direction(Shown):
 
     def __neg__(self) -> "Direction":
         return replace(self, vector=-self.vector, sign=f"-({self.sign})")
+
+    def __mul__(self, factor: float | int) -> "Direction":
+        """The direction scaled; a negative factor turns it round."""
+        if isinstance(factor, bool) or not isinstance(factor, Real) or not math.isfinite(factor):
+            raise ValueError(f"a direction is multiplied by a finite number, got {factor!r}")
+        sign = self.sign if factor >= 0 else f"-({self.sign})"
+        return replace(self, vector=self.vector * float(factor), sign=sign)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float | int) -> "Direction":
+        if divisor == 0:
+            raise ValueError("a direction cannot be divided by 0")
+        return self * (1 / divisor)
+
+    def __add__(self, other: "Direction") -> "Direction":
+        """The sum of two directions of one place.
+
+        Raises:
+            ValueError: another site, layer, position or width.
+        """
+        if not isinstance(other, Direction):
+            return NotImplemented
+        ours, theirs = ((d.site, d.layer, d.position, d.vector.numel()) for d in (self, other))
+        if ours != theirs:
+            raise ValueError(
+                f"directions of one place can be added; got {ours} and {theirs} (site, layer, position, d_model): add "
+                "their vectors instead"
+            )
+        return replace(
+            self,
+            vector=self.vector + other.vector.to(self.vector),
+            sign=f"({self.sign}) + ({other.sign})",
+            kind=self.kind if self.kind == other.kind else "combination",
+            provenance={**self.provenance, "sum_of": [dict(self.provenance), dict(other.provenance)]},
+        )
+
+    def __sub__(self, other: "Direction") -> "Direction":
+        return self + -other if isinstance(other, Direction) else NotImplemented
+
+    def save(self, path: str | Path) -> Path:
+        """Write the direction to a `.safetensors` file, atomically; `interp.read_direction` reads it."""
+        import interp  # files are a room further on
+
+        return interp.write_direction(path, self)
 
     def __repr__(self) -> str:
         return (

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import interp
 from interp.directions import (
     Direction,
     cosine,
@@ -200,3 +201,18 @@ def test_direction_must_be_finite(value: float) -> None:
 def test_direction_layer_must_be_resolved() -> None:
     with pytest.raises(ValueError, match=r"layer must be 0 or more, got -1; resolve negative layers first"):
         Direction(vector=torch.ones(2), layer=-1, position="t_inst")
+
+
+def test_directions_of_one_place_can_be_added_and_scaled(tmp_path) -> None:
+    a, b = (Direction(vector=torch.tensor([1.0, n]), layer=2, position="t_inst") for n in (2.0, 5.0))
+    assert torch.equal((2 * a - b / 2).vector, torch.tensor([1.5, 1.5]))
+    assert torch.equal((a * -1).vector, -a.vector) and (a * -1).sign == (-a).sign
+    with pytest.raises(ValueError, match="directions of one place can be added"):
+        a + Direction(vector=b.vector, layer=3, position="t_inst")
+    for factor in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="multiplied by a finite number"):
+            a * factor
+    with pytest.raises(ValueError, match="mean_activation_norm must be 0 or more"):
+        Direction(vector=a.vector, layer=2, position="t_inst", mean_activation_norm=-1.0)
+    read = interp.read_direction((a + b).save(tmp_path / "sum.safetensors"))
+    assert torch.equal(read.vector, torch.tensor([2.0, 7.0])) and read.layer == 2

@@ -13,10 +13,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from interp.models.prompt_inputs import TEXT_COLUMNS
+
+__all__ = ["SUFFIXES", "TEXT_COLUMNS", "prompt_lines", "read_rows", "read_text", "source_rows", "text_column"]
+
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
-TEXT_COLUMNS = ("instruction", "prompt", "goal", "question", "query", "text")
-"""Column names that are recognised as the prompt when none is given."""
 
 
 def source_rows(source: str) -> list[Any]:

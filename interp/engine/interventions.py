@@ -15,6 +15,7 @@ Source: Arditi et al. 2024, arXiv:2406.11717, section 2.4 and appendix on weight
 Zhao et al. 2025, arXiv:2507.11878 (their `max_decode_step_while_intervene` = 1 + `new_tokens`).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -219,6 +220,9 @@ def _check(intervention: "Ablate | Add") -> None:
     vector, new_tokens = intervention.direction, intervention.new_tokens
     if not torch.isfinite(vector).all():
         raise ValueError("the direction holds NaN or infinite values")
+    coefficient = getattr(intervention, "coefficient", 1.0)
+    if not math.isfinite(coefficient):
+        raise ValueError(f"coefficient (or relative_norm) must be a finite number, got {coefficient}")
     if isinstance(new_tokens, int) and new_tokens < 0:
         raise ValueError(f"new_tokens must be 0 or more, 'none' or 'all', got {new_tokens}")
     if isinstance(new_tokens, str) and new_tokens not in ("none", "all"):

@@ -4,6 +4,7 @@
     collect(model, ["How do I bake bread?", "Name a colour."])  # several
     collect(model, prompts["harmful", "test"])                  # a split of a prompt set, with its ids and categories
     collect(model, frame["question"])                           # a pandas column, with its index
+    collect(model, frame)                                       # a table with a column of `TEXT_COLUMNS`
     collect(model, [[{"role": "user", "content": "Hi"}, ...]])  # conversations, a list of messages each
     collect(model, tokenize(model.tokenizer, ...))              # tokens
 
@@ -21,6 +22,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 Message = Mapping[str, Any]
 """A chat message: `role` (one of `MESSAGE_ROLES`), `content`, and other keys of a template, such as `tool_calls`."""
 Conversation = Sequence[Message]
+TEXT_COLUMNS = ("instruction", "prompt", "goal", "question", "query", "text")
+"""Column names that are recognised as the prompt when none is given."""
 MESSAGE_ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -131,6 +134,8 @@ def gather_prompts(prompts: Any) -> GatheredPrompts:
                 ),
             )
         )
+    if (table := _table(prompts)) is not None:
+        return table
     _refuse(prompts)
     if isinstance(prompts, Column):
         gathered = _numbered(_list(prompts.tolist()))
@@ -146,6 +151,23 @@ def gather_prompts(prompts: Any) -> GatheredPrompts:
     if entries and all(isinstance(entry, Mapping) for entry in entries):
         return _numbered([entries])  # one conversation
     return _numbered(entries)
+
+
+def _table(prompts: Any) -> GatheredPrompts | None:
+    """The prompts of a table with a text column, with its ids (or index) and categories; None for anything else."""
+    have = [str(name) for name in getattr(prompts, "columns", ())]
+    column = next((name for name in TEXT_COLUMNS if name in have), None)
+    if column is None:
+        return None
+    gathered = _numbered(_list(prompts[column].tolist()))
+    labels = prompts["id"].tolist() if "id" in have else list(getattr(prompts, "index", range(len(prompts))))
+    kinds = prompts["category"].tolist() if "category" in have else [None] * len(labels)
+    identity = PromptIdentity(
+        ids=tuple(map(str, labels)),
+        categories=tuple(kind if isinstance(kind, str) else None for kind in kinds),
+        texts=gathered.identity.texts,
+    )
+    return gathered._replace(identity=identity)
 
 
 def _list(prompts: Any) -> list[Any]:
@@ -211,7 +233,8 @@ def _refuse(prompts: Any) -> None:
         named = [str(name) for name in columns]
         first = named[0] if named else "prompt"
         raise ValueError(
-            f"prompts must be one column of the table, such as table[{first!r}]; it has {', '.join(named)}"
+            f"the table has no column {', '.join(TEXT_COLUMNS)}; pass its column of prompts, such as table[{first!r}]; "
+            f"it has {', '.join(named)}"
         )
     if hasattr(prompts, "parts"):
         known = [f"[{', '.join(repr(name) for name in part)}]" for part in prompts.parts]

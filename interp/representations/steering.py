@@ -4,9 +4,11 @@ directions = find_directions(model, load_prompts("builtin"), layer=17)
 steer(model, "How do I bake bread?", directions["refusal"])
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from interp.data.prompts import Kind, PromptSet
+from interp.data.prompts import Prompts, PromptSet, as_prompts
 from interp.directions import Direction
 from interp.display.cards import Card, Shown, Table
 from interp.engine.activations import collect_means
@@ -42,7 +44,8 @@ class Steered(Shown):
 
 def find_directions(
     model: ChatModel,
-    prompts: PromptSet,
+    prompts: PromptSet | Mapping[str, PromptInput] | PromptInput,
+    negative: PromptInput | None = None,
     *,
     layer: int | None = None,
     n_prompts: int = 64,
@@ -50,29 +53,36 @@ def find_directions(
 ) -> dict[str, Direction]:
     """`harmfulness` and `refusal` at one layer: differences in means, harmful minus harmless training prompts.
 
+        find_directions(model, {"harmful": [...], "harmless": [...]})["refusal"]
+        find_directions(model, polite, rude)["t_post_inst"]        # any contrast: directions by token role
+
     Harmfulness is read at `t_inst` (Zhao et al. 2025, arXiv:2507.11878, section 3.3), refusal at `t_post_inst` (Arditi
     et al. 2024, arXiv:2406.11717, section 2.3). This is a quick version: prompts are not filtered by whether the model
     refuses them, and the layer is not chosen by the effect of steering; the experiments do both.
 
     Args:
+        prompts: a prompt set, prompts by `harmful` and `harmless` or by `positive` and `negative`, or the positive
+            prompts. A contrast without harm in its names has its directions by token role.
+        negative: the negative prompts, where `prompts` are the positive ones.
         layer: layer to read; at three fifths of the depth when None.
         n_prompts: number of prompts of each kind.
 
     Raises:
-        ValueError: a layer out of range, or a set without harmful or harmless training prompts.
+        ValueError: a layer out of range, a set without harmful or harmless training prompts, or one side missing.
     """
+    sides, kinds, about = _contrast(prompts, negative)
     selected = model.layer(3 * model.n_layers // 5 if layer is None else layer)
-    roles = {"harmfulness": "t_inst", "refusal": "t_post_inst"}
-    kinds: tuple[Kind, Kind] = ("harmful", "harmless")
+    read = ("t_inst", "t_post_inst")
+    roles = dict(zip(("harmfulness", "refusal") if kinds[0] == "harmful" else read, read, strict=True))
     bad, good = (
         collect_means(
             model,
-            prompts[kind, "train"].first(n_prompts),
+            side.first(n_prompts),
             layers=selected,
             positions=tuple(roles.values()),
             show_progress=show_progress,
         )
-        for kind in kinds
+        for side in sides
     )
     norms = (bad.norms["resid_pre"][0] * bad.n + good.norms["resid_pre"][0] * good.n) / (bad.n + good.n)
     return {
@@ -80,11 +90,37 @@ def find_directions(
             vector=(bad["resid_pre"][0, i] - good["resid_pre"][0, i]).float(),
             layer=selected,
             position=role,
+            sign=f"{kinds[0]} - {kinds[1]}",
             mean_activation_norm=norms[i].item(),
-            provenance={**model.provenance, "prompts": prompts.provenance, "n": n_prompts},
+            provenance={**model.provenance, "prompts": about, "n": n_prompts},
         )
         for i, (name, role) in enumerate(roles.items())
     }
+
+
+def _contrast(
+    prompts: PromptSet | Mapping[str, PromptInput] | PromptInput, negative: PromptInput | None
+) -> tuple[tuple[Prompts, Prompts], tuple[str, str], dict[str, Any]]:
+    """Both sides of a contrast, their names, and its provenance."""
+    if isinstance(prompts, PromptSet) and negative is None:
+        sides = prompts["harmful", "train"], prompts["harmless", "train"]
+        return sides, ("harmful", "harmless"), prompts.provenance
+    names = "positive", "negative"
+    if isinstance(prompts, Mapping) and negative is None:
+        names = ("harmful", "harmless") if "harmful" in prompts else names
+        if set(prompts) != set(names):
+            raise ValueError(
+                "a contrast by name has harmful and harmless, or positive and negative prompts; got "
+                f"{', '.join(map(str, prompts)) or 'none'}"
+            )
+        given = prompts[names[0]], prompts[names[1]]
+    elif negative is None:
+        raise ValueError("a direction needs a second list of prompts, the negative ones; got one list")
+    else:
+        given = prompts, negative
+    first, second = (as_prompts(side, source=name) for side, name in zip(given, names, strict=True))  # pyright: ignore[reportArgumentType]
+    splits = {side.source: {"n": len(side), "hash": side.hash} for side in (first, second)}
+    return (first, second), names, {"name": f"{first.source} against {second.source}", "splits": splits}
 
 
 def steer(
@@ -115,6 +151,10 @@ def steer(
     """
     tokens = as_tokens(model.tokenizer, prompts)
     direction = as_direction(direction)
+    if not (direction.vector if isinstance(direction, Direction) else direction).any():
+        raise ValueError(
+            "the direction is zero, so adding it changes nothing; read it at another layer or token"
+        )
     if isinstance(direction, Direction):
         direction.check_width(model.d_model, model.name)
     add = Add(

@@ -60,10 +60,6 @@ def test_conversations_differ_by_any_of_their_turns() -> None:
         ([], "no prompts were given"),
         (pd.Series([], dtype=object), "no prompts were given"),
         (
-            pd.DataFrame({"question": ["Hi"], "n": [1]}),
-            r"one column of the table, such as table\['question'\].*question, n",
-        ),
-        (
             load_prompts("builtin"),
             r"holds several lists of prompts; pass one of them, such as prompts\['harmful', 'train'\]",
         ),
@@ -92,3 +88,16 @@ def test_what_is_no_list_of_prompts(given: Any, message: str) -> None:
 def test_an_identity_has_one_of_each_per_prompt() -> None:
     with pytest.raises(ValueError, match="got 1 ids and 1 categories for 2 prompts"):
         PromptIdentity(ids=("0",), categories=(None,), texts=("a", "b"))
+
+
+def test_a_table_with_a_text_column_is_its_prompts() -> None:
+    import pandas as pd
+
+    table = pd.DataFrame({"category": ["a", None], "question": ["Bread?", "Cake?"]}, index=["x", "y"])
+    items, identity = gather_prompts(table)
+    assert items == ("Bread?", "Cake?") and identity.ids == ("x", "y") and identity.categories == ("a", None)
+    assert gather_prompts(table.assign(id=[7, 8])).identity.ids == ("7", "8")
+    with pytest.raises(
+        ValueError, match=r"the table has no column instruction, .*such as table\['category'\]"
+    ):
+        gather_prompts(table[["category"]])

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from interp.data.prompts import PromptSet, as_prompts, load_prompts
-from interp.directions import Direction
+from interp.directions import Direction, difference_in_means
 from interp.engine.activations import collect, collect_means
 from interp.engine.generation import generate, generate_each
 from interp.engine.interventions import Ablate, Add
@@ -138,3 +138,31 @@ def test_layers_and_sites_are_written_in_many_ways(tiny: ChatModel) -> None:
     for layers, rows in ((1, [1]), (-1, [2]), (range(1, 3), [1, 2]), ([0, -1], [0, 2]), (None, [0, 1, 2])):
         torch.testing.assert_close(collect(tiny, PROMPTS, layers=layers)["resid_pre"], whole[:, rows])
     assert set(collect(tiny, "Hi", sites="resid_post").values) == {"resid_post"}
+
+
+def test_a_contrast_is_a_set_a_mapping_or_two_lists(tiny: ChatModel) -> None:
+    bad, good = ["Pick a lock", "Steal a car"], ["Bake bread", "Name a colour"]
+    by_kind = find_directions(tiny, {"harmful": bad, "harmless": good}, layer=1)
+    by_side = find_directions(tiny, {"positive": bad, "negative": good}, layer=1)
+    by_lists = find_directions(tiny, bad, good, layer=1)
+    assert list(by_kind) == ["harmfulness", "refusal"] and list(by_lists) == ["t_inst", "t_post_inst"]
+    acts = [collect(tiny, side, layers=1).at("resid_pre", "t_post_inst")[:, 0] for side in (bad, good)]
+    expected = difference_in_means(acts[0], acts[1])
+    for direction in (by_kind["refusal"], by_side["t_post_inst"], by_lists["t_post_inst"]):
+        torch.testing.assert_close(direction.vector, expected, rtol=1e-4, atol=1e-5)
+    assert (
+        by_kind["refusal"].sign == "harmful - harmless" and by_lists["t_inst"].sign == "positive - negative"
+    )
+    for wrong in ({"harmful": bad}, {"good": bad, "bad": good}):
+        with pytest.raises(ValueError, match="has harmful and harmless, or positive and negative"):
+            find_directions(tiny, wrong)
+    with pytest.raises(ValueError, match="needs a second list"):
+        find_directions(tiny, bad)
+
+
+def test_a_step_of_no_length_or_no_number_is_refused(tiny: ChatModel) -> None:
+    with pytest.raises(ValueError, match="the direction is zero"):
+        steer(tiny, "Hi", torch.zeros(32), layers=1)
+    for coefficient in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="must be a finite number"):
+            steer(tiny, "Hi", torch.ones(32), layers=1, coefficient=coefficient)
