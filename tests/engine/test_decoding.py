@@ -92,7 +92,7 @@ def test_completions_that_cross_the_limit_equal_uncached_ones(
 
 
 def change(positions: str, steps: int | None) -> list[Add | Ablate]:
-    return [Add(VECTOR, layers=1, positions=positions, steps=steps), Ablate(VECTOR.flip(0))]
+    return [Add(VECTOR, layers=1, positions=positions, new_tokens=steps), Ablate(VECTOR.flip(0))]
 
 
 @pytest.mark.parametrize(("positions", "steps"), [("all", None), ("t_inst", None), ("instruction", 3)])
