@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: demo test types unit lab docs bench notebooks format figures clean
+.PHONY: demo test torture types unit lab docs bench notebooks format figures clean
 
 demo: $(READY)
 	$(BIN)/interp demo --out runs/demo
@@ -20,6 +20,10 @@ types: $(READY)
 
 unit: $(READY)
 	$(BIN)/pytest
+
+# Kills before every change to the disk, damaged files of every kind, full disks: about half an hour, not part of CI.
+torture: $(READY)
+	$(BIN)/pytest -m torture tests/torture
 
 lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir=notebooks

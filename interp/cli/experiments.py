@@ -155,7 +155,9 @@ def _png(figure: Any) -> bytes:
     try:
         return figure.to_image(format="png", scale=2)
     except Exception as error:  # kaleido's own classes, which do not exist without kaleido
-        reason = str(error).strip().splitlines()[0]
+        from interp.storage.typed_json import first_line
+
+        reason = first_line(error)
         raise ValueError(
             f"cannot draw a PNG ({reason}); pip install 'interp-workbench[notebook]' and install Chrome or Chromium"
         ) from error
@@ -171,7 +173,7 @@ def _settings(kind: Any, given: list[str]) -> dict[str, Any]:
             raise ValueError(f"--set {item!r}: give name=value, name one of {', '.join(known)}")
         try:
             found[name] = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             found[name] = text
     return found
 

@@ -3,7 +3,9 @@
 import functools
 import inspect
 import json
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -147,17 +149,33 @@ def status(text: str) -> Iterator[None]:
         yield
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as batch systems and containers send it before they kill."""
+
+
+def _terminate(number: int, frame: Any) -> None:  # noqa: ARG001 (a signal handler's signature)
+    raise Terminated
+
+
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """End with one line and exit code 2 after a user's mistake, 130 after an interrupt; bugs keep their traceback."""
+    """End with one line and exit code 2 after a user's mistake; bugs keep their traceback.
+
+    After an interrupt the line says how to continue; the exit code is 130, 143 after SIGTERM.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _terminate) if main else None
     try:
         yield
     except (ValueError, OSError) as error:
         errors.print(f"[bold red]error:[/] {escape(' '.join(str(error).split()))}", soft_wrap=True)
         raise typer.Exit(2) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         errors.print("interrupted; finished stages are kept, the same command continues")
-        raise typer.Exit(130) from None
+        raise typer.Exit(143 if isinstance(interrupt, Terminated) else 130) from None
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def check_output_file(path: Path, *suffixes: str) -> None:

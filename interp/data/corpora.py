@@ -73,7 +73,10 @@ def read_corpus(name: str, path: str | Path) -> Corpus:
         file = Path(path)
         if not file.is_file():
             raise ValueError(f"no such corpus file: {path}")
-        return Corpus(name, (read_text(file),))
+        text = read_text(file)
+        if not text.strip():
+            raise ValueError(f"{path} is empty; fill it, or leave the corpus out")
+        return Corpus(name, (text,))
     try:
         prompts, answers = read_answered(path)
     except ValueError as error:

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from interp.models.prompt_inputs import TEXT_COLUMNS
+from interp.models.prompt_inputs import TEXT_COLUMNS, is_text
+from interp.storage.typed_json import first_line
 
 __all__ = ["SUFFIXES", "TEXT_COLUMNS", "prompt_lines", "read_rows", "read_text", "source_rows", "text_column"]
 
@@ -52,7 +53,7 @@ def prompt_lines(lines: Iterable[str], source: str, *, column: str | None = None
     Raises:
         ValueError: an object without the column, or whose text is empty; the message names source and line.
     """
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(_decoded(lines, source), start=1):
         text = line.rstrip("\r\n")
         if not text.strip():
             continue
@@ -66,7 +67,28 @@ def prompt_lines(lines: Iterable[str], source: str, *, column: str | None = None
             text = row[name]
             if not isinstance(text, str) or not text.strip():
                 raise ValueError(f"{source}, line {number}: column {name!r} is empty or not text")
+        if not is_text(text):
+            raise ValueError(
+                f"{source}, line {number}: half of a character (a lone surrogate); correct the line"
+            )
         yield text
+
+
+def _decoded(lines: Iterable[str], source: str) -> Iterator[str]:
+    """The lines of an open stream.
+
+    Raises:
+        ValueError: the stream is not UTF-8.
+    """
+    stream = iter(lines)
+    while True:
+        try:
+            yield next(stream)
+        except StopIteration:
+            return
+        except UnicodeDecodeError as error:
+            reason = f"{error.reason} at byte {error.start}"
+            raise ValueError(f"{source} is not UTF-8 text ({reason}); convert it") from error
 
 
 def text_column(rows: list[Any], column: str | None, source: str) -> str:
@@ -93,9 +115,7 @@ def _file_rows(path: Path) -> list[Any]:
         raise ValueError(f"{path}: unknown kind of file; known: {', '.join(SUFFIXES)}")
     try:
         if path.suffix == ".parquet":
-            import pandas
-
-            return pandas.read_parquet(path).to_dict("records")
+            return _parquet_rows(path)
         text = read_text(path)
         if path.suffix == ".txt":
             return [{"text": line} for line in text.split("\n") if line.strip()]
@@ -159,6 +179,15 @@ def _table_rows(text: str, path: Path) -> list[dict[str, str]]:
     return rows
 
 
+def _parquet_rows(path: Path) -> list[Any]:
+    import pandas
+
+    try:
+        return pandas.read_parquet(path).to_dict("records")
+    except Exception as error:  # a reader of files of anybody's making, with errors of Arrow's own
+        raise ValueError(f"cannot read {path}: {first_line(error)}") from error
+
+
 def _json_line(line: str, path: Path, number: int) -> Any:
     try:
         row = _json(line)
@@ -201,7 +230,7 @@ def _hub_rows(source: str) -> list[Any]:
             split = "train" if "train" in names else names[0]
         return datasets.load_dataset(owner_name, config or None, split=split).to_list()  # pyright: ignore[reportAttributeAccessIssue]
     except Exception as error:  # the Hub raises many different classes
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise ValueError(
             f"cannot load {source}: {reason}; check name, config and split, or save the prompts to a file"
         ) from error

@@ -8,11 +8,12 @@ Each is fitted on training prompts; layer and role, where it has any, are select
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
@@ -56,9 +57,9 @@ class _Baseline(FittedDetector[Detection]):
 class _AtOnePlace(_Baseline):
     """A detector that reads one layer at one role."""
 
-    layer: int
+    layer: Annotated[int, Field(ge=0, lt=10_000)]
     """Layer it reads, 0..L as `interp.representations.beliefs` counts them."""
-    role: int
+    role: Annotated[int, Field(ge=0, le=1)]
     """Token role it reads: 0 for `t_inst`, 1 for `t_post_inst`."""
 
     @property

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal
 
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -31,6 +30,7 @@ from interp.detectors.detector import (
     check_calibration,
     in_chunks,
 )
+from interp.detectors.stored_fields import stored_fields
 from interp.evaluation.responses import respond
 from interp.models.chat_model import ChatModel
 from interp.models.prompt_frames import frame_difference
@@ -40,6 +40,8 @@ from interp.representations.beliefs import states
 from interp.representations.confounds import leak_check
 from interp.storage.atomic_files import write_file
 from interp.storage.provenance import library_versions
+from interp.storage.tensor_files import check_tensors, format_version, read_safetensors, sealed
+from interp.storage.typed_json import first_line
 
 FORMAT_VERSION = 1
 ROLES: tuple[Literal["t_inst", "t_post_inst"], ...] = ("t_inst", "t_post_inst")
@@ -287,7 +289,7 @@ class FittedDetector(ABC, Generic[DetectionT]):
             ("weights_hash", model.weights_hash, "weights"),
             ("template_hash", model.template_hash, "chat template"),
         ):
-            if self.fitted_on[key] != found:
+            if self.fitted_on.get(key) != found:
                 raise ValueError(
                     f"this guard was fitted on {self.fitted_on['model']} and the {what} of {model.name} differ; load "
                     f"{self.fitted_on['model']}, or fit a guard on this model ({self.command})"
@@ -299,7 +301,7 @@ class FittedDetector(ABC, Generic[DetectionT]):
         about = {"threshold": self.threshold, **own, "ending": self.ending, "fitted_on": self.fitted_on}
         metadata = {"format": self.format, "format_version": str(FORMAT_VERSION), "guard": json.dumps(about)}
         path = Path(path)
-        write_file(path, save({k: v.contiguous() for k, v in tensors.items()}, metadata))
+        write_file(path, save({k: v.contiguous() for k, v in tensors.items()}, sealed(metadata, tensors)))
         return path
 
     @classmethod
@@ -312,22 +314,22 @@ class FittedDetector(ABC, Generic[DetectionT]):
         path = Path(path)
         if not path.is_file():
             raise ValueError(f"no such guard file: {path}; make one with {cls.command}")
-        try:
-            with safe_open(str(path), framework="pt") as stream:
-                metadata = stream.metadata() or {}
-                tensors = {key: stream.get_tensor(key) for key in stream.keys()}
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a safetensors file or is damaged ({error})") from error
-        if metadata.get("format") != cls.format:
+        remedy = f"make it again with {cls.command}"
+        file = read_safetensors(path, remedy=remedy)
+        if file.metadata.get("format") != cls.format:
             raise ValueError(f"{path} is not a {cls.title}; make one with {cls.command}")
-        if int(metadata["format_version"]) > FORMAT_VERSION:
-            raise ValueError(
-                f"{path} has format_version {metadata['format_version']}, this interp reads up to {FORMAT_VERSION}; "
-                "upgrade interp"
-            )
-        about = json.loads(metadata["guard"])
-        common = {name: about.pop(name) for name in ("threshold", "ending", "fitted_on")}
-        return cls(**common, **cls._fields(tensors, about))
+        format_version(file, path, FORMAT_VERSION)
+        check_tensors(file, path, remedy=remedy)
+        if len({tensor.shape for tensor in file.tensors.values()}) != 1:
+            raise ValueError(f"{path} is damaged (its tensors are not of one shape); {remedy}")
+        about = stored_fields(cls, file.metadata.get("guard", ""), path, remedy=remedy)
+        try:
+            common = {name: about.pop(name) for name in ("threshold", "ending", "fitted_on")}
+            return cls(**common, **cls._fields(file.tensors, about))
+        except (KeyError, ValueError) as error:
+            missing = isinstance(error, KeyError)
+            reason = f"no {error.args[0]} in it" if missing else first_line(error)
+            raise ValueError(f"{path} is damaged ({reason}); {remedy}") from error
 
 
 def read_fit_data(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from pydantic import ConfigDict
 
 from interp.data.prompts import Prompts
 from interp.detectors.detector import (
@@ -33,6 +34,7 @@ from interp.models.chat_model import ChatModel, load
 from interp.models.prompt_inputs import PromptIdentity
 from interp.models.tokens import ChatTokens, PromptInput
 from interp.storage.atomic_files import write_file
+from interp.storage.typed_json import from_plain, read_json
 
 _ANSWER_TOKENS = 12
 _FILE_FORMAT = "interp-text-guard"
@@ -145,6 +147,18 @@ FORMATS = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class _File:
+    """Content of a text guard's file."""
+
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False)
+
+    format_version: int
+    family: str
+    threshold: float | None
+    calibration: dict[str, Any] | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class TextGuard:
     """A guard model's format and threshold; a `Detector` that is not fitted, only calibrated.
 
@@ -211,19 +225,17 @@ class TextGuard:
         path = Path(path)
         if not path.is_file():
             raise ValueError(f"no such guard file: {path}; make one with TextGuard.save")
-        try:
-            about = json.loads(path.read_text())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not a text guard or is damaged ({error})") from error
-        if not isinstance(about, dict) or about.get("format") != _FILE_FORMAT:
-            raise ValueError(f"{path} is not a text guard; make one with TextGuard.save")
-        if about["format_version"] > _FILE_VERSION or about["family"] not in FORMATS:
+        remedy = "make one with TextGuard.save"
+        about = read_json(path, dict[str, Any], remedy=remedy)
+        if about.get("format") != _FILE_FORMAT:
+            raise ValueError(f"{path} is not a text guard; {remedy}")
+        stored = from_plain(_File, about, source=str(path))
+        if stored.format_version > _FILE_VERSION or stored.family not in FORMATS:
             raise ValueError(
-                f"{path} has format_version {about['format_version']} and family {about['family']!r}, this interp "
+                f"{path} has format_version {stored.format_version} and family {stored.family!r}, this interp "
                 f"reads up to {_FILE_VERSION} and {', '.join(FORMATS)}; upgrade interp"
             )
-        family = FORMATS[about["family"]]
-        return cls(format=family, threshold=about["threshold"], calibration=about["calibration"])
+        return cls(format=FORMATS[stored.family], threshold=stored.threshold, calibration=stored.calibration)
 
     def _ask(self, model: ChatModel, prompts: Sequence[str], identity: PromptIdentity) -> list[Detection]:
         tokenizer: Any = model.tokenizer

@@ -207,22 +207,25 @@ class LatentGuard(FittedDetector[GuardScore], Shown):
         def centres(belief: str) -> Centres:
             return Centres(positive=tensors[f"{belief}/positive"], negative=tensors[f"{belief}/negative"])
 
+        layers, shape = own["layers"], tuple(tensors["harm/positive"].shape)
+        if len(shape) != 2 or not all(0 <= layer < shape[0] for layer in layers or ()):
+            raise ValueError(f"its centres have shape {shape}, its layers are {layers}")
         return {
             "harm": centres("harm"),
             "refusal": centres("refusal") if "refusal/positive" in tensors else None,
-            "layers": None if own["layers"] is None else tuple(own["layers"]),
+            "layers": None if layers is None else tuple(layers),
         }
 
     def __repr__(self) -> str:
         return (
-            f"LatentGuard({self.fitted_on['model']}, prompts {self.fitted_on['prompts']['name']}, "
+            f"LatentGuard({self.fitted_on['model']}, prompts {(self.fitted_on.get('prompts') or {}).get('name')}, "
             f"ending {self.ending}, threshold {self.threshold:.4g})"
         )
 
     def _card(self) -> Card:
         about = self.fitted_on
         leak = about.get("leak_check", {}).get("last_token", {}).get("value")
-        counts = [[name.replace("_", " "), n] for name, n in about["counts"].items()]
+        counts = [[name.replace("_", " "), n] for name, n in (about.get("counts") or {}).items()]
         layers = "all, averaged" if self.layers is None else ", ".join(map(str, self.layers))
         calibration = about.get("calibration")
         rule = (
@@ -233,7 +236,7 @@ class LatentGuard(FittedDetector[GuardScore], Shown):
         return Card(
             title=f"Latent Guard for {about['model']}",
             facts={
-                "fitted on": f"{about['prompts']['name']}, endings {self.ending}",
+                "fitted on": f"{(about.get('prompts') or {}).get('name')}, endings {self.ending}",
                 "harmful when": f"harmfulness > {self.threshold:.3g} ({rule})",
                 "layers": layers,
                 "refusal belief": "yes"

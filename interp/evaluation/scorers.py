@@ -14,6 +14,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 from interp.evaluation.refusals import REFUSAL_LISTS, RefusalList, is_refusal, refuses
 from interp.models.thinking import separated
+from interp.storage.typed_json import first_line
 
 
 @runtime_checkable
@@ -107,9 +108,9 @@ class ClassifierScorer:
 
         try:
             classify = pipeline("text-classification", model=self.model, device=-1)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise ValueError(
-                f"no classifier {self.model}: {str(error).splitlines()[0]}; give a folder or a Hub id that can be "
+                f"no classifier {self.model}: {first_line(error)}; give a folder or a Hub id that can be "
                 "reached"
             ) from error
         labels = list(classify.model.config.id2label.values())  # pyright: ignore[reportOptionalMemberAccess]

@@ -11,7 +11,8 @@ transformers; `run.py` has the method, section by section; `figures.py` and `rep
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from importlib import import_module
@@ -22,11 +23,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from interp.display.cards import Card, Shown, Table
-from interp.storage.provenance import Provenance, provenance_of
+from interp.storage.provenance import Provenance, content_key, provenance_of
 from interp.storage.run_folders import Header, check_target, read_header, read_result, read_tensors, write_run
 from interp.storage.settings import problem
 from interp.storage.stages import open_stages
-from interp.storage.typed_json import to_plain
+from interp.storage.typed_json import first_line, to_plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -178,14 +179,11 @@ class Experiment:
         return finished
 
     def _key(self, about: Provenance, config: Any) -> dict[str, Any]:
-        """The key of the stage cache: everything that finished stages depend on."""
-        settings = {k: v for k, v in to_plain(config, self.config).items() if k not in self.also_resumes}
-        where = to_plain(about, Provenance)
+        """The key of the stage cache: what finished stages depend on, and no name of a place on this machine."""
         return {
             "experiment": self.name,
-            "config": settings,
-            "model": where["model"],
-            "prompts": where["prompts"],
+            "config": {k: v for k, v in to_plain(config, self.config).items() if k not in self.also_resumes},
+            **content_key(about),
         }
 
     def read(self, folder: str | Path) -> "Run[Any]":
@@ -252,22 +250,44 @@ class Run(Shown, Generic[ResultT]):
 
     def figures(self) -> "dict[str, go.Figure]":
         """Every figure by name, drawn from the numbers."""
-        return self.experiment.figures(self.result)
+        with self._drawn():
+            return self.experiment.figures(self.result)
 
     def report(self) -> str:
         """The page, as HTML."""
-        return self.experiment.report(self.result)
+        with self._drawn():
+            return self.experiment.report(self.result)
 
     def table(self) -> "pd.DataFrame":
         """The main numbers."""
         import pandas as pd
 
-        shown = self.experiment.table(self.result)
+        with self._drawn():
+            shown = self.experiment.table(self.result)
         return pd.DataFrame(shown.rows, columns=list(shown.header))
 
     def verdicts(self) -> list[str]:
         """Verdicts on the claims, in words that follow from the data."""
-        return self.experiment.verdicts(self.result)
+        with self._drawn():
+            return self.experiment.verdicts(self.result)
+
+    @contextmanager
+    def _drawn(self) -> Iterator[None]:
+        """A stored result of the right types may lack what its drawing needs, such as the row of a kind of prompts.
+
+        Raises:
+            ValueError: it does.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self.folder is None or self.computed is not None:
+                raise  # a result that was made here and now: a fault of the drawing
+            what = f"{type(error).__name__} {first_line(error)}"
+            raise ValueError(
+                f"{self.folder / 'result.json'} cannot be drawn ({what}): it is damaged or incomplete; run "
+                f"{self.experiment.name} again"
+            ) from error
 
     def save(self, folder: str | Path) -> Path:
         """Write the run folder: result, tensors, figures, report, and what else the experiment keeps."""
@@ -290,9 +310,11 @@ class Run(Shown, Generic[ResultT]):
             "took": None if seconds is None else f"{seconds:.0f} s{device}",
             "read from": None if self.folder is None else os.path.relpath(self.folder),
         }
+        with self._drawn():
+            shown = self.experiment.table(self.result)
         return Card(
             title=f"{self.experiment.name}: {self.experiment.summary}",
             facts={name: value for name, value in facts.items() if value},
-            tables=[self.experiment.table(self.result)],
+            tables=[shown],
             notes=[*self.verdicts(), "figures() draws every figure; .result holds every number."],
         )

@@ -196,7 +196,9 @@ def runs(*places: str | Path) -> StoredRuns:
     unreadable: dict[Path, str] = {}
     for folder in _run_folders([Path(place) for place in places] if places else _places()):
         try:
-            found.append(open_run(folder))
+            stored = open_run(folder)
+            stored.verdicts()  # a run that cannot be drawn is listed as unreadable
+            found.append(stored)
         except ValueError as error:
             unreadable[folder] = str(error)
     found.sort(key=lambda r: r.provenance.created, reverse=True)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from interp.models.adapters import attach_adapter, first_line, method_name, quiet_peft, stored_tensors
+from interp.models.adapters import attach_adapter, method_name, quiet_peft, stored_tensors
 from interp.models.logit_checks import (
     PROBE_TOKENS,
     probe_logits,
@@ -30,6 +30,7 @@ from interp.models.logit_checks import (
 )
 from interp.models.snapshots import Snapshot
 from interp.models.weight_hashes import WeightHash
+from interp.storage.typed_json import first_line
 
 logger = logging.getLogger(__name__)
 

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from interp.models.checkpoint_files import check_folder, reason_of
 from interp.models.hub import hub_options
 from interp.models.sources import is_adapter
+from interp.storage.typed_json import first_line
 
 
 def method_name(config: Any) -> str:
@@ -66,7 +67,7 @@ def attach_adapter(hf: PreTrainedModel, adapter: str, *, shown: str, dropout: fl
         raise ValueError(f"{wrong} ({method}): {first_line(error)}; {made_for}") from error
     try:
         _fill(model, config, weights)
-    except (ValueError, KeyError, RuntimeError) as error:
+    except Exception as error:  # PEFT does not check the types of its settings
         raise ValueError(f"{wrong}: {first_line(error)}; {made_for}") from error
     return model
 
@@ -80,12 +81,20 @@ def _read(adapter: str) -> tuple[Any, dict[str, Tensor]]:
         {} if Path(adapter).is_dir() else hub_options(adapter, revision=None, file="adapter_config.json")
     )
     what = f"adapter {adapter}"
+    if Path(adapter).is_dir():
+        check_folder(Path(adapter))
     try:
         config = PeftConfig.from_pretrained(adapter, **options)
         what = f"{what} ({method_name(config)})"
         weights = load_peft_weights(adapter, device="cpu", **options)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"cannot read {what}: {first_line(error)}") from error
+        if damaged := [
+            name
+            for name, value in weights.items()
+            if value.is_floating_point() and not value.isfinite().all()
+        ]:
+            raise ValueError(f"{damaged[0]} holds NaN or infinite values")
+    except Exception as error:  # a reader of files of anybody's making
+        raise ValueError(f"cannot read {what}: {reason_of(error)}") from error
     return config, weights
 
 
@@ -128,12 +137,6 @@ def stored_tensors(adapted: Any, with_embeddings: bool = False) -> dict[str, Ten
 
 def _equal(arrived: Tensor, stored: Tensor) -> bool:
     return arrived.shape == stored.shape and torch.equal(arrived.cpu(), stored.to(arrived.dtype))
-
-
-def first_line(error: Exception) -> str:
-    """First line of an error's message; its class where it has none."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
 
 
 @contextmanager

@@ -12,11 +12,15 @@ import json
 import logging
 import os
 import re
-import shutil
-import tempfile
 from pathlib import Path
+from typing import Any
+
+from interp.storage.atomic_files import draft_folder, remove_folder
+from interp.storage.typed_json import read_json
 
 logger = logging.getLogger(__name__)
+_RECORD = "interp-conversion.json"
+"""File of a converted copy with the hashes of the others."""
 
 CONVERSION = 2
 """Version of the conversion; a copy of an earlier one is made again."""
@@ -34,7 +38,7 @@ def convert_gguf(path: Path) -> Path:
     """Dequantise a GGUF file to a safetensors folder in the cache, once; return that folder.
 
     The folder is named by the file's SHA-256 (of all shards for a split file) and appears by one rename, so a killed
-    conversion leaves nothing behind. A copy whose weights no longer match their recorded hash is converted again.
+    conversion leaves nothing behind. A copy with a file that no longer matches its recorded hash is converted again.
 
     Raises:
         ValueError: the file does not exist, is not GGUF, is truncated, or holds what the model would not use.
@@ -57,18 +61,14 @@ def convert_gguf(path: Path) -> Path:
             target,
             path,
         )
-        shutil.rmtree(target)
+        remove_folder(target)
     logger.warning("converting %s to safetensors in %s (once)", path.name, target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
-        unfinished = Path(scratch) / "model"
+    with draft_folder(target) as scratch:
+        unfinished = scratch / "model"
         _dequantise(shards, unfinished)
-        record = {
-            "version": CONVERSION,
-            "gguf_sha256": digest,
-            "weights_sha256": _weights_digest(unfinished),
-        }
-        (unfinished / "interp-conversion.json").write_text(json.dumps(record, indent=1))
+        record = {"version": CONVERSION, "gguf_sha256": digest, "files_sha256": _digests(unfinished)}
+        (unfinished / _RECORD).write_text(json.dumps(record, indent=1))
         try:
             unfinished.rename(target)
         except OSError:  # another process finished the same conversion first
@@ -113,15 +113,16 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _weights_digest(folder: Path) -> dict[str, str]:
-    return {path.name: _sha256(path) for path in sorted(folder.glob("*.safetensors"))}
+def _digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file: a damaged configuration or tokenizer is as wrong as damaged weights."""
+    return {path.name: _sha256(path) for path in sorted(folder.iterdir()) if path.name != _RECORD}
 
 
 def _is_intact(folder: Path) -> bool:
     try:
-        record = json.loads((folder / "interp-conversion.json").read_text())
+        record = read_json(folder / _RECORD, dict[str, Any], remedy="converting again")
         if record.get("version") != CONVERSION:
             return False
-        return bool(record["weights_sha256"]) and record["weights_sha256"] == _weights_digest(folder)
+        return bool(record["files_sha256"]) and record["files_sha256"] == _digests(folder)
     except (OSError, ValueError, KeyError):
         return False

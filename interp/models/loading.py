@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from interp.models.adapter_merging import merge_adapter
 from interp.models.adapter_tokenizers import adapter_tokenizer
+from interp.models.checkpoint_files import check_folder, reason_of
 from interp.models.gguf import convert_gguf
 from interp.models.hub import hub_options
 from interp.models.sources import BUNDLED_MODELS, ModelSource, SourceFiles
@@ -99,6 +99,8 @@ def _from_pretrained(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     folder = Path(source)
     options = {} if folder.is_dir() else hub_options(source, revision=revision)
+    if folder.is_dir():
+        check_folder(folder)
     was_enabled = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
@@ -115,8 +117,8 @@ def _from_pretrained(
         if found["missing_keys"]:
             missing = sorted(found["missing_keys"])
             raise ValueError(f"{len(missing)} tensors are missing from the weights, first {missing[0]}")
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except Exception as error:  # readers of files of anybody's making, with errors of Rust, torch and Python
+        reason = reason_of(error)
         if folder.is_dir():
             raise ValueError(f"cannot load the checkpoint in {folder}: {reason}") from error
         raise ValueError(

@@ -192,7 +192,7 @@ def _not_empty(gathered: GatheredPrompts) -> GatheredPrompts:
 
 def _item(entry: Any, row: int) -> str | tuple[Message, ...]:
     if isinstance(entry, str):
-        return entry
+        return _whole(entry, row)
     if isinstance(entry, Sequence) and not isinstance(entry, (bytes, bytearray)):
         return tuple(_message(message, row) for message in entry)
     raise ValueError(
@@ -216,7 +216,25 @@ def _message(message: Any, row: int) -> Message:
         raise ValueError(
             f"prompt {row}: the content of a {message['role']} message must be text, got {type(content).__name__}"
         )
+    _whole(content or "", row)
     return message
+
+
+def is_text(text: str) -> bool:
+    """Whether a string is text that can be encoded: JSON and command lines may hold halves of surrogate pairs."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _whole(text: str, row: int) -> str:
+    if not is_text(text):
+        raise ValueError(
+            f"prompt {row} holds half of a character (a lone surrogate), {text!r:.60}; correct it"
+        )
+    return text
 
 
 def _text(item: str | tuple[Message, ...]) -> str:

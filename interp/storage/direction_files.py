@@ -18,18 +18,28 @@ layers 0 and 1 cannot be written.
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
+from pydantic import ConfigDict, Field
 from safetensors.torch import save
 from torch import Tensor
 
 from interp.directions import Direction
-from interp.storage.atomic_files import write_file
+from interp.storage.atomic_files import replacing_file, write_file
+from interp.storage.tensor_files import (
+    TensorFile,
+    check_tensors,
+    format_version,
+    plain_tensor,
+    read_safetensors,
+    read_torch_file,
+    sealed,
+)
+from interp.storage.typed_json import first_line, from_plain, read_json
 
 FORMAT = "interp-direction"
 FORMAT_VERSION = 1
@@ -58,7 +68,8 @@ def direction_bytes(direction: Direction) -> bytes:
         "mean_activation_norm": repr(direction.mean_activation_norm),
         "provenance": json.dumps(dict(direction.provenance)),
     }
-    return save({"direction": direction.vector.detach().to("cpu", torch.float32).contiguous()}, metadata)
+    tensors = {"direction": direction.vector.detach().to("cpu", torch.float32).contiguous()}
+    return save(tensors, sealed(metadata, tensors))
 
 
 def read_direction(path: str | Path, *, layer: int | None = None, position: int | None = None) -> Direction:
@@ -78,22 +89,17 @@ def read_direction(path: str | Path, *, layer: int | None = None, position: int 
     if path.suffix == ".gguf":
         return _from_layers(_read_control_vector(path), layer, path)
     if path.suffix == ".safetensors":
-        metadata, tensors = _read_safetensors(path)
-        if metadata.get("format") == FORMAT:
-            return _ours(metadata, tensors["direction"], path)
+        file = read_safetensors(path)
+        tensors = file.tensors
+        if file.metadata.get("format") == FORMAT:
+            return _ours(file, path)
         if len(tensors) != 1:
             raise ValueError(
                 f"{path} holds {len(tensors)} tensors and no interp metadata; save one tensor [layer, d_model]"
             )
         return _from_tensor(next(iter(tensors.values())), path, layer, position)
     if path.suffix in (".pt", ".pth", ".bin"):
-        try:
-            tensor = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise ValueError(f"cannot read {path} as weights-only: {str(error).splitlines()[0]}") from error
-        if not isinstance(tensor, Tensor):
-            raise ValueError(f"{path} holds a {type(tensor).__name__}, not a tensor")
-        return _from_tensor(tensor, path, layer, position)
+        return _from_tensor(read_torch_file(path), path, layer, position)
     raise ValueError(f"{path}: unknown kind of direction file; known: .safetensors, .pt, .gguf")
 
 
@@ -125,7 +131,15 @@ def as_direction(given: DirectionInput) -> Direction | Tensor:
     return vector
 
 
-_PUBLISHED_SCORES = {"bypass": "refusal_score", "induce": "steering_score", "kl": "kl_div_score"}
+@dataclass(frozen=True, kw_only=True)
+class _Evaluation:
+    """One candidate of a published `direction_evaluations.json`; a score that could not be computed is null or NaN."""
+
+    position: int
+    layer: int
+    refusal_score: float | None
+    steering_score: float | None
+    kl_div_score: float | None
 
 
 def read_direction_evaluations(path: str | Path) -> list[dict[str, Any]]:
@@ -140,20 +154,20 @@ def read_direction_evaluations(path: str | Path) -> list[dict[str, Any]]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"no such file: {path}")
-    try:
-        rows = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error.msg}, line {error.lineno})") from error
-    if not isinstance(rows, list) or not rows:
-        raise ValueError(f"{path} must hold a list of candidates")
-    table = []
-    for number, row in enumerate(rows):
-        if missing := [k for k in ("position", "layer", *_PUBLISHED_SCORES.values()) if k not in row]:
-            raise ValueError(f"{path}, row {number} has no {missing[0]}; is it direction_evaluations.json?")
-        scores = {ours: row[theirs] for ours, theirs in _PUBLISHED_SCORES.items()}
-        scores = {key: math.nan if value is None else float(value) for key, value in scores.items()}
-        table.append({"position": int(row["position"]), "layer": int(row["layer"]), **scores})
-    return table
+    remedy = "take direction_evaluations.json as it was published"
+    rows = read_json(path, list[_Evaluation], remedy=remedy)
+    if not rows:
+        raise ValueError(f"{path} is damaged (it lists no candidates); {remedy}")
+    return [
+        {
+            "position": row.position,
+            "layer": row.layer,
+            "bypass": math.nan if row.refusal_score is None else row.refusal_score,
+            "induce": math.nan if row.steering_score is None else row.steering_score,
+            "kl": math.nan if row.kl_div_score is None else row.kl_div_score,
+        }
+        for row in rows
+    ]
 
 
 def read_published_tensor(path: str | Path) -> Tensor:
@@ -183,16 +197,13 @@ def read_published_tensor(path: str | Path) -> Tensor:
         type(np.dtype(np.float16)),
         type(np.dtype(np.float32)),
     ]
-    try:
-        with torch.serialization.safe_globals(rebuild):
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"cannot read {path} as weights-only: {str(error).splitlines()[0]}") from error
+    found = read_torch_file(path, rebuild)
     if isinstance(found, np.ndarray):
-        found = torch.from_numpy(np.ascontiguousarray(found))
-    if not isinstance(found, Tensor):
-        raise ValueError(f"{path} holds a {type(found).__name__}, not a tensor")
-    return found.to(torch.float32).contiguous()
+        try:
+            found = torch.from_numpy(np.ascontiguousarray(found))
+        except TypeError:
+            raise ValueError(f"{path} holds an array of {found.dtype}; save floats") from None
+    return plain_tensor(found, path).contiguous()
 
 
 def write_control_vector(
@@ -218,61 +229,87 @@ def write_control_vector(
             "output of block N and refuses N = 0, so the first layer it reaches is 2"
         )
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.draft")
-    writer = gguf.GGUFWriter(str(draft), "controlvector")
-    writer.add_string("controlvector.model_hint", architecture)
-    writer.add_uint32("controlvector.layer_count", direction.layer - 1)
     step = (coefficient * direction.vector).to("cpu", torch.float32).contiguous()
-    writer.add_tensor(f"direction.{direction.layer - 1}", step.numpy())
-    try:
+    with replacing_file(path) as draft:
+        writer = gguf.GGUFWriter(str(draft), "controlvector")
+        writer.add_string("controlvector.model_hint", architecture)
+        writer.add_uint32("controlvector.layer_count", direction.layer - 1)
+        writer.add_tensor(f"direction.{direction.layer - 1}", step.numpy())
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        draft.replace(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
     return path
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+@dataclass(frozen=True, kw_only=True)
+class _Metadata:
+    """Metadata of a direction file, all of which safetensors keeps as text."""
+
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False)
+
+    format_version: int
+    site: str
+    layer: Annotated[int, Field(ge=0)]
+    position: str
+    sign: str
+    kind: str
+    mean_activation_norm: Annotated[float, Field(ge=0)] | None
+    provenance: dict[str, Any]
+
+
+def _ours(file: TensorFile, path: Path) -> Direction:
+    remedy = "write the direction again"
+    format_version(file, path, FORMAT_VERSION)
+    plain: dict[str, Any] = dict(file.metadata)
+    if plain.get("mean_activation_norm") == "None":
+        plain["mean_activation_norm"] = None
     try:
-        with safe_open(str(path), framework="pt") as stream:
-            return stream.metadata() or {}, {key: stream.get_tensor(key) for key in stream.keys()}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file or is damaged ({error})") from error
-
-
-def _ours(metadata: dict[str, str], vector: Float[Tensor, " d_model"], path: Path) -> Direction:
-    if int(metadata["format_version"]) > FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has format_version {metadata['format_version']}, this interp reads up to {FORMAT_VERSION}; "
-            "upgrade interp"
-        )
-    norm = metadata["mean_activation_norm"]
+        plain["provenance"] = json.loads(plain.get("provenance", "null"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged (provenance: {first_line(error)}); {remedy}") from None
+    metadata = from_plain(_Metadata, plain, source=str(path))
+    vector = file.tensors.get("direction")
+    if vector is None or vector.ndim != 1:
+        raise ValueError(f"{path} is damaged (no vector named direction in it); {remedy}")
+    if vector.is_floating_point() and not torch.isfinite(vector).all():
+        raise ValueError(f"{path}: the direction holds NaN or infinite values; {remedy}")
+    check_tensors(file, path, remedy=remedy)
     return Direction(
         vector=vector,
-        layer=int(metadata["layer"]),
-        position=metadata["position"],
-        site=metadata["site"],
-        sign=metadata["sign"],
-        kind=metadata["kind"],
-        mean_activation_norm=None if norm == "None" else float(norm),
-        provenance=json.loads(metadata["provenance"]),
+        layer=metadata.layer,
+        position=metadata.position,
+        site=metadata.site,
+        sign=metadata.sign,
+        kind=metadata.kind,
+        mean_activation_norm=metadata.mean_activation_norm,
+        provenance=metadata.provenance,
     )
 
 
-def _from_tensor(tensor: Tensor, path: Path, layer: int | None, position: int | None) -> Direction:
-    tensor = tensor.detach().to(torch.float32)
+@dataclass(frozen=True, kw_only=True)
+class _PublishedMetadata:
+    """Content of `direction_metadata.json` beside a published direction."""
+
+    layer: Annotated[int, Field(ge=0)] | None = None
+    pos: int | str = "unknown"
+
+
+def _from_tensor(found: Any, path: Path, layer: int | None, position: int | None) -> Direction:
+    tensor = plain_tensor(found, path)
+    if not torch.isfinite(tensor).all():
+        raise ValueError(f"{path} holds NaN or infinite values; make it again")
+    if tensor.numel() == 0:
+        raise ValueError(f"{path} holds a tensor without values, shape {tuple(tensor.shape)}; save it again")
     metadata_path = path.with_name("direction_metadata.json")
     if tensor.ndim == 1:
-        metadata: dict[str, Any] = json.loads(metadata_path.read_text()) if metadata_path.is_file() else {}
-        layer = metadata.get("layer", layer)
+        metadata = _PublishedMetadata()
+        if metadata_path.is_file():
+            metadata = read_json(metadata_path, _PublishedMetadata, remedy="correct or remove it")
+        layer = layer if metadata.layer is None else metadata.layer
         if layer is None:
             raise ValueError(f"{path} holds one vector and no {metadata_path.name} beside it; say its layer")
-        return _imported(tensor, layer, str(metadata.get("pos", "unknown")), path)
+        return _imported(tensor, layer, str(metadata.pos), path)
     if tensor.ndim == 3:
         if position is None or not -tensor.shape[0] <= position < tensor.shape[0]:
             raise ValueError(f"{path} has {tensor.shape[0]} positions; say which, got position={position}")
@@ -310,15 +347,19 @@ def _imported(vector: Tensor, layer: int, position: str, path: Path) -> Directio
 def _read_control_vector(path: Path) -> dict[int, Tensor]:
     import gguf
 
+    found: dict[int, Tensor] = {}
     try:
-        reader = gguf.GGUFReader(str(path))
-    except Exception as error:
-        raise ValueError(f"cannot read {path} as GGUF ({error})") from error
-    found = {
-        int(tensor.name.split(".")[1]) + 1: torch.from_numpy(tensor.data.copy()).float()
-        for tensor in reader.tensors
-        if tensor.name.startswith("direction.")
-    }
+        for tensor in gguf.GGUFReader(str(path)).tensors:
+            head, _, number = tensor.name.partition(".")
+            if head == "direction":
+                found[int(number) + 1] = torch.from_numpy(tensor.data.copy()).float()
+    except Exception as error:  # a reader of hostile bytes
+        raise ValueError(f"cannot read {path} as GGUF ({first_line(error)})") from error
     if not found:
         raise ValueError(f"{path} holds no direction.N tensors; it is not a control vector")
+    if (
+        len({(vector.ndim, vector.shape) for vector in found.values()}) > 1
+        or next(iter(found.values())).ndim != 1
+    ):
+        raise ValueError(f"{path} is damaged (its directions are not vectors of one length); make it again")
     return found

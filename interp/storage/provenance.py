@@ -151,6 +151,26 @@ def provenance_of(model: Any, prompts: Any, *, seed: int) -> Provenance:
     )
 
 
+_NAMES_OF_MODEL = ("model", "adapter", "chat_template")
+"""Fields that name a place; hashes beside them say what is there."""
+
+
+def content_key(about: Provenance) -> dict[str, Any]:
+    """What a result depends on of its model and prompts: their content, not what they are called or where they are."""
+    model, prompts = about.model, about.prompts
+    return {
+        "model": None
+        if model is None
+        else {name: value for name, value in asdict(model).items() if name not in _NAMES_OF_MODEL},
+        "prompts": None if prompts is None else prompts_key(asdict(prompts)),
+    }
+
+
+def prompts_key(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What a result depends on of its prompts: ending, and size and hash of every split."""
+    return {"ending": provenance["ending"], "splits": provenance["splits"]}
+
+
 def provenance(model: Mapping[str, Any], prompts: Mapping[str, Any], config: Any) -> dict[str, Any]:
     """Provenance fields for a direction file.
 

@@ -6,19 +6,20 @@
     <run>/report.html           one page that opens offline
 
 A run is written to a hidden folder beside its target and renamed, so that a killed run leaves the old result or none.
-The finished stages of a killed run are kept by `interp.storage.stages`.
+The working folder itself (`--out .`) is not renamed but emptied and filled, since a shell stands in it; a kill in the
+middle is completed at the next start. The finished stages of a killed run are kept by `interp.storage.stages`.
 """
 
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from interp.storage.atomic_files import write_tensors
-from interp.storage.typed_json import from_json, to_plain
+from interp.storage.atomic_files import draft_folder, write_tensors
+from interp.storage.locks import folder_lock, resolved
+from interp.storage.typed_json import first_line, from_plain, read_json, to_plain
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -91,12 +92,7 @@ def read_header(folder: str | Path) -> Header:
     path = folder / "result.json"
     if not path.is_file():
         raise ValueError(f"{folder} holds no result.json; is it the --out of a finished run?")
-    try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({error}); run the experiment again") from None
-    if not isinstance(body, dict):
-        raise ValueError(f"{path} is damaged (no JSON object); run the experiment again")
+    body: dict[str, Any] = read_json(path, dict[str, Any], remedy="run the experiment again")
     version, name = body.pop("format_version", None), body.pop("experiment", None)
     if version != FORMAT_VERSION or not isinstance(name, str):
         again = f"`interp run {name} --out {folder}`" if isinstance(name, str) else "the command that made it"
@@ -113,7 +109,7 @@ def read_result(header: Header, kind: type[Any]) -> Any:
     Raises:
         ValueError: a field is missing or of another type; the message names the file and the path inside it.
     """
-    return from_json(kind, json.dumps(header.body), source=str(header.path))
+    return from_plain(kind, header.body, source=str(header.path))
 
 
 def read_tensors(folder: str | Path) -> "dict[str, Tensor]":
@@ -128,37 +124,40 @@ def read_tensors(folder: str | Path) -> "dict[str, Tensor]":
     stored = Path(folder) / "tensors.safetensors"
     try:
         return load_file(stored) if stored.is_file() else {}
-    except SafetensorError as error:
-        raise ValueError(f"{stored} is damaged ({error}); run the experiment again") from error
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{stored} is damaged ({first_line(error)}); run the experiment again") from error
 
 
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """A draft folder that replaces `folder` when the context exits normally and is removed otherwise."""
-    _check_replaceable(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    recover(folder)
-    draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
-        yield draft
-        draft.chmod(0o755)
-        old = _aside(folder)
-        if folder.exists():
-            folder.rename(old)
-        draft.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
+    folder = resolved(folder)
+    with folder_lock(folder):
+        recover(folder)
+        _check_replaceable(folder)
+        with draft_folder(folder) as draft:
+            yield draft
+            draft.chmod(0o755)
+            if folder == Path.cwd():
+                draft.rename(_whole(folder))
+                _fill(folder)
+                return
+            old = _aside(folder)
+            if folder.exists():
+                folder.rename(old)
+            draft.rename(folder)
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def check_target(folder: Path) -> None:
     """Find whether a run could be stored here, before it is computed.
 
     Raises:
-        ValueError: the folder is a file, contains other files but no result, or cannot be written.
+        ValueError: the folder is a file, contains other files but no result, is being written by another run, or cannot
+            be written.
     """
-    _check_replaceable(folder)
+    recover(folder)
+    _check_replaceable(resolved(folder))
     check_writable(folder)
 
 
@@ -166,17 +165,16 @@ def check_writable(path: Path) -> None:
     """Find whether a file or folder of this path could be made, without making it.
 
     Raises:
-        ValueError: something in the way, or no permission.
+        ValueError: something in the way, no permission, or another process that is writing it.
     """
-    parent = path.absolute().parent
-    while not parent.exists():
-        parent = parent.parent
     try:
-        with tempfile.TemporaryDirectory(dir=parent, prefix=".interp-"):
+        with folder_lock(path):
             pass
     except OSError as error:
-        reason = str(error.strerror).lower()
-        raise ValueError(f"cannot write {path}: {parent}: {reason}; give another --out") from None
+        place = error.filename or resolved(path).parent
+        raise ValueError(
+            f"cannot write {path}: {place}: {str(error.strerror).lower()}; give another --out"
+        ) from None
 
 
 def _check_replaceable(folder: Path) -> None:
@@ -187,14 +185,46 @@ def _check_replaceable(folder: Path) -> None:
 
 
 def _aside(folder: Path) -> Path:
+    """Name of an older result while a new one takes its place."""
     return folder.with_name(f".{folder.name}.old")
 
 
+def _whole(folder: Path) -> Path:
+    """Name of a whole new result whose folder has yet to be emptied for it."""
+    return folder.with_name(f".{folder.name}.new")
+
+
+def _moving(folder: Path) -> Path:
+    """Name of a whole new result that is being moved into its empty folder."""
+    return folder.with_name(f".{folder.name}.moving")
+
+
+def _fill(folder: Path) -> None:
+    """Replace the files of a folder by those of the whole new result beside it; goes on where a kill stopped it."""
+    if _whole(folder).is_dir():
+        for entry in sorted(folder.iterdir(), key=lambda path: path.name == "result.json"):
+            # The old result goes last: while it is there, so is the right to remove what lies beside it.
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        _whole(folder).rename(_moving(folder))
+    if _moving(folder).is_dir():
+        for entry in sorted(_moving(folder).iterdir(), key=lambda path: path.name == "result.json"):
+            entry.rename(folder / entry.name)
+        _moving(folder).rmdir()
+
+
 def recover(folder: Path) -> None:
-    """Restore an older result that a kill between two renames left under its temporary name."""
-    old = _aside(folder)
-    if old.is_dir():
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            old.rename(folder)
+    """Complete or undo the replacement of a result that a kill interrupted between two renames."""
+    folder = resolved(folder)
+    if not any(rest.is_dir() for rest in (_aside(folder), _whole(folder), _moving(folder))):
+        return
+    try:
+        with folder_lock(folder):
+            _fill(folder)
+            if not (old := _aside(folder)).is_dir():
+                return
+            if folder.exists():
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                old.rename(folder)
+    except ValueError:  # another process is between the two renames now
+        return

@@ -14,24 +14,23 @@ not.
 import hashlib
 import json
 import logging
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from interp.display.progress import progress
-from interp.storage.atomic_files import write_file, write_tensors
+from interp.storage.atomic_files import remove_folder, remove_strays, write_file, write_tensors
+from interp.storage.locks import folder_lock, resolved
 from interp.storage.provenance import Provenance, provenance_of
-from interp.storage.typed_json import from_json, to_json, to_plain
-
-if TYPE_CHECKING:
-    pass
+from interp.storage.typed_json import first_line, from_json, to_json, to_plain
 
 logger = logging.getLogger(__name__)
+_SETTINGS, _CODE = "settings.sha256", "code.sha256"
+"""Files that say which settings, and which version of the code, the values were computed with."""
 T = TypeVar("T")
 
 
@@ -47,26 +46,37 @@ class StageCache:
     """
 
     def __init__(self, folder: str | Path, key: Mapping[str, Any]) -> None:
-        self.folder = Path(folder)
-        for stray in self.folder.parent.glob(
-            f".{self.folder.name}.removed-*"
-        ):  # a kill while they were removed
-            shutil.rmtree(stray, ignore_errors=True)
-        digest = hashlib.sha256(json.dumps(to_plain(key), sort_keys=True).encode()).hexdigest()
-        stamp = self.folder / "settings.sha256"
-        if self.folder.is_dir() and (not stamp.is_file() or stamp.read_text() != digest):
-            logger.warning("%s holds stages of a run with other settings; starting again", self.folder)
+        self.folder = resolved(folder)
+        self._digest = hashlib.sha256(json.dumps(to_plain(key), sort_keys=True).encode()).hexdigest()
+        remove_strays(self.folder)
+        if self.folder.is_dir() and _read_stamp(self.folder / _SETTINGS) != self._digest:
+            if self._holds_values():
+                logger.warning("%s holds stages of a run with other settings; starting again", self.folder)
             self.remove()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_file(stamp, digest.encode())
-        code, made_by = _code_hash(), self.folder / "code.sha256"
-        if not made_by.is_file():
-            write_file(made_by, code.encode())
-        elif made_by.read_text() != code:
+        if self.folder.is_dir() and _read_stamp(self.folder / _CODE) not in (None, _code_hash()):
             logger.warning(
                 "%s holds stages that another version of interp computed; remove the folder to compute them again",
                 self.folder,
             )
+
+    def _begin(self) -> None:
+        """Make the folder, with its stamps, when the first value comes: a run that fails before leaves none."""
+        if not (self.folder / _SETTINGS).is_file():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_file(self.folder / _SETTINGS, self._digest.encode())
+        if not (self.folder / _CODE).is_file():
+            write_file(self.folder / _CODE, _code_hash().encode())
+
+    def _holds_values(self) -> bool:
+        return any(
+            path.is_dir() or path.suffix in (".json", ".safetensors") for path in self.folder.iterdir()
+        )
+
+    def workspace(self, name: str) -> Path:
+        """A folder for further files, removed with the values."""
+        self._begin()
+        (self.folder / name).mkdir(parents=True, exist_ok=True)
+        return self.folder / name
 
     def __contains__(self, name: str) -> bool:
         return self._json(name).is_file() or self._tensors(name).is_file()
@@ -76,7 +86,7 @@ class StageCache:
         stems = {
             p.stem for ending in ("json", "safetensors") for p in self.folder.glob(f"{prefix}*.{ending}")
         }
-        return sorted(stems)
+        return sorted(name for name in stems if not name.startswith("."))  # a hidden one is a draft
 
     def get(self, name: str, kind: Any = Any) -> Any:
         """The stored value of this name, or None; mappings of tensors need no `kind`.
@@ -85,14 +95,19 @@ class StageCache:
             ValueError: the stored value is damaged or of another type.
         """
         if self._tensors(name).is_file():
+            from safetensors import SafetensorError
             from safetensors.torch import load_file
 
-            return load_file(self._tensors(name))
+            try:
+                return load_file(self._tensors(name))
+            except (SafetensorError, ValueError) as error:
+                raise ValueError(f"{self._tensors(name)} is damaged ({first_line(error)})") from error
         path = self._json(name)
         return from_json(kind, path.read_bytes(), source=str(path)) if path.is_file() else None
 
     def put(self, name: str, value: Any, kind: Any = Any) -> None:
         """Write a value, replacing an older one."""
+        self._begin()
         if _is_tensors(value):
             draft = self.folder / f".{name}.safetensors"
             write_tensors(draft, value)
@@ -101,11 +116,17 @@ class StageCache:
             write_file(self._json(name), to_json(value, kind))
 
     def keep(self, name: str, compute: Callable[[], T], kind: Any = Any) -> T:
-        """The stored value of this name, computed and stored where there is none."""
+        """The stored value of this name, computed and stored where there is none or a damaged one."""
         if name in self:
-            logger.info("continuing: %s is there", name)
-        else:
-            self.put(name, compute(), kind)
+            try:
+                value = self.get(name, kind)
+            except ValueError as error:
+                logger.warning("%s; computing it again", error)
+                self.drop(name)
+            else:
+                logger.info("continuing: %s is there", name)
+                return value
+        self.put(name, compute(), kind)
         return self.get(name, kind)
 
     def open_tensors(self, name: str) -> Any:
@@ -121,10 +142,14 @@ class StageCache:
 
     def remove(self) -> None:
         """Remove the folder atomically: a kill leaves either all of it or a renamed rest that is ignored."""
-        if self.folder.is_dir():
-            away = Path(tempfile.mkdtemp(dir=self.folder.parent, prefix=f".{self.folder.name}.removed-"))
-            self.folder.rename(away / "stages")
-            shutil.rmtree(away, ignore_errors=True)
+        remove_folder(self.folder)
+
+    def discard_empty(self) -> None:
+        """Remove the folder unless it holds a value or a file of a workspace."""
+        if self.folder.is_dir() and not any(
+            path.is_file() and path.name not in (_SETTINGS, _CODE) for path in self.folder.rglob("*")
+        ):
+            self.remove()
 
     def _json(self, name: str) -> Path:
         return self.folder / f"{name}.json"
@@ -186,7 +211,9 @@ class Stages:
 
     def workspace(self, name: str) -> Path:
         """A folder for further files of the run, such as checkpoints; removed when the run is complete."""
-        folder = (self.cache.folder if self.cache is not None else self._scratch()) / name
+        if self.cache is not None:
+            return self.cache.workspace(name)
+        folder = self._scratch() / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -202,12 +229,15 @@ def open_stages(
     """The context of a run whose finished stages are stored in `<out>.parts` until it is complete.
 
     When the context exits normally the stages are removed; after an error, an interrupt or a kill they remain, and the
-    same run continues there.
+    same run continues there. A run that has finished no stage leaves nothing. One process at a time writes a folder.
 
     Args:
         out: the run's folder; None stores nothing.
         key: settings that the stages depend on; stages with another key are not used.
         provenance: provenance of the run, for its result.
+
+    Raises:
+        ValueError: another run is writing the same folder.
     """
     with ExitStack() as stack:
         temporary: list[Path] = []
@@ -217,8 +247,12 @@ def open_stages(
                 temporary.append(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="interp-"))))
             return temporary[0]
 
-        target = None if out is None else Path(out)
-        cache = None if target is None else StageCache(target.with_name(f"{target.name}.parts"), key)
+        cache = None
+        if out is not None:
+            target = resolved(out)
+            stack.enter_context(folder_lock(target))
+            cache = StageCache(target.with_name(f"{target.name}.parts"), key)
+            stack.callback(cache.discard_empty)
         about = provenance_of(None, None, seed=0) if provenance is None else provenance
         yield Stages(cache, scratch, provenance=about, show_progress=show_progress)
         if cache is not None:
@@ -228,6 +262,14 @@ def open_stages(
 def _is_tensors(value: Any) -> bool:
     """Whether this is a mapping of tensors, without importing torch to find out."""
     return isinstance(value, Mapping) and bool(value) and all(hasattr(v, "data_ptr") for v in value.values())
+
+
+def _read_stamp(path: Path) -> str | None:
+    """Content of a stamp; None where it is missing or damaged."""
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 @cache

@@ -8,6 +8,7 @@ missing or of another type raises a `ValueError` that names the file and the pat
 
 import json
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -62,7 +63,39 @@ def from_plain(kind: "type[T] | Any", value: Any, *, source: str) -> "T | Any":
     Raises:
         ValueError: a value of another shape; the message names the source and the path inside it.
     """
-    return from_json(kind, json.dumps(value), source=source)
+    try:
+        text = json.dumps(value)
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # numbers of thousands of digits, nesting of thousands of levels
+        raise ValueError(f"{source}: {error}") from None
+    return from_json(kind, text, source=source)
+
+
+def read_json(path: str | Path, kind: "type[T] | Any" = Any, *, remedy: str) -> "T | Any":
+    """Read a JSON file as a value of the given type; one reader for every kind of damage.
+
+    Covers text that is not UTF-8, is cut, nests too deeply or holds half a surrogate pair, and values of another shape.
+
+    Args:
+        remedy: what to do about a damaged file, as the end of the message.
+
+    Raises:
+        ValueError: damaged; the message is one line with file, reason and remedy.
+        OSError: no such file, or not readable.
+    """
+    data = Path(path).read_bytes()
+    try:
+        return _adapter(kind).validate_json(data)
+    except ValidationError as error:
+        raise ValueError(f"{path} is damaged ({_first(error)}); {remedy}") from None
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message that says something; its class where there is none."""
+    lines = [" ".join(line.split()) for line in str(error).splitlines()]
+    return next((line for line in lines if line.strip("-=* ")), type(error).__name__)[:300]
 
 
 def _first(error: ValidationError) -> str:

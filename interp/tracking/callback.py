@@ -25,10 +25,11 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer_callback import CallbackHandler
 
-from interp.models.adapters import first_line, method_name
+from interp.models.adapters import method_name
 from interp.models.chat_model import ChatModel
 from interp.models.logit_checks import probe_logits, probe_tokens, relative_difference, tolerance_of
 from interp.storage.stages import StageCache
+from interp.storage.typed_json import first_line
 from interp.tracking.measures import measure
 from interp.tracking.records import CheckpointRecord, Cost, Group, Measurement, ReferenceRecord
 from interp.tracking.references import fit_reference, keep_reference

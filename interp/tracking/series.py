@@ -24,11 +24,14 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from interp.models.chat_model import ChatModel, load_source, with_adapter
+from interp.models.content_hashes import content_hash
 from interp.models.sources import BUNDLED_MODELS, ModelSource, split_revision
+from interp.storage.typed_json import read_json
 from interp.training.saving import RECORD
 
 Named = str | Path | ModelSource | ChatModel
@@ -58,27 +61,22 @@ class Checkpoint:
     options: ModelSource = field(default=_DEFAULTS, repr=False)
     """Dtype, device, chat template and batch size to load it with."""
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """Identifier of the content: paths, and every file's name, size and time; the weights of a live model."""
-        facts: list[object] = [self.source, self.adapter, self.revision]
+        """Hash of the content: that of the files, not where they are nor when they were written; a live model's
+        weights and template."""
+        if self.live is not None:
+            facts = [self.live.weights_hash, self.live.template_hash]
+        else:
+            facts = [content_hash(place) if place else None for place in (self.source, self.adapter)]
         if self.options.dtype or self.options.chat_template:
-            facts += [self.options.dtype, self.options.chat_template]
+            template = self.options.chat_template
+            facts += [self.options.dtype, content_hash(str(template)) if template else None]
         if self.options.thinking is not None:
             facts.append(f"thinking {self.options.thinking}")
-        if self.live is not None:
-            facts.append(self.live.weights_hash)
-        for place in (self.source, self.adapter):
-            path = Path(place) if place else None
-            if path is None:
-                continue
-            files = sorted(path.iterdir()) if path.is_dir() else [path]
-            facts += [
-                (file.name, (stat := file.stat()).st_size, stat.st_mtime_ns)
-                for file in files
-                if file.is_file()
-            ]
-        return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()
+        if self.options.date is not None:
+            facts.append(f"date {self.options.date}")
+        return hashlib.sha256(json.dumps([*facts, self.revision], default=str).encode()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -187,10 +185,10 @@ def _folder(folder: Path, base: str | None, *, label: str) -> Checkpoint:
         return Checkpoint(label=label, step=step, source=where)
     if base is None:
         try:
-            base = json.loads(config.read_text()).get("base_model_name_or_path")
-        except (ValueError, AttributeError):
+            base = read_json(config, dict[str, Any], remedy="").get("base_model_name_or_path")
+        except (OSError, ValueError):
             base = None
-        if not base:
+        if not isinstance(base, str) or not base:
             raise ValueError(f"adapter {folder} does not name its base model; give base= (--base)")
     return Checkpoint(label=label, step=step, source=base, adapter=where)
 

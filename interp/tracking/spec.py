@@ -18,7 +18,7 @@ from interp.data.prompt_sets import Kind, Prompts, PromptSet, Split
 from interp.data.prompts import load_prompts
 from interp.directions import difference_in_means, orthogonalised
 from interp.representations.beliefs import Centres
-from interp.storage.provenance import ModelProvenance, PromptsProvenance
+from interp.storage.provenance import ModelProvenance, PromptsProvenance, prompts_key
 from interp.storage.typed_json import to_plain
 from interp.tracking.records import CorpusProvenance, ReferenceFacts, TrackingSettings, TrackRecord
 
@@ -63,7 +63,7 @@ class TrackingSpec(TrackingSettings):
         """Everything but the checkpoint that measurements depend on: settings, prompts and corpora."""
         return {
             "settings": to_plain(self.settings, TrackingSettings),
-            "prompts": self.measured_prompts.provenance,
+            "prompts": prompts_key(self.measured_prompts.provenance),
             "corpora": to_plain(self.corpora_provenance, dict[str, CorpusProvenance]),
         }
 
@@ -73,7 +73,8 @@ class TrackingSpec(TrackingSettings):
         return (
             record.settings == self.settings
             and record.corpora == self.corpora_provenance
-            and prompts == self.measured_prompts.provenance
+            and prompts is not None
+            and prompts_key(prompts) == prompts_key(self.measured_prompts.provenance)
         )
 
     def part(self, kind: Kind, split: Split) -> Prompts:

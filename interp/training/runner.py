@@ -10,10 +10,8 @@
 """
 
 import copy
-import json
 import logging
 import math
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -27,17 +25,20 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
 from interp.models.adapters import attach_adapter, quiet_peft
 from interp.models.chat_model import ChatModel
 from interp.models.snapshots import Snapshot
-from interp.storage.atomic_files import write_file
+from interp.storage.atomic_files import remove_folder
+from interp.storage.locks import folder_lock, resolved
+from interp.storage.typed_json import first_line
 from interp.training.config import TrainConfig
 from interp.training.saving import (
-    COMPLETE,
-    RECORD,
     Trained,
     last_state,
+    mark_complete,
     open_parts,
+    parts_folder,
     read_finished,
     run_key,
     write_checkpoint,
+    write_record,
 )
 
 logger = logging.getLogger(__name__)
@@ -58,19 +59,42 @@ def run_trainer(
     callbacks: Sequence[TrainerCallback],
 ) -> Trained:
     """Train on the examples with the trainer built by `make_trainer`; arguments as for `finetune.fine_tune`."""
+    out = resolved(out)
     steps = steps_of(checkpoints, len(examples), config)
     if start is not None and config.method == "full":
         raise ValueError(
             f"full fine-tuning continues no adapter: load {start} as the model and leave start out"
         )
     key = run_key(model, examples, config, start)
-    if (done := read_finished(out, key, steps)) is not None:
-        logger.info("%s was trained before with these settings", out)
-        return done
-    parts = open_parts(out, key)
-    last = last_state(parts)
+    with folder_lock(out):
+        if (done := read_finished(out, key, steps)) is not None:
+            logger.info("%s was trained before with these settings", out)
+        else:
+            record = _train(model, examples, make_trainer, out, config, steps, start, callbacks, key)
+            write_record(out, record, steps)
+            done = read_finished(out, key, steps)
+        # Those of a run that was killed when all but this was done, too.
+        remove_folder(parts_folder(out))
+    assert done is not None
+    return done
+
+
+def _train(
+    model: ChatModel,
+    examples: Sequence[tuple[str, ...]],
+    make_trainer: MakeTrainer,
+    out: Path,
+    config: TrainConfig,
+    steps: Mapping[int, int],
+    start: str | Path | None,
+    callbacks: Sequence[TrainerCallback],
+    key: str,
+) -> dict[str, Any]:
+    """Train, write the checkpoints and the adapter or model; returns the record of the run."""
     set_seed(config.seed)
     with _trainable(model, config, start) as adapted:
+        parts = open_parts(out, key)  # after what may refuse the arguments
+        last = last_state(parts)
         save = _Save(adapted, out, model, config, steps)
         arguments = {
             "output_dir": str(parts),
@@ -92,25 +116,46 @@ def run_trainer(
         trainer.remove_callback(PrinterCallback)
         if last is not None:
             logger.warning("continuing %s at step %s", out, last.name.rsplit("-", 1)[-1])
-        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        with _full_disk(out):
+            trainer.train(resume_from_checkpoint=None if last is None else str(last))
         adapted.eval()
         logged = [
             (int(row["step"]), float(row["loss"])) for row in trainer.state.log_history if "loss" in row
         ]
-        record = {
-            "key": key,
-            "config": asdict(config),
-            "examples": len(examples),
-            "checkpoints": sorted(steps.values()),
-            "losses": [(_seen(step, len(examples), config), loss) for step, loss in logged],
-            "loss": _mean_loss(logged),
-        }
-        write_checkpoint(adapted, out, model, config)
-    write_file(out / RECORD, json.dumps(record, indent=1).encode())
-    shutil.rmtree(parts, ignore_errors=True)
-    done = read_finished(out, key, steps)
-    assert done is not None
-    return done
+        with _full_disk(out):
+            write_checkpoint(adapted, out, model, config)
+    return {
+        "key": key,
+        "config": asdict(config),
+        "examples": len(examples),
+        "checkpoints": sorted(steps.values()),
+        "losses": [(_seen(step, len(examples), config), loss) for step, loss in logged],
+        "loss": _mean_loss(logged),
+    }
+
+
+_WRITING = ("PytorchStreamWriter", "inline_container", "iostream")
+"""Parts of the messages of torch's own writer."""
+
+
+@contextmanager
+def _full_disk(out: Path) -> Iterator[None]:
+    """A disk that fills up as an OSError, whichever library was writing: safetensors and torch raise their own errors.
+
+    Raises:
+        OSError: nothing more can be written.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (SafetensorError, RuntimeError, OSError) as error:
+        if isinstance(error, RuntimeError) and not any(part in str(error) for part in _WRITING):
+            raise
+        raise OSError(
+            f"cannot write the checkpoints of {out} ({first_line(error)}); make room on the disk and start the same "
+            "run again, it continues at its last checkpoint"
+        ) from error
 
 
 def steps_of(checkpoints: Sequence[int], n: int, config: TrainConfig) -> dict[int, int]:
@@ -159,7 +204,7 @@ class _Save(TrainerCallback):
         return control
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+        mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
     def _checkpoint(self, count: int) -> None:
         write_checkpoint(self.adapted, self.out / f"checkpoint-{count}", self.model, self.config)

@@ -31,7 +31,9 @@ from interp.evaluation.refusals import is_refusal, refusal_rate
 from interp.models.chat_model import ChatModel, load
 from interp.models.tokens import tokenize
 from interp.stats import Estimate, mean_with_interval
+from interp.storage.atomic_files import write_file
 from interp.storage.stages import open_stages
+from interp.storage.typed_json import read_json
 from interp.training.finetune import TrainConfig, fine_tune
 
 logger = logging.getLogger(__name__)
@@ -50,6 +52,7 @@ RECIPE = TrainConfig(
 harmless validation twins after two epochs and 12% after four."""
 ALPHAS = tuple(range(10, 24, 2))
 """LoRA scales that `calibrate` tries after training."""
+_AGAIN = "train the adapter again (`interp train-safe`)"
 HELD_OUT = 9
 """One in this many training pairs is held out for `calibrate`; the ten categories alternate, so it must not divide
 ten."""
@@ -147,7 +150,7 @@ def train_safety_adapter(
         "training_loss": trained.loss,
         "seconds": stages.seconds,
     }
-    (out / "recipe.json").write_text(json.dumps(record, indent=1) + "\n")
+    _write(out / "recipe.json", json.dumps(record, indent=1) + "\n")
 
 
 def best_alpha(rates: Mapping[int, tuple[float, float]]) -> int:
@@ -170,11 +173,11 @@ def calibrate(base: str, prompts: PromptSet, *, out: Path) -> dict[int, tuple[fl
         alpha → refusal rates on harmful and harmless calibration prompts; also kept in the recipe.
     """
     path = out / "adapter_config.json"
-    settings = json.loads(path.read_text())
+    settings = read_json(path, dict[str, Any], remedy=_AGAIN)
     held = calibration_split(prompts)[1]
     rates: dict[int, tuple[float, float]] = {}
     for alpha in ALPHAS:
-        path.write_text(json.dumps({**settings, "lora_alpha": alpha}, indent=1) + "\n")
+        _write(path, json.dumps({**settings, "lora_alpha": alpha}, indent=1) + "\n")
         model = load(base, adapter=str(out))
         harmful, harmless = (
             refusal_rate(generate(model, part.texts, max_new_tokens=32), "arditi").value
@@ -185,14 +188,14 @@ def calibrate(base: str, prompts: PromptSet, *, out: Path) -> dict[int, tuple[fl
             "alpha %d: refuses %.1f%% of harmful, %.1f%% of harmless", alpha, 100 * harmful, 100 * harmless
         )
     best = best_alpha(rates)
-    path.write_text(json.dumps({**settings, "lora_alpha": best}, indent=1) + "\n")
-    recipe = json.loads((out / "recipe.json").read_text())
+    _write(path, json.dumps({**settings, "lora_alpha": best}, indent=1) + "\n")
+    recipe = read_json(out / "recipe.json", dict[str, Any], remedy=_AGAIN)
     recipe["calibration"] = {
         "prompts": {kind: len(part) for kind, part in held.items()},
         "rates": {str(alpha): both for alpha, both in rates.items()},
     }
     recipe["alpha"] = best
-    (out / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n")
+    _write(out / "recipe.json", json.dumps(recipe, indent=1) + "\n")
     return rates
 
 
@@ -232,7 +235,7 @@ def measure(base: ChatModel, safe: ChatModel, prompts: PromptSet) -> dict[str, d
 def write_model_card(base: ChatModel, safe: ChatModel, prompts: PromptSet, *, out: Path) -> dict[str, Any]:
     """Measure the adapter and write its model card (`README.md`) and numbers (`measured.json`) to its folder."""
     estimates = measure(base, safe, prompts)
-    recipe = json.loads((out / "recipe.json").read_text())
+    recipe = read_json(out / "recipe.json", dict[str, Any], remedy=_AGAIN)
     config, change = recipe["config"], estimates["cross_entropy"]["change"]
     labels = {
         "refusal/harmful": "refuses harmful prompts (test)",
@@ -267,10 +270,14 @@ def write_model_card(base: ChatModel, safe: ChatModel, prompts: PromptSet, *, ou
     ]
     wrapped = (p if p.startswith("|") else textwrap.fill(p, 118, break_on_hyphens=False) for p in paragraphs)
     card = "\n\n".join(["# smollm2-safe: a safety adapter for SmolLM2-135M-Instruct", *wrapped]) + "\n"
-    (out / "README.md").write_text(card)
+    _write(out / "README.md", card)
     numbers = {key: {name: asdict(r) for name, r in values.items()} for key, values in estimates.items()}
-    (out / "measured.json").write_text(json.dumps(numbers, indent=1) + "\n")
+    _write(out / "measured.json", json.dumps(numbers, indent=1) + "\n")
     return numbers
+
+
+def _write(path: Path, text: str) -> None:
+    write_file(path, text.encode())
 
 
 def _shown(estimate: Estimate) -> str:

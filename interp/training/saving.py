@@ -3,14 +3,16 @@
 - `out/checkpoint-{examples}` and `out` itself: a PEFT adapter or a model, as `interp.load` takes it;
 - `out/training.json`: the record of a finished run, read instead of training again under equal settings;
 - `<out>.parts`: the trainer's own checkpoints (optimiser, schedule, RNG) that a killed run resumes from.
+
+The record names every file of the run by its hash. It is removed before anything else is, and a run whose files are not
+those of its record is not finished.
 """
 
 import hashlib
 import json
 import logging
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,9 @@ from typing import Any
 import torch
 
 from interp.models.chat_model import ChatModel
-from interp.models.sources import adapter_digest
-from interp.storage.atomic_files import write_file
+from interp.models.content_hashes import content_hash
+from interp.storage.atomic_files import draft_folder, remove_folder, remove_strays, write_file
+from interp.storage.typed_json import read_json
 from interp.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -27,7 +30,7 @@ logger = logging.getLogger(__name__)
 RECORD = "training.json"
 """File in the folder of a finished run with settings, examples seen and losses."""
 COMPLETE = "complete"
-"""Empty file that marks a trainer's own checkpoint as complete."""
+"""File that marks a trainer's own checkpoint as complete, with the size of each of its files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +49,7 @@ class Trained:
 
 def write_checkpoint(adapted: Any, folder: Path, model: ChatModel, config: TrainConfig) -> None:
     """Write the adapter or model atomically as a folder that `interp.load` takes."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        draft = Path(scratch)
+    with draft_folder(folder) as draft:
         if config.method == "full":
             adapted.save_pretrained(draft)
             model.tokenizer.save_pretrained(draft)
@@ -85,43 +86,116 @@ def run_key(
         "examples": [tuple(row) for row in examples],
         "kind": type(examples[0]).__name__,
         "config": asdict(config),
-        "start": None if start is None else (str(start), adapter_digest(str(start))),
+        "start": None if start is None else content_hash(str(start)),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Record:
+    """Content of a run's record, as far as it is read again."""
+
+    key: str
+    """`run_key` of the run."""
+    losses: tuple[tuple[int, float], ...]
+    """Pairs of examples seen and mean loss."""
+    loss: float
+    """Mean training loss."""
+    files: dict[str, str]
+    """SHA-256 of the weights of the run and its checkpoints, by path; of other files only that they are there."""
+
+
+def write_record(out: Path, record: Mapping[str, Any], steps: Mapping[int, int]) -> None:
+    """Write the record of a finished run, with the hashes of its files."""
+    payload = {**record, "files": _hashes(out, steps)}
+    write_file(out / RECORD, json.dumps(payload, indent=1).encode())
+
+
+def _hashes(out: Path, steps: Mapping[int, int]) -> dict[str, str]:
+    """SHA-256 of the weights in the run's own folder and its checkpoints', and `whole` for settings that can be read.
+
+    Settings may change after training, as when `interp train-safe` sets the adapter's scale.
+    """
+    hashes = {}
+    for folder in (out, *(out / f"checkpoint-{count}" for count in sorted(steps.values()))):
+        for path in sorted(folder.glob("*.safetensors")):
+            with path.open("rb") as stream:
+                hashes[str(path.relative_to(out))] = hashlib.file_digest(stream, "sha256").hexdigest()
+        for path in sorted(folder.glob("*config.json")):
+            with suppress(ValueError):
+                read_json(path, dict[str, Any], remedy="")
+                hashes[str(path.relative_to(out))] = "whole"
+    return hashes
+
+
+def parts_folder(out: Path) -> Path:
+    """Folder of the trainer's own checkpoints."""
+    return out.with_name(f"{out.name}.parts")
+
+
 def open_parts(out: Path, key: str) -> Path:
     """Folder of the trainer's own checkpoints; those of a run with other settings are removed."""
-    parts = out.with_name(f"{out.name}.parts")
+    (out / RECORD).unlink(missing_ok=True)  # first of all: what is removed below is no finished run's
+    parts = parts_folder(out)
     stamp = parts / "settings.sha256"
-    if parts.is_dir() and (not stamp.is_file() or stamp.read_text() != key):
-        logger.warning("%s holds parts of a run with other settings; starting again", parts)
-        shutil.rmtree(parts)
+    remove_strays(parts)
+    if parts.is_dir() and (not stamp.is_file() or stamp.read_bytes() != key.encode()):
+        if any(parts.glob("checkpoint-*")):
+            logger.warning("%s holds parts of a run with other settings; starting again", parts)
+        remove_folder(parts)
+    for hidden in out.glob(".checkpoint-*.*"):
+        remove_strays(out / hidden.name.split(".")[1])
     if not parts.is_dir():  # checkpoints of another run must not pass for this one's
         for old in out.glob("checkpoint-*"):
-            shutil.rmtree(old)
-    (out / RECORD).unlink(missing_ok=True)
+            remove_folder(old)
+        for pattern in ("adapter_model.*", "model*.safetensors*"):
+            for weights in out.glob(pattern):
+                weights.unlink()
     write_file(stamp, key.encode())
     return parts
 
 
+def mark_complete(state: Path) -> None:
+    """Mark a trainer's own checkpoint as complete."""
+    write_file(state / COMPLETE, json.dumps(_sizes(state)).encode())
+
+
+def _sizes(state: Path) -> dict[str, int]:
+    files = (path for path in state.rglob("*") if path.is_file() and path.name != COMPLETE)
+    return {str(path.relative_to(state)): path.stat().st_size for path in sorted(files)}
+
+
 def last_state(parts: Path) -> Path | None:
-    """The trainer's last complete checkpoint, or None; incomplete ones are removed."""
-    whole = [path.parent for path in parts.glob(f"checkpoint-*/{COMPLETE}")]
-    for folder in parts.glob("checkpoint-*"):
-        if folder not in whole:
-            shutil.rmtree(folder)
-    return max(whole, key=lambda folder: int(folder.name.rsplit("-", 1)[-1]), default=None)
+    """The trainer's last complete checkpoint, or None; incomplete and damaged ones are removed."""
+    whole = []
+    for state in parts.glob("checkpoint-*"):
+        try:
+            if read_json(state / COMPLETE, dict[str, int], remedy="training again") == _sizes(state):
+                whole.append(state)
+                continue
+        except (OSError, ValueError):
+            pass
+        remove_folder(state)
+    return max(whole, key=lambda state: int(state.name.rsplit("-", 1)[-1]), default=None)
 
 
 def read_finished(out: Path, key: str, steps: Mapping[int, int]) -> Trained | None:
-    """The run stored in `out`, if it is complete and has these settings."""
+    """The run stored in `out`, if it has these settings and all its files are whole."""
+    if not (out / RECORD).is_file():
+        return None
     try:
-        record = json.loads((out / RECORD).read_text())
-    except (OSError, ValueError):
+        record = read_json(out / RECORD, _Record, remedy="training again")
+    except ValueError as error:
+        logger.warning("%s", error)
+        return None
+    if record.key != key:
         return None
     folders = {count: out / f"checkpoint-{count}" for count in steps.values()}
-    if record.get("key") != key or not all(folder.is_dir() for folder in folders.values()):
+    asked, found = {"", *(folder.name for folder in folders.values())}, _hashes(out, steps)
+    expected = {name: digest for name, digest in record.files.items() if Path(name).parent.name in asked}
+    if {Path(name).parent.name for name in expected} != asked:
+        return None  # trained before without some of these checkpoints
+    if wrong := [name for name, digest in expected.items() if found.get(name) != digest]:
+        logger.warning("%s is missing or damaged; training again", out / wrong[0])
         return None
-    losses = tuple((int(count), float(loss)) for count, loss in record["losses"])
-    return Trained(folder=out, checkpoints=folders, loss=record["loss"], losses=losses)
+    return Trained(folder=out, checkpoints=folders, loss=record.loss, losses=record.losses)

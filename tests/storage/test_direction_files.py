@@ -341,13 +341,15 @@ def test_published_evaluations_become_the_table_that_pick_takes(tmp_path: Path) 
     assert (found.position, found.layer) == (-1, 3)
     del rows[1]["steering_score"]
     path.write_text(json.dumps(rows))
-    with pytest.raises(ValueError, match=r"direction_evaluations\.json, row 1 has no steering_score"):
+    with pytest.raises(
+        ValueError, match=r"direction_evaluations\.json is damaged \(1\.steering_score: field req"
+    ):
         read_direction_evaluations(path)
     path.write_text("[")
-    with pytest.raises(ValueError, match="is not JSON"):
+    with pytest.raises(ValueError, match=r"is damaged \(invalid JSON"):
         read_direction_evaluations(path)
     path.write_text("{}")
-    with pytest.raises(ValueError, match="must hold a list"):
+    with pytest.raises(ValueError, match="should be a valid array"):
         read_direction_evaluations(path)
     with pytest.raises(ValueError, match="no such file"):
         read_direction_evaluations(tmp_path / "absent.json")

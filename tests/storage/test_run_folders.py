@@ -3,7 +3,10 @@
 import errno
 import json
 import math
+import platform
 import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +19,7 @@ import pytest
 import torch
 
 from interp.stats import Estimate, Measured, rate
+from interp.storage.atomic_files import write_file
 from interp.storage.run_folders import read_header, read_result, read_tensors, replacing_folder, write_run
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -211,10 +215,78 @@ def test_a_folder_with_other_files_is_refused_and_kept(tmp_path: Path) -> None:
     assert load(tmp_path / "empty") == 1
 
 
+def test_drafts_of_killed_processes_are_removed_and_those_of_running_ones_kept(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        running = f".run.draft-{platform.node()}-{process.pid}-0a1b2c3d"
+        for name in (running, f".run.draft-{platform.node()}-{2**22 + 1}-0a1b2c3d", ".run.removed-abc"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "result.json").write_text("{}")
+        other = f".run.draft-elsewhere.{platform.node()}-{2**22 + 1}-0a1b2c3d"  # another machine's
+        (tmp_path / other).mkdir()
+        save(tmp_path / "run", 1)
+        assert names(tmp_path) == sorted(["run", running, other])
+        process.kill()
+    save(tmp_path / "run", 2)
+    assert names(tmp_path) == sorted(["run", other])
+    (tmp_path / f".a.json.draft-{platform.node()}-{process.pid}-0a1b2c3d").write_text("half")
+    write_file(tmp_path / "a.json", b"whole")
+    assert names(tmp_path) == sorted(["run", other, "a.json"])
+
+
+def test_the_working_folder_is_filled_and_stays_the_same_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    inode = work.stat().st_ino
+    save(Path(), 1, report="old", files={"old.bin": b"x"})
+    assert load(Path()) == 1 and names(work) == ["old.bin", "report.html", "result.json"]
+    save(Path(), 2, figures={"bars": go.Figure()})
+    assert load(work) == 2 and names(work) == ["figures", "result.json"]
+    assert work.stat().st_ino == Path().stat().st_ino == inode
+    assert names(tmp_path) == ["work"]
+
+
+@pytest.mark.parametrize("step", range(1, 12))
+def test_a_kill_while_the_working_folder_is_filled_is_completed(
+    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, steps = tmp_path / "work", iter(range(1, 99))
+    work.mkdir()
+    monkeypatch.chdir(work)
+    save(Path(), 1, report="old", files={"old.bin": b"x"})
+
+    def killed(change: Any) -> Any:
+        def changed(*arguments: Any, **options: Any) -> Any:
+            if next(steps) == step:
+                raise KeyboardInterrupt
+            return change(*arguments, **options)
+
+        return changed
+
+    with monkeypatch.context() as patch:
+        for name in ("rename", "unlink", "rmdir"):
+            patch.setattr(Path, name, killed(getattr(Path, name)))
+        try:
+            save(Path(), 2, files={"new.bin": b"y"})
+        except KeyboardInterrupt:
+            pass
+        else:
+            assert step > 8  # control: the loop covers every change
+    found = load(Path())
+    assert names(work) == (
+        ["new.bin", "result.json"] if found == 2 else ["old.bin", "report.html", "result.json"]
+    )
+    save(Path(), 3)
+    assert load(Path()) == 3 and names(work) == ["result.json"]
+    assert names(tmp_path) == ["work"]
+
+
 def test_draft_vanishes_when_the_context_raises(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="boom"), replacing_folder(tmp_path / "run") as draft:
         (draft / "part").write_text("x")
-        assert names(tmp_path) == [draft.name]
+        assert names(tmp_path) == sorted([draft.name, ".run.lock"])
         raise RuntimeError("boom")
     assert names(tmp_path) == []
 
@@ -278,5 +350,5 @@ def test_damaged_files_name_the_file_and_the_remedy(tmp_path: Path) -> None:
     ):
         load(folder)
     path.write_text("[]")
-    with pytest.raises(ValueError, match=r"is damaged \(no JSON object\)"):
+    with pytest.raises(ValueError, match=r"is damaged \(input should be an object\); run"):
         load(folder)

@@ -5,6 +5,7 @@ import math
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,8 +67,9 @@ def test_a_run_without_a_folder_gives_the_same_and_keeps_nothing() -> None:
 def test_a_missing_value_is_none_and_not_made_up(tmp_path: Path) -> None:
     cache = StageCache(tmp_path / "cache", {})
     assert cache.get("x") is None and "x" not in cache
-    assert names(tmp_path / "cache") == ["code.sha256", "settings.sha256"]  # asking writes nothing
+    assert names(tmp_path) == []  # asking writes nothing
     cache.put("x", {"a": 1})
+    assert names(tmp_path / "cache") == ["code.sha256", "settings.sha256", "x.json"]
     cache.put("t", {"v": torch.ones(2)})
     assert cache.get("x") == {"a": 1} and "x" in cache and cache.names() == ["t", "x"]
     cache.drop("x")
@@ -81,6 +83,51 @@ def test_a_damaged_stage_is_named(tmp_path: Path) -> None:
     (tmp_path / "cache" / "x.json").write_text('{"rates": {}, "place": [1]}')
     with pytest.raises(ValueError, match=r"x\.json: place\.1: field required"):
         cache.get("x", Scores)
+
+
+def test_a_damaged_stage_is_computed_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    numbers, tensors = Counted(1), Counted({"t": torch.ones(2)})
+    cache = StageCache(tmp_path / "cache", {})
+    for name, content in (("n.json", b'{"a": '), ("t.safetensors", b"\x08\x00\x00\x00\x00\x00\x00\x00{")):
+        cache.keep("n", numbers, int)
+        cache.keep("t", tensors)
+        (tmp_path / "cache" / name).write_bytes(content)
+    with caplog.at_level(logging.WARNING, logger="interp"):
+        assert cache.keep("n", numbers, int) == 1
+        assert cache.keep("t", tensors)["t"].tolist() == [1, 1]
+    assert (numbers.calls, tensors.calls) == (2, 2)
+    assert "n.json" in caplog.text and "t.safetensors is damaged" in caplog.text
+
+
+def test_a_run_that_finished_nothing_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="n_test"), open_stages(tmp_path / "new" / "run", key={}) as stages:
+        stages.workspace("checkpoints")
+        raise ValueError("n_test must be 1 or more")
+    assert names(tmp_path) == []
+
+
+def test_the_second_run_with_one_folder_is_refused(tmp_path: Path) -> None:
+    """From another process, another thread, and the same one after a crash of the first."""
+    first = "import sys\nfrom interp.storage.stages import open_stages\n"
+    first += "with open_stages(sys.argv[1], key={}) as stages:\n"
+    first += "    stages.keep('a', lambda: 1); print('running', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", first, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"running\n"
+        for entry in (tmp_path / "run", tmp_path / "." / "run"):
+            message = rf"run is being written by another run \(process {process.pid}\); wait until it ends"
+            with pytest.raises(ValueError, match=message), open_stages(entry, key={}):
+                raise AssertionError("two runs write one folder")
+        assert names(tmp_path) == [".run.lock", "run.parts"]
+        process.kill()
+    with open_stages(tmp_path / "run", key={}) as stages:  # the lock died with its process
+        assert stages.keep("a", Counted(2)) == 1
+        with (
+            ThreadPoolExecutor(1) as pool,
+            pytest.raises(ValueError, match="is being written by another run"),
+        ):
+            pool.submit(lambda: open_stages(tmp_path / "run", key={}).__enter__()).result()
+    assert names(tmp_path) == []
 
 
 def test_settings_that_changed_start_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -129,7 +176,7 @@ def test_a_kill_while_stages_are_removed_leaves_nothing_that_counts(tmp_path: Pa
     (tmp_path / "cache").rename(away / "stages")
     again = StageCache(tmp_path / "cache", {})
     assert "x" not in again
-    assert names(tmp_path) == ["cache"]
+    assert names(tmp_path) == []
 
 
 RUN = """

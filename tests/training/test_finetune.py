@@ -1,6 +1,9 @@
 """Fine-tuning: what is learned, what is saved at which count, stages, and continuing after a kill."""
 
+import json
+import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,9 @@ from interp.engine.log_probs import completion_log_probs
 from interp.models.chat_model import ChatModel, load, with_adapter
 from interp.training.finetune import TrainConfig, fine_tune, preference_tune
 from interp.training.runner import steps_of
+from interp.training.saving import run_key
 from tests.conftest import PROMPTS
+from tests.storage.test_run_folders import small_disk
 
 CONFIG = TrainConfig(epochs=2.0, batch_size=4, warmup_steps=1, learning_rate=2e-3, dropout=0.1, rank=4)
 EXAMPLES = [Example(prompt, "yes") for prompt in PROMPTS * 2]  # 12: three steps an epoch
@@ -246,3 +251,76 @@ def test_user_errors_say_what_to_do(tiny: ChatModel, tmp_path: Path) -> None:
         TrainConfig(batch_size=0)
     with pytest.raises(ValueError, match="learning_rate must be above 0, got nan"):
         TrainConfig(learning_rate=float("nan"))
+
+
+# Damage, full disks, two at once
+
+
+@pytest.mark.parametrize("lost", ["adapter_model.safetensors", "checkpoint-8/adapter_model.safetensors"])
+@pytest.mark.parametrize("how", ["missing", "cut", "changed"])
+def test_a_record_whose_weights_are_not_those_is_no_finished_run(
+    tiny: ChatModel, tmp_path: Path, lost: str, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def train() -> Any:
+        return fine_tune(tiny, EXAMPLES, out=tmp_path / "a", config=CONFIG, checkpoints=[8])
+
+    first = train()
+    # Copies: what safetensors reads stays mapped to the file that is damaged below.
+    whole = {name: value.clone() for name, value in stored(first.folder).items()}
+    path = tmp_path / "a" / lost
+    data = path.read_bytes()
+    path.unlink() if how == "missing" else path.write_bytes(
+        data[:-4] if how == "cut" else data[:-1] + b"\x7f"
+    )
+    assert train() == first
+    assert f"{path} is missing or damaged; training again" in caplog.text
+    assert equal(stored(first.folder), whole) and path.read_bytes() == data
+    caplog.clear()
+    (tmp_path / "a.parts").mkdir()  # as a kill in the last clean-up leaves it
+    assert train() == first and not caplog.text  # control: a whole one is only read
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
+
+
+@pytest.mark.parametrize("size", [9_000, 20_000])  # fails in the adapter, in the optimiser's state
+def test_a_disk_that_fills_up_is_one_line_and_the_run_continues(
+    tiny: ChatModel, tmp_path: Path, size: int
+) -> None:
+    whole = fine_tune(tiny, EXAMPLES, out=tmp_path / "whole", config=CONFIG, checkpoints=[8, 20])
+    before = weights(tiny)
+    with (
+        small_disk(size),
+        pytest.raises(OSError, match=r"cannot write the checkpoints of .*make room") as caught,
+    ):
+        fine_tune(tiny, EXAMPLES, out=tmp_path / "cut", config=CONFIG, checkpoints=[8, 20])
+    assert "\n" not in str(caught.value)
+    assert equal(before, weights(tiny))
+    again = fine_tune(tiny, EXAMPLES, out=tmp_path / "cut", config=CONFIG, checkpoints=[8, 20])
+    assert equal(stored(again.folder), stored(whole.folder))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut", "whole"]
+
+
+def test_refused_arguments_leave_nothing_and_a_running_run_is_named(tiny: ChatModel, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="target_modules"):
+        fine_tune(tiny, EXAMPLES, out=tmp_path / "a", config=replace(CONFIG, target_modules=("nowhere",)))
+    assert list(tmp_path.iterdir()) == []
+    messages = []
+
+    class Second(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+            with ThreadPoolExecutor(1) as pool, pytest.raises(ValueError) as caught:
+                pool.submit(fine_tune, tiny, EXAMPLES, out=tmp_path / "a", config=CONFIG).result()
+            messages.append(str(caught.value))
+
+    fine_tune(tiny, EXAMPLES, out=tmp_path / "a", config=replace(CONFIG, epochs=1.0), callbacks=[Second()])
+    assert messages and "is being written by another run" in messages[0]
+
+
+def test_an_equal_copy_of_the_start_elsewhere_is_the_same_run(tiny: ChatModel, tmp_path: Path) -> None:
+    first = fine_tune(tiny, EXAMPLES, out=tmp_path / "1", config=CONFIG)
+    shutil.copytree(first.folder, tmp_path / "copy")
+    settings = tmp_path / "copy" / "adapter_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "base_model_name_or_path": "/else"}))
+    keys = {run_key(tiny, EXAMPLES, CONFIG, start) for start in (first.folder, tmp_path / "copy")}
+    assert len(keys) == 1
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "lora_alpha": 99}))
+    assert run_key(tiny, EXAMPLES, CONFIG, tmp_path / "copy") not in keys  # control

@@ -1,0 +1,61 @@
+"""The files of a checkpoint or adapter folder, checked before a library reads them.
+
+transformers reads a generation config that it cannot parse as if there were none, and PEFT checks no types: what they
+would pass over or fail on with a traceback is refused here, with the file's name.
+"""
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from interp.storage.typed_json import first_line, read_json
+
+_AGAIN = "copy or download it again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _GenerationConfig:
+    """What is used of a `generation_config.json`."""
+
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+
+
+_KINDS: dict[str, Any] = {
+    "config.json": dict[str, Any],
+    "generation_config.json": _GenerationConfig,
+    "tokenizer_config.json": dict[str, Any],
+    "special_tokens_map.json": dict[str, Any],
+    "added_tokens.json": dict[str, Any],
+    "adapter_config.json": dict[str, Any],
+    "model.safetensors.index.json": dict[str, Any],
+    "pytorch_model.bin.index.json": dict[str, Any],
+}
+
+
+def check_folder(folder: Path) -> None:
+    """Read the settings in a checkpoint or adapter folder.
+
+    Raises:
+        ValueError: one is damaged, or not of its type.
+    """
+    for name, kind in _KINDS.items():
+        if (folder / name).is_file():
+            read_json(folder / name, kind, remedy=_AGAIN)
+    template = folder / "chat_template.jinja"
+    if template.is_file():
+        try:
+            template.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{template} is not UTF-8 text ({error.reason}); {_AGAIN}") from error
+
+
+def reason_of(error: Exception) -> str:
+    """Why a checkpoint cannot be read, in one line that never advises to switch a protection off."""
+    if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
+        return (
+            "its pickled weights are damaged or hold more than tensors, which could run code; use safetensors"
+        )
+    return first_line(error)

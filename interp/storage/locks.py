@@ -1,0 +1,82 @@
+"""A lock on a run folder: one process writes it at a time, and a killed one holds nothing.
+
+    with folder_lock(Path("runs/demo")):        # a second run with the same folder gets a ValueError
+        ...
+
+The lock is the operating system's on a hidden file beside the folder, `.<name>.lock`. It ends with its process, however
+that ends; the file is removed by whoever holds the lock. Entering it again in the same thread is allowed.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from interp.storage.atomic_files import remove_strays
+
+
+def resolved(folder: str | Path) -> Path:
+    """The absolute path of a folder to be written, which has a name: `.` is the working folder's own.
+
+    Raises:
+        ValueError: the root of the file system, beside which nothing can be written.
+    """
+    path = Path(folder).expanduser().resolve()
+    if not path.name:
+        raise ValueError(f"{folder} is the root of the file system; give a folder in it")
+    return path
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock on a folder, and remove what killed processes left of it.
+
+    Raises:
+        ValueError: another process, or another thread of this one, is writing the folder.
+        OSError: the place of the folder is not writable.
+    """
+    folder = resolved(folder)
+    made = _make_parents(folder)
+    path = folder.with_name(f".{folder.name}.lock")
+    lock = FileLock(path, is_singleton=True)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise ValueError(
+            f"{folder} is being written by another run{_holder(path)}; wait until it ends, or give another folder"
+        ) from None
+    try:
+        if lock.lock_counter == 1:
+            path.write_text(str(os.getpid()))
+            remove_strays(folder)
+        yield
+    finally:
+        if lock.lock_counter == 1:  # still held: nobody can take a file that vanishes under it
+            path.unlink(missing_ok=True)
+        lock.release()
+        if not folder.exists():
+            _remove_empty(made)
+
+
+def _holder(path: Path) -> str:
+    try:
+        return f" (process {int(path.read_text())})"
+    except (OSError, ValueError):
+        return ""
+
+
+def _make_parents(folder: Path) -> list[Path]:
+    """Make the folders above; returns those that were not there, innermost first."""
+    missing = [parent for parent in folder.parents if not parent.exists()]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
