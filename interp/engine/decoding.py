@@ -196,10 +196,14 @@ def stop_ids(model: ChatModel) -> set[int]:
 
 
 def packed_weights(model: ChatModel, rows: int, max_new_tokens: int) -> PackedWeights:
-    """Prepacked weights for decoding this many completions; kept when enough passes will use them."""
+    """Prepacked weights for decoding this many completions; kept when enough passes will use them.
+
+    One completion alone multiplies a vector, for which a packed weight is no faster (smollm2 on one thread: 0.105 s a
+    token packed, 0.08 s as it is), and packing would delay its first token by 0.4 s.
+    """
     budget = PassBudget.for_(model)
     passes = max_new_tokens * -(-rows // budget.decode_rows)
-    return PackedWeights(model, keep=passes >= budget.prepacked_passes)
+    return PackedWeights(model, keep=rows > 1 and passes >= budget.prepacked_passes)
 
 
 @contextmanager
@@ -243,7 +247,8 @@ def prompt_passes(
         beyond: tokens that will be generated after each prompt; with them it must fit into the model's context.
         decodes: batch for decoding together instead of for the fastest prefill.
     """
-    shared = shared_length(model, tokens, applied, beyond=beyond) if fast else 0
+    # A prompt alone shares nothing: a prefix of its own would only be a second pass.
+    shared = shared_length(model, tokens, applied, beyond=beyond) if fast and len(tokens) > 1 else 0
     with _arithmetic(model, weights):
         prefix = SharedPrefix(model, tokens, applied, shared)
 

@@ -12,7 +12,7 @@ from interp.engine import cpu_kernels as lean
 from interp.engine.activations import collect
 from interp.engine.applying import apply
 from interp.engine.budgets import PassBudget
-from interp.engine.decoding import stop_ids
+from interp.engine.decoding import packed_weights, stop_ids
 from interp.engine.generation import generate, generate_each, stream
 from interp.engine.interventions import Ablate, Add
 from interp.engine.log_probs import completion_log_probs, next_token_log_probs
@@ -255,3 +255,19 @@ def test_the_two_directions_are_differences_in_means(tiny: ChatModel) -> None:
     assert find_directions(tiny, prompts, n_prompts=2)["refusal"].layer == 1
     with pytest.raises(ValueError, match=r"layer must be in 0..2, got 3"):
         find_directions(tiny, prompts, layer=3)
+
+
+def test_a_prompt_alone_is_one_pass_and_packs_nothing(tiny: ChatModel) -> None:
+    """The first token of one answer waits for a single pass; several prompts share a prefix, which is another."""
+
+    def passes(prompts: list[str]) -> list[int]:
+        widths: list[int] = []
+        with tiny.hooks([("resid_pre", 0, lambda x: widths.append(x.shape[1]))]):
+            next(iter(stream(tiny, prompts, max_new_tokens=64)))
+        return widths
+
+    alone = tokenize(tiny.tokenizer, [PROMPTS[0]])
+    assert passes([PROMPTS[0]]) == [len(alone.ids[0])]
+    assert len(passes(list(PROMPTS[:2]))) == 2  # control
+    assert not packed_weights(tiny, 1, 64)._keep
+    assert packed_weights(tiny, 2, 64)._keep  # control
