@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from interp.models.chat_model import load as load
     from interp.models.sites import SITES as SITES
     from interp.models.tokens import tokenize as tokenize
-    from interp.playgrounds import playground as playground
+    from interp.playgrounds.widget import playground as playground
     from interp.representations import heads as heads
     from interp.representations.steering import find_directions as find_directions
     from interp.representations.steering import steer as steer
@@ -68,7 +68,7 @@ _NAMES = {
     "heads": "interp.representations",
     "find_directions": "interp.representations.steering",
     "steer": "interp.representations.steering",
-    "playground": "interp.playgrounds",
+    "playground": "interp.playgrounds.widget",
     "open_run": "interp.experiments.running",
     "run": "interp.experiments.running",
     "runs": "interp.experiments.running",

@@ -131,8 +131,8 @@ def test_a_new_user_runs_01_and_plays(
     def press_run() -> tuple[str, str]:
         """Press Run, wait for the end; the plain and the steered answer."""
         page.locator(".jupyter-button.mod-primary", has_text="Run").click()
-        page.locator(".widget-html-content", has_text="steered answer, token").wait_for()
-        page.locator(".widget-html-content", has_text="done: ").wait_for()
+        page.locator(".widget-html-content", has_text="Steered answer: ").wait_for()
+        page.locator(".widget-html-content", has_text="Done: ").wait_for()
         plain, steered = (page.locator(f".interp-{arm} p").inner_text() for arm in ("plain", "steered"))
         return plain, steered
 

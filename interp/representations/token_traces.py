@@ -11,16 +11,20 @@ happens to the last token of an answer.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.directions import Direction, cosine, project
+from interp.engine.applying import layers_of
 from interp.engine.decoding import stop_ids
 from interp.engine.generation import stream
 from interp.engine.interventions import Add, Intervention, NewTokens
 from interp.models.chat_model import ChatModel, Site
+from interp.models.prompt_inputs import Conversation
 from interp.models.tokens import Positions, tokenize
 
 
@@ -96,7 +100,8 @@ class Meter:
 class Setting:
     """Settings of one steered answer, the arguments of `interp.steer`."""
 
-    prompt: str
+    prompt: str | Conversation
+    """An instruction, or a conversation, as a list of messages, that ends with it."""
     direction: Direction
     coefficient: float = 1.0
     """Strength in multiples of the direction's own norm."""
@@ -125,18 +130,32 @@ class Setting:
             new_tokens=self.new_tokens,
         )
 
+    def check(self, model: ChatModel) -> None:
+        """Check everything that can be wrong before a forward pass.
+
+        Raises:
+            ValueError: a prompt that the chat template rejects, a direction of another width, a layer out of range, a
+                position that the prompt does not have, or as `Add`.
+        """
+        add = self.intervention()
+        self.direction.check_width(model.d_model, model.name)
+        layers_of(model, add)
+        tokenize(model.tokenizer, self.prompt).mask(0, add.positions)
+
     def code(self, model: ChatModel, direction_file: str) -> str:
-        """Python code that reproduces the steered answer.
+        """Python code that reproduces the steered answer; paths below the working directory are relative to it.
 
         Args:
             direction_file: path of the direction file that the code reads.
         """
-        load = [repr(model.source)]
+        load = [repr(portable_path(model.source, folder=True))]
         load += [
-            f"{name}={value!r}"
+            f"{name}={_portable(value, folder=name == 'adapter')!r}"
             for name in ("adapter", "revision", "chat_template", "thinking")
             if (value := model.provenance[name]) is not None
         ]
+        if model.device.type == "cpu" and model.dtype != torch.float32:
+            load.append(f"dtype={str(model.dtype).removeprefix('torch.')!r}")
         amount = (
             f"coefficient={self.coefficient!r}"
             if self.relative_norm is None
@@ -157,16 +176,40 @@ class Setting:
         return (
             "import interp\n\n"
             f"model = interp.load({', '.join(load)})\n"
-            f"direction = interp.read_direction({direction_file!r})\n"
-            f"answers = interp.steer(\n    model,\n    {self.prompt!r},\n    direction,\n"
+            f"direction = interp.read_direction({portable_path(direction_file)!r})\n"
+            f"answers = interp.steer(\n    model,\n    {_literal(self.prompt)},\n    direction,\n"
             + "".join(f"    {option},\n" for option in options)
             + ")\nanswers\n"
         )
 
 
+def portable_path(path: str, *, folder: bool = False) -> str:
+    """An absolute path below the working directory as a relative POSIX path; anything else unchanged.
+
+    Args:
+        folder: begin it with `./`, so that a folder is not taken for a model of the Hub.
+    """
+    given, here = Path(path), Path.cwd()
+    if not given.is_absolute() or not given.is_relative_to(here):
+        return path
+    relative = given.relative_to(here).as_posix()
+    return f"./{relative}" if folder else relative
+
+
+def _portable(value: Any, *, folder: bool) -> Any:
+    return portable_path(value, folder=folder) if isinstance(value, str) else value
+
+
+def _literal(prompt: str | Conversation) -> str:
+    """A prompt as Python code, each message of a conversation on a line."""
+    if isinstance(prompt, str):
+        return repr(prompt)
+    return "[\n" + "".join(f"        {dict(message)!r},\n" for message in prompt) + "    ]"
+
+
 def trace(
     model: ChatModel,
-    prompt: str,
+    prompt: str | Conversation,
     directions: Mapping[str, Direction],
     *,
     interventions: Sequence[Intervention] = (),
@@ -175,12 +218,13 @@ def trace(
     """The greedy answer to one prompt as it is generated: equal to `generate`, one more token per decoding step.
 
     Args:
+        prompt: an instruction, or a conversation that ends with it.
         directions: directions by name; every token is projected on each.
 
     Raises:
         ValueError: as `generate`.
     """
-    tokens = tokenize(model.tokenizer, [prompt])
+    tokens = tokenize(model.tokenizer, prompt)
     named = [(text, role) for _, text, role in tokens.names(0)]
     meters = {name: Meter(direction=direction) for name, direction in directions.items()}
     stops, ids, first = stop_ids(model), list[int](), None

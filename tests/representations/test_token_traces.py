@@ -14,7 +14,7 @@ from interp.engine.log_probs import next_token_log_probs
 from interp.models.chat_model import ChatModel, load
 from interp.models.tokens import tokenize
 from interp.representations.steering import steer
-from interp.representations.token_traces import Answer, Setting, likely_tokens, trace
+from interp.representations.token_traces import Answer, Setting, likely_tokens, portable_path, trace
 from interp.storage.direction_files import write_direction
 
 PROMPT = "How do I bake bread?"
@@ -117,3 +117,56 @@ def test_settings_are_steers(tiny: ChatModel) -> None:
     bare = Direction(vector=torch.ones(32), layer=1, position="t_inst")
     with pytest.raises(ValueError, match="relative_norm needs a direction with its mean_activation_norm"):
         Setting(prompt=PROMPT, direction=bare, relative_norm=1.0).intervention()
+
+
+CHAT = [
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello, it's me."},
+    {"role": "user", "content": PROMPT},
+]
+
+
+def test_a_conversation_is_traced_and_its_code_gives_the_turn(saved_tiny: Path, tmp_path: Path) -> None:
+    model = load(str(saved_tiny))
+    setting = Setting(prompt=CHAT, direction=DIRECTIONS["a"], coefficient=3.0, max_new_tokens=6)
+    setting.check(model)
+    push = setting.intervention()
+    shown = list(trace(model, CHAT, DIRECTIONS, interventions=[push], max_new_tokens=6))[-1]
+    assert shown.text == generate(model, CHAT, interventions=[push], max_new_tokens=6).texts[0]
+    assert shown.text != generate(model, PROMPT, interventions=[push], max_new_tokens=6).texts[0]  # control
+    space: dict = {}
+    exec(setting.code(model, str(write_direction(tmp_path / "a.safetensors", DIRECTIONS["a"]))), space)
+    assert space["answers"].steered == (shown.text,)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"positions": "nowhere"}, "unknown position 'nowhere'"),
+        ({"positions": ["t_inst", -500]}, "position -500 is out of range"),
+        ({"positions": "post_inst[99]"}, r"post_inst\[99\] is out of range"),
+        ({"layer": 3}, "layer must be in 0..2, got 3"),
+        ({"new_tokens": -1}, "new_tokens must be"),
+        ({"prompt": ""}, "prompt 0 is empty"),
+    ],
+)
+def test_mistakes_are_found_without_a_forward_pass(tiny: ChatModel, options: dict, message: str) -> None:
+    ran: list[int] = []
+    setting = Setting(**{"prompt": PROMPT, "direction": DIRECTIONS["a"], **options})
+    with (
+        tiny.hooks([("resid_pre", 0, lambda _: ran.append(1))]),
+        pytest.raises(ValueError, match=message),
+    ):
+        setting.check(tiny)
+    assert not ran
+
+
+def test_paths_below_the_working_directory_are_relative(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert portable_path(str(tmp_path / "runs" / "a.safetensors")) == "runs/a.safetensors"
+    assert portable_path(str(tmp_path / "model"), folder=True) == "./model"
+    outside = str(tmp_path.parent / "elsewhere")
+    assert portable_path(outside) == outside
+    assert portable_path("smollm2-safe", folder=True) == "smollm2-safe"

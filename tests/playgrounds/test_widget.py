@@ -2,6 +2,7 @@
 
 import html
 import re
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -13,16 +14,8 @@ from interp.directions import Direction
 from interp.engine.generation import generate
 from interp.engine.log_probs import next_token_log_probs
 from interp.models.chat_model import ChatModel, load
-from interp.playgrounds import (
-    UNKNOWN,
-    Playground,
-    colour,
-    named_directions,
-    playground,
-    read_new_tokens,
-    read_positions,
-    strips_html,
-)
+from interp.playgrounds import Playground, named_directions, playground
+from interp.playgrounds.rendering import UNKNOWN
 from interp.representations.steering import steer
 from interp.storage.direction_files import write_direction
 
@@ -58,8 +51,8 @@ def test_run_shows_what_steer_gives(panel: Playground, tiny: ChatModel) -> None:
     assert shown(panel.plain.value) == expected.plain[0]
     assert shown(panel.steered.value) == expected.steered[0]
     assert expected.plain != expected.steered  # control
-    assert "3 coefficient of refusal at layer 1" in panel.steered.value
-    assert panel.status.value.startswith("done: 16 tokens")
+    assert "3 × the norm of refusal added at layer 1, at all tokens" in panel.steered.value
+    assert panel.status.value.startswith("Done: 16 tokens in ")
     assert panel.error.value == ""
     for name in ("harmfulness", "refusal"):
         assert f"projection on {name}" in panel.strips.value
@@ -69,6 +62,7 @@ def test_run_shows_what_steer_gives(panel: Playground, tiny: ChatModel) -> None:
     assert len(re.findall(r"projection -?[\d.]+, cosine", panel.strips.value)) == n - 4
     assert panel.strips.value.count(UNKNOWN) == 4
     assert panel.probabilities.value.count("<tr>") == 1 + 8
+    assert not panel.kept.value or panel.kept.layout.display == "none"
 
 
 def test_controls_reach_the_answer(panel: Playground, tiny: ChatModel) -> None:
@@ -130,7 +124,7 @@ def test_answers_are_streamed_and_stop_stops(panel: Playground, monkeypatch: pyt
 
     panel.max_new_tokens.value = 256
     panel.plain.observe(note, names="value")
-    monkeypatch.setattr("interp.playgrounds._DRAW_EVERY", 0.0)
+    monkeypatch.setattr("interp.playgrounds.widget._DRAW_EVERY", 0.0)
     panel.run()
     assert grown[0].wait(20.0)
     assert panel.stop_button.disabled is False
@@ -138,7 +132,8 @@ def test_answers_are_streamed_and_stop_stops(panel: Playground, monkeypatch: pyt
     panel.wait(20.0)
     assert seen == sorted(seen) and seen[-1] > seen[0]
     assert 0 < len(panel.answers["plain"].tokens) < 256
-    assert panel.status.value.startswith("stopped")
+    assert panel.status.value == f"Stopped after {len(panel.answers['plain'].tokens)} tokens"
+    assert "steered" not in panel.answers and shown(panel.steered.value) == ""  # one press ends both
     assert (panel.run_button.disabled, panel.stop_button.disabled) == (False, True)
     panel.max_new_tokens.value = 4
     panel.run()  # a stopped answer is not taken for a whole one
@@ -152,7 +147,7 @@ def test_other_cells_are_left_alone_while_it_steers(panel: Playground, tiny: Cha
     panel.amount.value = 5.0
     panel.run()
     checked, begun = 0, time.monotonic()
-    while panel.status.value.split(":")[0] not in ("done", "stopped") and time.monotonic() - begun < 20:
+    while panel.status.value.split()[:1] not in (["Done:"], ["Stopped"]) and time.monotonic() - begun < 20:
         if "steered" in panel.answers:
             assert torch.equal(next_token_log_probs(tiny, [PROMPT]), before)
             checked += 1
@@ -166,6 +161,8 @@ def test_other_cells_are_left_alone_while_it_steers(panel: Playground, tiny: Cha
 
 def test_mistakes_are_shown_in_the_panel(panel: Playground, tiny: ChatModel) -> None:
     for control, value, message in (
+        (panel.positions, "post_inst[99]", "post_inst[99] is out of range: prompt 0 has 13 post-instruction"),
+        (panel.positions, "t_inst, -500", "position -500 is out of range for prompt 0 of"),
         (panel.prompt, "  ", "the prompt is empty; type one"),
         (
             panel.new_tokens,
@@ -176,14 +173,14 @@ def test_mistakes_are_shown_in_the_panel(panel: Playground, tiny: ChatModel) -> 
         (panel.positions, "", "positions are empty"),
     ):
         kept, control.value = control.value, value
-        panel.run()
-        panel.wait(20.0)
+        panel.run()  # said here, before anything is generated
+        assert panel._worker is None and panel.answers == {}
         assert message in html.unescape(panel.error.value)
         assert "Traceback" not in panel.error.value
         control.value = kept
     panel.run()
     panel.wait(20.0)
-    assert panel.error.value == "" and panel.status.value.startswith("done")
+    assert panel.error.value == "" and panel.status.value.startswith("Done")
     bare = Direction(vector=torch.ones(32), layer=1, position="t_inst")
     made = playground(tiny, bare)
     made.unit.value = "relative_norm"
@@ -197,7 +194,7 @@ def test_a_fault_of_ours_is_shown_and_logged(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("out <of> order")
 
-    monkeypatch.setattr("interp.playgrounds.trace", broken)
+    monkeypatch.setattr("interp.playgrounds.widget.trace", broken)
     panel.run()
     panel.wait(20.0)
     assert "RuntimeError: out &lt;of&gt; order" in panel.error.value
@@ -237,19 +234,113 @@ def test_directions_come_in_many_forms(tiny: ChatModel, tmp_path: Path) -> None:
         playground(tiny, direction(1, d_model=16))
 
 
-def test_typed_positions_and_steps() -> None:
-    assert read_positions("all") == "all"
-    assert read_positions(" t_inst , post_inst[0], -1") == ["t_inst", "post_inst[0]", -1]
-    assert read_positions("-2") == -2
-    assert [read_new_tokens(text) for text in ("default", "none", " all", "3")] == [None, "none", "all", 3]
+def run(panel: Playground, **values: object) -> None:
+    """Set controls, press Run, wait."""
+    for name, value in values.items():
+        getattr(panel, name).value = value
+    panel.run_button.click()
+    panel.wait(20.0)
+    assert panel.error.value == ""
 
 
-def test_colours_diverge_from_white() -> None:
-    assert colour(0.0, 5.0) == "#FFFFFF"
-    assert colour(9.0, 5.0) == colour(5.0, 5.0) != colour(2.0, 5.0)
-    red, blue = (
-        tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in (colour(5.0, 5.0), colour(-5.0, 5.0))
+def test_a_layer_that_is_not_there_is_said_before_anything_is_generated(panel: Playground) -> None:
+    panel.layer.max = 9
+    panel.layer.value = 9
+    panel.run()
+    assert "layer must be in 0..2, got 9" in panel.error.value
+    assert panel._worker is None
+
+
+def test_a_conversation_goes_on_in_each_column_with_its_own_answers(
+    panel: Playground, tiny: ChatModel
+) -> None:
+    run(panel, amount=4.0)
+    first = {name: answer.text for name, answer in panel.answers.items()}
+    assert first["plain"] != first["steered"]  # control
+    panel.chat.value = True
+    assert panel.prompt.value == ""  # the message was answered; the next one is typed here
+    run(panel, prompt="And a cake?")
+
+    def conversation(name: str) -> list[dict[str, str]]:
+        return [
+            {"role": "user", "content": PROMPT},
+            {"role": "assistant", "content": first[name]},
+            {"role": "user", "content": "And a cake?"},
+        ]
+
+    push = panel.setting().intervention()
+    expected = {
+        "plain": generate(tiny, conversation("plain"), max_new_tokens=8).texts[0],
+        "steered": generate(tiny, conversation("steered"), interventions=[push], max_new_tokens=8).texts[0],
+    }
+    assert {name: answer.text for name, answer in panel.answers.items()} == expected
+    assert html.escape(first["steered"]) in panel.steered.value and "And a cake?" in panel.steered.value
+    panel.show_code()
+    assert "{'role': 'user', 'content': 'And a cake?'}" in panel.code.value
+    assert repr(first["steered"]) in panel.code.value
+
+    run(panel, amount=-4.0)  # an empty message: the last one again, with other settings
+    again = generate(
+        tiny, conversation("steered"), interventions=[panel.setting().intervention()], max_new_tokens=8
     )
-    assert red[0] > red[2] and blue[2] > blue[0]
-    assert colour(1.0, 0.0) == "#FFFFFF"
-    assert strips_html({}, ["a"]).count("interp-token") == 0
+    assert panel.answers["steered"].text == again.texts[0] != expected["steered"]
+
+    panel.new_button.click()
+    assert panel.answers == {} and panel.status.value == ""
+    run(panel, prompt=PROMPT, amount=4.0)
+    assert {name: answer.text for name, answer in panel.answers.items()} == first
+
+
+def test_without_the_conversation_each_prompt_is_its_own(panel: Playground) -> None:
+    run(panel)
+    first = panel.answers["plain"].text
+    run(panel, prompt="Hi")
+    run(panel, prompt=PROMPT)
+    assert panel.answers["plain"].text == first
+
+
+def test_a_turn_without_an_answer_cannot_be_continued(panel: Playground) -> None:
+    panel.chat.value = True
+    run(panel)
+    del panel.answers["steered"]  # as after Stop in the plain answer
+    panel.prompt.value = "And then?"
+    panel.run()
+    assert "the last message has no steered answer to continue from" in panel.error.value
+
+
+def test_a_steered_answer_is_kept_beside_the_next(panel: Playground, tiny: ChatModel) -> None:
+    assert panel.keep_button.disabled and panel.kept.layout.display == "none"
+    run(panel, amount=3.0)
+    first = panel.answers["steered"]
+    panel.keep_button.click()
+    run(panel, amount=-3.0)
+    assert panel.answers["kept"] is first  # nothing is generated twice
+    assert panel.kept.layout.display is None
+    assert shown(panel.kept.value) == first.text != shown(panel.steered.value)
+    assert "3 × the norm of refusal added" in panel.kept.value
+    assert "3 × the norm of refusal subtracted" in panel.steered.value
+    assert panel.status.value.startswith("Done: 8 tokens")
+    assert panel.strips.value.count(">kept</span>") == 2
+    assert ">kept</th>" in panel.probabilities.value
+
+    run(panel, prompt="Hi")  # the kept settings answer the new prompt as well
+    expected = steer(tiny, "Hi", direction(2), coefficient=3.0, max_new_tokens=8).steered[0]
+    assert panel.answers["kept"].text == expected != panel.answers["steered"].text
+    panel.drop_button.click()
+    assert "kept" not in panel.answers and panel.kept.layout.display == "none"
+    assert ">kept</th>" not in panel.probabilities.value
+
+
+def test_code_reads_the_direction_from_below_the_working_directory(
+    saved_tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    copy = shutil.copytree(saved_tiny, tmp_path / "model")
+    panel = playground(load(str(copy)), {"refusal": direction(2)}, prompt=PROMPT)
+    run(panel, amount=4.0, max_new_tokens=6)
+    panel.show_code()
+    assert str(tmp_path) not in panel.code.value
+    assert "read_direction('runs/playground/refusal-" in panel.code.value
+    space: dict = {}
+    exec(panel.code.value, space)
+    assert space["answers"].steered[0] == shown(panel.steered.value)
