@@ -102,7 +102,7 @@ def wait_for_kernel(lab: str) -> None:
 def test_a_new_user_runs_01_and_plays(
     chromium: "playwright.Browser", lab: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    page = chromium.new_page(viewport={"width": 1400, "height": 1800})
+    page = chromium.new_page(viewport={"width": 1440, "height": 1800})
     page.set_default_timeout(90_000)
     page.goto(f"{lab}/lab/tree/notebooks/01_quick_start.ipynb?token={TOKEN}")
     page.locator(".jp-NotebookPanel .jp-CodeCell").first.wait_for()
@@ -127,6 +127,17 @@ def test_a_new_user_runs_01_and_plays(
 
     page.locator(".jupyter-button.mod-primary").scroll_into_view_if_needed()
     page.screenshot(path=screenshots / "notebook.png")
+
+    # Two rows of settings and one of buttons, no label cut.
+    cells = page.locator(".widget-gridbox > *").all()
+    assert len(cells) == 8 and len({round(cell.bounding_box()["y"]) for cell in cells}) == 2
+    buttons = page.locator(".jupyter-widgets.jupyter-button:visible")
+    below = [
+        button for button in buttons.all() if button.inner_text() in ("Run", "Stop", "Start over", "Code")
+    ]
+    assert len(below) == 4 and len({round(button.bounding_box()["y"]) for button in below}) == 1
+    assert buttons.evaluate_all("all => all.filter(one => one.scrollWidth > one.clientWidth + 1).length") == 0
+    assert page.locator("[class$=-picture]").is_hidden()  # the static picture is for readers without a kernel
 
     def press_run() -> tuple[str, str]:
         """Press Run, wait for the end; the plain and the steered answer."""

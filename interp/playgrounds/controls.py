@@ -17,8 +17,7 @@ HELP = {
     "new_tokens": "answer tokens it is added at: none, a number (the first n), all; default: all if positions are "
     "all, else none",
     "max_new_tokens": "tokens at which an answer is cut",
-    "chat": "on: the next message continues the conversation, each column with its own answers; an empty message "
-    "answers the last one again",
+    "chat": "the next message continues, each column with its own answers; an empty one answers the last again",
 }
 """One line for each control, shown under it and as its tooltip."""
 _LABELS = {"unit": "", "max_new_tokens": "length", "new_tokens": "new tokens"}
@@ -37,7 +36,7 @@ class Controls(widgets.VBox):
         self.layer = widgets.IntSlider(value=directions[last].layer, min=0, max=n_layers - 1)
         self.unit = widgets.ToggleButtons(
             options=[("coefficient", "coefficient"), ("relative norm", "relative_norm")],
-            style={"button_width": "7.2em"},
+            style={"button_width": "8.4em"},
         )
         self.unit.tooltips = ["times the direction's own norm", "times the mean activation norm there"]
         self.amount = widgets.FloatSlider(value=1.0, min=-5, max=5, step=0.1)
@@ -46,7 +45,7 @@ class Controls(widgets.VBox):
         self.new_tokens = widgets.Combobox(value="default", options=["default", "none", "all", "1", "4"])
         self.max_new_tokens = widgets.IntSlider(value=48, min=1, max=256)
         self.chat = widgets.Checkbox(value=False, description="keep the conversation", indent=False)
-        self.chat.tooltip = HELP["chat"]
+        self.chat.tooltip, self.chat.layout.width = HELP["chat"], _WIDE
         self.run_button = _button("Run", "play", "generate all answers", button_style="primary")
         self.stop_button = _button("Stop", "stop", "end all answers after the current token", disabled=True)
         self.keep_button = _button(
@@ -66,7 +65,7 @@ class Controls(widgets.VBox):
             widgets.VBox([self.chat, _help("chat")]),
         ]
         layout = widgets.Layout(
-            grid_template_columns="repeat(auto-fit, minmax(225px, 1fr))",
+            grid_template_columns="repeat(auto-fit, minmax(232px, 1fr))",
             grid_gap="2px 10px",
             max_width="1100px",
             width=_WIDE,
@@ -86,7 +85,7 @@ class Controls(widgets.VBox):
             *(self.new_button, self.code_button),
         )
         for button in buttons:
-            button.layout = widgets.Layout(width="7.5em", flex="0 0 auto")
+            button.layout = widgets.Layout(width="8em", flex="0 0 auto")
         self.status.layout = widgets.Layout(flex="1 1 auto", min_width="12em")
         return widgets.HBox([*buttons, self.status], layout=widgets.Layout(width=_WIDE))
 

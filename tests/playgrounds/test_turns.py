@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from interp.directions import Direction
+from interp.models.prompt_inputs import Conversation
 from interp.playgrounds.turns import Column, Turns
 from interp.representations.token_traces import Answer, Setting
 
@@ -12,13 +13,18 @@ def answer(text: str) -> Answer:
     return Answer(text=text, prompt=(), tokens=(), next_log_probs=torch.zeros(2), finished=True)
 
 
+def contents(prompt: str | Conversation) -> list[str]:
+    assert not isinstance(prompt, str)
+    return [str(turn["content"]) for turn in prompt]
+
+
 def test_each_column_has_its_own_earlier_turns() -> None:
     first = Turns().advance("one", {}, [])
     assert first.prompt("plain") == "one"
     answers = {"plain": answer("p"), "steered": answer("s")}
     second = first.advance("two", answers, list(answers))
-    assert [turn["content"] for turn in second.prompt("plain")] == ["one", "p", "two"]
-    assert [turn["content"] for turn in second.prompt("steered")] == ["one", "s", "two"]
+    assert contents(second.prompt("plain")) == ["one", "p", "two"]
+    assert contents(second.prompt("steered")) == ["one", "s", "two"]
     assert second.keeping().prompt("kept") == second.prompt("steered")
     assert second.advance(" ", answers, list(answers)) is second  # the last message again
     with pytest.raises(ValueError, match="no steered answer to continue from"):
