@@ -1,6 +1,6 @@
 """Typed positions and new tokens, and help at every control."""
 
-from interp.playgrounds.controls import HELP, Controls, read_positions, read_new_tokens
+from interp.playgrounds.controls import HELP, Controls, read_new_tokens, read_positions
 from tests.playgrounds.test_widget import direction
 
 
