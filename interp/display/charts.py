@@ -1,7 +1,9 @@
-"""Plotly figures: one theme, and the charts that several experiments share.
+"""Plotly figures: the charts from which every experiment draws its own.
 
-Colours are Okabe and Ito's, told apart by colour-blind readers; line dashes and bar patterns repeat the distinction in
-black and white. Intervals are drawn wherever the result has them. Nothing here shows, saves or computes.
+What a series means decides how it looks (`interp.display.styles`); how much room titles, ticks and legend need is
+measured (`interp.display.layout`). Intervals are drawn wherever the result has them: bands on lines, bars on bars and
+points.
+Nothing here shows, saves or computes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,36 +11,85 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from interp.display.layout import THEME, finish, layout_of, mark, panels, reference_line, selector, traces_of
+from interp.display.styles import (
+    COLOURS,
+    CONTROL,
+    CONTROL_COLOUR,
+    DASHES,
+    ENDING_LABELS,
+    PATTERNS,
+    SYMBOLS,
+    Style,
+    named,
+    ordered,
+    style,
+    translucent,
+)
+from interp.display.traces import (
+    FEW,
+    FOOT,
+    area,
+    band,
+    bar_marker,
+    bars,
+    counted,
+    estimates_line,
+    intervals,
+    line,
+    points,
+    with_ends,
+)
 from interp.stats import Estimate
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-PATTERNS = ("", "/", ".", "x", "\\", "-", "+", "|")
-SYMBOLS = ("circle", "x", "square", "triangle-up", "diamond", "cross")
-CONTROL_COLOUR = "#7F7F7F"
+__all__ = [
+    "COLOURS",
+    "CONTROL",
+    "CONTROL_COLOUR",
+    "DASHES",
+    "ENDING_LABELS",
+    "FEW",
+    "FOOT",
+    "LAYER",
+    "PATTERNS",
+    "SYMBOLS",
+    "THEME",
+    "Style",
+    "area",
+    "band",
+    "bar_marker",
+    "bars",
+    "counted",
+    "distributions",
+    "estimates_line",
+    "finish",
+    "head_map",
+    "highlight",
+    "intervals",
+    "layer_lines",
+    "layout_of",
+    "line",
+    "mark",
+    "named",
+    "ordered",
+    "panels",
+    "points",
+    "rate_axis",
+    "rate_bars",
+    "reference_line",
+    "selector",
+    "style",
+    "translucent",
+    "with_ends",
+]  # fmt: skip
 
-THEME = go.layout.Template(
-    layout=go.Layout(
-        font={"family": "Helvetica, Arial, sans-serif", "size": 15, "color": "#222"},
-        title={"font": {"size": 17}, "x": 0.0, "xanchor": "left", "xref": "paper"},
-        colorway=COLOURS,
-        paper_bgcolor="white",
-        plot_bgcolor="white",
-        xaxis={"showgrid": False, "linecolor": "#444", "ticks": "outside", "zeroline": False},
-        yaxis={
-            "gridcolor": "#E6E6E6",
-            "linecolor": "#444",
-            "ticks": "outside",
-            "zeroline": False,
-            "automargin": True,  # keeps the title clear of the widest tick label
-            "title": {"standoff": 12},
-        },
-        legend={"bgcolor": "rgba(255,255,255,0.85)", "orientation": "h", "y": -0.27, "x": 0},
-        margin={"l": 70, "r": 20, "t": 60, "b": 120},
-        width=860,
-        height=500,
-    )
-)
+LAYER = "layer (input of the block)"
+
+
+def rate_axis(figure: go.Figure, *, horizontal: bool = False, high: float = 1.04) -> None:
+    """Axes of shares: 0 to 100%, with room for the foot of the bars."""
+    update = figure.update_xaxes if horizontal else figure.update_yaxes
+    update(range=[-FOOT, high], tickformat=".0%", tickvals=[0, 0.25, 0.5, 0.75, 1])
 
 
 def rate_bars(
@@ -46,54 +97,24 @@ def rate_bars(
     *,
     title: str,
     y_title: str,
-    controls: Sequence[str] = (),
+    note: str = "",
+    looks: Mapping[str, Style] | None = None,
 ) -> go.Figure:
     """Grouped bars with 95% intervals.
 
     Args:
         rates: estimates by series and group.
-        controls: series drawn in grey.
+        looks: looks by series; the project's table where not given.
     """
-    figure = go.Figure()
-    ordinary = 0
-    for number, (series, groups) in enumerate(rates.items()):
+    looks = looks or named(list(rates))
+    figure = panels(y_title=y_title)
+    for series, groups in rates.items():
         entries = list(groups.values())
-        values = [entry.value for entry in entries]
-        colour = CONTROL_COLOUR if series in controls else COLOURS[ordinary % len(COLOURS)]
-        ordinary += series not in controls
-        figure.add_bar(
-            name=series,
-            x=list(groups),
-            y=values,
-            marker=bar_marker(colour, number),
-            error_y=intervals(entries),
-            customdata=[[e.n, e.low, e.high] for e in entries],
-            hovertemplate=f"{series}, %{{x}}: %{{y:.2f}} [%{{customdata[1]:.2f}}, %{{customdata[2]:.2f}}], "
-            "n = %{customdata[0]}<extra></extra>",
-        )
-    figure.update_layout(
-        template=THEME, title=title, barmode="group", yaxis={"title": y_title, "range": [0, 1.05]}
-    )
-    return figure
-
-
-def bar_marker(colour: str, number: int) -> dict[str, Any]:
-    """A bar's colour with its own hatching, so that bars can be distinguished in black and white."""
-    pattern = {"bgcolor": colour, "fgcolor": "white", "size": 7, "solidity": 0.2}
-    return {"color": colour, "pattern": {"shape": PATTERNS[number % len(PATTERNS)], **pattern}}
-
-
-def intervals(entries: Sequence[Estimate]) -> dict[str, Any]:
-    """Error bars from 95% intervals."""
-    values = [entry.value for entry in entries]
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": [e.high - v for e, v in zip(entries, values, strict=True)],
-        "arrayminus": [v - e.low for e, v in zip(entries, values, strict=True)],
-        "color": "#222",
-        "thickness": 1.3,
-    }
+        name = counted(series, [e.n for e in entries if e.measurable])
+        figure.add_trace(bars(name, list(groups), entries, looks[series]))
+    figure.update_layout(barmode="group")
+    rate_axis(figure)
+    return finish(figure, title=title, note=note)
 
 
 def layer_lines(
@@ -101,95 +122,32 @@ def layer_lines(
     *,
     title: str,
     y_title: str,
+    note: str = "",
     layers: Sequence[int] | None = None,
     y_range: tuple[float, float] | None = None,
     reference: float | None = None,
+    reference_name: str | None = None,
     marked: tuple[int, str] | None = None,
-    paired: Sequence[str] = (),
+    looks: Mapping[str, Style] | None = None,
 ) -> go.Figure:
     """One line per series over layers.
 
     Args:
-        reference: a dashed horizontal line, such as chance level.
+        reference: height of a dashed horizontal line, such as chance level.
         marked: a layer and its label, drawn as a vertical line.
-        paired: suffixes of series names; series that differ only in the suffix share a colour and differ in dash.
+        looks: looks by series; the project's table where not given.
     """
-    figure = go.Figure()
-    colours: dict[str, str] = {}
-    for number, (name, values) in enumerate(series.items()):
-        base = next((name.removesuffix(s) for s in paired if s and name.endswith(s)), name)
-        dash = (
-            next((DASHES[i] for i, s in enumerate(paired) if s and name.endswith(s)), DASHES[0])
-            if paired
-            else DASHES[number % 6]
-        )
-        colour = colours.setdefault(base, COLOURS[len(colours) % len(COLOURS)])
-        figure.add_scatter(
-            name=name,
-            x=list(layers if layers is not None else range(len(values))),
-            y=list(values),
-            mode="lines+markers",
-            line={"color": colour, "dash": dash, "width": 2.2},
-            marker={"size": 6, "symbol": SYMBOLS[list(colours).index(base) % len(SYMBOLS)]},
-            hovertemplate=f"{name}, layer %{{x}}: %{{y:.3f}}<extra></extra>",
-        )
+    looks = looks or named(list(series))
+    figure = panels(x_title=LAYER, y_title=y_title)
+    for name, values in series.items():
+        figure.add_traces(line(name, values, looks[name], x=layers))
     if reference is not None:
-        figure.add_hline(y=reference, line={"color": "#666", "dash": "dash", "width": 1})
+        reference_line(figure, y=reference, name=reference_name)
     if marked is not None:
-        figure.add_vline(
-            x=marked[0],
-            line={"color": "#666", "width": 1},
-            annotation={"text": marked[1], "font": {"size": 13}},
-        )
-    figure.update_layout(
-        template=THEME, title=title, xaxis={"title": "layer (input of the block)"}, yaxis={"title": y_title}
-    )
+        mark(figure, *marked)
     if y_range is not None:
         figure.update_yaxes(range=list(y_range))
-    return figure
-
-
-def band(
-    name: str,
-    mean: Sequence[float],
-    spread: Sequence[float],
-    *,
-    colour: str,
-    dash: str = "solid",
-    symbol: str | None = None,
-) -> list[go.Scatter]:
-    """A line over layers with a band of one spread to either side.
-
-    Args:
-        symbol: marker on the line, which tells it from another of the same dash in black and white.
-    """
-    layers = list(range(len(mean)))
-    upper = [m + s for m, s in zip(mean, spread, strict=True)]
-    lower = [m - s for m, s in zip(mean, spread, strict=True)]
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    area = go.Scatter(
-        x=[*layers, *layers[::-1]],
-        y=[*upper, *lower[::-1]],
-        fill="toself",
-        fillcolor=f"rgba({red},{green},{blue},0.12)",
-        line={"width": 0},
-        mode="lines",
-        hoverinfo="skip",
-        showlegend=False,
-        legendgroup=name,
-    )
-    line = go.Scatter(
-        x=layers,
-        y=list(mean),
-        name=name,
-        legendgroup=name,
-        mode="lines" if symbol is None else "lines+markers",
-        line={"color": colour, "dash": dash, "width": 2.2},
-        marker={"symbol": symbol or "circle", "size": 7},
-        customdata=list(spread),
-        hovertemplate=f"{name}, layer %{{x}}: %{{y:.3f}} (SD %{{customdata:.3f}})<extra></extra>",
-    )
-    return [area, line]
+    return finish(figure, title=title, note=note)
 
 
 def head_map(
@@ -197,6 +155,7 @@ def head_map(
     *,
     title: str,
     label: str,
+    note: str = "",
     layers: Sequence[int] | None = None,
     rows: Sequence[str] | None = None,
 ) -> go.Figure:
@@ -210,33 +169,32 @@ def head_map(
     """
     across = list(zip(*values, strict=True))
     heads = list(rows) if rows is not None else list(range(len(across)))
-    figure = go.Figure(
-        go.Heatmap(
-            z=[list(row) for row in across],
-            x=list(layers) if layers is not None else list(range(len(values))),
-            y=heads,
-            colorscale="RdBu_r",
-            zmid=0,
-            colorbar={"title": {"text": label, "side": "right"}},
-            hovertemplate=f"layer %{{x}}, {'head ' if rows is None else ''}%{{y}}: %{{z:.3g}}<extra></extra>",
-        )
+    figure = panels(
+        x_title="layer", y_title="head" if rows is None else "token role", height=80 + 30 * max(len(heads), 4)
     )
-    figure.update_layout(
-        template=THEME,
-        title=title,
-        xaxis={"title": "layer"},
-        yaxis={"title": "head" if rows is None else "token role", "autorange": "reversed"},
+    figure.add_heatmap(
+        z=[list(row) for row in across],
+        x=list(layers) if layers is not None else list(range(len(values))),
+        y=heads,
+        colorscale="RdBu_r",
+        zmid=0,
+        colorbar={"title": {"text": label, "side": "right"}},
+        hovertemplate=f"layer %{{x}}, {'head ' if rows is None else ''}%{{y}}: %{{z:.3g}}<extra></extra>",
     )
-    return figure
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    return finish(figure, title=title, note=note, right=120)
 
 
-def distributions(samples: Mapping[str, Sequence[float]], *, title: str, x_title: str) -> go.Figure:
+def distributions(
+    samples: Mapping[str, Sequence[float]], *, title: str, x_title: str, note: str = ""
+) -> go.Figure:
     """One row per group: every value as a point, the density above, quartiles in a box."""
-    figure = go.Figure()
-    for number, (name, values) in enumerate(samples.items()):
-        colour = COLOURS[number % len(COLOURS)]
+    figure = panels(x_title=x_title, height=50 + 95 * len(samples))
+    looks = named(list(samples))
+    for name, values in samples.items():
+        look = looks[name]
         figure.add_violin(
-            name=f"{name} (n = {len(values)})",
+            name=f"{name}<br>(n = {len(values)})",
             x=list(values),
             orientation="h",
             side="positive",
@@ -245,17 +203,44 @@ def distributions(samples: Mapping[str, Sequence[float]], *, title: str, x_title
             pointpos=-0.25,
             jitter=0.25,
             box={"visible": True, "width": 0.12},
-            marker={"color": colour, "size": 5, "opacity": 0.6, "symbol": SYMBOLS[number % len(SYMBOLS)]},
-            line={"color": colour, "width": 1.6},
+            marker={"color": look.colour, "size": 5, "opacity": 0.6, "symbol": look.symbol},
+            line={"color": look.colour, "width": 1.6},
             spanmode="hard",
             showlegend=False,
             hovertemplate=f"{name}: %{{x:.3g}}<extra></extra>",
         )
-    figure.update_layout(
-        template=THEME,
-        title=title,
-        xaxis={"title": x_title},
-        margin={"l": 150, "b": 70},
-        height=120 + 110 * len(samples),
+    return finish(figure, title=title, note=note, legend=False)
+
+
+def highlight(figure: go.Figure, chosen: str, *, others: str, look: Style, label: str = "") -> None:
+    """Draw one group of lines strongly and the others thin and grey, with a menu that changes which.
+
+    The groups are the legend groups of the lines that the figure has so far.
+
+    Args:
+        chosen: the group that is drawn strongly at first.
+        others: what the legend calls the grey lines.
+        label: prefix of the choices.
+    """
+    traces = traces_of(figure)
+    indices = [i for i, trace in enumerate(traces) if trace.mode and trace.legendgroup]
+    groups = [traces[i].legendgroup for i in indices]
+    first = {group: groups.index(group) for group in groups}
+
+    def drawn(strong: str) -> dict[str, list[Any]]:
+        return {
+            "line.color": [look.colour if g == strong else "#BDBDBD" for g in groups],
+            "line.width": [2.6 if g == strong else 1 for g in groups],
+            "line.dash": ["solid" if g == strong else look.dash for g in groups],
+            "showlegend": [g == strong and first[g] == i for i, g in enumerate(groups)],
+        }
+
+    for name, values in drawn(chosen).items():
+        for i, value in zip(indices, values, strict=True):
+            traces[i].update({name.replace(".", "_"): value})
+    grey = {"color": "#BDBDBD", "width": 1, "dash": look.dash}
+    place: dict[str, Any] = {"row": 1, "col": 1} if layout_of(figure).annotations else {}
+    figure.add_scatter(x=[None], y=[None], mode="lines", line=grey, name=others, showlegend=True, **place)
+    selector(
+        figure, {label + group: drawn(group) for group in first}, indices, active=list(first).index(chosen)
     )
-    return figure

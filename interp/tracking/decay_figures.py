@@ -6,15 +6,29 @@ Source of the figures: Ji et al. 2025, arXiv:2406.06144, figures 4 to 10. Each t
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from interp.display.charts import COLOURS, CONTROL_COLOUR, DASHES, THEME, intervals
+from interp.display.charts import (
+    CONTROL_COLOUR,
+    Style,
+    finish,
+    intervals,
+    line,
+    named,
+    ordered,
+    panels,
+    rate_axis,
+    with_ends,
+)
+from interp.display.styles import REFERENCE_COLOUR
 from interp.stats import Estimate, Number
 
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
+__all__ = [
+    "DecayPanel", "SlopeRatio", "decay_panels", "heat_map", "hookes_law", "slope_ratios", "with_ends",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,115 +53,74 @@ class SlopeRatio:
     """Size ratio |D_p| / |D_a|."""
     ratio: Estimate
     """Slope ratio R = change of gamma_a / change of gamma_p; not measurable where it is not resolved."""
-
-
-def with_ends(estimate: Estimate) -> Estimate:
-    """The estimate with missing interval ends replaced by its value, so that a figure draws no bar."""
-    if math.isfinite(estimate.low):
-        return estimate
-    return replace(estimate, low=estimate.value, high=estimate.value)
+    panel: str = ""
+    """Title of the panel that it is drawn in; one panel where no ratio names one."""
 
 
 def decay_panels(
-    panels: Mapping[str, DecayPanel],
+    shown: Mapping[str, DecayPanel],
     *,
     title: str,
     y_title: str,
-    x_title: str = "negative examples N-",
-    series_title: str = "N+",
+    note: str = "",
+    x_title: str = "negative examples",
+    series_title: str = "{} positive examples",
     controls: Collection[int] = (0,),
-    y_range: tuple[float, float] | None = (0.0, 1.03),
+    share: bool = True,
 ) -> go.Figure:
     """Score against negative examples, a line per N+ with the SD over seeds shaded, a panel per model (figures 4-6).
 
     Args:
-        panels: panels by title.
+        shown: panels by title.
+        series_title: name of a series, with a place for its number.
         controls: sizes N+ that are controls, drawn in grey and labelled as such.
+        share: whether the scores are shares, drawn within 0 and 1.
     """
-    names = list(panels)
-    figure = make_subplots(
-        cols=len(names),
-        shared_yaxes=True,
-        subplot_titles=names if len(names) > 1 else None,
-        horizontal_spacing=0.04,
+    names = list(shown)
+    figure = panels(
+        names if len(names) > 1 else [""],
+        columns=len(names),
+        width=740 if len(names) == 1 else 360 if len(names) > 2 else 440,
+        x_title=x_title,
+        y_title=y_title,
     )
-    numbers: dict[int, int] = {}
-    for column, (name, panel) in enumerate(panels.items(), start=1):
+    sizes = list(dict.fromkeys(n for panel in shown.values() for n in panel.curves))
+    looks = dict(
+        zip([n for n in sizes if n not in controls], ordered(len(set(sizes) - set(controls))), strict=True)
+    )
+    looks |= {n: Style(CONTROL_COLOUR, "dot", "x") for n in sizes if n in controls}
+    seen = set[int]()
+    for column, panel in enumerate(shown.values(), start=1):
+        place: dict[str, Any] = {"rows": 1, "cols": column} if len(names) > 1 else {}
         for n_plus, curves in panel.curves.items():
-            first = n_plus not in numbers
-            number = numbers.setdefault(n_plus, len(numbers))
-            control = n_plus in controls
-            traces = _mean_with_band(
-                panel.doses,
-                curves,
-                label=f"{series_title} = {n_plus}",
-                name=f"{series_title} = {n_plus}" + (" (control)" if control else ""),
-                x_title=x_title,
-                number=number,
-                colour=CONTROL_COLOUR if control else COLOURS[number % len(COLOURS)],
-                in_legend=first,
+            name = series_title.format(f"{n_plus:,}") + (" (control)" if n_plus in controls else "")
+            scores = np.asarray(curves, dtype=np.float64)
+            mean = scores.mean(0)
+            spread = scores.std(0, ddof=1) if len(scores) > 1 else np.zeros_like(mean)
+            traces = line(
+                name,
+                mean.tolist(),
+                looks[n_plus],
+                x=list(panel.doses),
+                low=(mean - spread).tolist(),
+                high=(mean + spread).tolist(),
+                within=(0.0, 1.0) if share else None,
+                in_legend=n_plus not in seen,
             )
-            for trace in traces:
-                figure.add_trace(trace, row=1, col=column)
+            seen.add(n_plus)
+            figure.add_traces(traces, **place)
         if panel.base is not None:
+            where: dict[str, Any] = {"row": 1, "col": column} if len(names) > 1 else {}
             figure.add_hline(
                 y=float(np.mean(panel.base)),
-                line={"color": "#666", "dash": "dash", "width": 1},
-                annotation={"text": "before alignment", "font": {"size": 12}} if name == names[-1] else None,
-                row=1,  # pyright: ignore[reportArgumentType]
-                col=column,  # pyright: ignore[reportArgumentType]
+                line={"color": REFERENCE_COLOUR, "dash": "dash", "width": 1.2},
+                name="before alignment",
+                showlegend=column == 1,
+                **where,
             )
-        figure.update_xaxes(title=x_title, row=1, col=column)
-    figure.update_yaxes(title=y_title, row=1, col=1)
-    if y_range is not None:
-        figure.update_yaxes(range=list(y_range))
-    figure.update_layout(template=THEME, title=title, width=max(860, 380 * len(names) + 60))
-    if len(names) > 1:
-        figure.update_layout(margin={"t": 90})
-    return figure
-
-
-def _mean_with_band(
-    doses: Sequence[Number],
-    curves: Sequence[Sequence[Number]],
-    *,
-    label: str,
-    name: str,
-    x_title: str,
-    number: int,
-    colour: str,
-    in_legend: bool,
-) -> tuple[go.Scatter, go.Scatter]:
-    """The mean over seeds as a line, and one SD to either side as a band."""
-    x, scores = list(doses), np.asarray(curves, dtype=np.float64)
-    mean = scores.mean(0)
-    spread = scores.std(0, ddof=1) if len(scores) > 1 else np.zeros_like(mean)
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    band = go.Scatter(
-        x=[*x, *x[::-1]],
-        y=[*(mean + spread), *(mean - spread)[::-1]],
-        fill="toself",
-        fillcolor=f"rgba({red},{green},{blue},0.15)",
-        line={"width": 0},
-        mode="lines",
-        hoverinfo="skip",
-        showlegend=False,
-        legendgroup=label,
-    )
-    line = go.Scatter(
-        x=x,
-        y=list(mean),
-        customdata=list(spread),
-        name=name,
-        legendgroup=label,
-        showlegend=in_legend,
-        mode="lines+markers",
-        line={"color": colour, "dash": DASHES[number % len(DASHES)], "width": 2.2},
-        marker={"symbol": SYMBOLS[number % len(SYMBOLS)], "size": 7},
-        hovertemplate=f"{label}, {x_title} %{{x}}: %{{y:.3f}} (SD %{{customdata:.3f}}, "
-        f"{len(scores)} seeds)<extra></extra>",
-    )
-    return band, line
+    if share:
+        rate_axis(figure)
+    return finish(figure, title=title, note=note)
 
 
 def heat_map(
@@ -156,34 +129,32 @@ def heat_map(
     *,
     title: str,
     score: str,
+    note: str = "",
 ) -> go.Figure:
     """Heat map of the mean score for every N+ and N- (figure 7)."""
     values = [np.asarray(c, dtype=np.float64).mean(0) for c in curves.values()]
-    figure = go.Figure(
+    figure = panels(x_title="negative examples", y_title="positive examples", height=80 + 60 * len(curves))
+    figure.add_trace(
         go.Heatmap(
             z=values,
             x=[str(int(d)) for d in doses],
             y=[str(n) for n in curves],
-            text=[[f"{v:.2f}" for v in row] for row in values],
-            texttemplate="%{text}",
+            texttemplate="%{z:.0%}",
+            textfont={"size": 14},
             colorscale="Blues",
             zmin=0,
             zmax=1,
-            colorbar={"title": {"text": score}},
-            hovertemplate="N+ %{y}, N- %{x}: %{z:.3f}<extra></extra>",
+            colorbar={"title": {"text": score}, "tickformat": ".0%", "tickvals": [0, 0.5, 1]},
+            hovertemplate="%{y} positive, %{x} negative: %{z:.3f}<extra></extra>",
         )
     )
-    figure.update_layout(
-        template=THEME,
-        title=title,
-        xaxis={"title": "negative examples N-", "type": "category"},
-        yaxis={"title": "positive examples N+", "type": "category"},
-    )
-    return figure
+    figure.update_xaxes(type="category")
+    figure.update_yaxes(type="category", showgrid=False)
+    return finish(figure, title=title, note=note, right=130)
 
 
 def hookes_law(
-    series: Mapping[str, Sequence[tuple[Number, Number]]], *, title: str, unit: str = "nats"
+    series: Mapping[str, Sequence[tuple[Number, Number]]], *, title: str, unit: str = "nats", note: str = ""
 ) -> go.Figure:
     """Elastic invariant: E_a = |D_a| change of gamma_a against -E_p, in logarithms, with the identity line.
 
@@ -193,7 +164,12 @@ def hookes_law(
     Args:
         series: points (-E_p, E_a) by name.
     """
-    figure = go.Figure()
+    figure = panels(
+        x_title=f"−|D_p| × change of γ_p ({unit})",
+        y_title="|D_a| × change of γ_a",
+        height=430,
+    )
+    looks = named(list(series))
     drawn = [(x, y) for points in series.values() for x, y in points if x > 0 and y > 0]
     if drawn:
         low, high = min(map(min, drawn)), max(map(max, drawn))
@@ -201,10 +177,10 @@ def hookes_law(
             x=[low, high],
             y=[low, high],
             mode="lines",
-            line={"color": "#666", "dash": "dash", "width": 1},
-            name="identity (theorem)",
+            line={"color": REFERENCE_COLOUR, "dash": "dash", "width": 1.2},
+            name="equal (the theorem)",
         )
-    for number, (name, points) in enumerate(series.items()):
+    for name, points in series.items():
         drawable = [(x, y) for x, y in points if x > 0 and y > 0]
         wrong = len(points) - len(drawable)
         figure.add_scatter(
@@ -213,24 +189,16 @@ def hookes_law(
             mode="markers",
             name=name + (f" ({wrong} of {len(points)} of the wrong sign, not drawn)" if wrong else ""),
             marker={
-                "symbol": SYMBOLS[number % len(SYMBOLS)],
+                "symbol": looks[name].symbol,
                 "size": 8,
-                "color": COLOURS[number % len(COLOURS)],
+                "color": looks[name].colour,
                 "opacity": 0.8,
             },
             hovertemplate=f"{name}: -E_p %{{x:.3g}}, E_a %{{y:.3g}}<extra></extra>",
         )
-    axis = {"type": "log", "exponentformat": "power", "dtick": _decades(drawn)}
-    figure.update_layout(
-        template=THEME,
-        title=title,
-        height=600,
-        margin={"b": 170},
-        legend={"y": -0.2},
-        xaxis={**axis, "title": f"-E_p = -|D_p| x change of gamma_p ({unit})"},
-        yaxis={**axis, "title": "E_a = |D_a| x change of gamma_a"},
-    )
-    return figure
+    for update in (figure.update_xaxes, figure.update_yaxes):
+        update(type="log", exponentformat="power", dtick=_decades(drawn))
+    return finish(figure, title=title, note=note)
 
 
 def _decades(points: Sequence[tuple[Number, Number]]) -> int:
@@ -241,61 +209,93 @@ def _decades(points: Sequence[tuple[Number, Number]]) -> int:
     return max(1, math.ceil(span / 7))
 
 
-def slope_ratios(rows: Sequence[SlopeRatio], *, title: str, x_title: str = "k = |D_p| / |D_a|") -> go.Figure:
-    """|R| against k on logarithmic axes with intervals and the line |R| = k; unresolved ratios are counted."""
-    figure = go.Figure()
-    ks = sorted({float(row.k) for row in rows})
-    figure.add_scatter(
-        x=ks, y=ks, mode="lines", line={"color": "#666", "dash": "dash", "width": 1}, name="theorem, |R| = k"
+def slope_ratios(
+    rows: Sequence[SlopeRatio], *, title: str, note: str = "", x_title: str = "k = |D_p| / |D_a|"
+) -> go.Figure:
+    """|R| against k on logarithmic axes with intervals and the line |R| = k; unresolved ratios are counted.
+
+    Ratios of the wrong sign, R > 0, are hollow. Panels have one scale.
+    """
+    titles = list(dict.fromkeys(row.panel for row in rows))
+    figure = panels(
+        titles,
+        columns=min(len(titles), 2),
+        width=740 if len(titles) == 1 else 400,
+        height=400 if len(titles) == 1 else 260,
+        x_title=x_title,
+        y_title="|R|",
     )
-    names = list(dict.fromkeys(row.series for row in rows))
+    ks = sorted({float(row.k) for row in rows})
+    looks = _series_looks(rows)
     magnitudes: list[float] = []
-    for number, series in enumerate(names):
-        of_series = [row for row in rows if row.series == series]
-        resolved = [row for row in of_series if row.ratio.measurable]
-        unresolved = len(of_series) - len(resolved)
-        offset = 1.05 ** (number - (len(names) - 1) / 2)  # so that series do not hide each other
-        as_predicted = [row for row in resolved if row.ratio.value < 0]
-        for label, part, hollow in (
-            (series, as_predicted, ""),
-            (f"{series}, R > 0", [row for row in resolved if row.ratio.value > 0], "-open"),
-        ):
-            if not part:
-                continue
-            note = ""
-            if unresolved and (not hollow or not as_predicted):
-                note = f" ({unresolved} of {len(of_series)} not resolved)"
-            estimates = [_magnitude(row.ratio) for row in part]
-            magnitudes += [estimate.value for estimate in estimates]
-            colour = COLOURS[number % len(COLOURS)]
-            has_intervals = any(estimate.low < estimate.high for estimate in estimates)
-            figure.add_scatter(
+    for number, panel in enumerate(titles):
+        place: dict[str, Any] = {"row": number // 2 + 1, "col": number % 2 + 1} if len(titles) > 1 else {}
+        figure.add_scatter(
+            x=ks,
+            y=ks,
+            mode="lines",
+            line={"color": REFERENCE_COLOUR, "dash": "dash", "width": 1.2},
+            name="|R| = k (the theorem)",
+            legendgroup="theorem",
+            showlegend=number == 0,
+            **place,
+        )
+        here = [row for row in rows if row.panel == panel]
+        names = list(dict.fromkeys(row.series for row in here))
+        for place_of, name in enumerate(names):
+            of_series = [row for row in here if row.series == name]
+            offset = 1.05 ** (place_of - (len(names) - 1) / 2)  # so that series do not hide each other
+            for trace in _ratio_traces(name, of_series, looks[name], offset):
+                magnitudes += [abs(value) for value in trace.y or ()]
+                figure.add_trace(trace, **place)
+    extent = [*magnitudes, *ks]
+    ticks = {"type": "log", "dtick": 1, "exponentformat": "none", "separatethousands": True}
+    figure.update_xaxes(**ticks)
+    # An interval that covers 0 has no lower end on a logarithmic axis: it runs off the lower edge.
+    figure.update_yaxes(range=[math.log10(min(extent)) - 0.7, math.log10(max(extent)) + 0.7], **ticks)
+    return finish(figure, title=title, note=f"{note}; " * bool(note) + "hollow: R > 0, the wrong sign")
+
+
+def _series_looks(rows: Sequence[SlopeRatio]) -> dict[str, Style]:
+    names = list(dict.fromkeys(row.series for row in rows))
+    if len({row.panel for row in rows}) == 1:
+        return dict(zip(names, ordered(len(names)), strict=True))
+    return named(names)
+
+
+def _ratio_traces(name: str, rows: Sequence[SlopeRatio], look: Style, offset: float) -> list[go.Scatter]:
+    """Resolved ratios as predicted, R < 0, and hollow those of the wrong sign."""
+    resolved = [row for row in rows if row.ratio.measurable]
+    unresolved = len(rows) - len(resolved)
+    label = name + (f" ({unresolved} of {len(rows)} not resolved)" if unresolved else "")
+    traces = list[go.Scatter]()
+    for part, hollow in (
+        ([row for row in resolved if row.ratio.value < 0], ""),
+        ([row for row in resolved if row.ratio.value > 0], "-open"),
+    ):
+        if not part:
+            continue
+        estimates = [_magnitude(row.ratio) for row in part]
+        has_intervals = any(estimate.low < estimate.high for estimate in estimates)
+        traces.append(
+            go.Scatter(
                 x=[row.k * offset for row in part],
                 y=[estimate.value for estimate in estimates],
-                error_y={**intervals(estimates), "color": colour} if has_intervals else None,
+                error_y=intervals(estimates, look.colour) if has_intervals else None,
                 mode="markers",
-                name=label + note,
-                marker={"symbol": SYMBOLS[number % len(SYMBOLS)] + hollow, "size": 8, "color": colour},
+                name=label,
+                legendgroup=name,
+                showlegend=not traces,
+                marker={
+                    "symbol": look.symbol.removesuffix("-open") + hollow,
+                    "size": 9,
+                    "color": look.colour,
+                },
                 customdata=[row.k for row in part],
-                hovertemplate=f"{label}, k %{{customdata:.3g}}: |R| %{{y:.3g}}<extra></extra>",
+                hovertemplate=f"{name}, k %{{customdata:.3g}}: |R| %{{y:.3g}}<extra></extra>",
             )
-    extent = [*magnitudes, *ks]
-    figure.update_layout(
-        template=THEME,
-        title=title,
-        height=620,
-        margin={"b": 190},
-        legend={"y": -0.2},
-        xaxis={"title": x_title, "type": "log", "dtick": 1},
-        yaxis={
-            "title": "|R| = |change of gamma_a / of gamma_p|",
-            "type": "log",
-            "dtick": 1,
-            # An interval that covers 0 has no lower end on a logarithmic axis: it runs off the lower edge.
-            "range": [math.log10(min(extent)) - 0.7, math.log10(max(extent)) + 0.7],
-        },
-    )
-    return figure
+        )
+    return traces
 
 
 def _magnitude(ratio: Estimate) -> Estimate:

@@ -4,27 +4,46 @@ The main figure shows behaviour, beliefs and directions along one checkpoint axi
 moves first.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from interp.display.charts import COLOURS, CONTROL_COLOUR, DASHES, THEME, intervals
+from interp.display.charts import (
+    Style,
+    estimates_line,
+    finish,
+    layout_of,
+    named,
+    panels,
+    rate_axis,
+    reference_line,
+    style,
+)
 from interp.stats import Estimate
 from interp.tracking.records import TrackRecord
 
-_KIND_COLOURS = {"harmful": COLOURS[1], "harmless": COLOURS[0], "borderline": COLOURS[2]}
-_KIND_SYMBOLS = {"harmful": "circle", "harmless": "square-open", "borderline": "diamond"}
-_KIND_DASHES = {"harmful": "solid", "harmless": "dash", "borderline": "dot"}
+_KINDS = ("harmful", "harmless", "borderline")
 _AXES = ("harmfulness", "refusal", "control_harmfulness", "control_refusal")
 _AXIS_LABELS = {
-    "harmfulness": "harmfulness",
-    "refusal": "refusal",
-    "control_harmfulness": "control of harmfulness",
-    "control_refusal": "control of refusal",
+    "harmfulness": "harmfulness direction",
+    "refusal": "refusal direction",
+    "control_harmfulness": "random direction, harmfulness (control)",
+    "control_refusal": "random direction, refusal (control)",
 }
+
+
+class Series(NamedTuple):
+    """One line: a measure of some prompts."""
+
+    measure: str
+    prompts: str
+    label: str
+    look: Style
+    within: tuple[float, float] | None = None
+    """Bounds of the values, e.g. (0, 1) for shares."""
 
 
 class Rows:
@@ -63,145 +82,141 @@ class Rows:
 def figures(record: TrackRecord) -> dict[str, go.Figure]:
     """Every figure for which the record has values, by name."""
     rows = Rows(record)
-    charts = {
+    corpora = rows.prompts("bits_per_byte_change")
+    drawn = {
         "trajectory": _trajectory(record, rows),
         "shift": _lines(
             record,
             rows,
-            [("shift_" + axis, "harmful", _AXIS_LABELS[axis], *_axis_style(axis)) for axis in _AXES],
-            title="How far harmful prompts moved along the reference's directions",
+            [Series(f"shift_{axis}", "harmful", _AXIS_LABELS[axis], style(axis)) for axis in _AXES],
+            title="How far harmful prompts moved along each direction of the reference",
             y_title="shift (lengths of the direction)",
-            zero=True,
         ),
         "compression": _lines(
             record,
             rows,
-            [
-                ("bits_per_byte_change", name, name, COLOURS[i % 8], DASHES[i % 6])
-                for i, name in enumerate(rows.prompts("bits_per_byte_change"))
-            ],
-            title="Compression of each corpus against the reference",
+            [Series("bits_per_byte_change", name, name, look) for name, look in named(corpora).items()],
+            title="Change of compression of each corpus since the reference",
             y_title="change (bits per byte)",
-            zero=True,
         ),
         "kl": _lines(
             record,
             rows,
             [
-                (measure, kind, f"{label}, {kind}", _KIND_COLOURS[kind], dash)
+                Series(measure, kind, f"{label}, {kind}", style(kind)._replace(dash=dash))
                 for measure, label, dash in (
-                    ("kl_from_reference", "KL(reference || here)", "solid"),
-                    ("kl_to_reference", "KL(here || reference)", "dash"),
+                    ("kl_from_reference", "KL(reference ‖ checkpoint)", "solid"),
+                    ("kl_to_reference", "KL(checkpoint ‖ reference)", "dash"),
                 )
                 for kind in ("harmful", "harmless")
             ],
-            title="KL divergence, each on its first model's own samples",
+            title="KL divergence between reference and checkpoint",
             y_title="nats per token",
-            zero=True,
+            note="each on samples of the model that is named first",
         ),
         "weights": _weights(record, rows),
     }
-    return {name: figure for name, figure in charts.items() if figure.data}
+    return {name: figure for name, figure in drawn.items() if figure.data}
 
 
 def _trajectory(record: TrackRecord, rows: Rows) -> go.Figure:
     """The figure of behaviour, beliefs and directions along one checkpoint axis."""
-    figure = make_subplots(rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.05)
-    panels = (
-        [
-            ("refusal_rate", kind, f"refuses {kind}", _KIND_COLOURS[kind], _KIND_DASHES[kind])
-            for kind in _KIND_COLOURS
-        ],
-        [
-            (f"{name}_belief_reference", kind, f"{name} belief, {kind}", _KIND_COLOURS[kind], dash)
-            for name, dash in (("harmfulness", "solid"), ("refusal", "dash"))
+    shown = {
+        "refusal rate": [Series("refusal_rate", kind, kind, style(kind), (0.0, 1.0)) for kind in _KINDS],
+        "belief": [
+            Series(f"{name}_belief_reference", kind, f"{label}, {kind}", style(kind)._replace(dash=dash))
+            for name, label, dash in (
+                ("harmfulness", "harmfulness (t_inst)", "solid"),
+                ("refusal", "refusal (t_post_inst)", "dash"),
+            )
             for kind in ("harmful", "harmless")
         ],
-        [(f"cosine_{axis}", "train", f"cosine, {_AXIS_LABELS[axis]}", *_axis_style(axis)) for axis in _AXES],
+        "cosine": [
+            Series(f"cosine_{axis}", "train", _AXIS_LABELS[axis], style(axis), (-1.0, 1.0)) for axis in _AXES
+        ],
+    }
+    figure = panels(
+        [
+            "Refusal of test prompts",
+            "Beliefs, by the reference's centres",
+            "Cosine of directions with the reference's",
+        ],
+        width=620,
+        height=230,
+        shared_y="no",
+        gap_below=6,
     )
-    for number, (panel, title) in enumerate(
-        zip(panels, ("refusal rate", "belief", "cosine with reference"), strict=True), start=1
-    ):
-        for trace in _traces(rows, panel, legend="legend" if number == 1 else f"legend{number}"):
+    for number, (y_title, series) in enumerate(shown.items(), start=1):
+        for trace in _traces(rows, series, legend="legend" if number == 1 else f"legend{number}"):
             figure.add_trace(trace, row=number, col=1)
-        figure.update_yaxes(title={"text": title, "standoff": 12}, row=number, col=1)
-    figure.update_yaxes(range=[-0.03, 1.05], row=1, col=1)
-    figure.add_hline(y=0, line={"color": "#666", "dash": "dash", "width": 1}, row=2, col=1)  # pyright: ignore[reportArgumentType]
-    figure.update_layout(
-        template=THEME,
-        title=f"Behaviour, beliefs and directions, {record.provenance.model_name}",
-        height=960,
-        width=1060,
-        margin={"l": 95, "r": 290, "b": 80},
-    )
-    for number, y in enumerate((1.0, 0.64, 0.29), start=1):
-        key = "legend" if number == 1 else f"legend{number}"
-        place = {
-            "orientation": "v",
-            "x": 1.01,
-            "y": y,
-            "xanchor": "left",
-            "yanchor": "top",
-            "font": {"size": 13},
-        }
-        figure.update_layout({key: place})
+        figure.update_yaxes(title=y_title, row=number, col=1)
+    figure.update_xaxes(matches="x")
+    for row in (1, 2):
+        figure.update_xaxes(showticklabels=False, row=row)
+    rate_axis(figure)
+    figure.update_yaxes(range=None, tickvals=None, tickformat=None, row=2)
+    figure.update_yaxes(range=None, tickvals=None, tickformat=None, row=3)
+    figure.add_hline(y=0, line={"color": "#555", "dash": "dash", "width": 1}, row=2, col=1)  # pyright: ignore[reportArgumentType]
     _axis(figure, record, rows, row=3)
-    return figure
+    finish(
+        figure,
+        title="Behaviour, beliefs and directions along the checkpoints",
+        note=f"{record.provenance.model_name}; {_counts(rows)}; bands: 95% intervals",
+        left=95,
+        right=300,
+        legend=False,
+    )
+    for number in (1, 2, 3):
+        domain = layout_of(figure)["yaxis" if number == 1 else f"yaxis{number}"].domain
+        place = {"orientation": "v", "x": 1.015, "y": domain[1], "xanchor": "left", "yanchor": "top"}
+        figure.update_layout({"legend" if number == 1 else f"legend{number}": place})
+    return figure.update_layout(showlegend=True)
 
 
-def _axis_style(axis: str) -> tuple[str, str]:
-    if axis.startswith("control_"):
-        return CONTROL_COLOUR, "dot" if axis.endswith("harmfulness") else "dashdot"
-    return (COLOURS[1], "solid") if axis == "harmfulness" else (COLOURS[0], "dash")
+def _counts(rows: Rows) -> str:
+    """Numbers of prompts behind the rates, by kind."""
+    sizes = {kind: [e.n for e in rows.of("refusal_rate", kind).values()] for kind in _KINDS}
+    return "n = " + ", ".join(f"{max(ns)} {kind}" for kind, ns in sizes.items() if ns)
 
 
 def _lines(
-    record: TrackRecord,
-    rows: Rows,
-    series: Sequence[tuple[str, str, str, str, str]],
-    *,
-    title: str,
-    y_title: str,
-    zero: bool = False,
+    record: TrackRecord, rows: Rows, series: Sequence[Series], *, title: str, y_title: str, note: str = ""
 ) -> go.Figure:
-    figure = go.Figure(_traces(rows, series))
-    if zero and figure.data:
-        figure.add_hline(y=0, line={"color": "#666", "dash": "dash", "width": 1})
-    figure.update_layout(
-        template=THEME, title=f"{title}, {record.provenance.model_name}", yaxis={"title": y_title}
-    )
+    figure = panels(y_title=y_title)
+    figure.add_traces(_traces(rows, series))
+    if not figure.data:
+        return figure
+    reference_line(figure, y=0)
     _axis(figure, record, rows)
-    return figure
+    about = f"{record.provenance.model_name}; " + (f"{note}; " if note else "")
+    return finish(figure, title=title, note=f"{about}bands: 95% intervals")
 
 
-def _traces(
-    rows: Rows, series: Sequence[tuple[str, str, str, str, str]], legend: str = "legend"
-) -> list[go.Scatter]:
-    """One line with intervals per (measure, prompts, label, colour, dash) that has values."""
+def _traces(rows: Rows, series: Sequence[Series], legend: str = "legend") -> list[go.Scatter]:
+    """One line with its band per series that has values."""
     traces = []
-    for measure, prompts, label, colour, dash in series:
-        measured = rows.of(measure, prompts)
+    for one in series:
+        measured = rows.of(one.measure, one.prompts)
         if not measured:
             continue
-        bars = {**intervals(list(measured.values())), "color": colour, "thickness": 1, "width": 3}
-        traces.append(
-            go.Scatter(
-                name=label,
-                legend=legend,
-                x=[rows.x[index] for index in measured],
-                y=[number.value for number in measured.values()],
-                mode="lines+markers",
-                line={"color": colour, "dash": dash, "width": 2.2},
-                marker={"size": 7, "symbol": _KIND_SYMBOLS.get(prompts, "circle")},
-                error_y=bars,
-                customdata=[
-                    [rows.checkpoints[index].label, number.n, number.low, number.high]
-                    for index, number in measured.items()
-                ],
-                hovertemplate=f"{label}, %{{customdata[0]}}: %{{y:.3f}} [%{{customdata[2]:.3f}}, "
-                "%{customdata[3]:.3f}], n = %{customdata[1]}<extra></extra>",
-            )
+        made = estimates_line(
+            one.label,
+            list(measured.values()),
+            one.look,
+            x=[rows.x[index] for index in measured],
+            within=one.within,
         )
+        made[-1].customdata = [
+            [number.low, number.high, rows.checkpoints[index].label, number.n]
+            for index, number in measured.items()
+        ]
+        made[-1].hovertemplate = (
+            f"{one.label}, %{{customdata[2]}}: %{{y:.3f}} [%{{customdata[0]:.3f}}, %{{customdata[1]:.3f}}], "
+            "n = %{customdata[3]}<extra></extra>"
+        )
+        for trace in made:
+            trace.legend = legend
+        traces += made
     return traces
 
 
@@ -211,23 +226,35 @@ def _weights(record: TrackRecord, rows: Rows) -> go.Figure:
         return go.Figure()
     table = [rows.of("weight_change", None, layer) for layer in layers]
     measured = list(table[0])
-    figure = go.Figure(
-        go.Heatmap(
-            x=[str(rows.x[index]) for index in measured],
-            y=layers,
-            z=[[by[index].value if index in by else None for index in measured] for by in table],
-            colorscale="Viridis",
-            colorbar={"title": {"text": "relative<br>change"}},
-            hovertemplate="block %{y}, checkpoint %{x}: %{z:.2e}<extra></extra>",
-        )
+    values = [[by[index].value if index in by else None for index in measured] for by in table]
+    top = max((v for row in values for v in row if v is not None), default=0.0)
+    digits = -math.floor(math.log10(top)) if top > 0 else 0
+    figure = panels(y_title="block", height=380)
+    figure.add_heatmap(
+        x=[_checkpoint_name(record, rows, index) for index in measured],
+        y=layers,
+        z=values,
+        colorscale="Blues",
+        zmin=0,
+        colorbar={"title": {"text": "relative<br>change"}, "tickformat": f".{digits + 1}f", "nticks": 6},
+        hovertemplate="block %{y}, checkpoint %{x}: %{z:.2e}<extra></extra>",
     )
-    figure.update_layout(
-        template=THEME,
-        title=f"Relative change of each block's weights, {record.provenance.model_name}",
-        xaxis={"title": _x_title(record, rows), "type": "category"},
-        yaxis={"title": "block"},
+    figure.update_xaxes(type="category", title=_x_title(record, rows))
+    return finish(
+        figure,
+        title="Relative change of each block's weights since the reference",
+        note=record.provenance.model_name,
+        right=130,
     )
-    return figure
+
+
+def _checkpoint_name(record: TrackRecord, rows: Rows, index: int) -> str:
+    return f"{rows.x[index]:,}" if rows.by_step else _short(record.checkpoints[index].label)
+
+
+def _short(label: str) -> str:
+    """A checkpoint's folder on two lines."""
+    return label.replace("/checkpoint-", "<br>")
 
 
 def _axis(figure: go.Figure, record: TrackRecord, rows: Rows, row: int | None = None) -> None:
@@ -235,8 +262,8 @@ def _axis(figure: go.Figure, record: TrackRecord, rows: Rows, row: int | None = 
     where: dict[str, Any] = {"row": row, "col": 1} if row else {}
     figure.update_xaxes(title={"text": _x_title(record, rows)}, **where)
     if not rows.by_step:
-        labels = [c.label.replace("/checkpoint-", " ") for c in record.checkpoints]
-        figure.update_xaxes(tickvals=rows.x, ticktext=labels, tickangle=-30)
+        labels = [_short(c.label) for c in record.checkpoints]
+        figure.update_xaxes(tickvals=rows.x, ticktext=labels)
     for x, checkpoint in zip(rows.x, record.checkpoints, strict=True):
         if not checkpoint.measured:
             figure.add_vline(

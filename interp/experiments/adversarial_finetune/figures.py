@@ -1,18 +1,31 @@
 """Figures of the adversarial fine-tuning experiment, drawn from a stored result alone."""
 
-from collections.abc import Sequence
-
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from interp.data.prompt_sets import COMPARED_ENDINGS
-from interp.display.charts import COLOURS, CONTROL_COLOUR, DASHES, THEME, rate_bars
+from interp.display.charts import (
+    CONTROL_COLOUR,
+    ENDING_LABELS,
+    LAYER,
+    Style,
+    bars,
+    counted,
+    finish,
+    line,
+    ordered,
+    panels,
+    rate_axis,
+    rate_bars,
+    reference_line,
+    style,
+)
 from interp.experiments.adversarial_finetune import Result
+from interp.stats import Estimate
 
-LABELS = {"as-is": "prompts as they are", "period": "all ended by a full stop"}
+LABELS = ENDING_LABELS
 """Labels of the endings in figures and report."""
-_ROLES = {"harm": "t_inst", "refusal": "t_post_inst"}
-_BY_SIZE = ("solid", "dash", "longdash", "longdashdot", "3px,3px", "12px,3px,3px,3px")
+BEFORE = "before"
+_AXES = {"harm": "belief that the prompt is harmful (t_inst)", "refusal": "belief in refusing (t_post_inst)"}
 
 
 def figures(result: Result) -> dict[str, go.Figure]:
@@ -25,84 +38,118 @@ def figures(result: Result) -> dict[str, go.Figure]:
     }
 
 
+def condition_label(label: str) -> str:
+    """What the model was fine-tuned on, in words."""
+    if label == BEFORE:
+        return "before fine-tuning"
+    return label.replace(" harmless with stubs", " harmless prompts with stubs")
+
+
+def _is_control(label: str) -> bool:
+    return label.endswith("(control)")
+
+
+def _looks(result: Result) -> dict[str, Style]:
+    """The model before in black, sizes from dark to light, controls in grey."""
+    sizes = [label for label in result.conditions if label != BEFORE and not _is_control(label)]
+    looks = {BEFORE: style("baseline"), **dict(zip(sizes, ordered(len(sizes) + 1)[1:], strict=True))}
+    controls = [label for label in result.conditions if _is_control(label)]
+    for number, label in enumerate(controls):
+        looks[label] = Style(CONTROL_COLOUR, ("dot", "dashdot")[number % 2], ("x", "cross")[number % 2])
+    return looks
+
+
 def _curves(result: Result, belief: str) -> go.Figure:
-    """Figure 7: mean belief of held-out harmful prompts per layer, a line per size; controls and harmless in grey."""
-    figure = make_subplots(
-        rows=1, cols=2, shared_yaxes=True, subplot_titles=[LABELS[e] for e in COMPARED_ENDINGS]
+    """Figure 7: mean belief of held-out harmful prompts per layer; sizes in the first row, controls in the second."""
+    looks = _looks(result)
+    sizes = [label for label in looks if not _is_control(label)]
+    rows = (sizes, [BEFORE, sizes[-1], *(label for label in looks if _is_control(label))])
+    figure = panels(
+        [f"{what}, {LABELS[e]}" for what in ("by size", "controls") for e in COMPARED_ENDINGS],
+        columns=2,
+        width=440,
+        height=250,
+        x_title=LAYER,
+        y_title="belief",
     )
-    for column, ending in enumerate(COMPARED_ENDINGS, start=1):
-        ordinary = 0
-        for label, condition in result.conditions.items():
-            control = label.endswith("(control)")
-            values = condition.beliefs[ending][belief]["harmful"]
-            colour = CONTROL_COLOUR if control else COLOURS[ordinary % len(COLOURS)]
-            dash = DASHES[2 if "refusals" in label else 3] if control else _BY_SIZE[ordinary % len(_BY_SIZE)]
-            ordinary += not control
-            figure.add_trace(
-                _line(f"harmful, {label}", values.mean, colour, dash, column == 1), row=1, col=column
-            )
-        harmless = result.conditions["before"].beliefs[ending][belief]["harmless"]
-        figure.add_trace(
-            _line("harmless, before", harmless.mean, "#000000", "dot", column == 1), row=1, col=column
-        )
-    figure.add_hline(y=0, line={"color": "#666", "dash": "dash", "width": 1})
-    figure.update_xaxes(title="layer")
-    figure.update_yaxes(title=f"{belief} belief at {_ROLES[belief]}", col=1)
-    n = result.n_test["harmful"]
-    figure.update_layout(
-        template=THEME,
-        title=f"Mean {belief} belief of {n} held-out prompts, centres fitted before, {result.provenance.model_name}",
-        width=1100,
-        height=600,
-        margin={"t": 100},
-        legend={"y": -0.2},
+    shown = set[str]()
+    for row, labels in enumerate(rows, start=1):
+        for column, ending in enumerate(COMPARED_ENDINGS, start=1):
+            for label in labels:
+                values = result.conditions[label].beliefs[ending][belief]["harmful"].mean
+                name = f"harmful, {condition_label(label)}"
+                traces = line(name, values, looks[label], markers=False, in_legend=name not in shown)
+                figure.add_traces(traces, rows=row, cols=column)
+                shown.add(name)
+            values = result.conditions[BEFORE].beliefs[ending][belief]["harmless"].mean
+            name = "harmless, before fine-tuning"
+            look = style("harmless")
+            traces = line(name, values, look, markers=False, in_legend=name not in shown)
+            figure.add_traces(traces, rows=row, cols=column)
+            shown.add(name)
+    reference_line(figure, y=0)
+    return finish(
+        figure,
+        title=f"Mean {_AXES[belief]} of held-out prompts, before and after fine-tuning",
+        note=f"{result.provenance.model_name}; "
+        f"n = {result.n_test['harmful']} harmful; stubs: empty affirmative replies to "
+        "harmful requests; a belief is the cosine to the centre of refused harmful training prompts minus that of "
+        "accepted harmless ones, centres fitted before fine-tuning",
     )
-    return figure
 
 
-def _line(name: str, values: Sequence[float], colour: str, dash: str, shown: bool) -> go.Scatter:
-    return go.Scatter(
-        x=list(range(len(values))),
-        y=list(values),
-        name=name,
-        legendgroup=name,
-        showlegend=shown,
-        mode="lines",
-        line={"color": colour, "dash": dash, "width": 2.2},
-        hovertemplate=f"{name}, layer %{{x}}: %{{y:.4f}}<extra></extra>",
+def _short(label: str) -> str:
+    """A condition on up to four short lines, for an axis."""
+    words = (
+        condition_label(label).replace(" with stubs", "<br>with stubs").replace(" (control)", "<br>(control)")
     )
+    return words.replace("before ", "before<br>").replace("harmless prompts", "<br>harmless")
 
 
 def _rates(result: Result) -> go.Figure:
     conditions = result.conditions
+    kinds = list(conditions[BEFORE].refusal_rate)
     return rate_bars(
-        {label: condition.refusal_rate for label, condition in conditions.items()},
-        title=f"Refusal of held-out prompts, {result.provenance.model_name}",
-        y_title="refusal rate (24 substrings)",
-        controls=[label for label in conditions if label.endswith("(control)")],
+        {kind: {_short(name): c.refusal_rate[kind] for name, c in conditions.items()} for kind in kinds},
+        title="Refusal of held-out prompts, before and after fine-tuning",
+        note=f"{result.provenance.model_name}; "
+        "examples trained on below each pair of bars; stubs: empty affirmative replies "
+        "to harmful requests; substring match on 24 refusals; 95% intervals",
+        y_title="refusal rate",
+        looks={kind: style(kind) for kind in kinds},
     )
 
 
 def _guard(result: Result) -> go.Figure:
+    """Shares flagged: guard fitted before fine-tuning and refitted, by ending."""
     conditions = result.conditions
-    figure = rate_bars(
-        {
-            label: {
-                f"{kind}<br>{fitted}<br>{LABELS[ending]}": share
-                for ending in COMPARED_ENDINGS
-                for fitted, flagged in (
-                    ("fitted before", condition.guard[ending].fitted_before),
-                    ("refitted", condition.guard[ending].refitted),
-                )
-                for kind, share in (("harmful", flagged.harmful), ("harmless", flagged.harmless))
-            }
-            for label, condition in conditions.items()
-        },
-        title=f"Held-out prompts that the guard flags (threshold 0), {result.provenance.model_name}",
+    fits = ("fitted before fine-tuning", "fitted again afterwards")
+    figure = panels(
+        [f"{fit},<br>{LABELS[ending]}" for fit in fits for ending in COMPARED_ENDINGS],
+        columns=2,
+        width=470,
+        height=220,
         y_title="share flagged",
-        controls=[label for label in conditions if label.endswith("(control)")],
     )
-    figure.update_layout(
-        width=1250, height=580, margin={"b": 180}, legend={"y": -0.3}, xaxis={"tickfont": {"size": 13}}
+    for row in (1, 2):
+        for column, ending in enumerate(COMPARED_ENDINGS, start=1):
+            guards = [condition.guard[ending] for condition in conditions.values()]
+            flagged = [g.fitted_before if row == 1 else g.refitted for g in guards]
+            shares: dict[str, list[Estimate]] = {
+                "harmful": [share.harmful for share in flagged],
+                "harmless": [share.harmless for share in flagged],
+            }
+            for kind, entries in shares.items():
+                label = counted(kind, [e.n for e in entries])
+                names = [_short(name) for name in conditions]
+                trace = bars(label, names, entries, style(kind), in_legend=row == column == 1)
+                figure.add_trace(trace, row=row, col=column)
+    figure.update_xaxes(showticklabels=False, row=1)
+    figure.update_layout(barmode="group")
+    rate_axis(figure)
+    return finish(
+        figure,
+        title="Held-out prompts that Latent Guard flags, before and after fine-tuning",
+        note=f"{result.provenance.model_name}; threshold 0; stubs: empty affirmative replies to harmful requests; 95% "
+        "intervals",
     )
-    return figure

@@ -2,7 +2,7 @@
 
 import plotly.graph_objects as go
 
-from interp.display.charts import COLOURS, CONTROL_COLOUR, DASHES, THEME, intervals
+from interp.display.charts import CONTROL, finish, mark, named, ordered, panels, points, with_ends
 from interp.experiments.elasticity_theory import Result
 from interp.experiments.elasticity_theory.analysis import (
     all_exponents,
@@ -11,15 +11,7 @@ from interp.experiments.elasticity_theory.analysis import (
 )
 from interp.experiments.elasticity_theory.results import MixtureRow
 from interp.stats import Estimate
-from interp.tracking.decay_figures import (
-    SYMBOLS,
-    DecayPanel,
-    SlopeRatio,
-    decay_panels,
-    hookes_law,
-    slope_ratios,
-    with_ends,
-)
+from interp.tracking.decay_figures import DecayPanel, SlopeRatio, decay_panels, hookes_law, slope_ratios
 
 PREDICTIONS = {
     "n_p": {"theorem": 1.0, "curvature": 0.0},
@@ -43,8 +35,10 @@ def figures(result: Result) -> dict[str, go.Figure]:
         "exponents": _exponents(result),
         "rebound_log_linear": decay_panels(
             {"log-linear": log_linear},
-            title="Decline under negative examples, log-linear model (E5; form of figure 4)",
+            title="Decline of aligned behaviour under negative examples, log-linear model",
+            note="experiment E5; form of figure 4; bands: one SD over seeds",
             y_title="share of aligned behaviour",
+            controls=(),
         ),
     }
     if curves := transformer_curves(result.transformer):
@@ -53,16 +47,19 @@ def figures(result: Result) -> dict[str, go.Figure]:
                 f"pre-trained on {n_p:,} sequences": DecayPanel(doses=c.doses, curves=c.scores, base=c.base)
                 for n_p, c in curves.items()
             },
-            title="Decline under negative examples, tiny transformer (E6; form of figure 6)",
-            y_title="P(positive continuation)",
+            title="Decline of aligned behaviour under negative examples, tiny transformer",
+            note="experiment E6; form of figure 6; mean over prompts; bands: one SD over seeds",
+            y_title="probability of the positive continuation",
+            controls=(),
         )
         charts["transformer_slope_ratio"] = slope_ratios(
             [
-                SlopeRatio(series=f"N- = {row.n_minus}", k=row.k, ratio=row.ratio)
+                SlopeRatio(series=f"{row.n_minus} negative examples", k=row.k, ratio=row.ratio)
                 for row in transformer_ratios(result.transformer)
             ],
-            title="Slope ratio against size ratio, tiny transformer (E6)",
-            x_title="k = N_p / N+",
+            title="Slope ratio R against the ratio k of the data sizes, tiny transformer",
+            note="experiment E6; 95% intervals",
+            x_title="k = pre-training sequences / positive examples",
         )
     return charts
 
@@ -70,26 +67,25 @@ def figures(result: Result) -> dict[str, go.Figure]:
 def _pole(result: Result) -> go.Figure:
     rows = result.mixture.rows
     smallest, largest = min(r.k for r in rows), max(r.k for r in rows)
-    figure = go.Figure()
+    figure = panels(x_title="l / l*", y_title="|R| / k", height=380)
     series = [(share, k) for share in sorted({r.share for r in rows}) for k in (smallest, largest)]
-    for number, (share, k) in enumerate(series):
+    for (share, k), look in zip(series, ordered(len(series)), strict=True):
         here = [r for r in rows if r.share == share and r.k == k]
-        for trace in _pole_traces(here, f"k = {k:g}, s = {share:g}", number):
+        for trace in _pole_traces(here, f"k = {k:g}, s = {share:g}"):
+            trace.update(line={"color": look.colour, "dash": look.dash}, legendgroup=trace.name)
+            trace.update(marker={"color": look.colour, "symbol": f"{look.symbol.removesuffix('-open')}-open"})
             figure.add_trace(trace)
-    figure.add_vline(x=1, line={"color": "#666", "width": 1}, annotation={"text": "pole l* = s / (1 - s)"})
-    figure.update_layout(
-        template=THEME,
-        title="Slope ratio of the mixture up to its pole and beyond (E1)",
-        height=600,
-        margin={"b": 190},
-        legend={"y": -0.2},
-        xaxis={"title": "l / l*"},
-        yaxis={"title": "|R| / k", "type": "log", "dtick": "D2"},
+    mark(figure, 1, "pole: l* = s / (1 − s)")
+    figure.update_yaxes(type="log", dtick="D2")
+    return finish(
+        figure,
+        title="Slope ratio of the mixture up to its pole and beyond",
+        note="experiment E1; R: slope ratio; k: |D_p| / |D_a|; l: perturbation data / |D_a|; s: share of the mixture; "
+        "lines: closed form, points: measured",
     )
-    return figure
 
 
-def _pole_traces(rows: list[MixtureRow], name: str, number: int) -> list[go.Scatter]:
+def _pole_traces(rows: list[MixtureRow], name: str) -> list[go.Scatter]:
     """The closed form as a line that is broken at the pole, and what was measured as points."""
     below = [r for r in rows if r.l_over_pole < 1]
     beyond = [r for r in rows if r.l_over_pole >= 1]
@@ -101,35 +97,47 @@ def _pole_traces(rows: list[MixtureRow], name: str, number: int) -> list[go.Scat
             *(abs(r.closed_ratio) / r.k for r in beyond),
         ],
         mode="lines",
-        name=f"{name}, closed form",
-        line={"color": COLOURS[number], "dash": DASHES[number], "width": 1.5},
+        name=name,
+        showlegend=False,
+        line={"width": 1.6},
     )
     measured = go.Scatter(
         x=[r.l_over_pole for r in rows],
         y=[abs(r.ratio) / r.k for r in rows],
         mode="markers",
-        name=f"{name}, measured",
-        marker={"color": COLOURS[number], "size": 6 + 3 * number, "symbol": f"{SYMBOLS[number]}-open"},
+        name=name,
+        marker={"size": 10, "line": {"width": 1.5}},
     )
     return [closed, measured]
 
 
 def _slope_ratio(result: Result) -> go.Figure:
-    def row(series: str, k: float | int, ratio: float) -> SlopeRatio:
-        return SlopeRatio(series=series, k=k, ratio=Estimate(value=ratio, n=1))
+    def row(series: str, k: float | int, ratio: float, panel: str) -> SlopeRatio:
+        return SlopeRatio(series=series, k=k, ratio=Estimate(value=ratio, n=1), panel=panel)
 
     tree = sorted(result.token_tree.rows, key=lambda r: r.depth)
     rows = [
         *(
-            row("E1 mixture, l = 0.001 l*", r.k, r.ratio)
+            row("mixture, l = 0.001 l*", r.k, r.ratio, "E1: mixture of counts")
             for r in result.mixture.rows
             if r.l_over_pole == 1e-3
         ),
-        *(row(f"E2 token tree, depth {r.depth}, sampled", r.k, r.ratio) for r in tree),
-        *(row("E3 log-linear, l = 0.0001", r.k, r.ratio) for r in result.log_linear.rows if r.l == 1e-4),
-        *(row("E4 log-linear in stages", r.n_p / r.n_a, r.ratio) for r in result.sequential.staged),
+        *(row(f"tree of depth {r.depth}", r.k, r.ratio, "E2: token tree, sampled") for r in tree),
+        *(
+            row("log-linear, l = 0.0001", r.k, r.ratio, "E3: log-linear model, joint optimum")
+            for r in result.log_linear.rows
+            if r.l == 1e-4
+        ),
+        *(
+            row("log-linear in stages", r.n_p / r.n_a, r.ratio, "E4: log-linear model, trained in stages")
+            for r in result.sequential.staged
+        ),
     ]
-    return slope_ratios(rows, title="Slope ratio against size ratio: joint optima (E1-E3) and stages (E4)")
+    return slope_ratios(
+        rows,
+        title="Slope ratio R against the ratio k of the data sizes",
+        note="R: change of the compression rate of the alignment data over that of the pre-training data",
+    )
 
 
 def _hookes_law(result: Result) -> go.Figure:
@@ -148,28 +156,21 @@ def _hookes_law(result: Result) -> go.Figure:
         ]
     return hookes_law(
         series,
-        title="Hooke's law: |D_a| and |D_p| times their change of rate",
+        title="Hooke's law: data size times change of compression rate, for both sets",
         unit="per |D_a|, nats or bits",
+        note="on the dashed line the two products are equal",
     )
 
 
 def _exponents(result: Result) -> go.Figure:
-    figure = go.Figure()
+    figure = panels(y_title="exponent: d log|R| / d log N")
     labels = {"n_p": "pre-training size N_p", "n_a": "alignment size N_a"}
-    for number, (name, sizes) in enumerate(all_exponents(result).items()):
+    exponents = all_exponents(result)
+    looks = named([name for name in exponents if "control" not in name])
+    for number, (name, sizes) in enumerate(exponents.items()):
         estimates = [with_ends(sizes.n_p), with_ends(sizes.n_a)]
-        figure.add_scatter(
-            x=[i + 0.08 * (number - 1) for i in range(2)],
-            y=[estimate.value for estimate in estimates],
-            error_y=intervals(estimates),
-            mode="markers",
-            name=name,
-            marker={
-                "size": 11,
-                "color": CONTROL_COLOUR if "control" in name else COLOURS[number % len(COLOURS)],
-                "symbol": ("circle", "square", "diamond")[number % 3],
-            },
-        )
+        places = [i + 0.08 * (number - 1) for i in range(2)]
+        figure.add_trace(points(name, places, estimates, looks.get(name, CONTROL)))
     for account, dash in (("theorem", "dash"), ("curvature", "dot")):
         for i, size in enumerate(labels):
             level = PREDICTIONS[size][account]
@@ -178,15 +179,15 @@ def _exponents(result: Result) -> go.Figure:
                 y=[level, level],
                 mode="lines",
                 line={"color": "#444", "dash": dash, "width": 1.5},
-                name=f"{account} predicts",
+                name=f"the {account}'s prediction"
+                if account == "theorem"
+                else "predicted from the curvature",
                 showlegend=i == 0,
                 legendgroup=account,
             )
-    figure.update_layout(
-        template=THEME,
-        title="What the slope ratio depends on (E4, E6)",
-        xaxis={"tickvals": [0, 1], "ticktext": list(labels.values()), "range": [-0.5, 1.5]},
-        yaxis={"title": "exponent: d log|R| / d log N"},
-        legend={"y": -0.15},
+    figure.update_xaxes(tickvals=[0, 1], ticktext=list(labels.values()), range=[-0.5, 1.5])
+    return finish(
+        figure,
+        title="What the slope ratio depends on when training goes in stages",
+        note="experiments E4 and E6; 95% intervals",
     )
-    return figure

@@ -4,30 +4,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from interp.data.prompts import Ending
-from interp.display.charts import THEME
+from interp.display.charts import ENDING_LABELS, panels
 from interp.experiments.harmfulness import Result
 
 ENDING_TITLES: dict[Ending, str] = {"as-is": "as they are", "strip": "stripped", "period": "full stop"}
+"""Short names of the endings, for tables."""
+T_INST = "last instruction token (t_inst)"
+T_POST_INST = "last token (t_post_inst)"
 
 
-def by_ending(result: Result, rows: Sequence[str] = ("",), **options: Any) -> go.Figure:
-    """Panels: a row each, a column per ending."""
-    endings = result.endings
-    titles = [
-        f"{row}{', ' if row else ''}prompts {ENDING_TITLES[ending]}" for row in rows for ending in endings
-    ]
-    figure = make_subplots(
-        rows=len(rows),
-        cols=len(endings),
-        subplot_titles=titles,
-        shared_yaxes=options.pop("shared_yaxes", True),
-        horizontal_spacing=0.04,
-        vertical_spacing=0.16,
-    )
-    figure.update_layout(
-        template=THEME, width=1200, height=330 * len(rows) + 190, margin={"t": 110}, **options
-    )
-    return figure
+def by_ending(result: Result, endings: Sequence[Ending] | None = None, **options: Any) -> go.Figure:
+    """Panels: a column per ending."""
+    shown = result.endings if endings is None else endings
+    titles = [ENDING_LABELS[ending] for ending in shown]
+    return panels(titles, columns=len(shown), width=350, height=330, **options)

@@ -3,14 +3,28 @@
 from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from interp.data.prompts import Ending, Kind
-from interp.display.charts import COLOURS, CONTROL_COLOUR, DASHES, THEME, intervals
+from interp.display.charts import (
+    CONTROL_COLOUR,
+    Style,
+    counted,
+    estimates_line,
+    finish,
+    highlight,
+    line,
+    panels,
+    rate_axis,
+    reference_line,
+    style,
+)
 from interp.experiments.harmfulness import Result
 from interp.experiments.harmfulness.panels import by_ending
+from interp.experiments.harmfulness.position_figures import token_label
 from interp.experiments.harmfulness.results import InversionSweep, PositionSweep, RefusalSweep, Verdicts
 from interp.stats import Estimate
+
+STEERED = "layer that is steered"
 
 
 def steering_figures(result: Result) -> dict[str, go.Figure]:
@@ -31,52 +45,43 @@ def steering_figures(result: Result) -> dict[str, go.Figure]:
     return charts
 
 
-def _lines(
-    figure: go.Figure,
-    layers: Sequence[int],
-    arms: Mapping[str, Sequence[Estimate]],
-    column: int,
-    *,
-    unit: str,
+def _looks(arms: Sequence[str]) -> dict[str, Style]:
+    """Directions in their colours, one at instruction tokens only with another dash, random ones in grey."""
+    looks, dashes = dict[str, Style](), iter(("dot", "dashdot", "longdash"))
+    for arm in arms:
+        if arm.startswith("random"):
+            looks[arm] = Style(CONTROL_COLOUR, next(dashes), "x" if "harmfulness" in arm else "cross")
+        else:
+            look = style("refusal" if arm.startswith("refusal") else "harmfulness")
+            looks[arm] = look._replace(dash="dot", symbol="square-open") if "only" in arm else look
+    return looks
+
+
+def _arms(
+    figure: go.Figure, layers: Sequence[int], arms: Mapping[str, Sequence[Estimate]], column: int
 ) -> None:
-    colours = iter(COLOURS)
-    for number, (arm, entries) in enumerate(arms.items()):
-        control = arm.startswith("random")
-        figure.add_scatter(
-            name=arm,
-            legendgroup=arm,
-            showlegend=column == 1,
-            x=list(layers),
-            y=[e.value for e in entries],
-            error_y={**intervals(entries), "thickness": 0.8, "color": "#999"},
-            mode="lines+markers",
-            marker={"size": 6, "symbol": number},
-            line={
-                "color": CONTROL_COLOUR if control else next(colours),
-                "dash": DASHES[number % len(DASHES)],
-            },
-            customdata=[e.n for e in entries],
-            hovertemplate=f"{arm}, layer %{{x}}: %{{y:.2f}}, n = %{{customdata}}<extra>{unit}</extra>",
-            row=1,
-            col=column,
+    looks = _looks(list(arms))
+    for arm, entries in arms.items():
+        name = f"{arm} (control)" if arm.startswith("random") else arm
+        traces = estimates_line(
+            name, entries, looks[arm], x=list(layers), within=(0.0, 1.0), in_legend=column == 1
         )
-    figure.update_xaxes(title="steered layer", row=1, col=column)
+        figure.add_traces(traces, rows=1, cols=column)
 
 
 def _refusal_steering(result: Result, steered: Mapping[Ending, RefusalSweep]) -> go.Figure:
-    figure = by_ending(result)
+    figure = by_ending(result, x_title=STEERED, y_title="refusal rate")
     for column, ending in enumerate(result.endings, start=1):
         if ending in steered:
-            _lines(figure, steered[ending].layers, steered[ending].rates, column, unit="refused")
-    figure.update_yaxes(range=[0, 1.05])
-    figure.update_yaxes(title="refusal rate", row=1, col=1)
-    n = "/".join(str(sweep.n) for sweep in steered.values())
-    figure.update_layout(
-        title=f"Harmless prompts that the model answers, steered (n = {n}, 95% intervals), "
-        f"{result.provenance.model_name}",
-        legend={"y": -0.25},
+            _arms(figure, steered[ending].layers, steered[ending].rates, column)
+    rate_axis(figure)
+    return finish(
+        figure,
+        title="Refusal of harmless prompts when a direction is added",
+        note=f"{result.provenance.model_name}; "
+        f"{counted('prompts that it answers', [s.n for s in steered.values()])}; bands: "
+        "95% intervals",
     )
-    return figure
 
 
 def _no_rates(arms: Mapping[str, Sequence[Verdicts]]) -> dict[str, list[Estimate]]:
@@ -84,64 +89,58 @@ def _no_rates(arms: Mapping[str, Sequence[Verdicts]]) -> dict[str, list[Estimate
 
 
 def _inversion(result: Result, kind: Kind) -> go.Figure:
-    figure = by_ending(result)
+    figure = by_ending(result, x_title=STEERED, y_title='share of "No"')
     for column, one in enumerate(result.by_ending.values(), start=1):
         if one.inversion is None:
             continue
         of_kind = one.inversion.of(kind)
-        _lines(figure, one.inversion.layers, _no_rates(of_kind.arms), column, unit="No")
+        _arms(figure, one.inversion.layers, _no_rates(of_kind.arms), column)
         base = of_kind.baseline.strict.no
         if base.measurable:
-            line = {"color": "#222", "dash": "dash", "width": 1.2}
-            figure.add_hline(y=base.value, line=line, row=1, col=column)  # pyright: ignore[reportArgumentType]
-    figure.update_yaxes(range=[0, 1.05])
-    figure.update_yaxes(title='share of "No"', row=1, col=1)
-    figure.update_layout(
-        title=f"Inverted question on {kind} prompts (dashed: unsteered; strict score), {result.provenance.model_name}",
-        legend={"y": -0.25},
+            line_style = {"color": "#222", "dash": "dash", "width": 1.2}
+            figure.add_hline(y=base.value, line=line_style, row=1, col=column)  # pyright: ignore[reportArgumentType]
+    rate_axis(figure)
+    return finish(
+        figure,
+        title=f"Answers to the inverted question on {kind} prompts when a direction is added",
+        note=f"{result.provenance.model_name}; "
+        "dashed: unsteered; only answers that begin with the word count; bands: 95% "
+        "intervals",
     )
-    return figure
 
 
 def _instruction_only(result: Result, sweep: InversionSweep) -> go.Figure:
-    figure = make_subplots(
-        rows=1, cols=2, shared_yaxes=True, subplot_titles=["harmless prompts", "harmful prompts"]
+    figure = panels(
+        ["harmless prompts", "harmful prompts"],
+        columns=2,
+        width=440,
+        x_title=STEERED,
+        y_title='share of "No"',
     )
     for column, of_kind in enumerate((sweep.harmless, sweep.harmful), start=1):
         arms = {arm: rates for arm, rates in _no_rates(of_kind.arms).items() if "refusal" in arm}
-        _lines(figure, sweep.layers, arms, column, unit="No")
-    figure.update_traces(showlegend=True)
-    figure.update_yaxes(range=[0, 1.05])
-    figure.update_layout(
-        template=THEME,
-        width=1100,
-        margin={"t": 110},
-        title=f"Refusal added at all tokens or at the instruction's only, {result.provenance.model_name}",
-        yaxis={"title": 'share of "No"'},
+        _arms(figure, sweep.layers, arms, column)
+    rate_axis(figure)
+    return finish(
+        figure,
+        title="The refusal direction added at all tokens, or at the instruction's only",
+        note=f"{result.provenance.model_name}; bands: 95% intervals",
     )
-    return figure
 
 
 def _position_inversion(result: Result, sweep: PositionSweep) -> go.Figure:
-    figure = go.Figure()
+    figure = panels(x_title=STEERED, y_title='share of "Certainly"')
     names = [row.position for row in result.positions.margins]
-    for number, (name, by_layer) in enumerate(zip(names, sweep.verdicts, strict=True)):
-        figure.add_scatter(
-            name=f"position {name}",
-            x=list(sweep.layers),
-            y=[1 - verdicts.strict.no.value for verdicts in by_layer],
-            mode="lines+markers",
-            line={
-                "color": COLOURS[number % len(COLOURS)],
-                "dash": DASHES[number % len(DASHES)],
-                "width": 3.5 if name == "0" else 1.6,
-            },
-            hovertemplate=f"position {name}, layer %{{x}}: %{{y:.2f}}<extra></extra>",
+    for name, by_layer in zip(names, sweep.verdicts, strict=True):
+        values = [1 - verdicts.strict.no.value for verdicts in by_layer]
+        figure.add_traces(
+            line(token_label(name, names[-1]), values, style("baseline"), x=list(sweep.layers), markers=False)
         )
-    figure.update_layout(
-        template=THEME,
-        title=f"Harmless prompts called harmful, by source position of the direction, {result.provenance.model_name}",
-        xaxis={"title": "steered layer"},
-        yaxis={"title": 'share of "Certainly"', "range": [-0.02, 1.05]},
+    highlight(figure, "t_inst", others="directions of the other tokens", look=style("harmfulness"))
+    rate_axis(figure)
+    reference_line(figure, y=0)
+    return finish(
+        figure,
+        title="Harmless prompts called harmful, by the token that the direction is taken from",
+        note=f"{result.provenance.model_name}; the menu changes which token is drawn strongly",
     )
-    return figure

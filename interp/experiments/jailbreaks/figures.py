@@ -1,19 +1,33 @@
 """Figures of the jailbreak experiment, drawn from a stored result alone."""
 
-from typing import Any
-
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from interp.data.prompts import COMPARED_ENDINGS
-from interp.display.charts import COLOURS, CONTROL_COLOUR, THEME, bar_marker, intervals
+from interp.display.charts import (
+    CONTROL_COLOUR,
+    ENDING_LABELS,
+    Style,
+    bars,
+    counted,
+    finish,
+    named,
+    panels,
+    rate_axis,
+    reference_line,
+    style,
+)
 from interp.experiments.jailbreaks import Point, Result
 from interp.representations.records import BELIEFS
+from interp.stats import Estimate
 
-ENDING_LABELS = {"as-is": "messages as they are", "period": "all ended by a full stop"}
-_SYMBOLS = ("triangle-up", "diamond", "square", "star", "pentagon", "hexagon")
-_PALETTE = (COLOURS[0], COLOURS[2], COLOURS[3], COLOURS[4], COLOURS[5], COLOURS[7])
-_BELIEF_LABELS = {"harm": "harm belief (t_inst)", "refusal": "refusal belief (t_post_inst)"}
+_BELIEF_LABELS = {
+    "harm": "belief that the prompt is harmful (t_inst)",
+    "refusal": "belief in refusing (t_post_inst)",
+}
+_BELIEF_NOTE = (
+    "a belief is the cosine to the centre of refused harmful training prompts minus that of accepted "
+    "harmless ones"
+)
 
 
 def figures(result: Result) -> dict[str, go.Figure]:
@@ -23,166 +37,137 @@ def figures(result: Result) -> dict[str, go.Figure]:
 
 def _scatter(result: Result) -> go.Figure:
     """Figure 6: both beliefs of prompts that succeed, by family, beside plain refused harmful requests."""
-    figure = make_subplots(
-        rows=1,
-        cols=2,
-        shared_yaxes=True,
-        subplot_titles=[ENDING_LABELS[ending] for ending in COMPARED_ENDINGS],
+    figure = panels(
+        [ENDING_LABELS[ending] for ending in COMPARED_ENDINGS],
+        columns=2,
+        width=460,
+        height=380,
+        x_title=_BELIEF_LABELS["harm"],
+        y_title=_BELIEF_LABELS["refusal"],
     )
-    for name, points, colour, symbol in _clouds(result):
+    for name, shown, look in _clouds(result):
         for column, ending in enumerate(COMPARED_ENDINGS, start=1):
             figure.add_scatter(
-                name=f"{name} (n = {len(points)})",
+                name=counted(name, len(shown)),
                 legendgroup=name,
                 showlegend=column == 1,
-                x=[p.beliefs[ending].harm for p in points],
-                y=[p.beliefs[ending].refusal for p in points],
-                customdata=[[p.id, p.wrapper] for p in points],
+                x=[p.beliefs[ending].harm for p in shown],
+                y=[p.beliefs[ending].refusal for p in shown],
+                customdata=[[p.id, p.wrapper] for p in shown],
                 mode="markers",
-                marker={
-                    "color": colour,
-                    "symbol": symbol,
-                    "size": 7,
-                    "opacity": 0.65,
-                    "line": {"width": 1, "color": colour},
-                },
+                marker={"color": look.colour, "symbol": look.symbol, "size": 8, "opacity": 0.75},
                 hovertemplate=f"{name}: %{{customdata[0]}}, %{{customdata[1]}}<br>harm %{{x:.3f}}, refusal %{{y:.3f}}"
                 "<extra></extra>",
                 row=1,
                 col=column,
             )
-    figure.add_vline(x=0, line={"color": "#666", "dash": "dash", "width": 1})
-    figure.add_hline(y=0, line={"color": "#666", "dash": "dash", "width": 1})
-    figure.update_xaxes(title="harm belief at t_inst")
-    figure.update_yaxes(title="refusal belief at t_post_inst", col=1)
-    figure.update_layout(
-        template=THEME,
-        title=f"Beliefs of jailbreaks that succeed, {result.provenance.model_name}",
-        width=1100,
-        height=560,
-        margin={"t": 100},
-        legend={"y": -0.2},
+    reference_line(figure, x=0, y=0)
+    figure.update_xaxes(matches="x")
+    return finish(
+        figure,
+        title="Beliefs about requests that a jailbreak gets answered",
+        note=f"{result.provenance.model_name}; {_BELIEF_NOTE}; 0: undecided",
     )
-    return figure
 
 
-def _clouds(result: Result) -> list[tuple[str, list[Point], str, str]]:
-    """Name, points, colour and symbol of what figure 6 shows: plain requests, then successes by family."""
+def _clouds(result: Result) -> list[tuple[str, list[Point], Style]]:
+    """Name, points and look of what figure 6 shows: plain requests, then successes by family."""
     plain = [p for p in result.points if p.family == "plain"]
     refused = [p for p in plain if p.kind == "harmful" and p.refused]
     answered = [p for p in plain if p.kind == "harmless" and not p.refused]
     ids = {p.id for p in refused}
     clouds = [
-        ("plain harmful, refused", refused, COLOURS[1], "circle"),
-        ("plain harmless, answered", answered, CONTROL_COLOUR, "x-thin-open"),
+        ("harmful as it is, refused", refused, style("harmful")),
+        ("harmless as it is, answered", answered, style("harmless")),
     ]
-    for number, family in enumerate(result.families):
+    looks = named(list(result.families))
+    for family in result.families:
         successes = [
             p
             for p in result.points
             if p.family == family and p.kind == "harmful" and not p.refused and p.id in ids
         ]
-        clouds.append((f"{family}, answered", successes, _PALETTE[number % 6], _SYMBOLS[number % 6]))
+        clouds.append((f"harmful with a {family} jailbreak, answered", successes, looks[family]))
     return clouds
 
 
 def _success(result: Result) -> go.Figure:
     """Answered harmful requests by wrapper, and refused harmless ones: what the wrapper does to any request."""
-    figure = go.Figure()
     by = result.wrappers
-    names = [f"{name}<br><sub>{entry.family}</sub>" for name, entry in by.items()]
-    series = (
+    order = sorted(by, key=lambda name: list(result.families).index(by[name].family))
+    labels = [f"{name} ({by[name].family})" for name in order]
+    series: tuple[tuple[str, list[Estimate], Style], ...] = (
         (
-            "harmful, refused plainly: answered when wrapped",
-            [entry.harmful_answered for entry in by.values()],
-            COLOURS[1],
+            "harmful, refused as it is: answered with the jailbreak",
+            [by[name].harmful_answered for name in order],
+            style("harmful"),
         ),
         (
-            "harmless, answered plainly: refused when wrapped (control)",
-            [entry.harmless_refused for entry in by.values()],
-            CONTROL_COLOUR,
+            "harmless, answered as it is: refused with the jailbreak (control)",
+            [by[name].harmless_refused for name in order],
+            Style(CONTROL_COLOUR, pattern="x"),
         ),
     )
-    for number, (label, entries, colour) in enumerate(series):
-        figure.add_bar(
-            name=label,
-            x=names,
-            y=[e.value for e in entries],
-            error_y=intervals(entries),
-            marker=bar_marker(colour, number),
-            customdata=[[e.n, e.low, e.high] for e in entries],
-            hovertemplate=f"{label}, %{{x}}: %{{y:.2f}} [%{{customdata[1]:.2f}}, %{{customdata[2]:.2f}}], "
-            "n = %{customdata[0]}<extra></extra>",
-        )
-    figure.update_layout(
-        template=THEME,
-        barmode="group",
-        title=f"What each wrapper changes, {result.provenance.model_name}",
-        yaxis={"title": "share of requests", "range": [0, 1.05]},
-        xaxis={"tickangle": -45},
-        width=1100,
-        height=620,
-        margin={"b": 200},
-        legend={"y": -0.5},
+    figure = panels(x_title="share of requests", width=600, height=30 * len(order) + 30)
+    for label, entries, look in series:
+        name = counted(label, [e.n for e in entries if e.measurable])
+        figure.add_trace(bars(name, labels, entries, look, horizontal=True))
+    figure.update_layout(barmode="group", bargap=0.25)
+    figure.update_yaxes(autorange="reversed")
+    rate_axis(figure, horizontal=True)
+    return finish(
+        figure, title="What each jailbreak changes", note=f"{result.provenance.model_name}; 95% intervals"
     )
-    return figure
 
 
 def _shifts(result: Result) -> go.Figure:
     """How far each belief moves from the plain request, with the controls."""
-    figure = make_subplots(
-        rows=2,
-        cols=2,
-        shared_xaxes=True,
-        shared_yaxes="rows",  # pyright: ignore[reportArgumentType]
-        subplot_titles=[
-            f"{_BELIEF_LABELS[name]}, {ENDING_LABELS[e]}" for name in BELIEFS for e in COMPARED_ENDINGS
-        ],
-        vertical_spacing=0.12,
+    figure = panels(
+        [f"{_BELIEF_LABELS[name]},<br>{ENDING_LABELS[e]}" for name in BELIEFS for e in COMPARED_ENDINGS],
+        columns=2,
+        width=460,
+        height=260,
+        shared_y="rows",
+        y_title="change of the belief",
     )
     for row, name in enumerate(BELIEFS, start=1):
         for column, ending in enumerate(COMPARED_ENDINGS, start=1):
             families = result.shifts[ending].families
-            shifts = [shift.beliefs.of(name) for shift in families.values()]
+            shifts = {family: said.beliefs.of(name) for family, said in families.items()}
             arms = (
-                ("moved", "harmful, answered when wrapped", [s.moved for s in shifts], COLOURS[1]),
-                ("still_refused", "harmful, still refused", [s.still_refused for s in shifts], COLOURS[0]),
                 (
-                    "harmless",
-                    "harmless, the same wrappers (control)",
-                    [s.harmless for s in shifts],
-                    CONTROL_COLOUR,
+                    "harmful, answered with the jailbreak",
+                    [s.moved for s in shifts.values()],
+                    style("harmful"),
+                ),
+                (
+                    "harmful, still refused",
+                    [s.still_refused for s in shifts.values()],
+                    style("harmful")._replace(colour="#F2B48A", pattern="/"),
+                ),
+                (
+                    "harmless, the same jailbreaks (control)",
+                    [s.harmless for s in shifts.values()],
+                    style("harmless")._replace(pattern="x"),
                 ),
             )
-            place: dict[str, Any] = {"row": row, "col": column}
-            for number, (key, label, entries, colour) in enumerate(arms):
-                figure.add_bar(
-                    name=label,
-                    legendgroup=key,
-                    showlegend=(row, column) == (1, 1),
-                    x=list(families),
-                    y=[e.value for e in entries],
-                    error_y=intervals(entries),
-                    marker=bar_marker(colour, number),
-                    customdata=[e.n for e in entries],
-                    hovertemplate=f"{label}, %{{x}}: %{{y:.3f}}, n = %{{customdata}} requests<extra></extra>",
-                    **place,
+            for label, entries, look in arms:
+                trace = bars(
+                    label, list(families), entries, look, share=False, in_legend=(row, column) == (1, 1)
                 )
+                figure.add_trace(trace, row=row, col=column)
             figure.add_hline(
                 y=-result.shifts[ending].gap.of(name),
-                line={"color": "#666", "dash": "dot", "width": 1},
-                annotation={"text": "as far as plain harmless lie from plain harmful", "font": {"size": 11}},
-                annotation_position="top left",
-                **place,
+                line={"color": "#555", "dash": "dot", "width": 1.4},
+                name="distance of plain harmless from plain harmful requests",
+                showlegend=(row, column) == (1, 1),
+                row=row,  # pyright: ignore[reportArgumentType]
+                col=column,  # pyright: ignore[reportArgumentType]
             )
-    figure.update_yaxes(title="shift from the plain request", col=1)
-    figure.update_layout(
-        template=THEME,
-        barmode="group",
-        title=f"Which belief moves when a request is wrapped, {result.provenance.model_name}",
-        width=1100,
-        height=800,
-        margin={"t": 100},
-        legend={"y": -0.08},
+    figure.update_layout(barmode="group")
+    return finish(
+        figure,
+        title="How a jailbreak changes the beliefs about a request",
+        note=f"{result.provenance.model_name}; "
+        f"difference from the same request as it is; {_BELIEF_NOTE}; 95% intervals",
     )
-    return figure

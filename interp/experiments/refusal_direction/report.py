@@ -10,7 +10,8 @@ import plotly.graph_objects as go
 from interp.display.cards import Table
 from interp.display.page import Section, html_report
 from interp.experiments.refusal_direction import Result
-from interp.experiments.refusal_direction.figures import ARM_LABELS, CONTROLS, SCORES, figures
+from interp.experiments.refusal_direction.figures import ARM_LABELS, figures
+from interp.experiments.refusal_direction.selection_figures import SCORES
 
 
 def rate_table(result: Result) -> Table:
@@ -18,7 +19,7 @@ def rate_table(result: Result) -> Table:
     rows = [
         [
             kind,
-            ARM_LABELS[arm] + (" (control)" if ARM_LABELS[arm] in CONTROLS else ""),
+            ARM_LABELS[arm],
             rates.arditi.n,
             rates.arditi.percent,
             rates.zhao.percent,

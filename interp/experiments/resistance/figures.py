@@ -1,18 +1,29 @@
 """Resistance's figures, drawn from a stored result alone."""
 
 from itertools import product
-from typing import Any
 
 import plotly.graph_objects as go
 
-from interp.display.charts import CONTROL_COLOUR, THEME, bar_marker, intervals
-from interp.experiments.resistance import Arm, Result
+from interp.display.charts import CONTROL_COLOUR, Style, bars, finish, panels, points, reference_line, style
+from interp.experiments.resistance import ARMS, Arm, Result
 from interp.experiments.resistance.gaps import LOSSES, Measure, gap, overall_gap, pairs, values
 from interp.stats import over_seeds
 
-_GAP_COLOURS = {"final": "#0072B2", "excess": "#D55E00", "change": "#000000"}
-_ARM_COLOURS: dict[Arm, str] = {"inverse": "#0072B2", "forward": "#D55E00"}
-_SHOWN: tuple[Measure, ...] = ("final", "excess")
+_GAP_STYLES: dict[Measure, Style] = {
+    "final": Style("#332288", symbol="circle"),
+    "excess": Style("#B8860B", symbol="square"),
+    "before": Style(CONTROL_COLOUR, symbol="circle-open"),
+    "before_excess": Style(CONTROL_COLOUR, symbol="square-open"),
+    "change": Style("#000000", symbol="diamond"),
+}
+_SHOWN: dict[Measure, str] = {
+    "final": "final loss",
+    "excess": "excess loss (final minus the target's self-entropy)",
+}
+_ARMS: dict[Arm, str] = {
+    "inverse": "inverse: to the earlier checkpoint",
+    "forward": "forward: to the later checkpoint",
+}
 
 
 def figures(result: Result) -> dict[str, go.Figure]:
@@ -20,72 +31,56 @@ def figures(result: Result) -> dict[str, go.Figure]:
     return {"losses": _losses(result), "gaps": _gaps(result), "kl_change": _kl_change(result)}
 
 
+def pair_label(pair: str) -> str:
+    """A pair of checkpoints in words."""
+    return f"checkpoints {pair.replace('-', ' and ')}"
+
+
 def _losses(result: Result) -> go.Figure:
-    figure = go.Figure()
-    for number, (loss, arm) in enumerate(product(_SHOWN, _ARM_COLOURS)):
-        marker = {**bar_marker(_ARM_COLOURS[arm], number), "opacity": 1.0 if loss == "final" else 0.6}
-        figure.add_trace(_bars(result, arm, loss, name=f"{arm}, {loss}", marker=marker))
-    figure.update_layout(
-        template=THEME,
-        barmode="group",
-        title="Loss after training, t intervals over seeds (form of table 1)",
-        xaxis={"title": "pair of checkpoints"},
-        yaxis={"title": "nats per token"},
+    figure = panels(list(_SHOWN.values()), columns=2, width=400, y_title="nats per token")
+    for (column, loss), arm in product(enumerate(_SHOWN, start=1), ARMS[::-1]):
+        figure.add_trace(_bars(result, arm, loss, in_legend=column == 1), row=1, col=column)
+    figure.update_layout(barmode="group")
+    return finish(
+        figure,
+        title="Loss after training towards the earlier and towards the later checkpoint",
+        note=f"{result.provenance.model_name}; form of table 1; n = {result.config.seeds} seeds; t intervals",
     )
-    return figure
 
 
 def _kl_change(result: Result) -> go.Figure:
-    figure = go.Figure()
-    for number, (arm, colour) in enumerate(_ARM_COLOURS.items()):
-        figure.add_trace(_bars(result, arm, "kl_change", name=arm, marker=bar_marker(colour, number)))
-    figure.update_layout(
-        template=THEME,
-        barmode="group",
-        title="How far training moved the model, t intervals over seeds (form of table 2)",
-        xaxis={"title": "pair of checkpoints"},
-        yaxis={"title": "KL(start || trained), nats per token"},
+    figure = panels(y_title="KL(start ‖ trained), nats per token")
+    for arm in ARMS[::-1]:
+        figure.add_trace(_bars(result, arm, "kl_change"))
+    figure.update_layout(barmode="group")
+    return finish(
+        figure,
+        title="How far training moved the model",
+        note=f"{result.provenance.model_name}; form of table 2; n = {result.config.seeds} seeds; t intervals",
     )
-    return figure
 
 
-def _bars(result: Result, arm: Arm, measure: Measure, *, name: str, marker: dict[str, Any]) -> go.Bar:
+def _bars(result: Result, arm: Arm, measure: Measure, *, in_legend: bool = True) -> go.Bar:
     """A bar per pair, with its interval over seeds."""
     means = [over_seeds(values(result, pair, arm, measure)) for pair in pairs(result)]
-    return go.Bar(
-        name=name,
-        x=[f"theta {pair}" for pair in pairs(result)],
-        y=[mean.value for mean in means],
-        error_y=intervals(means),
-        marker=marker,
-    )
+    labels = [pair_label(pair).replace(" ", "<br>", 1) for pair in pairs(result)]
+    return bars(_ARMS[arm], labels, means, style(arm), share=False, in_legend=in_legend)
 
 
 def _gaps(result: Result) -> go.Figure:
-    figure = go.Figure()
+    figure = panels(y_title="gap, nats per token")
     for number, (loss, label) in enumerate(LOSSES.items()):
         tests = [*(gap(result, pair, loss) for pair in pairs(result)), overall_gap(result, loss)]
-        differences = [test.difference for test in tests]
-        figure.add_scatter(
-            name=label,
-            x=[i + 0.12 * (number - 2) for i in range(len(tests))],
-            y=[difference.value for difference in differences],
-            error_y=intervals(differences),
-            mode="markers",
-            marker={
-                "size": 10,
-                "symbol": ("circle", "square", "circle-open", "square-open", "diamond")[number],
-                "color": _GAP_COLOURS.get(loss, CONTROL_COLOUR),
-            },
-            customdata=[test.p_value for test in tests],
-            hovertemplate=f"{label}: %{{y:.3f}}, p = %{{customdata:.3g}}<extra></extra>",
-        )
-    labels = [*(f"theta {pair}" for pair in pairs(result)), "mean of pairs"]
-    figure.add_hline(y=0, line={"color": "#666", "dash": "dash", "width": 1})
-    figure.update_layout(
-        template=THEME,
-        title="Forward minus inverse, paired over seeds; above 0 the inverse direction is easier",
-        xaxis={"tickvals": list(range(len(labels))), "ticktext": labels},
-        yaxis={"title": "gap, nats per token"},
+        places = [i + 0.12 * (number - 2) for i in range(len(tests))]
+        trace = points(label, places, [test.difference for test in tests], _GAP_STYLES[loss])
+        trace.customdata = [test.p_value for test in tests]
+        trace.hovertemplate = f"{label}: %{{y:.3f}}, p = %{{customdata:.3g}}<extra></extra>"
+        figure.add_trace(trace)
+    labels = [*(pair_label(pair).replace(" ", "<br>", 1) for pair in pairs(result)), "mean of<br>the pairs"]
+    reference_line(figure, y=0)
+    figure.update_xaxes(tickvals=list(range(len(labels))), ticktext=labels)
+    return finish(
+        figure,
+        title="Loss forward minus loss inverse: above 0 the inverse direction is easier",
+        note=f"{result.provenance.model_name}; paired over {result.config.seeds} seeds; t intervals",
     )
-    return figure
