@@ -43,6 +43,7 @@ bench: $(READY)
 notebooks: $(READY)
 	$(BIN)/jupytext --quiet --update --to ipynb notebooks/*.py
 	PLOTLY_RENDERER=plotly_mimetype+png $(BIN)/jupyter execute --inplace notebooks/*.ipynb
+	$(BIN)/python -c 'import sys; from interp.display.images import shrink_notebook as s; [s(p) for p in sys.argv[1:]]' notebooks/*.ipynb
 
 # Every experiment on the bundled model (hours on two cores; what is finished is kept), drawn to figures/ with its numbers.
 figures: $(addprefix figures-,demo refusal-direction harmfulness jailbreaks categories guard adversarial-finetune \

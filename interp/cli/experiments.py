@@ -137,6 +137,7 @@ def plot(
     Example: `interp plot runs/demo --png figures/demo --html figures/demo`
     """
     with user_errors():
+        from interp.display.images import png as draw_png
         from interp.experiments.running import open_run
         from interp.storage.atomic_files import write_file
 
@@ -144,23 +145,11 @@ def plot(
         for name, figure in stored.figures().items():
             write_file(folder / "figures" / f"{name}.json", str(figure.to_json()).encode())
             if png is not None:
-                write_file(png / f"{name}.png", _png(figure))
+                write_file(png / f"{name}.png", draw_png(figure))
             if html is not None:
                 write_file(html / f"{name}.html", figure.to_html(include_plotlyjs="cdn").encode())
         write_file(folder / "report.html", stored.report().encode())
         print_lines(f"report: {(folder / 'report.html').resolve()}")
-
-
-def _png(figure: Any) -> bytes:
-    try:
-        return figure.to_image(format="png", scale=2)
-    except Exception as error:  # kaleido's own classes, which do not exist without kaleido
-        from interp.storage.typed_json import first_line
-
-        reason = first_line(error)
-        raise ValueError(
-            f"cannot draw a PNG ({reason}); pip install 'interp-workbench[notebook]' and install Chrome or Chromium"
-        ) from error
 
 
 def _settings(kind: Any, given: list[str]) -> dict[str, Any]:

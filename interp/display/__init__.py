@@ -4,8 +4,10 @@ It takes plain values, estimates and Plotly figures.
 Never computes a result, loads a model or reads a run.
 
 Hands out:
-`Card`, `Shown`, `Table`, `shortened`, `band`, `bar_marker`, `distributions`, `intervals`, `layer_lines`,
-`rate_bars`, `error_line`, `is_users_mistake`, `Section`, `html_report`, `StripToken`, `strip_html`.
+`Card`, `Shown`, `Table`, `shortened`, `distributions`, `head_map`, `layer_lines`, `rate_bars`, `error_line`,
+`is_users_mistake`, `finish`, `mark`, `panels`, `reference_line`, `selector`, `Section`, `html_report`, `StripToken`,
+`strip_html`, `Style`, `named`, `ordered`, `style`, `area`, `band`, `bar_marker`, `bars`, `counted`, `estimates_line`,
+`intervals`, `line`, `points`, `with_ends`.
 """
 
 import lazy_loader

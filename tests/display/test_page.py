@@ -2,14 +2,16 @@
 
 import math
 import re
+from typing import Any
 
 import plotly.graph_objects as go
 import pytest
 from plotly.offline import get_plotlyjs
 
 from interp.display.cards import Table
-from interp.display.charts import COLOURS, CONTROL_COLOUR, DASHES, THEME, layer_lines, rate_bars
+from interp.display.charts import CONTROL_COLOUR, THEME, layer_lines, ordered, rate_bars, style
 from interp.display.page import Section, html_report
+from interp.display.styles import MEANINGS
 from interp.stats import Estimate
 
 NASTY = "</script><script>alert(1)</script> <b>&\"'"
@@ -126,66 +128,72 @@ RATES = {
 
 
 def test_rate_bars_draw_values_and_intervals() -> None:
-    figure = rate_bars(RATES, title="Refusal", y_title="refusal rate", controls=["random"])
-    assert [trace.name for trace in figure.data] == list(RATES)
+    figure: Any = rate_bars(RATES, title="Refusal", y_title="refusal rate", note="a note")
+    assert [trace.name.split(" (")[0] for trace in figure.data] == list(RATES)
+    assert figure.data[0].name == "baseline (n = 10 to 20)"
     assert [trace.type for trace in figure.data] == ["bar"] * 3
     baseline, random, _ = figure.data
     assert baseline.x == ("harmful", "harmless")
-    assert baseline.y == (0.5, 0.0)
+    assert [baseline.base + y for y in baseline.y] == [0.5, 0.0]  # bars begin below 0, so that 0% is seen
+    assert min(baseline.y) > 0 > baseline.base
     for trace in figure.data:
         assert (trace.error_y.type, trace.error_y.symmetric) == ("data", False)
     assert baseline.error_y.array == (0.25, 0.125)
     assert baseline.error_y.arrayminus == (0.25, 0.0)
-    assert [list(entry) for entry in baseline.customdata] == [[10, 0.25, 0.75], [20, 0.0, 0.125]]
+    assert [list(entry) for entry in baseline.customdata] == [[0.5, 0.25, 0.75, 10], [0.0, 0.0, 0.125, 20]]
     # What was not measured is no bar of height 0.
     assert math.isnan(random.y[1])
     assert math.isnan(random.error_y.array[1])
     assert figure.layout.barmode == "group"
-    assert tuple(figure.layout.yaxis.range) == (0, 1.05)
-    assert (figure.layout.title.text, figure.layout.yaxis.title.text) == ("Refusal", "refusal rate")
+    low, high = figure.layout.yaxis.range
+    assert low <= baseline.base and 1 < high < 1.1
+    assert figure.layout.title.text.startswith("Refusal<br>") and "a note" in figure.layout.title.text
+    assert figure.layout.yaxis.title.text == "refusal rate"
     assert figure.layout.template == THEME
 
 
-def test_rate_bars_grey_their_controls_and_tell_series_apart() -> None:
-    marked = rate_bars(RATES, title="", y_title="", controls=["random"]).data
-    assert [trace.marker.color for trace in marked] == [COLOURS[0], CONTROL_COLOUR, COLOURS[1]]
-    plain = rate_bars(RATES, title="", y_title="").data
-    assert [trace.marker.color for trace in plain] == list(COLOURS[:3])
-    assert len({trace.marker.pattern.shape for trace in plain}) == 3
+def test_what_is_in_the_table_has_its_look_and_series_differ_without_colour() -> None:
+    arms: Any = rate_bars(RATES, title="", y_title="").data
+    assert (
+        arms[0].marker.color == style("baseline").colour and arms[2].marker.color == style("ablation").colour
+    )
+    assert len({trace.marker.color for trace in arms}) == 3
+    for kind, table in MEANINGS.items():
+        looks = [(look.dash, look.symbol, look.pattern) for look in table.values()]
+        assert len(set(looks)) == len(looks), kind
+        coloured = [look.colour for look in table.values() if look.colour != CONTROL_COLOUR]
+        assert len(set(coloured)) == len(coloured) or kind == "groups", kind
+    assert style("harmful").colour == style("refused harmful").colour != style("harmless").colour
+    assert style("refusal").colour != style("harmfulness").colour
+    lightness = [sum(int(look.colour[i : i + 2], 16) for i in (1, 3, 5)) for look in ordered(5)]
+    assert lightness == sorted(lightness) and len(set(lightness)) == 5  # an order reads in grey
 
 
 def test_layer_lines_data_and_axes() -> None:
     series = {"a": [0.5, None, 0.75], "b": [0.1, 0.2, 0.3]}
-    figure = layer_lines(series, title="T", y_title="AUROC", y_range=(0.0, 1.0))
+    figure: Any = layer_lines(series, title="T", y_title="AUROC", y_range=(0.0, 1.0))
     assert [trace.name for trace in figure.data] == ["a", "b"]
     assert figure.data[0].x == (0, 1, 2)
     assert [trace.y for trace in figure.data] == [(0.5, None, 0.75), (0.1, 0.2, 0.3)]
-    assert [trace.line.color for trace in figure.data] == list(COLOURS[:2])
-    assert [trace.line.dash for trace in figure.data] == list(DASHES[:2])
+    assert (
+        len({trace.line.color for trace in figure.data})
+        == len({trace.line.dash for trace in figure.data})
+        == 2
+    )
     assert (figure.layout.title.text, figure.layout.yaxis.title.text) == ("T", "AUROC")
     assert figure.layout.xaxis.title.text == "layer (input of the block)"
     assert tuple(figure.layout.yaxis.range) == (0, 1)
     assert len(figure.layout.shapes) == len(figure.layout.annotations) == 0
-    assert layer_lines(series, title="", y_title="", layers=[4, 8, 12]).data[1].x == (4, 8, 12)
-    assert layer_lines(series, title="", y_title="").layout.yaxis.range is None
+    other: Any = layer_lines(series, title="", y_title="", layers=[4, 8, 12])
+    assert other.data[1].x == (4, 8, 12) and other.layout.yaxis.range is None
 
 
 def test_layer_lines_reference_and_mark() -> None:
-    figure = layer_lines({"a": [0.5]}, title="", y_title="", reference=0.25, marked=(7, "picked"))
+    figure: Any = layer_lines({"a": [0.5]}, title="", y_title="", reference=0.25, marked=(7, "picked"))
     reference, mark = figure.layout.shapes
     assert (reference.y0, reference.y1) == (0.25, 0.25)
     assert (mark.x0, mark.x1) == (7, 7)
     assert [note.text for note in figure.layout.annotations] == ["picked"]
-
-
-def test_paired_series_share_a_colour_and_differ_in_dash() -> None:
-    names = ["inst, as-is", "inst, period", "post, as-is", "post, period"]
-    figure = layer_lines(
-        {name: [0.0] for name in names}, title="", y_title="", paired=(", as-is", ", period")
-    )
-    colours = [trace.line.color for trace in figure.data]
-    assert colours == [COLOURS[0], COLOURS[0], COLOURS[1], COLOURS[1]]
-    assert [trace.line.dash for trace in figure.data] == [DASHES[0], DASHES[1]] * 2
 
 
 def test_no_series_gives_an_empty_figure_with_its_titles() -> None:

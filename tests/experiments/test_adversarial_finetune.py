@@ -121,7 +121,8 @@ def test_beliefs_before_are_those_of_the_model_and_change_with_training(tiny: Ch
 def test_figures_verdicts_and_page(run) -> None:
     stored = EXPERIMENT.read(run[1])
     drawn: Any = stored.figures()
-    assert len(drawn["fig07_harm_belief"].data) == 2 * (5 + 1)
+    # By size: before and two sizes; controls: before, the largest and two controls; harmless in each; two endings.
+    assert len(drawn["fig07_harm_belief"].data) == 2 * ((3 + 1) + (4 + 1))
     lines = stored.verdicts()
     assert lines[0].startswith("Seen: the model comes to comply (refusal of held-out harmful prompts 100%")
     assert len(lines) == 1 + 2 * 3

@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -132,7 +133,7 @@ def test_figures_and_page_are_drawn_from_the_stored_result_alone(run) -> None:
     steps = heat.layout.sliders[0].steps
     assert len(steps) == 1 + 4  # the mean, and layers 0..L
     expected = stored.result.by_ending["as-is"].directions.harm.cosines[1]
-    assert torch.tensor(steps[2].args[0]["z"][0]).tolist() == torch.tensor(expected).tolist()
+    assert np.allclose(steps[2].args[0]["z"][0], expected, atol=5e-4)  # shown with three digits
     page = stored.report()
     assert "Not testable" in page
     assert not any(text in page for text in load_prompts()["harmful", "test"].texts)

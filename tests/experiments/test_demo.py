@@ -74,7 +74,11 @@ def test_figures_and_page_are_drawn_from_the_stored_result_alone(run) -> None:
     stored = DEMO.read(run[1])
     drawn = stored.figures()
     assert set(drawn) == {"refusal_rates", "cosine", "auroc", "selection"}
-    assert len(drawn["refusal_rates"].data) == 6
+    bars = {bar.name.split(" (")[0]: bar for bar in drawn["refusal_rates"].data}
+    assert set(bars) == {"harmful", "harmless", "borderline"}
+    ablated = stored.result.refusal_rate["ablation"]["harmful"].arditi
+    place = list(stored.result.refusal_rate).index("ablation")
+    assert bars["harmful"].base + bars["harmful"].y[place] == pytest.approx(ablated.value)
     assert tuple(drawn["cosine"].data[0].y) == stored.result.cosine["as-is"]
     page = stored.report()
     assert stored.result.examples[0].id.startswith("harmless-")

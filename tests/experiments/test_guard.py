@@ -192,7 +192,7 @@ def test_the_guard_here_is_the_artefact(tiny: ChatModel, run) -> None:
 def test_figures_tables_and_page_are_drawn_from_the_stored_numbers_alone(run) -> None:
     drawn, by_ending = run.figures(), run.result.by_ending
     assert len(drawn["table3"].data) == 3
-    assert len(drawn["roc"].data) == 3 * len(by_ending["as-is"].detectors)
+    assert len(drawn["roc"].data) == 3 * (len(by_ending["as-is"].detectors) + 1)  # and the diagonal
     table = by_ending["period"].detectors["Latent Guard"].calibrated.flagged["harmless"]
     guard_row = drawn["table3"].data[2]
     place = [x.split("<")[0] for x in guard_row.x].index("harmless")

@@ -234,12 +234,14 @@ def test_sweeps_have_a_rate_for_every_arm_and_layer_and_are_drawn(tiny: ChatMode
         positions=replace(old.positions, inversion=positions),
     )
     drawn = figures(result)
-    assert {trace["name"] for trace in drawn["fig05b_inversion_harmful"].data} == set(
-        INVERSION_ARMS["harmful"]
-    )
-    assert len(drawn["fig04_refusal_steering"].data) == len(REFUSAL_ARMS)
-    assert len(drawn["fig16_position_inversion"].data) == len(vectors)
-    assert len(drawn["fig10_instruction_tokens_only"].data) > 4
+
+    def lines(name: str) -> list[str]:
+        return [trace["name"].removesuffix(" (control)") for trace in drawn[name].data if trace["name"]]
+
+    assert set(lines("fig05b_inversion_harmful")) == set(INVERSION_ARMS["harmful"])
+    assert lines("fig04_refusal_steering") == list(REFUSAL_ARMS)
+    assert len(lines("fig16_position_inversion")) == len(vectors) + 1  # and what the grey ones are called
+    assert len(lines("fig10_instruction_tokens_only")) >= 4
     assert len(verdicts(result)) == 13
     assert len(verdicts(old)) == 10  # the inversion is one line where it is not testable
 

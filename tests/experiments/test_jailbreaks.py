@@ -193,8 +193,8 @@ def test_a_run_is_whole_and_drawn_from_its_result(
         for side in ("positive", "negative")
     }
     names = {trace.name for trace in stored.figures()["fig06_beliefs"].data}  # pyright: ignore[reportAttributeAccessIssue]
-    assert "kind, answered (n = 6)" in names
-    assert "template, answered (n = 0)" in names  # only successes are plotted
+    assert "harmful with a kind jailbreak, answered (n = 6, few)" in names
+    assert "harmful with a template jailbreak, answered (n = 0, few)" in names  # only successes are plotted
     lines = stored.verdicts()
     assert any(line.startswith("Not testable (template") for line in lines)
     assert any("(kind, messages as they are)" in line for line in lines)

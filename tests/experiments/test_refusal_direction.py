@@ -226,11 +226,13 @@ def test_figures_and_page_are_drawn_from_the_stored_result_alone(run) -> None:
         "fig22_scatter",
         "fig23_subtract",
     }
-    lines = [t for t in drawn["fig11_selection"].data if t.name and t.name.startswith("position -1 ")]
+    lines = [t for t in drawn["fig11_selection"].data if t.name and t.name.startswith("token -1, ")]
     assert len(lines) == 3
     assert list(lines[0].y) == [row.bypass for row in stored.result.candidates if row.position == -1]
-    assert any(trace.name and trace.name.startswith("picked") for trace in drawn["fig11_selection"].data)
-    assert any(trace.name == "2 random directions, range" for trace in drawn["fig11_selection"].data)
+    assert any(trace.name and trace.name.startswith("selected") for trace in drawn["fig11_selection"].data)
+    assert any(
+        trace.name == "range of 2 random directions (control)" for trace in drawn["fig11_selection"].data
+    )
     assert "relaxed rule" in drawn["fig01_bypass"].layout.title.text
     page = stored.report()
     assert "relaxed by the user" in page

@@ -66,10 +66,13 @@ def test_the_run_is_stored_and_drawn(finished: tuple[Path, Result]) -> None:
     assert stored.result == made
     drawn = stored.figures()
     assert [t.name for t in drawn["losses"].data] == [
-        "inverse, final", "forward, final", "inverse, excess", "forward, excess",
-    ]  # fmt: skip
+        "inverse: to the earlier checkpoint", "forward: to the later checkpoint",
+    ] * 2  # fmt: skip
     assert len(drawn["gaps"].data[0].x) == 2  # the pair and the mean of pairs
-    assert [t.name for t in drawn["kl_change"].data] == ["inverse", "forward"]
+    assert [t.name for t in drawn["kl_change"].data] == [
+        "inverse: to the earlier checkpoint",
+        "forward: to the later checkpoint",
+    ]
     assert drawn["kl_change"].data[1].y[0] == pytest.approx(
         np.mean([a.kl_change for a in made.arms if a.arm == "forward"])
     )

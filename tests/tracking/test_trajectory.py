@@ -124,16 +124,16 @@ def test_figures_share_one_axis_and_mark_what_was_skipped(tracked: tuple[Traject
     assert {trace.yaxis for trace in main.data} == {"y", "y2", "y3"}  # pyright: ignore[reportAttributeAccessIssue]
     assert main.layout.xaxis.matches == main.layout.xaxis2.matches == "x3"  # pyright: ignore[reportAttributeAccessIssue]
     assert main.layout.xaxis3.title.text == "training examples of the checkpoint"  # pyright: ignore[reportAttributeAccessIssue]
-    assert all(list(trace.x) == list(COUNTS) for trace in main.data)  # pyright: ignore[reportAttributeAccessIssue]
+    bands, lines = ([t for t in main.data if bool(t.fill) == filled] for filled in (True, False))  # pyright: ignore[reportAttributeAccessIssue]
+    assert len(bands) == len(lines) and all(list(line.x) == list(COUNTS) for line in lines)
     rate = trajectory.of("refusal_rate", "harmful")
-    first = main.data[0]
-    assert list(first.y) == rate["value"].to_list()  # pyright: ignore[reportAttributeAccessIssue]
-    assert np.allclose(first.error_y.array, rate["high"] - rate["value"])  # pyright: ignore[reportAttributeAccessIssue]
-    assert len(drawn["shift"].data) == 4 and len(drawn["kl"].data) == 4  # pyright: ignore[reportArgumentType]
+    assert list(lines[0].y) == rate["value"].to_list()
+    assert np.allclose(bands[0].y[len(COUNTS) :], rate["low"][::-1])
+    assert len(drawn["shift"].data) == 8 and len(drawn["kl"].data) == 8  # pyright: ignore[reportArgumentType]
     assert (out / "figures" / "trajectory.json").is_file()
     stages_twice = planted({"refusal_rate/harmful": [0.9, 0.5, 0.7]}, steps=[0, 10, 5])
     figure = stages_twice.figures()["trajectory"]  # steps that go back: checkpoints side by side
-    assert list(figure.data[0].x) == [0, 1, 2]  # pyright: ignore[reportAttributeAccessIssue]
+    assert list(figure.data[-1].x) == [0, 1, 2]  # pyright: ignore[reportAttributeAccessIssue]
     assert list(figure.layout.xaxis3.ticktext) == ["c0", "c1", "c2"]  # pyright: ignore[reportAttributeAccessIssue]
 
 
