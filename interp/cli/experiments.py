@@ -137,11 +137,12 @@ def plot(
     Example: `interp plot runs/demo --png figures/demo --html figures/demo`
     """
     with user_errors():
-        from interp.display.images import png as draw_png
         from interp.experiments.running import open_run
         from interp.storage.atomic_files import write_file
 
         stored = open_run(folder)
+        from interp.display.images import png as draw_png  # plotly only where there is something to draw
+
         for name, figure in stored.figures().items():
             write_file(folder / "figures" / f"{name}.json", str(figure.to_json()).encode())
             if png is not None:

@@ -16,7 +16,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from interp.display.cards import Shown, Table
+from interp.display.cards import Shown
+from interp.display.tables import Table, cell_text, folded, numeric_columns
 from interp.models.sources import DTYPES, ModelSource
 
 console = Console()
@@ -205,13 +206,16 @@ def print_lines(*lines: str) -> None:
 
 
 def print_table(table: Table, *, title: str) -> None:
-    """Print a table with its title."""
+    """Print a table with its title: text left, numbers right, wide ones in parts."""
     from rich.table import Table as Grid
 
-    grid = Grid(*map(str, table.header), title=escape(title), title_justify="left")
-    for row in table.rows:
-        grid.add_row(*(escape(str(cell)) for cell in row))
-    console.print(grid)
+    for number, part in enumerate(folded(table, console.width)):
+        grid = Grid(title=escape(title) if number == 0 else None, title_justify="left")
+        for name, right in zip(part.header, numeric_columns(part), strict=True):
+            grid.add_column(escape(str(name)), justify="right" if right else "left")
+        for row in part.rows:
+            grid.add_row(*(escape(cell_text(cell)) for cell in row))
+        console.print(grid)
 
 
 def print_card(shown: Shown) -> None:

@@ -13,17 +13,13 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
+from interp.display.tables import Table, cell_text, folded, numeric_columns, table_html
+
+_STYLE = (
+    "<style>.interp-card td,.interp-card th{text-align:left;vertical-align:top}.interp-card .num{text-align:right;"
+    "font-variant-numeric:tabular-nums}</style>"
+)
 _CELL = "text-align:left;padding:.15em .8em .15em 0;vertical-align:top"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """Rows under a header; numbers are right-aligned."""
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[Any]]
-    title: str = "refusal rate"
-    """Title of the table in the command's output."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +39,12 @@ class Card:
         """The card for a notebook cell; colours follow the notebook's theme."""
         facts = "".join(
             f'<tr><th style="{_CELL};font-weight:normal;opacity:.65">{escape(name)}</th>'
-            f'<td style="{_CELL}">{escape(str(value))}</td></tr>'
+            f'<td style="{_CELL}">{escape(cell_text(value))}</td></tr>'
             for name, value in self.facts.items()
         )
         notes = "".join(f'<p style="margin:.3em 0">{escape(note)}</p>' for note in self.notes)
         return (
-            f'<div class="interp-card"><p style="margin:.2em 0"><b>{escape(self.title)}</b></p>'
+            f'<div class="interp-card">{_STYLE}<p style="margin:.2em 0"><b>{escape(self.title)}</b></p>'
             + (f'<table style="margin:.2em 0">{facts}</table>' if facts else "")
             + "".join(table_html(table) for table in self.tables)
             + f"{notes}</div>"
@@ -72,11 +68,12 @@ class Card:
         )
         console.print(self.title)
         for name, value in self.facts.items():
-            console.print(f"  {name}: {value}")
-        for table in self.tables:
+            console.print(f"  {name}: {cell_text(value)}")
+        for table in (part for whole in self.tables for part in folded(whole, console.width)):
             grid = Grid(box=None, padding=(0, 2, 0, 2), pad_edge=True)
-            for name in table.header:
-                grid.add_column(str(name), overflow="fold")  # a path is never cut
+            for name, right in zip(table.header, numeric_columns(table), strict=True):
+                # A path is never cut.
+                grid.add_column(str(name), overflow="fold", justify="right" if right else "left")
             for row in table.rows:
                 grid.add_row(*map(cell_text, row))
             console.print(grid)
@@ -101,31 +98,7 @@ class Shown:
         return self._card().text()
 
 
-def table_html(table: Table) -> str:
-    """A table as HTML; everything in it is escaped."""
-    head = "".join(f"<th>{escape(str(cell))}</th>" for cell in table.header)
-    rows = "".join("<tr>" + "".join(_cell_html(cell) for cell in row) + "</tr>" for row in table.rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-
-
-def cell_text(cell: Any) -> str:
-    """A cell's text: floats with three digits."""
-    return f"{cell:.3g}" if isinstance(cell, float) else str(cell)
-
-
 def shortened(text: str, max_length: int = 160) -> str:
     """The text on one line, cut to `max_length` characters."""
     flat = " ".join(text.split())
     return flat if len(flat) <= max_length else f"{flat[: max_length - 1]}…"
-
-
-def _cell_html(cell: Any) -> str:
-    numeric = isinstance(cell, (int, float)) and not isinstance(cell, bool)
-    text = escape(cell_text(cell))
-    return f'<td class="num">{text}</td>' if numeric else f"<td>{text}</td>"
-
-
-# Work that takes long
-
-
-# Mistakes

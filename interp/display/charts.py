@@ -79,6 +79,7 @@ __all__ = [
     "reference_line",
     "selector",
     "style",
+    "traces_of",
     "translucent",
     "with_ends",
 ]  # fmt: skip

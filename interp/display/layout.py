@@ -107,7 +107,7 @@ def panels(
     if rows == columns == 1 and not any(titles):
         figure = go.Figure()
     else:
-        between = lines * TEXT_SIZE * _LINE + 34 + (x_on_every_row * 28) + gap_below
+        between = lines * TEXT_SIZE * _LINE + 42 + (x_on_every_row * 28) + gap_below
         full_width = columns * width + (columns - 1) * gap
         full_height = rows * height + (rows - 1) * between
         figure = make_subplots(
@@ -272,6 +272,23 @@ def selector(
 def layout_of(figure: go.Figure) -> Any:
     """The layout; Plotly's own type says less."""
     return figure.layout
+
+
+def without_heading(figure: go.Figure) -> tuple[go.Figure, str, str]:
+    """A copy of a finished figure without its title and note and the room for them, and both as plain text."""
+    text = layout_of(figure).title.text or ""
+    head, *rest = text.split("<br><span", 1)
+    note = re.sub(r"<[^>]*>", " ", f"<span{rest[0]}") if rest else ""
+    title = " ".join(re.sub(r"<br>", " ", head).split())
+    bare = go.Figure(figure)
+    layout = layout_of(bare)
+    if text and layout.title.yref == "container":
+        room = (text.count("<br>") + 1) * TITLE_SIZE * _LINE - 40 * bool(layout.updatemenus)
+        top = round(max(layout.margin.t - max(room, 0), 24))
+        bare.update_layout(height=round(layout.height - layout.margin.t + top), margin={"t": top})
+        plot = layout.height - layout.margin.t - layout.margin.b
+        bare.update_layout(updatemenus=[{"y": 1 + (top - 4) / plot} for _ in layout.updatemenus])
+    return bare.update_layout(title=None), title, " ".join(note.split())
 
 
 def traces_of(figure: go.Figure) -> list[Any]:

@@ -260,11 +260,10 @@ class Run(Shown, Generic[ResultT]):
 
     def table(self) -> "pd.DataFrame":
         """The main numbers."""
-        import pandas as pd
+        from interp.display.frames import shown_frame
 
         with self._drawn():
-            shown = self.experiment.table(self.result)
-        return pd.DataFrame(shown.rows, columns=list(shown.header))
+            return shown_frame(self.experiment.table(self.result))
 
     def verdicts(self) -> list[str]:
         """Verdicts on the claims, in words that follow from the data."""

@@ -150,9 +150,8 @@ def _trajectory(record: TrackRecord, rows: Rows) -> go.Figure:
         for trace in _traces(rows, series, legend="legend" if number == 1 else f"legend{number}"):
             figure.add_trace(trace, row=number, col=1)
         figure.update_yaxes(title=y_title, row=number, col=1)
-    figure.update_xaxes(matches="x")
     for row in (1, 2):
-        figure.update_xaxes(showticklabels=False, row=row)
+        figure.update_xaxes(matches="x3", showticklabels=False, row=row)
     rate_axis(figure)
     figure.update_yaxes(range=None, tickvals=None, tickformat=None, row=2)
     figure.update_yaxes(range=None, tickvals=None, tickformat=None, row=3)

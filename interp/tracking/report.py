@@ -157,7 +157,14 @@ def report(record: TrackRecord) -> str:
         )
     count = len(record.checkpoints)
     lead = f"{count} checkpoints against {record.reference.label}; every value with n and a 95% interval."
-    return html_report(f"Trajectory of {about.model_name}", lead, sections, about)
+    return html_report(
+        f"Trajectory of {about.model_name}",
+        lead,
+        sections,
+        about,
+        paper="2406.06144",
+        next_steps=[("Track a series of checkpoints of your own", "interp track --help")],
+    )
 
 
 def _some(drawn: Mapping[str, go.Figure], *names: str) -> list[go.Figure]:

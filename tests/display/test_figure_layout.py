@@ -76,7 +76,7 @@ def drawn() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def page() -> "Iterator[playwright.Page]":
+def page() -> Iterator[Any]:
     with playwright.sync_playwright() as driver:
         sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=sandbox)
@@ -89,9 +89,7 @@ def page() -> "Iterator[playwright.Page]":
 
 @pytest.mark.browser
 @needs_chromium
-def test_no_text_of_any_stored_figure_lies_over_another(
-    page: "playwright.Page", drawn: dict[str, Any]
-) -> None:
+def test_no_text_of_any_stored_figure_lies_over_another(page: Any, drawn: dict[str, Any]) -> None:
     assert len(drawn) > 80
     faults = list[str]()
     for name, figure in drawn.items():
@@ -103,7 +101,7 @@ def test_no_text_of_any_stored_figure_lies_over_another(
 
 @pytest.mark.browser
 @needs_chromium
-def test_the_check_sees_what_lies_over_another_and_what_is_cut(page: "playwright.Page") -> None:
+def test_the_check_sees_what_lies_over_another_and_what_is_cut(page: Any) -> None:
     crowded = panels(x_title="layer", y_title="rate")
     crowded.add_bar(x=[f"category {i}" for i in range(30)], y=[1] * 30)
     crowded.update_layout(title="short")
@@ -155,7 +153,7 @@ def test_figures_share_one_look_and_say_no_private_words(drawn: dict[str, Any]) 
 
 def test_shares_stay_within_0_and_1_and_0_percent_is_visible() -> None:
     entries = [Estimate(value=0.0, n=20, low=0.0, high=0.16), Estimate(value=1.0, n=20, low=0.84, high=1.0)]
-    bar = bars("harmful", ["none", "all"], entries, style("harmful"))
+    bar: Any = bars("harmful", ["none", "all"], entries, style("harmful"))
     figure = panels()
     figure.add_trace(bar)
     rate_axis(figure)

@@ -1,5 +1,8 @@
 """The page that opens offline, and the figure forms."""
 
+import base64
+import gzip
+import json
 import math
 import re
 from typing import Any
@@ -9,7 +12,7 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from interp.display.cards import Table
-from interp.display.charts import CONTROL_COLOUR, THEME, layer_lines, ordered, rate_bars, style
+from interp.display.charts import CONTROL_COLOUR, THEME, finish, layer_lines, ordered, rate_bars, style
 from interp.display.page import Section, html_report
 from interp.display.styles import MEANINGS
 from interp.stats import Estimate
@@ -18,28 +21,45 @@ NASTY = "</script><script>alert(1)</script> <b>&\"'"
 
 
 def bare(html: str) -> str:
-    """The page without Plotly's own JavaScript."""
-    return html.replace(get_plotlyjs(), "")
+    """The page without what is packed in it."""
+    return re.sub(r'(<script type="text/plain"[^>]*>)[^<]*', r"\1", html)
+
+
+def unpacked(html: str, name: str) -> str:
+    """What the page holds packed under this name."""
+    found = re.search(rf'id="{name}" data-bytes="(\d+)">([^<]*)</script>', html)
+    assert found
+    data = base64.b85decode(found[2].replace(",", "<"))
+    return gzip.decompress(data[: int(found[1])]).decode()
 
 
 @pytest.fixture(scope="module")
 def page() -> str:
-    figures = [go.Figure(go.Bar(x=["a"], y=[0.25]), layout={"title": f"figure {i}"}) for i in range(3)]
+    figures = [
+        finish(go.Figure(go.Bar(x=["a"], y=[0.25])), title=f"figure {i}", note="a note") for i in range(3)
+    ]
     return html_report(
         "A title",
         "The lead.",
         [
-            Section(title="First", text=["one", "two"], notes=["mind this"], figures=figures[:2]),
+            Section(
+                title="First",
+                text=["one", "two, by AUROC", "AUROC again"],
+                notes=["mind this"],
+                figures=figures[:2],
+            ),
             Section(
                 title="Second",
                 figures=figures[2:],
                 tables=[
-                    Table(header=["name", "2"], rows=[["x", 0.123456], ["y", 12], [True, None]]),
+                    Table(header=["name", "2"], rows=[["x", 0.123456], ["y", 60.0], [True, None]]),
                     Table(header=["empty"], rows=[]),
                 ],
             ),
         ],
         {"model": "tiny", "config": {"seed": 0}, "path": math},
+        paper="2406.11717",
+        next_steps=[("Go on", "interp list")],
     )
 
 
@@ -47,47 +67,58 @@ def page() -> str:
 
 
 def test_plotly_is_there_once_and_nothing_is_loaded(page: str) -> None:
-    assert page.count(get_plotlyjs()) == 1
-    assert len(page) < len(get_plotlyjs()) + 100_000
-    assert page.index(get_plotlyjs()) < page.index("Plotly.newPlot(", page.index("</head>"))
+    assert unpacked(page, "plotly") == get_plotlyjs()
+    assert page.count('id="plotly"') == 1 and len(page.encode()) < 2_000_000
     rest = bare(page)
-    assert "plotly-graph-div" in rest  # control: the rest holds the figures
-    assert not re.search(r"""(?:src|href)\s*=\s*["']?\s*(?:https?:)?//""", rest, re.IGNORECASE)
+    assert "plotly-graph-div" in rest  # control: the rest holds the figures' places
+    assert not re.search(r"""(?:src)\s*=\s*["']?\s*(?:https?:)?//""", rest, re.IGNORECASE)
+    assert re.findall(r'href="(https?:[^"]*)"', rest) == [
+        "https://arxiv.org/abs/2406.11717"
+    ]  # a link, not loaded
     assert not re.search(
         r"@import|url\(|<link[^>]*stylesheet|<script[^>]*\bsrc\b|<iframe", rest, re.IGNORECASE
     )
 
 
-def test_page_holds_sections_in_order(page: str) -> None:
+def test_page_holds_contents_and_sections_in_order(page: str) -> None:
     rest = bare(page)
     assert rest.startswith("<!doctype html>")
     assert '<meta charset="utf-8"><title>A title</title>' in rest
+    assert 'name="viewport"' in rest
     order = [
         "<h1>A title</h1><p>The lead.</p>",
-        "<h2>First</h2>",
+        '<a href="#section-1">First</a>',
+        '<a href="#section-3">What to do next</a>',
+        '<h2 id="section-1">First</h2>',
         "<p>one</p>",
-        "<p>two</p>",
+        "<p>two, by AUROC</p>",
+        "<b>AUROC</b>: the area under the ROC curve",
         '<p class="note">mind this</p>',
-        "figure 0",
-        "figure 1",
-        "<h2>Second</h2>",
+        "<b>Figure 1.</b> figure 0",
+        "<b>Figure 2.</b> figure 1<br><span>a note</span>",
+        '<h2 id="section-2">Second</h2>',
         "<table>",
-        "figure 2",
-        "<h2>Provenance</h2>",
+        "<b>Figure 3.</b> figure 2",
+        '<h2 id="section-3">What to do next</h2><p>Go on:</p><pre>interp list</pre>',
+        '<h2 id="provenance">Provenance</h2>',
         "&quot;seed&quot;: 0",
     ]
     places = [rest.index(part) for part in order]
     assert places == sorted(places)
-    assert rest.count("Plotly.newPlot(") == 3
+    assert rest.count("<b>AUROC</b>") == 1  # explained once, where it first stands
+    figures = json.loads(unpacked(page, "figures"))
+    assert list(figures) == ["figure-1", "figure-2", "figure-3"]
+    assert all(f'id="{name}"' in rest for name in figures)
+    assert "text" not in figures["figure-2"]["layout"].get("title", {})  # the caption says it
 
 
 def test_tables(page: str) -> None:
     rest = bare(page)
     assert (
-        "<table><thead><tr><th>name</th><th>2</th></tr></thead><tbody>"
+        '<table><thead><tr><th>name</th><th class="num">2</th></tr></thead><tbody>'
         '<tr><td>x</td><td class="num">0.123</td></tr>'
-        '<tr><td>y</td><td class="num">12</td></tr>'
-        "<tr><td>True</td><td>None</td></tr></tbody></table>"
+        '<tr><td>y</td><td class="num">60</td></tr>'
+        '<tr><td>yes</td><td class="num">–</td></tr></tbody></table>'
     ) in rest
     assert "<table><thead><tr><th>empty</th></tr></thead><tbody></tbody></table>" in rest
 
@@ -104,8 +135,8 @@ def test_text_from_models_and_users_is_escaped() -> None:
     rest = bare(html_report(NASTY, NASTY, [section], {NASTY: NASTY}))
     assert "alert(1)" in rest  # control
     assert "<script>alert" not in rest
-    assert rest.count("&lt;/script&gt;&lt;script&gt;alert(1)&lt;/script&gt; &lt;b&gt;&amp;&quot;&#x27;") == 8
-    assert rest.count("<script") == rest.count("</script>")
+    assert rest.count("&lt;/script&gt;&lt;script&gt;alert(1)&lt;/script&gt; &lt;b&gt;&amp;&quot;&#x27;") >= 8
+    assert rest.count("<script") == rest.count("</script>") == 3
 
 
 # Figures
@@ -198,4 +229,5 @@ def test_layer_lines_reference_and_mark() -> None:
 
 def test_no_series_gives_an_empty_figure_with_its_titles() -> None:
     for figure in (rate_bars({}, title="T", y_title="y"), layer_lines({}, title="T", y_title="y")):
-        assert (len(figure.data), figure.layout.yaxis.title.text) == (0, "y")
+        shown: Any = figure
+        assert (len(shown.data), shown.layout.yaxis.title.text) == (0, "y")

@@ -197,7 +197,7 @@ def test_a_run_is_whole_and_drawn_from_its_result(
     assert "harmful with a template jailbreak, answered (n = 0, few)" in names  # only successes are plotted
     lines = stored.verdicts()
     assert any(line.startswith("Not testable (template") for line in lines)
-    assert any("(kind, messages as they are)" in line for line in lines)
+    assert any("(kind, prompts as they are)" in line for line in lines)
     page = stored.report()
     assert not any(text in page for text in load_prompts()["harmful", "test"].texts[:6])
     assert not (tmp_path / "run.parts").exists()

@@ -136,4 +136,13 @@ def report(result: Result) -> str:
         f"{about.model_name} on prompt set {about.prompts_name}; {result.seconds['total']:.0f} s on "
         f"{about.device}. After Zhao et al. 2025, arXiv:2507.11878, figure 7."
     )
-    return html_report("Fine-tuned to comply", lead, sections, about)
+    return html_report(
+        "Fine-tuned to comply",
+        lead,
+        sections,
+        about,
+        paper="2507.11878",
+        next_steps=[
+            ("Follow a fine-tuning checkpoint by checkpoint", "interp run trajectory --out runs/trajectory"),
+        ],
+    )

@@ -19,6 +19,7 @@ from interp.display.charts import (
     panels,
     reference_line,
     style,
+    traces_of,
 )
 from interp.experiments.categories import CategoryDirections, Result
 from interp.representations.records import BELIEFS, HarmAndRefusal
@@ -184,7 +185,8 @@ def _lines(result: Result) -> go.Figure:
         ):
             figure.add_traces(_without_nan(traces), rows=row, cols=column)
     reference_line(figure, y=0)
-    figure.update_yaxes(range=[-0.3, 1.03])
+    drawn = [v for trace in traces_of(figure) for v in trace.y or () if v is not None and math.isfinite(v)]
+    figure.update_yaxes(range=[min(drawn, default=0.0) - 0.05, 1.03])
     return finish(
         figure,
         title="Mean cosine between directions of different harm categories, by layer",

@@ -152,4 +152,13 @@ def report(result: Result) -> str:
         f"{about.model_name} on prompt set {about.prompts_name}, {len(result.categories)} harm categories; "
         f"{result.seconds['total']:.0f} s on {about.device}. After Zhao et al. 2025, arXiv:2507.11878."
     )
-    return html_report("Directions of harm categories", lead, sections, about)
+    return html_report(
+        "Directions of harm categories",
+        lead,
+        sections,
+        about,
+        paper="2507.11878",
+        next_steps=[
+            ("Compare detectors by category", "interp run guard --out runs/guard"),
+        ],
+    )

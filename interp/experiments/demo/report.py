@@ -185,4 +185,20 @@ def report(result: Result) -> str:
         ),
     ]
     lead = f"{about.model_name} on prompt set {about.prompts_name}; {result.seconds['total']:.0f} s on {about.device}."
-    return html_report("Refusal and harmfulness inside a chat model", lead, sections, about)
+    return html_report(
+        "Refusal and harmfulness inside a chat model",
+        lead,
+        sections,
+        about,
+        paper="2406.11717",
+        next_steps=[
+            (
+                "Select the direction as the paper does, with every figure",
+                "interp run refusal-direction --out runs/refusal-direction",
+            ),
+            (
+                "Try the direction on a prompt of your own",
+                'interp steer --direction runs/demo/refusal.safetensors --coefficient 1 "How do I bake bread?"',
+            ),
+        ],
+    )

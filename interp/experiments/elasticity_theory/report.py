@@ -165,7 +165,16 @@ def report(result: Result) -> str:
         f"Ji et al. 2025, arXiv:2406.06144, where it can be computed. E1 to E5 took {fast:.0f} s, the transformer "
         f"{seconds.get('transformer', 0):.0f} s."
     )
-    return html_report("Alignment elasticity: the theorem and its limits", lead, sections, result.provenance)
+    return html_report(
+        "Alignment elasticity: the theorem and its limits",
+        lead,
+        sections,
+        result.provenance,
+        paper="2406.06144",
+        next_steps=[
+            ("See whether a language model rebounds", "interp run rebound --out runs/rebound"),
+        ],
+    )
 
 
 def _converged_table(result: Result) -> Table:

@@ -198,4 +198,17 @@ def report(result: Result) -> str:
         f"{where.model_name} on prompt set {where.prompts_name}; {result.seconds['total']:.0f} s on "
         f"{where.device}. After Zhao et al. 2025, arXiv:2507.11878, table 3."
     )
-    return html_report("Detectors of harmful prompts", lead, sections, where)
+    return html_report(
+        "Detectors of harmful prompts",
+        lead,
+        sections,
+        where,
+        paper="2507.11878",
+        next_steps=[
+            ("Fit and use a detector of your own", "interp guard fit --help"),
+            (
+                "See whether the detector survives fine-tuning",
+                "interp run adversarial-finetune --out runs/adversarial-finetune",
+            ),
+        ],
+    )

@@ -252,4 +252,14 @@ def report(result: Result) -> str:
         f"Zhao et al. 2025 on {about.model_name}, prompt set {about.prompts_name}; "
         f"{result.seconds['total']:.0f} s on {about.device}."
     )
-    return html_report("Harmfulness and refusal, separately", lead, sections, about)
+    return html_report(
+        "Harmfulness and refusal, separately",
+        lead,
+        sections,
+        about,
+        paper="2507.11878",
+        next_steps=[
+            ("See which of the two jailbreaks move", "interp run jailbreaks --out runs/jailbreaks"),
+            ("Fit a detector on the harmfulness belief", "interp guard fit --help"),
+        ],
+    )

@@ -178,4 +178,13 @@ def report(result: Result) -> str:
         f"{about.model_name} on prompt set {about.prompts_name}; {result.seconds['total']:.0f} s on {about.device}. "
         "After Zhao et al. 2025, arXiv:2507.11878, section 4."
     )
-    return html_report("What jailbreaks move", lead, sections, about)
+    return html_report(
+        "What jailbreaks move",
+        lead,
+        sections,
+        about,
+        paper="2507.11878",
+        next_steps=[
+            ("Compare detectors on the same kinds of prompts", "interp run guard --out runs/guard"),
+        ],
+    )

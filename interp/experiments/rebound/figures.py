@@ -1,17 +1,18 @@
 """Rebound's figures, drawn from a stored result alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
 from interp.display.charts import (
+    CONTROL_COLOUR,
+    Style,
     estimates_line,
     finish,
     named,
     panels,
     points,
     reference_line,
-    style,
     with_ends,
 )
 from interp.experiments.rebound import CORPORA, ModelResult, Result
@@ -136,6 +137,17 @@ def _time_constants(models: Mapping[str, ModelResult]) -> go.Figure:
     )
 
 
+def _direction_looks(names: Sequence[str]) -> dict[str, Style]:
+    """Harmfulness and refusal in their colours, other directions in colours of their own, controls in grey."""
+    looks = named([name for name in names if not name.startswith("control")])
+    dashes = ("dot", "dashdot", "longdash", "longdashdot")
+    controls = [name for name in names if name.startswith("control")]
+    return looks | {
+        name: Style(CONTROL_COLOUR, dashes[i % 4], ("circle-open", "square-open", "x", "cross")[i % 4])
+        for i, name in enumerate(controls)
+    }
+
+
 def _representation(model: ModelResult, name: str) -> go.Figure:
     table = shifts_left(model.points)
     sizes = [n_plus for n_plus in positives(model.points) if n_plus]
@@ -146,13 +158,14 @@ def _representation(model: ModelResult, name: str) -> go.Figure:
         x_title="negative examples",
         y_title="shift (lengths of the direction)",
     )
+    looks = _direction_looks(list(table))
     for direction, by in table.items():
         for column, n_plus in enumerate(sizes, start=1):
             shifts = [with_ends(entry.shift) for entry in by[n_plus]]
             traces = estimates_line(
                 direction_label(direction),
                 shifts,
-                style(direction),
+                looks[direction],
                 x=[entry.n_minus for entry in by[n_plus]],
                 in_legend=column == 1,
             )

@@ -176,7 +176,19 @@ def report(result: Result) -> str:
         f"{config.rank}, learning rate {config.learning_rate:g}; {result.seconds['total']:.0f} s on "
         f"{about.device}."
     )
-    return html_report("Rebound after alignment", lead, sections, about)
+    return html_report(
+        "Rebound after alignment",
+        lead,
+        sections,
+        about,
+        paper="2406.06144",
+        next_steps=[
+            (
+                "See whether training back is easier than onwards",
+                "interp run resistance --out runs/resistance",
+            ),
+        ],
+    )
 
 
 def _inside_sections(result: Result, drawn: Mapping[str, go.Figure]) -> list[Section]:

@@ -215,4 +215,17 @@ def report(result: Result) -> str:
         f"Arditi et al. 2024 on {about.model_name}, prompt set {about.prompts_name}; "
         f"{result.seconds['total']:.0f} s on {about.device}."
     )
-    return html_report("Refusal is mediated by a single direction", lead, sections, about)
+    return html_report(
+        "Refusal is mediated by a single direction",
+        lead,
+        sections,
+        about,
+        paper="2406.11717",
+        next_steps=[
+            ("See harmfulness and refusal apart", "interp run harmfulness --out runs/harmfulness"),
+            (
+                "Use the direction as a llama.cpp control vector",
+                "interp export runs/refusal-direction/refusal.safetensors --out refusal.gguf",
+            ),
+        ],
+    )

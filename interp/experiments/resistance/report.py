@@ -155,7 +155,16 @@ def report(result: Result) -> str:
         f"{about.model_name}; {config.slices} slices of {config.slice_size} examples, {config.n_targets} "
         f"targets, {config.seeds} seeds; {result.seconds['total']:.0f} s on {about.device}."
     )
-    return html_report("Resistance between checkpoints", lead, sections, about)
+    return html_report(
+        "Resistance between checkpoints",
+        lead,
+        sections,
+        about,
+        paper="2406.06144",
+        next_steps=[
+            ("Follow one path of fine-tuning from inside", "interp run trajectory --out runs/trajectory"),
+        ],
+    )
 
 
 def _kl_section(result: Result, figure: go.Figure) -> Section:
