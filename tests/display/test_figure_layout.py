@@ -164,3 +164,13 @@ def test_shares_stay_within_0_and_1_and_0_percent_is_visible() -> None:
     assert low <= bar.base < 0 and 1.0 < high < 1.1
     band, _ = estimates_line("harmful", entries, style("harmful"), within=(0.1, 0.9))
     assert min(band.y or ()) == 0.1 and max(band.y or ()) == 0.9
+
+
+def test_figures_and_notebooks_stay_small() -> None:
+    files = [path for folder in (FIGURES, FIGURES.parent / "notebooks") for path in folder.rglob("*")]
+    kept = [path for path in files if path.suffix in (".png", ".html", ".json", ".gz", ".ipynb", ".py")]
+    stored = [
+        path for path in kept if not {"figures", ".ipynb_checkpoints"} & {*path.parts[len(FIGURES.parts) :]}
+    ]
+    total = sum(path.stat().st_size for path in stored if path.name != "report.html")
+    assert len(stored) > 150 and total < 20_000_000, total
