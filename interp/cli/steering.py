@@ -1,22 +1,28 @@
-"""Looking at tokens, steering, directions in files: `tokens`, `steer`, `export`."""
+"""Looking at tokens and steering: `tokens`, `steer`."""
 
+import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from interp.cli.options import (
+    ColumnOption,
     JsonOption,
-    check_output_file,
     console,
     print_json,
-    print_lines,
+    shows_progress,
+    status,
     takes_model,
     user_errors,
 )
+from interp.cli.prompt_arguments import PROMPTS_HELP, is_prompt_file, new_tokens_of, prompts_of
 from interp.models.sources import ModelSource
+
+if TYPE_CHECKING:
+    from interp.representations.steering import Steered
 
 
 @takes_model()
@@ -54,95 +60,176 @@ def tokens(
 
 @takes_model()
 def steer(
-    prompt: Annotated[str, typer.Argument(help="An instruction.")],
+    prompts: Annotated[str, typer.Argument(help=PROMPTS_HELP)],
     direction: Annotated[
-        Path, typer.Option("--direction", "-d", help="Direction file (.safetensors, .pt, .gguf).")
+        list[Path],
+        typer.Option(
+            "--direction", "-d", help="Direction file (.safetensors, .pt, .gguf); repeat it to add several."
+        ),
     ],
     model: ModelSource,
     coefficient: Annotated[
-        float, typer.Option("--coefficient", "-c", help="Multiples of the direction's own norm.")
-    ] = 1.0,
-    relative_norm: Annotated[
-        float | None,
-        typer.Option("--relative-norm", help="Multiples of the mean activation norm, instead."),
+        list[float] | None,
+        typer.Option(
+            "--coefficient",
+            "-c",
+            help="Multiples of the direction's own norm, 1 if not given; once for each direction, in their order.",
+        ),
     ] = None,
-    layer: Annotated[int | None, typer.Option(help="Layer to add it at; its own when not given.")] = None,
+    relative_norm: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--relative-norm",
+            help="Multiples of the mean activation norm, instead; once for each direction, in their order.",
+        ),
+    ] = None,
+    layer: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="Layer to add it at, its own if not given; once for each direction, in their order."
+        ),
+    ] = None,
     positions: Annotated[str, typer.Option(help="all, instruction, post_inst, t_inst, ...")] = "all",
+    new_tokens: Annotated[
+        str | None,
+        typer.Option(
+            "--new-tokens",
+            help="Generated tokens that are steered: none, all or a number; all if --positions is all, else none.",
+        ),
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    column: ColumnOption = None,
     max_new_tokens: Annotated[int, typer.Option(help="Length of an answer.")] = 64,
-    json_output: JsonOption = False,
+    temperature: Annotated[
+        float,
+        typer.Option(help="0 is greedy; above, tokens are sampled, with the same seed for both answers."),
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    json_output: Annotated[
+        bool,
+        typer.Option("--json", help="Print JSON: an object for an instruction, a list of them for a file."),
+    ] = False,
 ) -> None:
-    """Print the plain and the steered answer side by side.
+    """Print the plain and the steered answers side by side.
 
-    Example: `interp steer --direction runs/demo/refusal.safetensors --coefficient 1 "How do I bake bread?"`
+    Example: `interp steer "How do I bake bread?" -d runs/demo/refusal.safetensors -c 1`
+
+    Two directions at once: `interp steer prompts.jsonl -d refusal.safetensors -c -1 -d harmfulness.safetensors -c 2`
     """
     with user_errors():
-        if not direction.expanduser().exists():
-            raise ValueError(f"no such direction file: {direction}")
+        amounts = _amounts(direction, coefficient, relative_norm, layer)
+        steered_tokens = new_tokens_of(new_tokens)
+        given = prompts_of(prompts, column=column)
         model.check()
+        from interp.engine.interventions import Add
         from interp.models.chat_model import load_source
-        from interp.representations.steering import steer as steer_model
+        from interp.models.tokens import tokenize
+        from interp.representations.steering import steer_with
         from interp.storage.direction_files import read_direction
 
-        found = read_direction(direction, layer=layer)
-        answers = steer_model(
-            load_source(model),
-            prompt,
-            found,
-            coefficient=coefficient,
-            relative_norm=relative_norm,
-            layers=layer,
-            positions=positions,
+        directions = [read_direction(amount.file, layer=amount.layer) for amount in amounts]
+        adds = [
+            Add(
+                found,
+                coefficient=amount.coefficient,
+                relative_norm=amount.relative_norm,
+                layers=amount.layer,
+                positions=positions,
+                new_tokens=steered_tokens,  # pyright: ignore[reportArgumentType]
+            )
+            for amount, found in zip(amounts, directions, strict=True)
+        ]
+        with status(f"loading {model.shown}"):
+            loaded = load_source(model)
+        for found in directions:
+            found.check_width(loaded.d_model, loaded.name)
+        answers = steer_with(
+            loaded,
+            tokenize(loaded.tokenizer, given, system=system),
+            adds,
             max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            show_progress=shows_progress(),
         )
-        if json_output:
-            print_json({"prompt": prompt, "plain": answers.plain[0], "steered": answers.steered[0]})
-            return
-        step = (
-            f"relative norm {relative_norm:g}"
-            if relative_norm is not None
-            else f"coefficient {coefficient:g}"
+        labels = [
+            amount.shown(found.layer, named=len(amounts) > 1)
+            for amount, found in zip(amounts, directions, strict=True)
+        ]
+        _print_answers(
+            answers, f"steered ({'; '.join(labels)})", several=is_prompt_file(prompts), as_json=json_output
         )
-        table = Table(
-            "plain",
-            f"steered ({step}, layer {found.layer if layer is None else layer})",
-            title=escape(prompt),
-        )
-        table.add_row(escape(answers.plain[0]), escape(answers.steered[0]))
+
+
+def _print_answers(answers: "Steered", label: str, *, several: bool, as_json: bool) -> None:
+    """One prompt's answers, or a row for each of several."""
+    rows = list(zip(answers.prompts, answers.plain, answers.steered, strict=True))
+    keys = ("id", "prompt", "plain", "steered")
+    if as_json and several:
+        ids = answers.identity.ids
+        print_json([dict(zip(keys, (name, *row), strict=True)) for name, row in zip(ids, rows, strict=True)])
+    elif as_json:
+        print_json(dict(zip(keys[1:], rows[0], strict=True)))
+    elif several:
+        table = Table("prompt", "plain", label, show_lines=True)
+        for row in rows:
+            table.add_row(*map(escape, row))
+        console.print(table)
+    else:
+        table = Table("plain", label, title=escape(answers.prompts[0]))
+        table.add_row(*map(escape, rows[0][1:]))
         console.print(table)
 
 
-def export(
-    direction: Annotated[Path, typer.Argument(help="A direction file, or a run folder that holds one.")],
-    out: Annotated[
-        Path, typer.Option("--out", help="Target: .safetensors or .gguf (llama.cpp control vector).")
-    ],
-    architecture: Annotated[
-        str | None,
-        typer.Option(help="GGUF architecture of the model; read from the direction's model if bundled."),
-    ] = None,
-    coefficient: Annotated[float, typer.Option(help="Baked into a control vector.")] = 1.0,
-    layer: Annotated[int | None, typer.Option(help="Which layer, where the file holds several.")] = None,
-) -> None:
-    """Write a direction in our format or as a llama.cpp control vector.
+class _Amount(NamedTuple):
+    """One direction of a command, and how much of it is added where."""
 
-    Example: `interp export runs/demo/refusal.safetensors --out refusal.gguf --architecture llama`
+    file: Path
+    coefficient: float
+    relative_norm: float | None
+    layer: int | None
+
+    def shown(self, own_layer: int, *, named: bool) -> str:
+        """The amount in words, with the name of the file where there are several."""
+        step = (
+            f"coefficient {self.coefficient:g}"
+            if self.relative_norm is None
+            else f"relative norm {self.relative_norm:g}"
+        )
+        place = f"{step}, layer {own_layer if self.layer is None else self.layer}"
+        return f"{self.file.stem}: {place}" if named else place
+
+
+def _amounts(
+    files: list[Path],
+    coefficients: list[float] | None,
+    relative_norms: list[float] | None,
+    layers: list[int] | None,
+) -> list[_Amount]:
+    """Match repeated options with the directions that they belong to, by their order.
+
+    Raises:
+        ValueError: no such file, an amount missing or too many, a value that is not finite, or both kinds of amount.
     """
-    with user_errors():
-        check_output_file(out, ".safetensors", ".gguf")
-        source = direction / "refusal.safetensors" if direction.is_dir() else direction
-        if not source.expanduser().exists():
-            raise ValueError(f"no such direction file: {source}")
-        from interp.storage.direction_files import read_direction, write_control_vector, write_direction
-
-        found = read_direction(source, layer=layer)
-        if out.suffix == ".gguf":
-            bundled = str(found.provenance.get("model", "")).startswith("smollm2")
-            name = architecture or ("llama" if bundled else None)
-            if name is None:
-                raise ValueError(
-                    "a control vector names its architecture; give --architecture (e.g. llama, qwen2)"
-                )
-            write_control_vector(out, found, architecture=name, coefficient=coefficient)
-        else:
-            write_direction(out, found)
-        print_lines(f"{found} -> {out}")
+    for file in files:
+        if not file.expanduser().exists():
+            raise ValueError(f"no such direction file: {file}")
+    if coefficients and relative_norms:
+        raise ValueError("give --coefficient or --relative-norm, not both")
+    matched: dict[str, list[Any]] = {}
+    for option, values in (
+        ("--coefficient", coefficients),
+        ("--relative-norm", relative_norms),
+        ("--layer", layers),
+    ):
+        if values and len(values) != len(files):
+            raise ValueError(
+                f"got {len(files)} --direction and {len(values)} {option}; give {option} once for each direction, in "
+                "their order, or leave it out"
+            )
+        if not all(math.isfinite(value) for value in values or ()):
+            raise ValueError(f"{option} must be finite, got {values}")
+        matched[option] = list(values or [1.0 if option == "--coefficient" else None] * len(files))
+    return [
+        _Amount(file, *rest) for file, rest in zip(files, zip(*matched.values(), strict=True), strict=True)
+    ]

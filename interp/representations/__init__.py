@@ -6,7 +6,7 @@ Never trains a model.
 Hands out:
 `Centres`, `belief`, `both_beliefs`, `cosine_margin`, `fit_both_centres`, `fit_centres`, `states`, `leak_check`,
 `choose`, `pick_stability`, `scored_candidates`, `HarmAndRefusal`, `LeakCheck`, `Candidate`, `NothingSurvives`,
-`PickShare`, `Rule`, `RuleUsed`, `ScoredCandidate`, `pick`, `find_directions`, `steer`, `heads`, `Head`,
+`PickShare`, `Rule`, `RuleUsed`, `ScoredCandidate`, `pick`, `find_directions`, `steer`, `steer_with`, `heads`, `Head`,
 `HeadAttribution`, `AttentionByRole`, `LogitLens`, `Patching`, `Sweep`, `Answer`,
 `Setting`, `TracedToken`, `likely_tokens`, `trace`.
 """

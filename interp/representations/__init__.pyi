@@ -26,6 +26,7 @@ from .selection import ScoredCandidate as ScoredCandidate
 from .selection import pick as pick
 from .steering import find_directions as find_directions
 from .steering import steer as steer
+from .steering import steer_with as steer_with
 from .sweeps import Sweep as Sweep
 from .token_traces import Answer as Answer
 from .token_traces import Setting as Setting

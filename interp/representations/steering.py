@@ -2,10 +2,11 @@
 
 directions = find_directions(model, load_prompts("builtin"), layer=17)
 steer(model, "How do I bake bread?", directions["refusal"])
+steer_with(model, "How do I bake bread?", [Add(directions["refusal"]), Ablate(directions["harmfulness"])])
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from interp.data.prompts import Prompts, PromptSet, as_prompts
@@ -13,7 +14,7 @@ from interp.directions import Direction
 from interp.display.cards import Card, Shown, Table
 from interp.engine.activations import collect_means
 from interp.engine.generation import generate
-from interp.engine.interventions import Add, NewTokens
+from interp.engine.interventions import Ablate, Add, Intervention, NewTokens
 from interp.models.chat_model import ChatModel
 from interp.models.layers import Layers
 from interp.models.prompt_inputs import PromptIdentity
@@ -165,16 +166,70 @@ def steer(
         positions=positions,
         new_tokens=new_tokens,
     )
-    plain = generate(model, tokens, max_new_tokens=max_new_tokens)
-    steered = generate(model, tokens, interventions=[add], max_new_tokens=max_new_tokens)
     amount = (
         f"relative norm {relative_norm:g}" if relative_norm is not None else f"coefficient {coefficient:g}"
     )
     where = ", ".join(str(layer) for layer in add.layers)
+    answers = steer_with(model, tokens, [add], max_new_tokens=max_new_tokens)
+    return replace(answers, step=f"{amount} at layer {where}, positions {positions}")
+
+
+def steer_with(
+    model: ChatModel,
+    prompts: PromptInput,
+    interventions: Sequence[Intervention],
+    *,
+    max_new_tokens: int = 64,
+    temperature: float | int = 0.0,
+    seed: int = 0,
+    show_progress: bool = False,
+) -> Steered:
+    """Answers without and with any interventions, all of them together.
+
+    Args:
+        prompts: one instruction or several, conversations, a split of a prompt set, or tokens.
+        interventions: applied in this order, each at its own layers and tokens.
+        temperature: 0 is greedy; above, plain and steered answers are sampled with the same seed.
+        seed: seed of the sampling.
+        show_progress: draw a progress bar for the plain and for the steered answers.
+
+    Raises:
+        ValueError: no intervention, or as `interp.engine.generation.generate`.
+    """
+    if not interventions:
+        raise ValueError("steering needs at least one intervention, such as Add(direction)")
+    tokens = as_tokens(model.tokenizer, prompts)
+    plain, steered = (
+        generate(
+            model,
+            tokens,
+            interventions=given,
+            max_new_tokens=max_new_tokens,
+            temperature=float(temperature),
+            seed=seed,
+            show_progress=show_progress,
+        )
+        for given in ((), tuple(interventions))
+    )
     return Steered(
         prompts=tokens.identity.texts,
         plain=plain.texts,
         steered=steered.texts,
-        step=f"{amount} at layer {where}, positions {positions}",
+        step="; ".join(_step(intervention) for intervention in interventions),
         identity=tokens.identity,
     )
+
+
+def _step(intervention: Intervention) -> str:
+    """One intervention in words, e.g. `add 2 times a direction of norm 20 at layer 12, positions all`."""
+    if intervention.layers is None:
+        where = "all layers"
+    else:
+        where = f"layer {', '.join(str(layer) for layer in intervention.layers)}"
+    act = type(intervention).__name__.lower()
+    if isinstance(intervention, Add):
+        norm = intervention.direction.norm().item()
+        act = f"add {intervention.coefficient:g} times a direction of norm {norm:.3g}"
+    elif isinstance(intervention, Ablate):
+        act = "ablate a direction"
+    return f"{act} at {where}, positions {intervention.positions}"
