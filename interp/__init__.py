@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from interp.directions import cosine as cosine
     from interp.directions import difference_in_means as difference_in_means
     from interp.directions import project as project
+    from interp.engine.activation_files import read_activations as read_activations
+    from interp.engine.activation_files import store_activations as store_activations
     from interp.engine.activations import collect as collect
     from interp.engine.activations import collect_means as collect_means
     from interp.engine.applying import apply as apply
@@ -39,6 +41,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from interp.representations import heads as heads
     from interp.representations.steering import find_directions as find_directions
     from interp.representations.steering import steer as steer
+    from interp.representations.steering import steer_with as steer_with
     from interp.storage.direction_files import read_direction as read_direction
     from interp.storage.direction_files import write_direction as write_direction
     from interp.tracking.spec import TrackingSpec as TrackingSpec
@@ -52,6 +55,8 @@ _NAMES = {
     "tokenize": "interp.models.tokens",
     "collect": "interp.engine.activations",
     "collect_means": "interp.engine.activations",
+    "store_activations": "interp.engine.activation_files",
+    "read_activations": "interp.engine.activation_files",
     "Direction": "interp.directions",
     "project": "interp.directions",
     "cosine": "interp.directions",
@@ -68,6 +73,7 @@ _NAMES = {
     "heads": "interp.representations",
     "find_directions": "interp.representations.steering",
     "steer": "interp.representations.steering",
+    "steer_with": "interp.representations.steering",
     "playground": "interp.playgrounds.widget",
     "open_run": "interp.experiments.running",
     "run": "interp.experiments.running",

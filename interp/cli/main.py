@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.logging import RichHandler
 
-from interp.cli import experiments, exporting, guard, runs, steering, tracking
+from interp.cli import activations, experiments, exporting, guard, runs, steering, tracking
 from interp.cli.options import EXIT_CODES, errors, print_lines, set_quiet
 
 app = typer.Typer(
@@ -57,6 +57,8 @@ app.command()(experiments.plot)
 app.add_typer(runs.app, name="runs")
 app.command()(steering.tokens)
 app.command()(steering.steer)
+app.command()(activations.collect)
+app.command()(activations.directions)
 app.command()(exporting.export)
 app.add_typer(guard.app, name="guard")
 app.command("track")(tracking.track_series)

@@ -6,7 +6,8 @@ Never runs a model.
 Hands out:
 `Corpus`, `default_corpora`, `read_corpus`, `Example`, `Preference`, `prompt_lines`, `PromptSet`, `Prompts`,
 `load_prompts`, `read_answered`, `read_prompts`, `find_suffixes`, `Task`, `TaskProvenance`, `load_task`, `stubs`,
-`Attempt`, `Wrapper`, `attempts`, `read_attacks`, `read_suffixes`.
+`Attempt`, `Wrapper`, `attempts`, `read_attacks`, `read_suffixes`,
+`with_held_out`.
 """
 
 import lazy_loader

@@ -6,6 +6,7 @@ from .examples import Preference as Preference
 from .files import prompt_lines as prompt_lines
 from .prompt_sets import Prompts as Prompts
 from .prompt_sets import PromptSet as PromptSet
+from .prompt_sets import with_held_out as with_held_out
 from .prompts import load_prompts as load_prompts
 from .prompts import read_answered as read_answered
 from .prompts import read_prompts as read_prompts

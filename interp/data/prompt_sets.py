@@ -220,3 +220,21 @@ class PromptSet(Shown):
             tables=[Table(header=["prompts", *SPLITS], rows=rows)],
             notes=self.notes,
         )
+
+
+def with_held_out(prompts: Prompts, *, share: float = 0.25, seed: int = 0) -> tuple[Prompts, Prompts]:
+    """Prompts to fit on and prompts held out, cut by a seeded shuffle; copies of one text stay on one side.
+
+    Raises:
+        ValueError: a share outside 0..1, or fewer than two different prompts.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"the share of held-out prompts must lie between 0 and 1, got {share}")
+    unique = {text: row for row, text in reversed(list(enumerate(prompts.texts)))}
+    distinct = prompts.take(sorted(unique.values())).shuffled(seed)
+    if len(distinct) < 2:
+        raise ValueError(
+            f"{prompts.source} has {len(distinct)} different prompts; fitting and testing take at least 2"
+        )
+    n = min(len(distinct) - 1, max(1, round(share * len(distinct))))
+    return distinct.take(list(range(n, len(distinct)))), distinct.take(list(range(n)))

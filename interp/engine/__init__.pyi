@@ -1,3 +1,5 @@
+from .activation_files import read_activations as read_activations
+from .activation_files import store_activations as store_activations
 from .activations import Activations as Activations
 from .activations import collect as collect
 from .activations import collect_means as collect_means

@@ -20,8 +20,9 @@ falls back to the plain path with a warning when they disagree.
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -63,6 +64,8 @@ class Activations(Shown):
     """What the role axis counts, e.g. `t_inst`, `post_inst[0]`."""
     identity: PromptIdentity | None = None
     """What the prompt axis counts: ids, categories and hash."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Model, prompts and library versions, where they were read from a file; empty otherwise."""
 
     def __getitem__(self, site: Site) -> Float[Tensor, "prompt layer role d_model"]:
         return self.values[site]
@@ -158,7 +161,9 @@ def collect(
     width = model.d_model
     shape = (len(tokens), len(request.layers), len(request.roles), width)
     values: dict[Site, Tensor] = {site: torch.empty(shape, dtype=model.dtype) for site in request.sites}
-    for rows, batch in _stream(model, tokens, request, interventions, fast, budget, show_progress):
+    for rows, batch in activation_batches(
+        model, tokens, request, interventions, fast=fast, budget=budget, show_progress=show_progress
+    ):
         for site, value in batch.items():
             values[site][rows] = value.cpu()
     return Activations(values=values, layers=request.layers, roles=request.roles, identity=tokens.identity)
@@ -185,7 +190,9 @@ def collect_means(
     shape = (len(request.layers), len(request.roles), model.d_model)
     sums: dict[Site, Tensor] = {site: torch.zeros(shape, dtype=torch.float64) for site in request.sites}
     norms: dict[Site, Tensor] = {site: torch.zeros(shape[:2], dtype=torch.float64) for site in request.sites}
-    for _, batch in _stream(model, tokens, request, interventions, fast, budget, show_progress):
+    for _, batch in activation_batches(
+        model, tokens, request, interventions, fast=fast, budget=budget, show_progress=show_progress
+    ):
         for site, value in batch.items():
             sums[site] += value.sum(0, dtype=torch.float64).cpu()
             norms[site] += torch.linalg.vector_norm(value, dim=-1).sum(0, dtype=torch.float64).cpu()
@@ -200,15 +207,17 @@ def collect_means(
     )
 
 
-def _stream(
+def activation_batches(
     model: ChatModel,
     tokens: ChatTokens,
     request: Request,
-    interventions: Sequence[Intervention],
-    fast: bool,
-    budget: int | None,
-    show_progress: bool,
+    interventions: Sequence[Intervention] = (),
+    *,
+    fast: bool = True,
+    budget: int | None = None,
+    show_progress: bool = False,
 ) -> Iterator[Batch]:
+    """Rows and activations of each batch, as they are computed; arguments and errors as `collect`."""
     use_fast = fast and fast_path_agrees(model, tokens)
     until = request.stop_before if use_fast else None
     with apply(model, interventions, until=until) as applied:

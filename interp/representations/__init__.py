@@ -6,9 +6,9 @@ Never trains a model.
 Hands out:
 `Centres`, `belief`, `both_beliefs`, `cosine_margin`, `fit_both_centres`, `fit_centres`, `states`, `leak_check`,
 `choose`, `pick_stability`, `scored_candidates`, `HarmAndRefusal`, `LeakCheck`, `Candidate`, `NothingSurvives`,
-`PickShare`, `Rule`, `RuleUsed`, `ScoredCandidate`, `pick`, `find_directions`, `steer`, `steer_with`, `heads`, `Head`,
-`HeadAttribution`, `AttentionByRole`, `LogitLens`, `Patching`, `Sweep`, `Answer`,
-`Setting`, `TracedToken`, `likely_tokens`, `trace`.
+`PickShare`, `Rule`, `RuleUsed`, `ScoredCandidate`, `pick`, `find_directions`, `steer`, `steer_with`,
+`FittedDirection`, `fit_directions`, `heads`, `Head`, `HeadAttribution`, `AttentionByRole`, `LogitLens`,
+`Patching`, `Sweep`, `Answer`, `Setting`, `TracedToken`, `likely_tokens`, `trace`.
 """
 
 import lazy_loader

@@ -7,6 +7,8 @@ from .beliefs import fit_both_centres as fit_both_centres
 from .beliefs import fit_centres as fit_centres
 from .beliefs import states as states
 from .confounds import leak_check as leak_check
+from .contrasts import FittedDirection as FittedDirection
+from .contrasts import fit_directions as fit_directions
 from .heads import AttentionByRole as AttentionByRole
 from .heads import Head as Head
 from .heads import HeadAttribution as HeadAttribution

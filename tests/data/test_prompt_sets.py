@@ -2,8 +2,9 @@
 
 import pytest
 
-from interp.data.prompt_sets import Prompts, PromptSet
+from interp.data.prompt_sets import Prompts, PromptSet, with_held_out
 from interp.data.prompts import load_prompts
+from tests.conftest import PROMPTS, prompts_of
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +74,16 @@ def test_first_take_and_shuffled_keep_rows_together(builtin: PromptSet) -> None:
     assert part.first(7).texts == part.texts[:7]
     assert part.take([5, 2]).texts == (part.texts[5], part.texts[2])
     assert len(part.first(10_000)) == len(part) == len(list(part))
+
+
+def test_held_out_prompts_are_no_copies_of_those_fitted_on() -> None:
+    given = prompts_of(PROMPTS)
+    fit, held_out = with_held_out(given, share=0.34, seed=1)
+    assert (len(fit), len(held_out)) == (4, 2) and set(fit.texts) | set(held_out.texts) == set(PROMPTS)
+    assert len({with_held_out(given, share=0.34, seed=seed)[1].texts for seed in range(5)}) > 1
+    fit, held_out = with_held_out(prompts_of(["a", "b", "a", "b", "a", "c"]))
+    assert not set(fit.texts) & set(held_out.texts) and len(fit) + len(held_out) == 3
+    with pytest.raises(ValueError, match="must lie between 0 and 1, got 1"):
+        with_held_out(given, share=1.0)
+    with pytest.raises(ValueError, match="has 1 different prompts"):
+        with_held_out(prompts_of(["a", "a"]))
