@@ -80,6 +80,11 @@ STATIC = (
     (["tokens", "Hi", "--dtype", "float8"], "dtype must be"),
     (["steer", "Hi", "-d", "absent"], "no such direction file"),
     (["export", "absent", "--out", "x.gguf"], "no such direction file"),
+    (["export", "absent", "--to", "hf", "--out", "x"], "no such direction file"),
+    (["collect", "absent.csv", "--out", "x.safetensors"], "no such prompt file"),
+    (["collect", "Hi", "--layers", "1-99999999", "--out", "x.safetensors"], "a range ascends"),
+    (["directions", "--positive", "absent.txt"], "two sides"),
+    (["directions", "--prompts", "absent"], "unknown prompt set"),
     (["guard", "score", "absent", "-"], "no such guard file"),
     (["plot", "absent"], "holds no result.json"),
 )

@@ -29,6 +29,9 @@ from .log_probs import map_completions as map_completions
 from .log_probs import map_next_token as map_next_token
 from .log_probs import next_token_log_probs as next_token_log_probs
 from .log_probs import packed_next_tokens as packed_next_tokens
+from .model_exports import Exported as Exported
+from .model_exports import save_ablated_model as save_ablated_model
+from .model_exports import save_ablation_adapter as save_ablation_adapter
 from .packing import PackedPasses as PackedPasses
 from .packing import can_pack as can_pack
 from .packing import packed_passes as packed_passes

@@ -39,7 +39,9 @@ def direction(tmp_path: Path) -> Path:
 
 
 def test_the_commands_are_all_there() -> None:
-    assert {"demo", "list", "run", "plot", "tokens", "steer", "export"} <= set(COMMANDS)
+    assert {"demo", "list", "run", "plot", "tokens", "steer", "collect", "directions", "export"} <= set(
+        COMMANDS
+    )
     shown = passed("--help")
     assert all(command in shown for command in COMMANDS)
     assert run().exit_code == 2  # no command: help, but nothing was done

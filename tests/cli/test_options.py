@@ -19,7 +19,17 @@ STORED = Path(__file__).parents[2] / "figures" / "demo"
 
 # Options that commands share
 
-LOADING = ("demo", "run", "tokens", "steer", "guard fit", "guard score")
+LOADING = (
+    "demo",
+    "run",
+    "tokens",
+    "steer",
+    "collect",
+    "directions",
+    "export",
+    "guard fit",
+    "guard score",
+)
 MODEL_OPTIONS = (
     "--model",
     "--adapter",

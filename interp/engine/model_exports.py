@@ -1,0 +1,293 @@
+"""An ablation as files that other tools load: a whole model without the direction, or a PEFT adapter of rank one.
+
+    save_ablated_model(model, direction, "no-refusal")        # AutoModelForCausalLM.from_pretrained("no-refusal")
+    save_ablation_adapter(model, direction, "adapter")        # PeftModel.from_pretrained(base, "adapter")
+
+Both subtract u (u^T W) from every matrix W that writes to the residual stream, embeddings included (Arditi et al. 2024,
+arXiv:2406.11717, "weight orthogonalization"). In the model the difference is in the weights, and embeddings that were
+tied are stored apart, since only the input embedding changes. In the adapter it is the product of B = -u and A = u^T W,
+which is exact at rank one. What was written is loaded again, and its logits on a few tokens are compared with those
+under hooks; a difference beyond rounding is an error, and nothing is left behind.
+"""
+
+import copy
+import json
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from interp.directions import Direction, unit
+from interp.engine.applying import apply, prepare
+from interp.engine.interventions import Ablate
+from interp.engine.weight_edits import edited_weights
+from interp.models.architecture import Writer
+from interp.models.chat_model import ChatModel
+from interp.models.loading import load_checkpoint
+from interp.models.logit_checks import probe_logits, probe_tokens, relative_difference, tolerance_of
+from interp.storage.atomic_files import write_tensors
+from interp.storage.direction_files import DirectionInput, as_direction
+from interp.storage.provenance import library_versions
+from interp.storage.run_folders import replacing_folder
+
+RECORD = "interp_export.json"
+"""File in an exported folder: direction, model, and how far its logits are from those under hooks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """A written folder."""
+
+    folder: Path
+    """Where it is."""
+    difference: float
+    """Size of the difference between its logits and those under hooks, relative to the latter."""
+    tolerance: float
+    """Largest difference that counts as rounding in this dtype."""
+    n_matrices: int
+    """Number of parameters that the ablation changes."""
+    notes: tuple[str, ...] = ()
+    """What a user of the folder has to know."""
+
+
+@torch.no_grad()
+def save_ablated_model(model: ChatModel, direction: DirectionInput, folder: str | Path) -> Exported:
+    """Write the model with a direction removed from its weights, and its tokenizer, as a folder for transformers.
+
+    Weights are stored in the dtype that the model was loaded in. The proof loads them once more beside the model.
+
+    Raises:
+        ValueError: a folder that is not empty, too little space, a zero direction, a model whose stream is not written
+            by matrices alone, or a written model whose logits are not those under hooks.
+        OSError: the disk is full or not writable.
+    """
+    folder, ablation = Path(folder).expanduser(), _ablation(model, direction)
+    head: Any = model.hf.get_output_embeddings()
+    tied = head is not None and head.weight is model.embedding.weight
+    size = sum(weight.numel() * weight.element_size() for weight in model.hf.parameters())
+    check_export_target(folder, size + tied * model.embedding.weight.numel() * model.dtype.itemsize)
+    with replacing_folder(folder) as draft:
+        with model.lock, edited_weights(model, ablation), _untied(model) if tied else _unchanged():
+            _save(model, draft)
+        model.tokenizer.save_pretrained(draft)
+        written = load_checkpoint(
+            str(draft), dtype=model.dtype, device=str(model.device), trust_remote_code=False
+        ).hf
+        ids = probe_tokens(model.hf)
+        exported = Exported(
+            folder=folder,
+            difference=relative_difference(probe_logits(written, ids), _hooked(model, ablation, ids)),
+            tolerance=tolerance_of(model.hf),
+            n_matrices=len(model.writers),
+            notes=("input and output embeddings are stored apart, as only the input changes",)
+            if tied
+            else (),
+        )
+        _finish(draft, exported, model, direction)
+    return exported
+
+
+@torch.no_grad()
+def save_ablation_adapter(model: ChatModel, direction: DirectionInput, folder: str | Path) -> Exported:
+    """Write the ablation of a direction as a LoRA adapter of rank one on the model as it is loaded.
+
+    Raises:
+        ValueError: a folder that is not empty, a zero direction, a parameter that writes to the residual stream and
+            that an adapter of PEFT cannot change (a bias, stacked experts; the message lists them), or a written
+            adapter whose logits are not those under hooks.
+        OSError: the disk is full or not writable.
+    """
+    from peft import LoraConfig
+
+    folder, ablation = Path(folder).expanduser(), _ablation(model, direction)
+    names = {module: name for name, module in model.hf.named_modules()}
+    _check_adaptable(model, names)
+    u = unit(ablation.direction.double()).to(model.device)
+    tensors: dict[str, Tensor] = {}
+    for writer in model.writers:
+        tensors |= _rank_one(writer, u, f"base_model.model.{names[writer.module]}")
+    check_export_target(folder, sum(tensor.numel() * 4 for tensor in tensors.values()))
+    head: Any = model.hf.get_output_embeddings()
+    tied = head is not None and head.weight is model.embedding.weight
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=1,
+        lora_alpha=1,
+        target_modules=[names[writer.module] for writer in model.writers],
+        base_model_name_or_path=model.source,
+        inference_mode=True,
+    )
+    notes = (
+        "keep it attached: merged into tied embeddings it would change the output embedding too; --to hf stores the "
+        "merged model",
+    )
+    with replacing_folder(folder) as draft:
+        config.save_pretrained(str(draft))
+        write_tensors(draft / "adapter_model.safetensors", tensors)
+        ids = probe_tokens(model.hf)
+        with _adapted(model, draft) as adapted:
+            logits = probe_logits(adapted, ids)
+        exported = Exported(
+            folder=folder,
+            difference=relative_difference(logits, _hooked(model, ablation, ids)),
+            tolerance=tolerance_of(model.hf),
+            n_matrices=len(model.writers),
+            notes=notes if tied else (),
+        )
+        _finish(draft, exported, model, direction)
+    return exported
+
+
+def check_export_target(folder: Path, size: int = 0) -> None:
+    """Find whether a folder could be written here, before it is computed.
+
+    Args:
+        size: bytes that it will take.
+
+    Raises:
+        ValueError: a file of this name, a folder that is not empty, or too little space.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; give a folder")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty; give a new folder")
+    parent = folder.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if size > (free := shutil.disk_usage(parent).free):
+        raise ValueError(
+            f"{folder} would take {size / 1e9:,.1f} GB, and {parent} has {free / 1e9:,.1f} GB free"
+        )
+
+
+def _ablation(model: ChatModel, direction: DirectionInput) -> Ablate:
+    ablation = Ablate(direction)
+    if ablation.direction.norm().item() == 0:
+        raise ValueError("the direction is zero, so there is nothing to remove")
+    prepare(model, ablation)  # finds a direction of another width
+    return ablation
+
+
+def _hooked(model: ChatModel, ablation: Ablate, ids: Tensor) -> Float[Tensor, "pos d_vocab"]:
+    with apply(model, [ablation]):
+        return probe_logits(model.hf, ids)
+
+
+@contextmanager
+def _unchanged() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def _untied(model: ChatModel) -> Iterator[None]:
+    """Inside the context, the model's configuration says that its embeddings are two."""
+    before = model.hf.config
+    untied = copy.deepcopy(before)
+    untied.tie_word_embeddings = False
+    untied.get_text_config().tie_word_embeddings = False
+    model.hf.config = untied
+    try:
+        yield
+    finally:
+        model.hf.config = before
+
+
+def _save(model: ChatModel, folder: Path) -> None:
+    from transformers.utils import logging as transformers_logging
+
+    before, shown = model.hf.config, transformers_logging.is_progress_bar_enabled()
+    model.hf.config = copy.deepcopy(before)  # saving writes dtype and architecture into it
+    transformers_logging.disable_progress_bar()
+    try:
+        model.hf.save_pretrained(folder)
+    except SafetensorError as error:  # how safetensors reports a full disk
+        raise OSError(f"cannot write {folder}: {error}") from error
+    finally:
+        model.hf.config = before
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def _check_adaptable(model: ChatModel, names: dict[nn.Module, str]) -> None:
+    left_out = [
+        f"{names[writer.module]}.{writer.parameter}"
+        for writer in model.writers
+        if writer.parameter != "weight" or not isinstance(writer.module, (nn.Linear, nn.Embedding))
+    ]
+    if left_out:
+        raise ValueError(
+            f"a rank-one adapter of {model.name} would leave out {len(left_out)} parameters that write to the residual "
+            f"stream and that it cannot change (biases, stacked experts, Conv1D), first {left_out[0]}; save the whole "
+            "model with --to hf"
+        )
+
+
+def _rank_one(writer: Writer, u: Float[Tensor, " d_model"], name: str) -> dict[str, Tensor]:
+    """The two factors of -u (u^T W), by their names in an adapter file, in float32."""
+    weight: Tensor = writer.module.weight.detach()  # pyright: ignore[reportAssignmentType, reportCallIssue]
+    # Row by row in float64, as a float64 copy of an embedding is large.
+    along = torch.cat([chunk.double() @ u for chunk in weight.movedim(writer.axis, -1).split(4096)])  # [d_in]
+    a, b = along[None].float(), -u[:, None].float()
+    if isinstance(writer.module, nn.Embedding):
+        return {f"{name}.lora_embedding_A": a, f"{name}.lora_embedding_B": b}
+    return {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}
+
+
+@contextmanager
+def _adapted(model: ChatModel, folder: Path) -> Iterator[Any]:
+    """The model with an adapter attached by PEFT, on a second module tree that shares its weights."""
+    from peft import PeftModel
+
+    trainable = [(weight, weight.requires_grad) for weight in model.hf.parameters()]
+    shared = {id(tensor): tensor for tensor in (*model.hf.parameters(), *model.hf.buffers())}
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # of merging into tied embeddings, and of the base's name
+        twin = copy.deepcopy(model.hf, memo=shared)  # pyright: ignore[reportArgumentType]
+        try:
+            yield PeftModel.from_pretrained(twin, str(folder)).eval()
+        finally:
+            for weight, flag in trainable:  # PEFT freezes them
+                weight.requires_grad_(flag)
+
+
+def _finish(draft: Path, exported: Exported, model: ChatModel, direction: DirectionInput) -> None:
+    """Refuse a folder that is not what the hooks compute; write down what it is."""
+    if not exported.difference <= exported.tolerance:
+        raise ValueError(
+            f"the written files do not compute what the hooks do on {model.name}: logits differ by "
+            f"{exported.difference:.2g} of their size, more than rounding ({exported.tolerance:.2g}); nothing is kept"
+        )
+    given = as_direction(direction)
+    about: dict[str, Any] = {}
+    if isinstance(given, Direction):
+        about = {
+            "layer": given.layer,
+            "position": given.position,
+            "site": given.site,
+            "sign": given.sign,
+            "kind": given.kind,
+            "norm": given.norm,
+            "provenance": dict(given.provenance),
+        }
+    record = {
+        "removed_direction": about,
+        "model": model.provenance,
+        "logits_against_hooks": {
+            "relative_difference": exported.difference,
+            "tolerance": exported.tolerance,
+        },
+        "changed_parameters": exported.n_matrices,
+        "notes": list(exported.notes),
+        "versions": library_versions(),
+    }
+    (draft / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
