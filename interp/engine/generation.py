@@ -113,11 +113,17 @@ def generate(
     weights = packed_weights(model, len(tokens), max_new_tokens) if fast else None
     with torch.no_grad(), apply(model, interventions) as applied:
         passes = decoding_passes(model, tokens, applied, weights, max_new_tokens)
-        for rows, (logits, state) in progress(
-            passes, total=len(tokens), label="generating", show=show_progress, size=lambda b: len(b[0])
-        ):
-            steps = decode_steps(model, logits, state, pick, max_new_tokens=max_new_tokens, shrink=fast)
-            _gather(steps, [done[row] for row in rows])
+        steps = _all_steps(model, passes, pick, max_new_tokens=max_new_tokens, shrink=fast)
+        # Counted in tokens, so that one long answer moves the bar as well.
+        total = len(tokens) * max_new_tokens
+        shown = progress(
+            steps,
+            total=total,
+            label="generating tokens",
+            show=show_progress,
+            size=lambda step: len(step.rows),
+        )
+        _gather(shown, done)
     return _completions(model, done, tokens)
 
 
@@ -145,11 +151,7 @@ def stream(
     def decode() -> Iterator[DecodingStep]:
         with apply(model, interventions) as applied:
             passes = decoding_passes(model, tokens, applied, weights, max_new_tokens)
-            for rows, (logits, state) in passes:
-                for step in decode_steps(
-                    model, logits, state, pick, max_new_tokens=max_new_tokens, shrink=fast
-                ):
-                    yield step._replace(rows=tuple(rows[row] for row in step.rows))
+            yield from _all_steps(model, passes, pick, max_new_tokens=max_new_tokens, shrink=fast)
 
     with closing(decode()) as steps:  # pyright: ignore[reportArgumentType]
         while True:
@@ -159,6 +161,20 @@ def stream(
             if step is None:
                 return
             yield step
+
+
+def _all_steps(
+    model: ChatModel,
+    passes: Iterator[tuple[list[int], tuple[Tensor, Decoding]]],
+    pick: Pick,
+    *,
+    max_new_tokens: int,
+    shrink: bool,
+) -> Iterator[DecodingStep]:
+    """The decoding steps of one batch after the other, their rows counted over all prompts."""
+    for rows, (logits, state) in passes:
+        for step in decode_steps(model, logits, state, pick, max_new_tokens=max_new_tokens, shrink=shrink):
+            yield step._replace(rows=tuple(rows[row] for row in step.rows))
 
 
 def generate_each(

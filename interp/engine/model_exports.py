@@ -108,7 +108,7 @@ def save_ablation_adapter(model: ChatModel, direction: DirectionInput, folder: s
     from peft import LoraConfig
 
     folder, ablation = Path(folder).expanduser(), _ablation(model, direction)
-    names = {module: name for name, module in model.hf.named_modules()}
+    names: dict[nn.Module, str] = {module: name for name, module in model.hf.named_modules()}
     _check_adaptable(model, names)
     u = unit(ablation.direction.double()).to(model.device)
     tensors: dict[str, Tensor] = {}
