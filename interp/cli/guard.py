@@ -17,7 +17,7 @@ from interp.cli.options import (
     takes_model,
     user_errors,
 )
-from interp.models.layers import MAX_LAYERS
+from interp.cli.prompt_arguments import layers_of
 from interp.models.sources import ModelSource
 
 app = typer.Typer(no_args_is_help=True, help="Latent Guard: detect harmful prompts from the inside.")
@@ -52,7 +52,7 @@ def guard_fit(
 
         check_output_file(out)
         model.check()
-        averaged = None if layers is None else _layer_list(layers)
+        averaged = None if layers is None else layers_of(layers)
         chosen = load_prompts(prompts, column=column, seed=seed, ending=ending)  # pyright: ignore[reportArgumentType]
         from interp.detectors.latent_guard import LatentGuard
         from interp.models.chat_model import load_source
@@ -71,21 +71,6 @@ def guard_fit(
         counts = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in fitted.fitted_on["counts"].items())
         print_lines(f"{fitted}: {counts}")
         print_lines(f"guard: {out.resolve()}")
-
-
-def _layer_list(text: str) -> list[int]:
-    """Layers written as `8,12,16` or `10-20`."""
-    found: list[int] = []
-    for item in text.split(","):
-        first, dash, last = item.partition("-")
-        try:
-            low, high = int(first), int(last if dash else first)
-        except ValueError:
-            raise ValueError(f"--layers {text!r}: give numbers or ranges, such as 8,12,16 or 10-20") from None
-        if not low <= high <= MAX_LAYERS:
-            raise ValueError(f"--layers {text!r}: a range ascends, to {MAX_LAYERS:,} at most; got {item}")
-        found += range(low, high + 1)
-    return found
 
 
 @app.command("score")

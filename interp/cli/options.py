@@ -26,7 +26,7 @@ _quiet = ContextVar("quiet", default=False)
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 a fault of interp, with its traceback; 2 bad input, with one line on what is wrong and the "
-    "remedy; 130 interrupted: the same command continues."
+    "remedy; 130 interrupted, 143 terminated: the same command continues."
 )
 
 MODEL_HELP = "smollm2, smollm2-safe, a Hub id (owner/name or owner/name@revision), a folder or a .gguf file"

@@ -3,12 +3,14 @@
 import sys
 from typing import TYPE_CHECKING
 
+from interp.models.layers import MAX_LAYERS
+
 if TYPE_CHECKING:  # reading prompts needs no torch, printing help not even pandas
     from interp.data.prompt_sets import Prompts
 
 PROMPTS_HELP = (
-    "An instruction; a file with a prompt a row (.jsonl, .json, .csv, .parquet, .txt, or hub:owner/name); or - for "
-    "standard input, a prompt a line."
+    "An instruction; a file with a prompt a row (.jsonl, .json, .csv, .tsv, .parquet, .txt, or hub:owner/name); or - "
+    "for standard input, a prompt a line."
 )
 
 
@@ -56,7 +58,7 @@ def layers_of(text: str) -> list[int]:
     """Layers written as `8,12,16`, `10-20` or `-1`, of which negative ones count from the end.
 
     Raises:
-        ValueError: not numbers, or a range that descends or has more than 10,000 layers.
+        ValueError: not numbers, or a range that descends or goes too far.
     """
     layers: list[int] = []
     for item in text.split(","):
@@ -67,8 +69,8 @@ def layers_of(text: str) -> list[int]:
             low, high = int(first), int(last if dash else first)
         except ValueError:
             raise ValueError(f"--layers {text!r}: give numbers or ranges, such as 8,12,16 or 10-20") from None
-        if not low <= high < low + 10_000:
-            raise ValueError(f"--layers {text!r}: a range ascends, over 10,000 layers at most; got {item}")
+        if not low <= high <= MAX_LAYERS:
+            raise ValueError(f"--layers {text!r}: a range ascends, to {MAX_LAYERS:,} at most; got {item}")
         layers += range(low, high + 1)
     return layers
 

@@ -15,7 +15,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ from interp.models.architecture import Writer
 from interp.models.chat_model import ChatModel
 from interp.models.loading import load_checkpoint
 from interp.models.logit_checks import probe_logits, probe_tokens, relative_difference, tolerance_of
+from interp.models.model_copies import shared_copy
+from interp.models.snapshots import Snapshot
 from interp.storage.atomic_files import write_tensors
 from interp.storage.direction_files import DirectionInput, as_direction
 from interp.storage.provenance import library_versions
@@ -75,12 +77,11 @@ def save_ablated_model(model: ChatModel, direction: DirectionInput, folder: str 
     size = sum(weight.numel() * weight.element_size() for weight in model.hf.parameters())
     check_export_target(folder, size + tied * model.embedding.weight.numel() * model.dtype.itemsize)
     with replacing_folder(folder) as draft:
-        with model.lock, edited_weights(model, ablation), _untied(model) if tied else _unchanged():
+        with model.lock, edited_weights(model, ablation), _untied(model) if tied else nullcontext():
             _save(model, draft)
-        model.tokenizer.save_pretrained(draft)
-        written = load_checkpoint(
-            str(draft), dtype=model.dtype, device=str(model.device), trust_remote_code=False
-        ).hf
+            model.tokenizer.save_pretrained(draft)
+            written = load_checkpoint(str(draft), dtype=model.dtype, device=str(model.device)).hf
+            _check_equal(written, model)
         ids = probe_tokens(model.hf)
         exported = Exported(
             folder=folder,
@@ -105,7 +106,7 @@ def save_ablation_adapter(model: ChatModel, direction: DirectionInput, folder: s
             adapter whose logits are not those under hooks.
         OSError: the disk is full or not writable.
     """
-    from peft import LoraConfig
+    from peft import LoraConfig, PeftModel
 
     folder, ablation = Path(folder).expanduser(), _ablation(model, direction)
     names: dict[nn.Module, str] = {module: name for name, module in model.hf.named_modules()}
@@ -132,16 +133,20 @@ def save_ablation_adapter(model: ChatModel, direction: DirectionInput, folder: s
     with replacing_folder(folder) as draft:
         config.save_pretrained(str(draft))
         write_tensors(draft / "adapter_model.safetensors", tensors)
-        ids = probe_tokens(model.hf)
-        with _adapted(model, draft) as adapted:
-            logits = probe_logits(adapted, ids)
-        exported = Exported(
-            folder=folder,
-            difference=relative_difference(logits, _hooked(model, ablation, ids)),
-            tolerance=tolerance_of(model.hf),
-            n_matrices=len(model.writers),
-            notes=notes if tied else (),
-        )
+        with _in_float32(model):
+            ids = probe_tokens(model.hf)
+            with warnings.catch_warnings():
+                # Of merging into tied embeddings, and of the name of the base.
+                warnings.simplefilter("ignore", UserWarning)
+                adapted = PeftModel.from_pretrained(shared_copy(model.hf), str(draft)).eval()
+                logits = probe_logits(adapted, ids)
+            exported = Exported(
+                folder=folder,
+                difference=relative_difference(logits, _hooked(model, ablation, ids)),
+                tolerance=tolerance_of(model.hf),
+                n_matrices=len(model.writers),
+                notes=notes if tied else (),
+            )
         _finish(draft, exported, model, direction)
     return exported
 
@@ -179,11 +184,6 @@ def _ablation(model: ChatModel, direction: DirectionInput) -> Ablate:
 def _hooked(model: ChatModel, ablation: Ablate, ids: Tensor) -> Float[Tensor, "pos d_vocab"]:
     with apply(model, [ablation]):
         return probe_logits(model.hf, ids)
-
-
-@contextmanager
-def _unchanged() -> Iterator[None]:
-    yield
 
 
 @contextmanager
@@ -242,22 +242,32 @@ def _rank_one(writer: Writer, u: Float[Tensor, " d_model"], name: str) -> dict[s
 
 
 @contextmanager
-def _adapted(model: ChatModel, folder: Path) -> Iterator[Any]:
-    """The model with an adapter attached by PEFT, on a second module tree that shares its weights."""
-    from peft import PeftModel
+def _in_float32(model: ChatModel) -> Iterator[None]:
+    """Inside the context, half-precision weights are float32 where memory allows, so that little passes for rounding.
 
-    trainable = [(weight, weight.requires_grad) for weight in model.hf.parameters()]
-    shared = {id(tensor): tensor for tensor in (*model.hf.parameters(), *model.hf.buffers())}
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # of merging into tied embeddings, and of the base's name
-        twin = copy.deepcopy(model.hf, memo=shared)  # pyright: ignore[reportArgumentType]
+    Afterwards the weights are what they were, each trainable or frozen as before.
+    """
+    with model.lock:
+        before = Snapshot(model.hf)
         try:
-            yield PeftModel.from_pretrained(twin, str(folder)).eval()
+            if before.is_half and before.is_plain and before.fits_in_float32():
+                before.work_on_copies(in_float32=True)
+            yield
         finally:
-            for weight, flag in trainable:  # PEFT freezes them
-                weight.requires_grad_(flag)
+            before.restore_weights()
+
+
+def _check_equal(written: nn.Module, model: ChatModel) -> None:
+    """Refuse a written model whose weights are not, bit for bit, those that were edited."""
+    stored, edited = written.state_dict(), model.hf.state_dict()
+    wrong = stored.keys() ^ edited.keys() or {
+        name for name, value in stored.items() if not torch.equal(value, edited[name])
+    }
+    if wrong:
+        raise ValueError(
+            f"{len(wrong)} weights of {model.name} do not come back as they were written, first {min(wrong)}; nothing "
+            "is kept"
+        )
 
 
 def _finish(draft: Path, exported: Exported, model: ChatModel, direction: DirectionInput) -> None:
