@@ -127,8 +127,8 @@ def save_ablation_adapter(model: ChatModel, direction: DirectionInput, folder: s
         inference_mode=True,
     )
     notes = (
-        "keep it attached: merged into tied embeddings it would change the output embedding too; --to hf stores the "
-        "merged model",
+        "keep it attached in PEFT, whose merge into tied embeddings would change the output embedding too; interp.load "
+        "and --to hf take them apart",
     )
     with replacing_folder(folder) as draft:
         config.save_pretrained(str(draft))
