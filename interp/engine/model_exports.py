@@ -82,11 +82,15 @@ def save_ablated_model(model: ChatModel, direction: DirectionInput, folder: str 
             model.tokenizer.save_pretrained(draft)
             written = load_checkpoint(str(draft), dtype=model.dtype, device=str(model.device)).hf
             _check_equal(written, model)
-        ids = probe_tokens(model.hf)
+        tolerance = tolerance_of(model.hf)  # weights are rounded to this dtype
+        with _in_float32(model):
+            ids = probe_tokens(model.hf)
+            logits = probe_logits(written.to(model.dtype), ids)  # pyright: ignore[reportArgumentType]
+            difference = relative_difference(logits, _hooked(model, ablation, ids))
         exported = Exported(
             folder=folder,
-            difference=relative_difference(probe_logits(written, ids), _hooked(model, ablation, ids)),
-            tolerance=tolerance_of(model.hf),
+            difference=difference,
+            tolerance=tolerance,
             n_matrices=len(model.writers),
             notes=("input and output embeddings are stored apart, as only the input changes",)
             if tied
@@ -136,8 +140,8 @@ def save_ablation_adapter(model: ChatModel, direction: DirectionInput, folder: s
         with _in_float32(model):
             ids = probe_tokens(model.hf)
             with warnings.catch_warnings():
-                # Of merging into tied embeddings, and of the name of the base.
-                warnings.simplefilter("ignore", UserWarning)
+                # Of merging into tied embeddings, of the name of the base, and of names that PEFT calls.
+                warnings.simplefilter("ignore")
                 adapted = PeftModel.from_pretrained(shared_copy(model.hf), str(draft)).eval()
                 logits = probe_logits(adapted, ids)
             exported = Exported(
@@ -301,3 +305,5 @@ def _finish(draft: Path, exported: Exported, model: ChatModel, direction: Direct
         "versions": library_versions(),
     }
     (draft / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    for file in draft.iterdir():  # weights are written private
+        file.chmod(0o644)
