@@ -29,6 +29,17 @@ if TYPE_CHECKING:
     from interp.representations.contrasts import FittedDirection
 
 
+ContrastOption = Annotated[
+    str | None,
+    typer.Option(
+        "--prompts",
+        "-p",
+        help="Harmful and harmless prompts, builtin if none are given: builtin, a folder, or "
+        "harmful=FILE,harmless=FILE.",
+    ),
+]
+
+
 @takes_model()
 def collect(
     prompts: Annotated[str, typer.Argument(help=PROMPTS_HELP)],
@@ -98,15 +109,7 @@ def collect(
 @takes_model()
 def directions(
     model: ModelSource,
-    prompts: Annotated[
-        str | None,
-        typer.Option(
-            "--prompts",
-            "-p",
-            help="Harmful and harmless prompts, builtin if none are given: builtin, a folder, or "
-            "harmful=FILE,harmless=FILE.",
-        ),
-    ] = None,
+    prompts: ContrastOption = None,
     positive: Annotated[
         str | None,
         typer.Option(help="Prompts of one side of a contrast of your own, a file or hub:owner/name."),

@@ -25,6 +25,44 @@ if TYPE_CHECKING:
     from interp.representations.steering import Steered
 
 
+CoefficientOption = Annotated[
+    list[float] | None,
+    typer.Option(
+        "--coefficient",
+        "-c",
+        help="Multiples of the direction's own norm, 1 if not given; once for each direction, in their order.",
+    ),
+]
+RelativeNormOption = Annotated[
+    list[float] | None,
+    typer.Option(
+        "--relative-norm",
+        help="Multiples of the mean activation norm, instead; once for each direction, in their order.",
+    ),
+]
+NewTokensOption = Annotated[
+    str | None,
+    typer.Option(
+        "--new-tokens",
+        help="Generated tokens that are steered: none, all or a number; all if --positions is all, else none.",
+    ),
+]
+TemperatureOption = Annotated[
+    float,
+    typer.Option(help="0 is greedy; above, tokens are sampled, with the same seed for both answers."),
+]
+LayersOption = Annotated[
+    list[int] | None,
+    typer.Option(help="Layer to add it at, its own if not given; once for each direction, in their order."),
+]
+DirectionsOption = Annotated[
+    list[Path],
+    typer.Option(
+        "--direction", "-d", help="Direction file (.safetensors, .pt, .gguf); repeat it to add several."
+    ),
+]
+
+
 @takes_model()
 def tokens(
     prompt: Annotated[str, typer.Argument(help="An instruction.")],
@@ -61,49 +99,17 @@ def tokens(
 @takes_model()
 def steer(
     prompts: Annotated[str, typer.Argument(help=PROMPTS_HELP)],
-    direction: Annotated[
-        list[Path],
-        typer.Option(
-            "--direction", "-d", help="Direction file (.safetensors, .pt, .gguf); repeat it to add several."
-        ),
-    ],
+    direction: DirectionsOption,
     model: ModelSource,
-    coefficient: Annotated[
-        list[float] | None,
-        typer.Option(
-            "--coefficient",
-            "-c",
-            help="Multiples of the direction's own norm, 1 if not given; once for each direction, in their order.",
-        ),
-    ] = None,
-    relative_norm: Annotated[
-        list[float] | None,
-        typer.Option(
-            "--relative-norm",
-            help="Multiples of the mean activation norm, instead; once for each direction, in their order.",
-        ),
-    ] = None,
-    layer: Annotated[
-        list[int] | None,
-        typer.Option(
-            help="Layer to add it at, its own if not given; once for each direction, in their order."
-        ),
-    ] = None,
+    coefficient: CoefficientOption = None,
+    relative_norm: RelativeNormOption = None,
+    layer: LayersOption = None,
     positions: Annotated[str, typer.Option(help="all, instruction, post_inst, t_inst, ...")] = "all",
-    new_tokens: Annotated[
-        str | None,
-        typer.Option(
-            "--new-tokens",
-            help="Generated tokens that are steered: none, all or a number; all if --positions is all, else none.",
-        ),
-    ] = None,
+    new_tokens: NewTokensOption = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     column: ColumnOption = None,
     max_new_tokens: Annotated[int, typer.Option(help="Length of an answer.")] = 64,
-    temperature: Annotated[
-        float,
-        typer.Option(help="0 is greedy; above, tokens are sampled, with the same seed for both answers."),
-    ] = 0.0,
+    temperature: TemperatureOption = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     json_output: Annotated[
         bool,
