@@ -6,9 +6,9 @@ from .detector import Detector as Detector
 from .detector import calibrated_threshold as calibrated_threshold
 from .detector import check_calibration as check_calibration
 from .detector import json_lines as json_lines
-from .fitted import FitData as FitData
+from .fit_data import FitData as FitData
+from .fit_data import Readings as Readings
 from .fitted import FittedDetector as FittedDetector
-from .fitted import Readings as Readings
 from .guard_models import LoadedGuard as LoadedGuard
 from .guard_models import TextGuard as TextGuard
 from .guard_models import load_text_guard as load_text_guard

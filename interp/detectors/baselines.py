@@ -23,7 +23,8 @@ from torch import Tensor
 
 from interp.data.prompt_sets import PAIRED_KINDS
 from interp.detectors.detector import Detection, Self
-from interp.detectors.fitted import ROLES, FitData, FittedDetector, Needs, Readings
+from interp.detectors.fit_data import FitData, Needs, Readings
+from interp.detectors.fitted import ROLES, FittedDetector
 from interp.directions import difference_in_means, project, random_direction
 from interp.stats import auroc
 

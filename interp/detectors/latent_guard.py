@@ -27,7 +27,8 @@ from torch import Tensor
 
 from interp.data.prompts import Prompts, PromptSet
 from interp.detectors.detector import Detection, Self, check_calibration
-from interp.detectors.fitted import ROLES, FitData, FittedDetector, Needs, Readings
+from interp.detectors.fit_data import FitData, Needs, Readings
+from interp.detectors.fitted import ROLES, FittedDetector
 from interp.display.cards import Card, Shown, Table
 from interp.models.chat_model import ChatModel
 from interp.models.layers import Layers

@@ -1,10 +1,10 @@
+from .adapted_models import with_adapter as with_adapter
 from .adapters import attach_adapter as attach_adapter
 from .adapters import quiet_peft as quiet_peft
 from .architecture import Block as Block
 from .architecture import Writer as Writer
 from .chat_model import ChatModel as ChatModel
 from .chat_model import load as load
-from .chat_model import with_adapter as with_adapter
 from .conversations import render_conversation as render_conversation
 from .conversations import template_of as template_of
 from .gguf import cache_folder as cache_folder

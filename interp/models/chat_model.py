@@ -28,15 +28,13 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interp.display.cards import Card, Shown
-from interp.models.adapter_merging import merged_adapter
-from interp.models.adapter_tokenizers import adapter_tokenizer
 from interp.models.architecture import Writer, find_blocks, find_writers
 from interp.models.contexts import rotary_length, table_length
 from interp.models.conversations import template_of, with_thinking
 from interp.models.layers import Layers, layer_list
 from interp.models.loading import load_checkpoint
 from interp.models.model_copies import shared_copy, user_model
-from interp.models.prompt_frames import PromptFrame, dated, dated_like, frame_of
+from interp.models.prompt_frames import PromptFrame, dated, frame_of
 from interp.models.residual_stream import runs_in_parallel
 from interp.models.rotary import RotaryFrequencies
 from interp.models.sites import SITES, Edit, Site, edited
@@ -45,7 +43,7 @@ from interp.models.threads import lock_of
 from interp.models.weight_hashes import WeightHash, weight_states
 from interp.storage.provenance import IN_MEMORY
 
-__all__ = ["SITES", "ChatModel", "Edit", "Site", "load", "with_adapter"]
+__all__ = ["SITES", "ChatModel", "Edit", "Site", "load"]
 
 
 class ChatModel(Shown):
@@ -385,28 +383,3 @@ def load_source(source: ModelSource) -> ChatModel:
     )
     model.batch_size = source.batch_size
     return model
-
-
-@contextmanager
-def with_adapter(model: ChatModel, adapter: str) -> Iterator[ChatModel]:
-    """Merge a PEFT adapter into the model's weights in memory for the context; `model` is restored afterwards.
-
-    Raises:
-        ValueError: no such adapter, an unreadable one, or one made for another model.
-    """
-    tokenizer = model.tokenizer
-    if model.chat_template is None:  # a template that was asked for goes before the adapter's own
-        tokenizer = adapter_tokenizer(tokenizer, str(adapter), n_embeddings=model.d_vocab)
-    with merged_adapter(model.hf, str(adapter), shown=model.name):
-        adapted = ChatModel(
-            model.hf,
-            tokenizer,
-            name=model.name,
-            revision=model.revision,
-            adapter=str(adapter),
-            source=model.source,
-            chat_template=model.chat_template,
-            date=dated_like(tokenizer, model.date),
-        )
-        adapted.thinking = model.thinking
-        yield adapted

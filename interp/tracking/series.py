@@ -28,7 +28,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from interp.models.chat_model import ChatModel, load_source, with_adapter
+from interp.models.adapted_models import with_adapter
+from interp.models.chat_model import ChatModel, load_source
 from interp.models.content_hashes import content_hash
 from interp.models.sources import BUNDLED_MODELS, ModelSource, split_revision
 from interp.storage.typed_json import read_json

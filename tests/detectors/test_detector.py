@@ -13,7 +13,8 @@ from interp.data.prompts import Kind, PromptSet, load_prompts
 from interp.detectors import detector as detectors
 from interp.detectors.baselines import LogisticProbe, RandomDirection, RefusalDirection, WordsDetector
 from interp.detectors.detector import Detector, calibrated_threshold, check_calibration, json_lines
-from interp.detectors.fitted import FitData, FittedDetector, Readings
+from interp.detectors.fit_data import FitData, Readings
+from interp.detectors.fitted import FittedDetector
 from interp.detectors.guard_models import FORMATS, TextGuard
 from interp.detectors.latent_guard import LatentGuard
 from interp.models.chat_model import ChatModel

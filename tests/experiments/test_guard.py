@@ -10,7 +10,7 @@ from torch import Tensor
 
 from interp.data.prompt_sets import PAIRED_KINDS
 from interp.data.prompts import Prompts, load_prompts
-from interp.detectors.fitted import FitData, Readings
+from interp.detectors.fit_data import FitData, Readings
 from interp.detectors.latent_guard import LatentGuard
 from interp.experiments.guard import CONTROL, EXPERIMENT, Config
 from interp.experiments.guard import run as method

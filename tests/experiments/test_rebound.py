@@ -22,7 +22,8 @@ from interp.experiments.rebound.curves import statistics
 from interp.experiments.rebound.figures import figures
 from interp.experiments.rebound.measurement import Measurement
 from interp.experiments.rebound.report import rate_table, report, verdicts
-from interp.models.chat_model import ChatModel, with_adapter
+from interp.models.adapted_models import with_adapter
+from interp.models.chat_model import ChatModel
 from interp.stats import Estimate
 from interp.storage.typed_json import to_plain
 

@@ -16,7 +16,8 @@ from interp.experiments.resistance import run as method
 from interp.experiments.resistance.figures import figures
 from interp.experiments.resistance.gaps import gap, overall_gap
 from interp.experiments.resistance.report import kl_table, verdicts
-from interp.models.chat_model import ChatModel, with_adapter
+from interp.models.adapted_models import with_adapter
+from interp.models.chat_model import ChatModel
 from interp.models.tokens import tokenize
 
 SMALL = Config(

@@ -14,8 +14,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from interp.models import adapter_merging
+from interp.models.adapted_models import with_adapter
 from interp.models.adapter_merging import merge_adapter, merged_adapter
-from interp.models.chat_model import ChatModel, with_adapter
+from interp.models.chat_model import ChatModel
 from tests.families import COVERED, HEAD, build
 
 IDS = torch.arange(1, 24)[None] * 11

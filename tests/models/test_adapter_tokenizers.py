@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
-from interp.models.chat_model import load, with_adapter
+from interp.models.adapted_models import with_adapter
+from interp.models.chat_model import load
 from interp.models.tokens import tokenize
 from tests.conftest import CHATML, make_tokenizer, tiny_config
 from tests.models.test_loading import make_adapter

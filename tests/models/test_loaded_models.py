@@ -9,7 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import interp
-from interp.models.chat_model import load, with_adapter
+from interp.models.adapted_models import with_adapter
+from interp.models.chat_model import load
 from tests.conftest import PROMPTS
 from tests.models.test_loading import make_adapter
 

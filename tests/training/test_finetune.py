@@ -16,7 +16,8 @@ from transformers import TrainerCallback
 
 from interp.data.examples import Example, Preference
 from interp.engine.log_probs import completion_log_probs
-from interp.models.chat_model import ChatModel, load, with_adapter
+from interp.models.adapted_models import with_adapter
+from interp.models.chat_model import ChatModel, load
 from interp.training.finetune import TrainConfig, fine_tune, preference_tune
 from interp.training.runner import steps_of
 from interp.training.saving import run_key

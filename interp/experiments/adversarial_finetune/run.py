@@ -33,7 +33,8 @@ from interp.experiments.adversarial_finetune import (
     Result,
 )
 from interp.experiments.definition import Outcome
-from interp.models.chat_model import ChatModel, with_adapter
+from interp.models.adapted_models import with_adapter
+from interp.models.chat_model import ChatModel
 from interp.representations.beliefs import Centres, belief, fit_both_centres, states
 from interp.representations.records import BELIEFS, HarmAndRefusal
 from interp.stats import Estimate, auroc, mean_with_interval, rate

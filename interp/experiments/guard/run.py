@@ -27,7 +27,8 @@ from interp.data.prompt_sets import ENDINGS, PAIRED_KINDS
 from interp.data.prompts import Ending, Kind, Prompts, PromptSet, read_prompts
 from interp.detectors.baselines import LogisticProbe, RandomDirection, RefusalDirection, WordsDetector
 from interp.detectors.detector import calibrated_threshold, check_calibration
-from interp.detectors.fitted import FitData, FittedDetector, Readings
+from interp.detectors.fit_data import FitData, Readings
+from interp.detectors.fitted import FittedDetector
 from interp.detectors.guard_models import LoadedGuard, load_text_guard
 from interp.detectors.latent_guard import LatentGuard
 from interp.evaluation.responses import respond, rows_where

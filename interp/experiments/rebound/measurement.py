@@ -23,7 +23,8 @@ from interp.evaluation.compression import bits
 from interp.evaluation.losses import token_kl
 from interp.evaluation.scorers import Scorer
 from interp.experiments.rebound import Behaviour, Config, Point, Shift
-from interp.models.chat_model import ChatModel, with_adapter
+from interp.models.adapted_models import with_adapter
+from interp.models.chat_model import ChatModel
 from interp.stats import rate
 from interp.tracking.measures import along, read_states, tokenised
 from interp.tracking.references import fit_reference

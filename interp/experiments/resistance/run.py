@@ -31,7 +31,8 @@ from interp.engine.log_probs import completion_log_probs, map_completions
 from interp.evaluation.losses import token_kl
 from interp.experiments.definition import Outcome
 from interp.experiments.resistance import ARMS, Arm, Config, Result, TrainedArm
-from interp.models.chat_model import ChatModel, with_adapter
+from interp.models.adapted_models import with_adapter
+from interp.models.chat_model import ChatModel
 from interp.stats import Measured
 from interp.storage.stages import Stages
 from interp.training.config import TrainConfig, one_pass
