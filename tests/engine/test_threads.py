@@ -98,8 +98,8 @@ def test_a_plain_pass_beside_packed_ones_keeps_its_own_attention(tokenizer: PreT
 
 
 @pytest.mark.checkpoint
-def test_the_two_bundled_models_collecting_60_prompts_each(bundled: Callable[[str], ChatModel]) -> None:
-    prompts = load_prompts("builtin")["harmful", "train"].first(60).texts
+def test_the_two_bundled_models_collecting_at_once(bundled: Callable[[str], ChatModel]) -> None:
+    prompts = load_prompts("builtin")["harmful", "train"].first(24).texts
 
     def collecting(name: str) -> Callable[[], list[Tensor]]:
         model = bundled(name)

@@ -298,7 +298,7 @@ def test_a_model_that_does_not_refuse_is_an_error_that_says_so(tiny: ChatModel) 
 def test_settings_are_checked() -> None:
     config = Config()
     object.__setattr__(config, "sweep", "all")  # the tests' type checks would refuse it first
-    with pytest.raises(ValueError, match="sweep must be default or exhaustive, got 'all'"):
+    with pytest.raises(ValueError, match="sweep: input should be 'default' or 'exhaustive', got 'all'"):
         config.__post_init__()
     with pytest.raises(ValueError, match="sweep: input should be 'default' or 'exhaustive', got 'all'"):
         REFUSAL_DIRECTION.configure({"sweep": "all"})
