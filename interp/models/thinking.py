@@ -3,8 +3,8 @@
 Models mark a thought in many ways; a completion may hold both marks, only the closing one (the template opened the
 thought), or only the opening one (the completion was cut while the model was thinking, and there is no answer yet).
 
-    separated("<think>\nAn easy one.\n</think>\n\nPlato.")      # thought 'An easy one.', answer 'Plato.'
-    separated("<think>\nLet me see").finished                    # False: it has no answer
+    separated("<think>An easy one.</think> Plato.")      # thought 'An easy one.', answer 'Plato.'
+    separated("<think>Let me see").finished                # False: it has no answer
 """
 
 import re
