@@ -21,10 +21,11 @@ import interp
 from interp.engine.applying import bridge_hooks
 
 # %%
-N_PROMPTS = 64  # of each kind
+N_PROMPTS = 64  # of each kind, to fit the direction
+N_MEASURED = 12  # harmful prompts and their harmless twins that are looked into
 model = interp.load("smollm2-safe")
 prompts = interp.load_prompts("builtin")
-harmful, harmless = (prompts[kind, "test"].first(12) for kind in ("harmful", "harmless"))
+harmful, harmless = (prompts[kind, "test"].first(N_MEASURED) for kind in ("harmful", "harmless"))
 refusal = interp.find_directions(model, prompts, layer=17, n_prompts=N_PROMPTS)["refusal"]
 bridge = model.bridge
 
