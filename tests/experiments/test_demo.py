@@ -113,7 +113,7 @@ def test_prompt_sets_with_changed_endings_are_refused(tiny: ChatModel) -> None:
 
 @pytest.mark.checkpoint
 def test_on_the_bundled_model_ablation_removes_refusals_and_a_random_direction_does_not(bundled) -> None:
-    config = Config(n_train=24, n_val=6, n_test=5, n_candidates=1, max_new_tokens=6)
+    config = Config(n_train=32, n_val=8, n_test=6, n_candidates=2, max_new_tokens=8)
     rates = DEMO.run(bundled("smollm2-safe"), load_prompts(), config).result.refusal_rate
 
     def value(arm: str, kind: str) -> float:
