@@ -223,10 +223,10 @@ def test_taking_the_safety_adapter_off_shows_in_behaviour_and_representation() -
     spec = TrackingSpec(
         prompts=PromptSet("builtin", builtin.parts),
         measures=("refusal", "shift", "compression"),
-        n=6,
-        n_fit=8,
+        n=8,
+        n_fit=10,
         n_documents=1,
-        max_new_tokens=4,
+        max_new_tokens=5,
     )
     series = [str(ADAPTER_FOLDER), "smollm2"]
     trajectory = track(series, spec, base="smollm2")
