@@ -46,6 +46,7 @@ nb_mime_priority_overrides = [
 ]
 
 # API pages: each public name where it is defined
+autodoc_use_type_comments = False  # there are none, and looking for them parses a file for every function
 autodoc_default_options = {
     "members": True,
     "undoc-members": True,
