@@ -80,27 +80,34 @@ def _more_alike(compared: Comparison, label: str, *, filtered: bool) -> str:
     )
 
 
-def report(result: Result) -> str:
-    """The experiment's page."""
-    charts, about = figures(result), result.provenance
-    notes = list(about.notes)
+def _notes(result: Result) -> list[str]:
+    """What limits the findings: the run's own notes, too few refusals, a leak of the prompts' endings."""
+    notes = list(result.provenance.notes)
     if not result.filtered:
         notes.append(
             f"Too few categories have {result.config.min_per_category} prompts that the model refuses: the 'refusal' "
             "directions are fitted on all prompts, so they are harmfulness directions at the template's last token."
         )
-    last_token: dict[Ending, float] = {
-        ending: leak.last_token.value for ending, leak in result.leak_check.items()
-    }
     leaking: list[Ending] = [
         e for e, leak in result.leak_check.items() if leak.last_token.value > leak.threshold
     ]
     if leaking:
-        shown = ", ".join(f"{last_token[ending]:.2f} {ENDING_LABELS[ending]}" for ending in leaking)
+        shown = ", ".join(
+            f"{result.leak_check[ending].last_token.value:.2f} {ENDING_LABELS[ending]}" for ending in leaking
+        )
         notes.append(
             f"The last token alone tells harmful from harmless (AUROC {shown}): at t_inst directions share how prompts "
             "end, and look more alike than the categories are."
         )
+    return notes
+
+
+def report(result: Result) -> str:
+    """The experiment's page."""
+    charts, about = figures(result), result.provenance
+    last_token: dict[Ending, float] = {
+        ending: leak.last_token.value for ending, leak in result.leak_check.items()
+    }
     counted = Table(
         header=["category", "prompts", "refused"],
         rows=[[name, count.of, count.behaving] for name, count in result.counts.items()],
@@ -114,7 +121,7 @@ def report(result: Result) -> str:
                 "The mean over layers of the mean cosine between directions of different categories. Interval: "
                 "categories drawn with replacement. p: how often shuffled labels give directions as different.",
             ],
-            notes=notes,
+            notes=_notes(result),
             tables=[rate_table(result)],
         ),
         Section(
