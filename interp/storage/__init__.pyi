@@ -6,6 +6,8 @@ from .direction_files import read_direction_evaluations as read_direction_evalua
 from .direction_files import read_published_tensor as read_published_tensor
 from .direction_files import write_control_vector as write_control_vector
 from .direction_files import write_direction as write_direction
+from .file_hashes import file_sha256 as file_sha256
+from .file_hashes import remembered_sha256 as remembered_sha256
 from .provenance import ModelProvenance as ModelProvenance
 from .provenance import PromptsProvenance as PromptsProvenance
 from .provenance import Provenance as Provenance

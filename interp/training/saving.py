@@ -22,6 +22,7 @@ import torch
 from interp.models.chat_model import ChatModel
 from interp.models.content_hashes import content_hash
 from interp.storage.atomic_files import draft_folder, remove_folder, remove_strays, write_file
+from interp.storage.file_hashes import file_sha256
 from interp.storage.typed_json import read_json
 from interp.training.config import TrainConfig
 
@@ -119,8 +120,7 @@ def _hashes(out: Path, steps: Mapping[int, int]) -> dict[str, str]:
     hashes = {}
     for folder in (out, *(out / f"checkpoint-{count}" for count in sorted(steps.values()))):
         for path in sorted(folder.glob("*.safetensors")):
-            with path.open("rb") as stream:
-                hashes[str(path.relative_to(out))] = hashlib.file_digest(stream, "sha256").hexdigest()
+            hashes[str(path.relative_to(out))] = file_sha256(path)
         for path in sorted(folder.glob("*config.json")):
             with suppress(ValueError):
                 read_json(path, dict[str, Any], remedy="")
