@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTr
 from interp.data.prompts import Prompts
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, tokenize
+from tests.families import COVERED, build
 
 ALONE = "PYTEST_XDIST_WORKER" not in os.environ
 if not ALONE:  # two processes with two threads each lose a factor of five to each other
@@ -126,6 +127,12 @@ def tiny(tokenizer: PreTrainedTokenizerFast) -> ChatModel:
     torch.manual_seed(0)
     hf = AutoModelForCausalLM.from_config(tiny_config()).float()
     return ChatModel(hf, tokenizer, name="tiny")
+
+
+@pytest.fixture(scope="module", params=sorted(COVERED))
+def family(request: pytest.FixtureRequest, tokenizer: PreTrainedTokenizerFast) -> ChatModel:
+    """A tiny model of every covered family in turn."""
+    return ChatModel(build(*COVERED[request.param]), tokenizer, name=request.param)
 
 
 @pytest.fixture(scope="session")

@@ -16,11 +16,6 @@ from tests.conftest import PROMPTS
 from tests.families import COVERED, build
 
 
-@pytest.fixture(scope="module", params=sorted(COVERED))
-def family(request: pytest.FixtureRequest, tokenizer: PreTrainedTokenizerFast) -> ChatModel:
-    return ChatModel(build(*COVERED[request.param]), tokenizer, name=request.param)
-
-
 def test_fast_equals_plain_equals_hugging_face(family: ChatModel) -> None:
     roles = ["t_inst", "post_inst", -1, -3]
     fast = collect(family, PROMPTS, positions=roles)

@@ -12,15 +12,7 @@ from interp.engine.weight_edits import edited_weights
 from interp.models.chat_model import ChatModel, load
 from interp.models.tokens import ChatTokens, pad_left, tokenize
 from tests.conftest import PROMPTS
-
-
-def vector(seed: int = 0, width: int = 32) -> torch.Tensor:
-    return torch.randn(width, generator=torch.Generator().manual_seed(seed))
-
-
-def logits(model: ChatModel, tokens: ChatTokens, row: int = 0) -> torch.Tensor:
-    with torch.inference_mode():
-        return model.hf(torch.tensor([tokens.ids[row]])).logits
+from tests.engine.vectors import logits, vector
 
 
 def test_logits_are_bit_equal_after_the_context_also_by_an_exception(

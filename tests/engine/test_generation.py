@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast
 
 from interp.data.prompts import load_prompts
 from interp.directions import Direction
@@ -20,16 +19,10 @@ from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, tokenize
 from interp.representations.steering import find_directions, steer
 from tests.conftest import PROMPTS
-from tests.families import COVERED, build
 
 TOKENS = 9
 """Enough for weights to be packed."""
 VECTOR = torch.randn(32, generator=torch.Generator().manual_seed(3))
-
-
-@pytest.fixture(scope="module", params=sorted(COVERED))
-def family(request: pytest.FixtureRequest, tokenizer: PreTrainedTokenizerFast) -> ChatModel:
-    return ChatModel(build(*COVERED[request.param]), tokenizer, name=request.param)
 
 
 @torch.inference_mode()

@@ -18,11 +18,6 @@ from tests.conftest import PROMPTS
 from tests.families import COVERED, build
 
 
-@pytest.fixture(scope="module", params=sorted(COVERED))
-def family(request: pytest.FixtureRequest, tokenizer: PreTrainedTokenizerFast) -> ChatModel:
-    return ChatModel(build(*COVERED[request.param]), tokenizer, name=request.param)
-
-
 def vector(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast
 
 from interp.directions import Direction, unit
 from interp.engine.activations import collect
@@ -11,21 +10,7 @@ from interp.engine.interventions import Ablate, Add
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens
 from tests.conftest import PROMPTS
-from tests.families import COVERED, build
-
-
-@pytest.fixture(scope="module", params=sorted(COVERED))
-def family(request: pytest.FixtureRequest, tokenizer: PreTrainedTokenizerFast) -> ChatModel:
-    return ChatModel(build(*COVERED[request.param]), tokenizer, name=request.param)
-
-
-def vector(seed: int = 0, width: int = 32) -> torch.Tensor:
-    return torch.randn(width, generator=torch.Generator().manual_seed(seed))
-
-
-def logits(model: ChatModel, tokens: ChatTokens, row: int = 0) -> torch.Tensor:
-    with torch.inference_mode():
-        return model.hf(torch.tensor([tokens.ids[row]])).logits
+from tests.engine.vectors import logits, vector
 
 
 def test_ablation_zeroes_the_projection_and_is_idempotent() -> None:

@@ -8,23 +8,10 @@ from interp.engine.applying import apply
 from interp.engine.interventions import Ablate, Add
 from interp.engine.weight_edits import edited_weights
 from interp.models.chat_model import ChatModel
-from interp.models.tokens import ChatTokens, tokenize
+from interp.models.tokens import tokenize
 from tests.conftest import PROMPTS
+from tests.engine.vectors import logits, vector
 from tests.families import COVERED, POST_NORM, build
-
-
-@pytest.fixture(scope="module", params=sorted(COVERED))
-def family(request: pytest.FixtureRequest, tokenizer: PreTrainedTokenizerFast) -> ChatModel:
-    return ChatModel(build(*COVERED[request.param]), tokenizer, name=request.param)
-
-
-def vector(seed: int = 0, width: int = 32) -> torch.Tensor:
-    return torch.randn(width, generator=torch.Generator().manual_seed(seed))
-
-
-def logits(model: ChatModel, tokens: ChatTokens, row: int = 0) -> torch.Tensor:
-    with torch.inference_mode():
-        return model.hf(torch.tensor([tokens.ids[row]])).logits
 
 
 def test_weight_edit_equals_hooks_and_restores_exactly(family: ChatModel) -> None:

@@ -11,12 +11,7 @@ from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 from interp.models.chat_model import SITES, ChatModel, load
 from interp.models.tokens import tokenize
 from tests.conftest import PROMPTS, make_tokenizer
-from tests.families import COVERED, HYBRID, PARALLEL, REFUSED, build
-
-
-@pytest.fixture(scope="module", params=sorted(COVERED))
-def family(request: pytest.FixtureRequest, tokenizer: PreTrainedTokenizerFast) -> ChatModel:
-    return ChatModel(build(*COVERED[request.param]), tokenizer, name=request.param)
+from tests.families import HYBRID, PARALLEL, REFUSED, build
 
 
 @torch.inference_mode()

@@ -5,7 +5,6 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-import gguf
 import pytest
 import torch
 from safetensors import SafetensorError
@@ -17,6 +16,7 @@ from interp.models.chat_model import ChatModel
 from interp.models.gguf import cache_folder, convert_gguf
 from interp.models.loading import load_checkpoint
 from tests.conftest import CHATML
+from tests.models.gguf_files import F32, U32, write_model
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -25,58 +25,12 @@ IDS = torch.tensor([[72, 101, 108, 108, 111, 3, 250]])
 
 def write_gguf(path: Path, model: ChatModel) -> Path:
     """The tiny model as llama.cpp's converter would write it, unquantised."""
-    config, vocabulary = model.hf.config, model.tokenizer.get_vocab()
-    names = {i: token for token, i in vocabulary.items()}
-    # The reader wants a merge; "z" and "q" do not meet in our texts.
-    texts = ["zq" if i == 259 else names.get(i, f"<unused{i}>") for i in range(config.vocab_size)]
-    writer = gguf.GGUFWriter(str(path), "llama")
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(texts)
-    writer.add_token_types([3 if 256 <= i < 259 else 1 for i in range(config.vocab_size)])
-    writer.add_token_merges(["z q"])
-    writer.add_bos_token_id(257)
-    writer.add_eos_token_id(258)
-    writer.add_pad_token_id(256)
-    writer.add_chat_template(CHATML)
-    weights = {name: value.detach() for name, value in model.hf.state_dict().items()}
-    writer.add_tensor("token_embd.weight", weights["model.embed_tokens.weight"].numpy())
-    writer.add_tensor("output_norm.weight", weights["model.norm.weight"].numpy())
-    parts = {
-        "attn_norm": "input_layernorm",
-        "attn_q": "self_attn.q_proj",
-        "attn_k": "self_attn.k_proj",
-        "attn_v": "self_attn.v_proj",
-        "attn_output": "self_attn.o_proj",
-        "ffn_norm": "post_attention_layernorm",
-        "ffn_gate": "mlp.gate_proj",
-        "ffn_up": "mlp.up_proj",
-        "ffn_down": "mlp.down_proj",
+    rope = {
+        "rope.dimension_count": (model.hf.config.head_dim, U32),
+        "rope.freq_base": (10000.0, F32),
+        "vocab_size": (model.hf.config.vocab_size, U32),
     }
-    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
-    for layer in range(config.num_hidden_layers):
-        for short, long in parts.items():
-            weight = weights[f"model.layers.{layer}.{long}.weight"]
-            if short in heads:  # llama.cpp interleaves the two halves that RoPE rotates
-                n, rows = heads[short], weight.shape[0]
-                weight = weight.reshape(n, 2, rows // n // 2, -1).swapaxes(1, 2).reshape(weight.shape)
-            writer.add_tensor(f"blk.{layer}.{short}.weight", weight.contiguous().numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    return write_model(path, "llama", model.hf, rope)
 
 
 def logits(model: torch.nn.Module) -> Tensor:
