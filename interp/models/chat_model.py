@@ -194,6 +194,7 @@ class ChatModel(Shown):
     @property
     def provenance(self) -> dict[str, Any]:
         """Fields that identify this model in a result."""
+        frame = self.prompt_frame
         return {
             "model": self.name,
             "revision": self.revision,
@@ -204,7 +205,7 @@ class ChatModel(Shown):
             "chat_template": self.chat_template,
             "thinking": self.thinking,
             "template_hash": self.template_hash,
-            "prompt_frame": None if self.prompt_frame is None else tuple(self.prompt_frame),
+            "prompt_frame": None if frame is None else tuple(frame),
             "date": self.date,
             "n_layers": self.n_layers,
             "d_model": self.d_model,

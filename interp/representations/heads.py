@@ -17,9 +17,9 @@ Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits" 
 arXiv:2406.11717, section 5.2 (attribution to the refusal direction and attention of the top heads).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import plotly.graph_objects as go
 import torch
@@ -33,6 +33,7 @@ from interp.display.charts import head_map, rate_bars
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, PromptInput, as_tokens
 from interp.representations.readouts import logit_lens as logit_lens
+from interp.representations.readouts import one_position
 from interp.representations.readouts import patch as patch
 from interp.stats import Estimate, mean_with_interval
 from interp.storage.direction_files import DirectionInput, as_direction
@@ -181,7 +182,7 @@ def attribute(
             "output of its own there; heads.patch and heads.attention_by_role work on it"
         )
     tokens = as_tokens(model.tokenizer, prompts)
-    columns = index_of(tokens, position)
+    role, columns = one_position(tokens, position)
     given = as_direction(direction)
     vector = given.vector if isinstance(given, Direction) else given
     if vector.numel() != model.d_model or not float(vector.norm()) > 0:
@@ -191,18 +192,12 @@ def attribute(
         )
     u = unit(vector.float()).to(model.device)
     last = model.n_layers - 1
-    bridge = model.bridge
-    readers = torch.stack(
-        [
-            einsum(block.attn.W_O.float(), u, "head d_head d_model, d_model -> head d_head")
-            for block in bridge.blocks
-        ]
-    )
+    readers = head_readers(model, u)
     parts = ("attn.hook_z", "hook_attn_out", "hook_mlp_out")
     names = {f"blocks.{layer}.{part}" for layer in range(model.n_layers) for part in parts}
     ends = ("blocks.0.hook_resid_pre", f"blocks.{last}.hook_resid_post")
     heads, attention, mlps, streams = [], [], [], []
-    for row, cache in _caches(bridge, tokens, {*names, *ends}, model.device):
+    for row, cache in caches(model, tokens, {*names, *ends}):
 
         def at(name: str, at: int = columns[row], cache: Mapping[str, Tensor] = cache) -> Tensor:
             return cache[name][0, at].float()
@@ -219,7 +214,7 @@ def attribute(
         biases=torch.stack(attention).cpu() - reduce(by_head, "prompt layer head -> prompt layer", "sum"),
         embedding=start_and_end[:, 0],
         total=start_and_end[:, 1],
-        position=position,
+        position=role,
     )
     _adds_up(result, model)
     return result
@@ -260,7 +255,7 @@ def attention_by_role(
         ValueError: no heads, one that the model does not have, or an unknown position.
     """
     tokens = as_tokens(model.tokenizer, prompts)
-    columns = index_of(tokens, position)
+    role, columns = one_position(tokens, position)
     if not heads:
         raise ValueError("heads is empty; give (layer, head) pairs, for instance attribute(...).top(4)")
     wanted = [Head(model.layer(int(layer)), int(head)) for layer, head in heads]
@@ -268,7 +263,7 @@ def attention_by_role(
     masks = [role_masks(tokens, row) for row in range(len(tokens))]
     roles = tuple(role for role in TOKEN_ROLES if any(role in mask for mask in masks))
     rows = []
-    for row, cache in _caches(model.bridge, tokens, names, model.device):
+    for row, cache in caches(model, tokens, names):
         by_role = torch.stack(
             [masks[row].get(role, torch.zeros(len(tokens.ids[row]), dtype=torch.bool)) for role in roles]
         ).to(model.device, torch.float32)
@@ -296,20 +291,8 @@ def attention_by_role(
         heads=tuple(wanted),
         roles=roles,
         tokens=tuple(torch.tensor(counts).mean(0).tolist()),
-        position=position,
+        position=role,
     )
-
-
-def index_of(tokens: ChatTokens, position: str | int) -> list[int]:
-    """Index of one token in each prompt.
-
-    Raises:
-        ValueError: a region or several positions, or an unknown role.
-    """
-    names, columns = tokens.resolve([position])
-    if len(names) != 1:
-        raise ValueError(f"position must be a single token, got {position!r}, which is {len(names)} of them")
-    return columns[:, 0].tolist()
 
 
 def role_masks(tokens: ChatTokens, row: int) -> dict[str, Tensor]:
@@ -319,12 +302,18 @@ def role_masks(tokens: ChatTokens, row: int) -> dict[str, Tensor]:
     return {role: torch.tensor([name == role for name in names]) for role in TOKEN_ROLES if role in names}
 
 
-def _caches(
-    bridge: Any, tokens: ChatTokens, names: set[str], device: torch.device
+def head_readers(model: ChatModel, u: Float[Tensor, " d_model"]) -> Float[Tensor, "layer head d_head"]:
+    """W_O u of every head, in the dtype of u: its product with a head's `hook_z` is what the head writes along u."""
+    axes = "head d_head d_model, d_model -> head d_head"
+    return torch.stack([einsum(block.attn.W_O.to(u.dtype), u, axes) for block in model.bridge.blocks])
+
+
+def caches(
+    model: ChatModel, tokens: ChatTokens, names: Collection[str]
 ) -> Iterator[tuple[int, Mapping[str, Tensor]]]:
     """The bridge's cache of every prompt, one at a time: attention then has no padding in it."""
     for row, ids in enumerate(tokens.ids):
-        _, cache = bridge.run_with_cache(
-            torch.tensor([ids], device=device), names_filter=lambda name: name in names
+        _, cache = model.bridge.run_with_cache(
+            torch.tensor([ids], device=model.device), names_filter=lambda name: name in names
         )
         yield row, cache

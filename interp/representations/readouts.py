@@ -28,7 +28,7 @@ from interp.engine.activations import collect
 from interp.engine.log_probs import next_token_log_probs
 from interp.models.chat_model import ChatModel, Site
 from interp.models.layers import Layers
-from interp.models.tokens import Positions, PromptInput, as_tokens
+from interp.models.tokens import ChatTokens, Positions, PromptInput, as_tokens
 from interp.stats import Estimate, mean_with_interval, ratio_with_interval
 
 Metric = Callable[[Float[Tensor, "batch d_vocab"]], Float[Tensor, " batch"]]
@@ -100,9 +100,7 @@ def logit_lens(
     from transformer_lens.tools.analysis import logit_readout
 
     chat = as_tokens(model.tokenizer, prompts)
-    names, columns = chat.resolve([position])
-    if len(names) != 1:
-        raise ValueError(f"position must be a single token, got {position!r}, which is {len(names)} of them")
+    name, columns = one_position(chat, position)
     before = collect(model, chat, sites="resid_pre", positions=position)["resid_pre"][:, :, 0]
     after = collect(model, chat, sites="resid_post", layers=model.n_layers - 1, positions=position)[
         "resid_post"
@@ -120,7 +118,7 @@ def logit_lens(
         ids = ids.expand(len(chat), -1)
     assert ids is not None and readout.target_ranks is not None
     log_probs = readout.values.float().cpu()
-    if all(int(column) == len(row) - 1 for column, row in zip(columns[:, 0], chat.ids, strict=True)):
+    if all(column == len(row) - 1 for column, row in zip(columns, chat.ids, strict=True)):
         own = next_token_log_probs(model, chat).gather(1, ids.cpu())
         if (gap := float((log_probs[:, -1] - own).abs().max())) > _TOLERANCE[model.dtype]:
             raise ValueError(
@@ -132,8 +130,20 @@ def logit_lens(
         ranks=readout.target_ranks.cpu(),
         entropy=readout.entropy.float().cpu(),
         tokens=texts,
-        position=names[0],
+        position=name,
     )
+
+
+def one_position(tokens: ChatTokens, position: str | int) -> tuple[str, list[int]]:
+    """The role of a single token, and its index in each prompt.
+
+    Raises:
+        ValueError: a region or several positions, or an unknown role.
+    """
+    names, columns = tokens.resolve([position])
+    if len(names) != 1:
+        raise ValueError(f"position must be a single token, got {position!r}, which is {len(names)} of them")
+    return names[0], columns[:, 0].tolist()
 
 
 def token_id(model: ChatModel, token: str | int) -> int:

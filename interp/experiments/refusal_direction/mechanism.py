@@ -27,6 +27,7 @@ from interp.experiments.refusal_direction.cosine_profiles import cosine_profile
 from interp.experiments.refusal_direction.results import Attribution, Head, Mechanism
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, tokenize
+from interp.representations.heads import caches, head_readers
 from interp.stats import mean_with_interval
 
 WRAPPERS = ("no refusals", "affirmative opening", "character", "authority")
@@ -148,27 +149,18 @@ def _written(
     refusal: Float[Tensor, " d_model"],
 ) -> _Written:
     """Each head's and MLP's projection on the direction, and each head's attention by region."""
-    bridge, u = model.bridge, unit(refusal.float()).to(model.device, model.dtype)
+    u = unit(refusal.float()).to(model.device, model.dtype)
     names = {
         f"blocks.{layer}.{part}"
         for layer in range(model.n_layers)
         for part in ("attn.hook_z", "attn.hook_pattern", "hook_mlp_out")
     }
-    # What a head writes along u: its output times W_O u.
-    readers = torch.stack(
-        [
-            einsum(bridge.blocks[layer].attn.W_O, u, "head d_head d_model, d_model -> head d_head")
-            for layer in range(model.n_layers)
-        ]
-    )
+    readers = head_readers(model, u)
     n_heads = readers.shape[1]
     heads = torch.empty(len(tokens), model.n_layers, n_heads)
     mlps = torch.empty(len(tokens), model.n_layers)
     attention = torch.empty(len(tokens), model.n_layers, n_heads, len(REGIONS))
-    for row, ids in enumerate(tokens.ids):  # one at a time: no padding to see
-        _, cache = bridge.run_with_cache(
-            torch.tensor([ids], device=model.device), names_filter=lambda name: name in names
-        )
+    for row, cache in caches(model, tokens, names):
         by_region = regions(tokens, row, spans[row]).to(model.device, torch.float32)
         for layer in range(model.n_layers):
             z = cache[f"blocks.{layer}.attn.hook_z"][0, -1]

@@ -36,13 +36,18 @@ def _by_panel(conditions: Sequence[str]) -> list[list[str]]:
     return [[PLAIN, *pair, HARMLESS] for pair in pairs]
 
 
+def _titles(groups: Sequence[Sequence[str]]) -> list[str]:
+    """The jailbreaks of each panel."""
+    return [", ".join(name for name in group if name not in (PLAIN, HARMLESS)) for group in groups]
+
+
 def conditions(result: Result, note: str) -> go.Figure:
     """Figure 5: cosine of the last token with the direction, plain, under jailbreaks, and harmless."""
     mechanism = result.mechanism
     looks, shown = _looks(list(mechanism.cosine)), set[str]()
     groups = _by_panel(list(mechanism.cosine))
     figure = panels(
-        [", ".join(name for name in group if name not in (PLAIN, HARMLESS)) for group in groups],
+        _titles(groups),
         columns=len(groups),
         width=330,
         height=330,
@@ -79,7 +84,7 @@ def heads(result: Result, note: str) -> go.Figure:
     looks, shown = _looks(list(rows[0].projection)), set[str]()
     groups = _by_panel(list(rows[0].projection))
     figure = panels(
-        [", ".join(name for name in group if name not in (PLAIN, HARMLESS)) for group in groups],
+        _titles(groups),
         width=760,
         height=170,
         x_title="head (layer.head)",
