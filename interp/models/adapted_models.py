@@ -29,6 +29,7 @@ def with_adapter(model: ChatModel, adapter: str) -> Iterator[ChatModel]:
             source=model.source,
             chat_template=model.chat_template,
             date=dated_like(tokenizer, model.date),
+            thinking=model.thinking,
+            batch_size=model.batch_size,
         )
-        adapted.thinking = model.thinking
         yield adapted

@@ -57,6 +57,8 @@ class ChatModel(Shown):
         chat_template: template passed to `load`, for provenance; None is the tokenizer's own.
         files: files that model and adapter were read from, for provenance.
         date: date that a template with a date shows, ISO 8601; today when None.
+        thinking: whether the template has the model think before it answers, for provenance; None is its default.
+        batch_size: prompts in one pass at most; None is what the device's memory allows.
 
     Raises:
         ValueError: slow tokenizer, or a model whose blocks write to the residual stream in a way that the sites
@@ -75,6 +77,8 @@ class ChatModel(Shown):
         chat_template: str | None = None,
         files: SourceFiles | None = None,
         date: str | None = None,
+        thinking: bool | None = None,
+        batch_size: int | None = None,
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise ValueError(
@@ -95,9 +99,8 @@ class ChatModel(Shown):
         self.rotary = RotaryFrequencies(hf, self.decoder)
         self._positions = table_length(hf, self.blocks[0].module)
         self._weight_hash = WeightHash()
-        # Prompts in one pass at most; None is what the device's memory allows (`interp.engine.budgets`).
-        self.thinking: bool | None = None
-        self.batch_size: int | None = None
+        self.thinking = thinking
+        self.batch_size = batch_size
         self._files = files
         self._as_loaded = None if files is None else self._state()
         # Frames of directions that were warned of (`interp.models.prompt_frames`).
@@ -162,6 +165,11 @@ class ChatModel(Shown):
     def decoder(self) -> nn.Module:
         """The model without its unembedding: called in the same way, it returns final hidden states."""
         return self.hf.base_model
+
+    @property
+    def normalises_attention(self) -> bool:
+        """Whether a norm stands between attention and the residual stream, so that no head has an output there."""
+        return any(block.attn_writer is not block.attention for block in self.blocks)
 
     @property
     def weights_hash(self) -> str:
@@ -331,56 +339,60 @@ def load(
         ValueError: the name cannot be resolved, the files cannot be read, the adapter belongs to another model, or
             the architecture is not supported; the message says how to fix it.
     """
-    if chat_template is not None:
-        read_template(chat_template)  # a mistake in it is found before the model is loaded
-    if not isinstance(name, (str, Path)):
-        given = {"adapter": adapter, "revision": revision, "dtype": dtype, "device": device}
-        copied = user_model(name, tokenizer, given, chat_template)
-        template = None if chat_template is None else str(chat_template)
-        return ChatModel(copied.hf, copied.tokenizer, name=copied.name, chat_template=template, date=date)
-    if tokenizer is not None:
-        raise ValueError("tokenizer= belongs to a model that is loaded already; a checkpoint has its own")
-    checkpoint = load_checkpoint(
-        str(name),
-        adapter=adapter,
-        revision=revision,
-        dtype=dtype,
-        device=device,
-        trust_remote_code=trust_remote_code,
-    )
-    if chat_template is not None:
-        checkpoint.tokenizer.chat_template = template_of(checkpoint.tokenizer, chat_template)
-    if thinking is not None:
-        checkpoint.tokenizer.chat_template = with_thinking(checkpoint.tokenizer.chat_template, thinking)
-    source = checkpoint.source
-    model = ChatModel(
-        checkpoint.hf,
-        checkpoint.tokenizer,
-        name=checkpoint.name,
-        revision=checkpoint.revision,
-        adapter=checkpoint.adapter,
-        source=str(Path(source).resolve())
-        if source not in BUNDLED_MODELS and Path(source).exists()
-        else source,
+    if isinstance(name, (str, Path)):
+        if tokenizer is not None:
+            raise ValueError("tokenizer= belongs to a model that is loaded already; a checkpoint has its own")
+        source = ModelSource(
+            str(name),
+            adapter=adapter,
+            revision=revision,
+            dtype=None if dtype is None else str(dtype).removeprefix("torch."),
+            device=device,
+            chat_template=None if chat_template is None else str(chat_template),
+            date=date,
+            thinking=thinking,
+        )
+        return load_source(source, trust_remote_code=trust_remote_code)
+    given = {"adapter": adapter, "revision": revision, "dtype": dtype, "device": device}
+    copied = user_model(name, tokenizer, given, chat_template, thinking)
+    return ChatModel(
+        copied.hf,
+        copied.tokenizer,
+        name=copied.name,
         chat_template=None if chat_template is None else str(chat_template),
-        files=checkpoint.files,
         date=date,
+        thinking=thinking,
     )
-    model.thinking = thinking
-    return model
 
 
-def load_source(source: ModelSource) -> ChatModel:
+def load_source(source: ModelSource, *, trust_remote_code: bool = False) -> ChatModel:
     """Load what a `ModelSource` names; raises as `load`."""
-    model = load(
+    if source.chat_template is not None:
+        read_template(source.chat_template)  # a mistake in it is found before the model is loaded
+    checkpoint = load_checkpoint(
         source.name,
         adapter=source.adapter,
         revision=source.revision,
         dtype=source.dtype,
         device=source.device,
+        trust_remote_code=trust_remote_code,
+    )
+    tokenizer, place = checkpoint.tokenizer, Path(checkpoint.source)
+    if source.chat_template is not None:
+        tokenizer.chat_template = template_of(tokenizer, source.chat_template)
+    if source.thinking is not None:
+        tokenizer.chat_template = with_thinking(tokenizer.chat_template, source.thinking)
+    is_local = checkpoint.source not in BUNDLED_MODELS and place.exists()
+    return ChatModel(
+        checkpoint.hf,
+        tokenizer,
+        name=checkpoint.name,
+        revision=checkpoint.revision,
+        adapter=checkpoint.adapter,
+        source=str(place.resolve()) if is_local else checkpoint.source,
         chat_template=source.chat_template,
+        files=checkpoint.files,
         date=source.date,
         thinking=source.thinking,
+        batch_size=source.batch_size,
     )
-    model.batch_size = source.batch_size
-    return model

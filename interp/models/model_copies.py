@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interp.models.conversations import template_of
+from interp.models.conversations import template_of, with_thinking
 
 _HOOKS = (
     "_forward_hooks",
@@ -54,11 +54,13 @@ def user_model(
     tokenizer: PreTrainedTokenizerBase | None,
     given: dict[str, Any],
     chat_template: str | Path | None,
+    thinking: bool | None = None,
 ) -> UserModel:
     """A model that a user has loaded, which stays as it is.
 
     Args:
         given: arguments of `load` that belong to loading a checkpoint.
+        thinking: whether the model thinks before it answers; None leaves the template's default.
 
     Raises:
         ValueError: not a transformers model, no tokenizer, or arguments that a loaded model has no use for.
@@ -76,8 +78,8 @@ def user_model(
         )
     if extra := [name for name, value in given.items() if value is not None]:
         raise ValueError(f"{', '.join(extra)} belong to loading a checkpoint; this model is loaded already")
-    if chat_template is not None:
-        template = template_of(tokenizer, chat_template)
+    if chat_template is not None or thinking is not None:
+        template = tokenizer.chat_template if chat_template is None else template_of(tokenizer, chat_template)
         tokenizer = copy.deepcopy(tokenizer)
-        tokenizer.chat_template = template
+        tokenizer.chat_template = template if thinking is None else with_thinking(template, thinking)
     return UserModel(shared_copy(hf), tokenizer, str(hf.name_or_path or type(hf).__name__))

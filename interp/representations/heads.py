@@ -176,7 +176,7 @@ def attribute(
         ValueError: unknown position, a direction of another width or zero, a model that normalises what attention
             writes (a head's output is not what is added to the stream), or parts that do not add up to the stream.
     """
-    if any(block.attn_writer is not block.attention for block in model.blocks):
+    if model.normalises_attention:
         raise ValueError(
             f"{model.name} normalises what attention writes before it is added to the stream, so no head has an "
             "output of its own there; heads.patch and heads.attention_by_role work on it"

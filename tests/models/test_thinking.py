@@ -58,6 +58,12 @@ def test_thinking_is_switched_in_the_template(saved_tiny, tmp_path) -> None:
         rendered = model.tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
         assert str(rendered).startswith(f"{word}:")
         hashes.add(model.template_hash)
+        hf, tokenizer = model.hf, load(str(saved_tiny), chat_template=template).tokenizer
+        again = load(
+            hf, tokenizer=tokenizer, thinking=thinking
+        )  # loaded already: the same prompt, the same provenance
+        assert (again.template_hash, again.thinking) == (model.template_hash, model.thinking)
+        assert tokenizer.chat_template == template.read_text()
     assert len(hashes) == 3  # part of what identifies a result
     with pytest.raises(ValueError, match="no switch for thinking"):
         load(str(saved_tiny), thinking=False)

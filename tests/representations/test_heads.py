@@ -73,6 +73,7 @@ def test_biases_and_parallel_blocks_add_up(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(POST_NORM))
 def test_heads_whose_output_is_normalised_are_refused(name: str) -> None:
     model = ChatModel(build(*COVERED[name]), make_tokenizer(), name=name)
+    assert model.normalises_attention
     with pytest.raises(ValueError, match=f"{name} normalises what attention writes"):
         attribute(model, PROMPTS[:1], torch.ones(32))
 

@@ -104,7 +104,7 @@ def mechanism(
             for name, (tokens, _) in asked.items()
         },
     )
-    if any(block.attn_writer is not block.attention for block in model.blocks):
+    if model.normalises_attention:
         why = f"{model.name} normalises what attention writes, so a head's output is not what is added to the stream"
         return replace(result, skipped=why)
     written = {name: _written(model, tokens, spans, refusal) for name, (tokens, spans) in asked.items()}
