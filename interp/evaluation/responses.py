@@ -53,25 +53,27 @@ class Responses:
     @property
     def rate(self) -> Estimate:
         """Share of prompts that are refused, of those with an answer."""
-        return rate([self.refused[row] for row in self._answered])
+        return rate([flag for flag in self.flags if flag is not None])
 
     @property
     def n_unfinished(self) -> int:
         """Number of replies without an answer, which neither refuse nor comply."""
         return sum(self.unfinished)
 
+    @property
+    def flags(self) -> tuple[bool | None, ...]:
+        """Whether each prompt is refused; None for a reply without an answer."""
+        unfinished = self.unfinished or (False,) * len(self)
+        return tuple(None if cut else flag for flag, cut in zip(self.refused, unfinished, strict=True))
+
     def rows(self, *, refused: bool) -> list[int]:
         """Indices of the prompts that were refused, or of those that were answered."""
-        return [row for row in self._answered if self.refused[row] == refused]
-
-    @property
-    def _answered(self) -> list[int]:
-        return [row for row in range(len(self)) if not (self.unfinished and self.unfinished[row])]
+        return rows_where(self.flags, refused=refused)
 
 
-def rows_where(flags: Sequence[bool], *, refused: bool) -> list[int]:
-    """Indices of the prompts that were refused, or of those that were not, from a flag for each."""
-    return [row for row, flag in enumerate(flags) if flag == refused]
+def rows_where(flags: Sequence[bool | None], *, refused: bool) -> list[int]:
+    """Indices of the prompts that were refused, or of those that were answered, from `Responses.flags`."""
+    return [row for row, flag in enumerate(flags) if flag is refused]
 
 
 class BehavingRows(NamedTuple):
@@ -84,13 +86,17 @@ class BehavingRows(NamedTuple):
 
 
 def behaving_rows(
-    *, harmful: Sequence[bool], harmless: Sequence[bool], model_name: str, split: str = "training"
+    *,
+    harmful: Sequence[bool | None],
+    harmless: Sequence[bool | None],
+    model_name: str,
+    split: str = "training",
 ) -> BehavingRows:
     """Indices of refused harmful and of answered harmless prompts.
 
     Args:
-        harmful: whether each harmful prompt is refused.
-        harmless: whether each harmless prompt is refused.
+        harmful: `Responses.flags` of the harmful prompts.
+        harmless: `Responses.flags` of the harmless prompts.
         model_name: name of the model in errors.
         split: name of the prompts in errors.
 

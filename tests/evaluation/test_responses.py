@@ -31,6 +31,21 @@ def test_behaving_prompts_are_refused_harmful_and_answered_harmless_ones() -> No
         behaving_rows(harmful=half, harmless=half[:14], model_name="tiny")
 
 
+def test_a_reply_without_an_answer_is_on_neither_side() -> None:
+    seen = Responses(
+        prompts=prompts_of(PROMPTS[:3]),
+        refused=(True, False, False),
+        replies=("",) * 3,
+        unfinished=(False, False, True),
+    )
+    assert seen.flags == (True, False, None)
+    assert seen.rows(refused=True) == [0] and seen.rows(refused=False) == [1]
+    assert seen.rate.value == 0.5 and seen.rate.n == 2
+    half = [True, False] * 8
+    rows = behaving_rows(harmful=[*half, None], harmless=[None, *half], model_name="tiny")
+    assert rows.refused == list(range(0, 16, 2)) and rows.answered == list(range(2, 17, 2))
+
+
 def test_replies_are_the_models_own_and_change_under_interventions(tiny: ChatModel) -> None:
     part = prompts_of(PROMPTS)
     seen = respond(tiny, part, max_new_tokens=6)

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from interp.data.prompt_sets import PAIRED_KINDS
 from interp.data.prompts import Prompts, load_prompts
+from interp.data.wrappers import wrappers
 from interp.detectors.fit_data import FitData, Readings
 from interp.detectors.latent_guard import LatentGuard
 from interp.experiments.guard import CONTROL, EXPERIMENT, Config
 from interp.experiments.guard import run as method
-from interp.experiments.guard.groups import Groups
+from interp.experiments.guard.groups import Groups, measured_groups
 from interp.experiments.guard.run import Scored, fit_detectors, measured
 from interp.models.chat_model import ChatModel
 from interp.representations.beliefs import states
@@ -121,6 +122,18 @@ def test_calibration_and_flags_are_counted_as_defined() -> None:
     own = measured(replace(scored, answers=answers), groups, Config(false_positive_rate=0.2)).own
     assert own.unread == 1
     assert own.flagged["harmful"].n == 3
+
+
+def test_a_reply_without_an_answer_is_in_no_group_of_behaviour() -> None:
+    def replies(_: str, asked: Prompts) -> list[bool | None]:
+        return [(True, False, None)[i % 3] for i in range(len(asked))]
+
+    groups = measured_groups(load_prompts(), SMALL, replies)
+    assert groups.members["accepted harmful"] == ("harmful", [1, 4, 7, 10])
+    assert groups.members["refused harmless"] == ("harmless", [0, 3, 6, 9])
+    assert groups.members["refused borderline"] == ("borderline", [0, 3, 6, 9])
+    n_wrapped = 2 * len(wrappers(("persuasion",)))  # of which every third reply is an answer
+    assert len(groups.prompts["persuasion jailbreaks"]) == len(range(1, n_wrapped, 3))
 
 
 @pytest.fixture(scope="module")

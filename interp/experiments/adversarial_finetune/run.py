@@ -138,7 +138,7 @@ def _behaving(
 ) -> dict[Kind, Prompts]:
     """Harmful prompts of a split that the model refuses, and harmless ones that it answers."""
 
-    def replies() -> dict[str, tuple[bool, ...]]:
+    def replies() -> dict[str, tuple[bool | None, ...]]:
         return {
             kind: respond(
                 model,
@@ -146,11 +146,11 @@ def _behaving(
                 substrings="zhao",
                 max_new_tokens=config.max_new_tokens,
                 show_progress=stages.show_progress,
-            ).refused
+            ).flags
             for kind, part in asked.items()
         }
 
-    refused = stages.keep(f"replies-{split}", replies, dict[str, tuple[bool, ...]])
+    refused = stages.keep(f"replies-{split}", replies, dict[str, tuple[bool | None, ...]])
     rows = behaving_rows(
         harmful=refused["harmful"], harmless=refused["harmless"], model_name=model.name, split=split
     )

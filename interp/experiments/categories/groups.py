@@ -8,6 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.data.prompts import Kind, Prompts, PromptSet
+from interp.evaluation.responses import rows_where
 from interp.experiments.categories import Config
 from interp.representations.records import HarmAndRefusal
 
@@ -76,7 +77,7 @@ class Group:
 
 
 def groups_of(
-    refused: Mapping[str, Sequence[bool]],
+    refused: Mapping[str, Sequence[bool | None]],
     labels: Int[Tensor, " prompt"],
     names: Sequence[str],
     config: Config,
@@ -84,14 +85,14 @@ def groups_of(
     """Harmfulness takes every prompt; refusal what is refused, and answered, where enough categories allow it.
 
     Args:
-        refused: by kind, whether the model refuses each prompt.
+        refused: by kind, whether the model refuses each prompt; None for a reply without an answer.
     """
     every = list(range(len(names)))
     all_rows, all_harmless = list(range(len(labels))), list(range(len(refused["harmless"])))
     whole = Group(rows=all_rows, labels=labels, harmless=all_harmless, kept=every, filtered=False)
-    refused_harmful = torch.tensor(list(refused["harmful"]))
+    refused_harmful = torch.tensor([flag is True for flag in refused["harmful"]])
     kept = [i for i in every if int((refused_harmful & (labels == i)).sum()) >= config.min_per_category]
-    answered = [row for row in all_harmless if not refused["harmless"][row]]
+    answered = rows_where(refused["harmless"], refused=False)
     if len(kept) < _MIN_CATEGORIES or len(answered) < 2 * config.min_per_category:
         return HarmAndRefusal(harm=whole, refusal=whole)
     rows = [row for row in all_rows if refused_harmful[row] and int(labels[row]) in kept]

@@ -43,7 +43,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
             kind: _refused(model, part, config, stages)
             for kind, part in (("harmful", harmful), ("harmless", harmless))
         },
-        dict[str, tuple[bool, ...]],
+        dict[str, tuple[bool | None, ...]],
     )
     groups = groups_of(refused, labels, names, config)
     stages.lap("replies")
@@ -74,7 +74,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
         counts={
             name: BehavingCount(
                 behaving=sum(
-                    flag
+                    flag is True
                     for flag, label in zip(refused["harmful"], labels.tolist(), strict=True)
                     if label == i
                 ),
@@ -90,15 +90,15 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
     return Outcome(result=result, tensors=tensors)
 
 
-def _refused(model: ChatModel, part: Prompts, config: Config, stages: Stages) -> tuple[bool, ...]:
-    """Whether the model's reply to each prompt refuses, by the source's own list."""
+def _refused(model: ChatModel, part: Prompts, config: Config, stages: Stages) -> tuple[bool | None, ...]:
+    """Whether the model's reply to each prompt refuses, by the source's own list; None for one without an answer."""
     return respond(
         model,
         part,
         substrings="zhao",
         max_new_tokens=config.max_new_tokens,
         show_progress=stages.show_progress,
-    ).refused
+    ).flags
 
 
 def _compared(

@@ -9,8 +9,8 @@ from interp.data.wrappers import attempts, wrappers
 from interp.evaluation.responses import rows_where
 from interp.experiments.guard import Config
 
-Replies = Callable[[str, Prompts], Sequence[bool]]
-"""(name of the stage, prompts) → whether the model refuses each."""
+Replies = Callable[[str, Prompts], Sequence[bool | None]]
+"""(name of the stage, prompts) → whether the model refuses each; None for a reply without an answer."""
 
 
 @dataclass(frozen=True, kw_only=True)

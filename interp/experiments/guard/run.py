@@ -94,7 +94,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
     if prompts.ending != "as-is":
         raise ValueError(f"this experiment compares endings itself; load {prompts.name} with ending='as-is'")
 
-    def replies(name: str, asked: Prompts) -> tuple[bool, ...]:
+    def replies(name: str, asked: Prompts) -> tuple[bool | None, ...]:
         return stages.keep(
             name,
             lambda: (
@@ -104,16 +104,16 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
                     substrings="zhao",
                     max_new_tokens=config.max_new_tokens,
                     show_progress=stages.show_progress,
-                ).refused
+                ).flags
             ),
-            tuple[bool, ...],
+            tuple[bool | None, ...],
         )
 
     # 1. Prompts, and what the model does with them.
     train = {kind: prompts[kind, "train"].first(config.n_train) for kind in PAIRED_KINDS}
     validation = {kind: prompts[kind, "val"] for kind in PAIRED_KINDS}
     check_calibration(len(validation["harmless"]), config.false_positive_rate)
-    refused: dict[Kind, Sequence[bool]] = {
+    refused: dict[Kind, Sequence[bool | None]] = {
         kind: replies(f"train-{kind}", train[kind]) for kind in PAIRED_KINDS
     }
     groups = measured_groups(prompts, config, replies)
@@ -148,7 +148,10 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
         seconds=stages.seconds,
         config=config,
         groups={name: len(part) for name, part in groups.prompts.items()},
-        counts={kind: Counts(refused=sum(flags), of=len(flags)) for kind, flags in refused.items()},
+        counts={
+            kind: Counts(refused=len(rows_where(flags, refused=True)), of=len(flags))
+            for kind, flags in refused.items()
+        },
         by_ending={
             ending: WithEnding(
                 detectors={name: measured(one, groups, config) for name, one in table.detectors.items()},
@@ -165,7 +168,7 @@ def _scores(
     model: ChatModel,
     sets: Mapping[str, Prompts],
     groups: Mapping[str, Prompts],
-    refused: Mapping[Kind, Sequence[bool]],
+    refused: Mapping[Kind, Sequence[bool | None]],
     ending: Ending,
     config: Config,
     stages: Stages,
@@ -205,7 +208,10 @@ def _scores(
 
 
 def _fit_data(
-    model: ChatModel, read: Mapping[str, Readings], refused: Mapping[Kind, Sequence[bool]], ending: Ending
+    model: ChatModel,
+    read: Mapping[str, Readings],
+    refused: Mapping[Kind, Sequence[bool | None]],
+    ending: Ending,
 ) -> FitData:
     """The training and validation prompts that were read, and which of them behave."""
     return FitData(

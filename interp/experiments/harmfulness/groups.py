@@ -27,11 +27,11 @@ class Part(NamedTuple):
     """Prompts of one kind and split under one ending, and what the model does with them."""
 
     prompts: Prompts
-    full: tuple[bool, ...]
-    """Refused, from the whole prompt."""
-    cut: tuple[bool, ...]
-    """Refused, from the prompt cut after the instruction."""
-    silent: tuple[bool, ...]
+    full: tuple[bool | None, ...]
+    """Refused, from the whole prompt; None for a reply without an answer."""
+    cut: tuple[bool | None, ...]
+    """Refused, from the prompt cut after the instruction; None for a reply without an answer."""
+    silent: tuple[bool | None, ...]
     """No word, from the prompt cut after the instruction; the source counts that as refused."""
     states: Float[Tensor, "prompt layer role d_model"]
 
@@ -75,16 +75,18 @@ def measure(
         ended = part.with_ending(ending)
         tokens = tokenize(model.tokenizer, ended.texts)
 
-        def replies(ended: Prompts = ended, tokens: ChatTokens = tokens) -> tuple[tuple[bool, ...], ...]:
+        def replies(
+            ended: Prompts = ended, tokens: ChatTokens = tokens
+        ) -> tuple[tuple[bool | None, ...], ...]:
             max_new_tokens = config.max_new_tokens
             full = respond(model, ended, tokens=tokens, substrings="zhao", max_new_tokens=max_new_tokens)
             cut = respond(
                 model, ended, tokens=tokens.truncated(), substrings="zhao", max_new_tokens=max_new_tokens
             )
-            return full.refused, cut.refused, tuple(not reply.strip() for reply in cut.replies)
+            return full.flags, cut.flags, tuple(not reply.strip() for reply in cut.replies)
 
         full, cut, silent = stages.keep(
-            f"{ending}-replies-{kind}-{split}", replies, tuple[tuple[bool, ...], ...]
+            f"{ending}-replies-{kind}-{split}", replies, tuple[tuple[bool | None, ...], ...]
         )
         measured[kind, split] = Part(ended, full, cut, silent, states(model, tokens))
     return measured

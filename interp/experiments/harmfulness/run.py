@@ -12,6 +12,7 @@ Steps (`run`), on the fixed splits of a prompt set; all but the first and the la
 7. margins and inversion at other token positions (appendix F), with prompts as they are.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 from interp.data.prompts import ENDINGS, Ending, Kind, PromptSet, Split
 from interp.engine.activations import collect
 from interp.evaluation.records import GROUPS, MIN_IN_GROUP
-from interp.evaluation.responses import MIN_BEHAVING
+from interp.evaluation.responses import MIN_BEHAVING, rows_where
 from interp.experiments.definition import Outcome
 from interp.experiments.harmfulness import Config, Result
 from interp.experiments.harmfulness.analysis import (
@@ -64,7 +65,7 @@ from interp.models.chat_model import ChatModel
 from interp.models.tokens import tokenize
 from interp.representations.beliefs import belief, fit_centres
 from interp.representations.confounds import leak_check
-from interp.stats import auroc, rate
+from interp.stats import Estimate, auroc, rate
 from interp.storage.stages import Stages
 
 
@@ -120,7 +121,7 @@ def _ending_result(
     draws, seed = config.draws, config.seed
     reading = EndingResult(
         truncation={
-            kind: TruncationRates(whole=rate(p.full), truncated=rate(p.cut), silent=rate(p.silent))
+            kind: TruncationRates(whole=_share(p.full), truncated=_share(p.cut), silent=_share(p.silent))
             for (kind, split), p in measured.items()
             if split == "test"
         },
@@ -162,6 +163,11 @@ def _ending_result(
     return replace(reading, steering=steering, inversion=inversion)
 
 
+def _share(flags: Sequence[bool | None]) -> Estimate:
+    """Share of the replies with an answer."""
+    return rate([flag for flag in flags if flag is not None])
+
+
 # Section 3.1: a confound check
 
 
@@ -170,8 +176,8 @@ def _other_anchors(measured: Measured, anchors: Anchors, groups: Groups, seed: i
     if ("borderline", "train") not in measured:
         return None
     other = measured["borderline", "train"]
-    accepted = ~torch.tensor(other.full)
-    if int(accepted.sum()) < MIN_BEHAVING:
+    accepted = rows_where(other.full, refused=False)
+    if len(accepted) < MIN_BEHAVING:
         return None
     keys: tuple[tuple[Kind, Split], ...] = (("harmful", "test"), *HARMLESS)
 
@@ -191,7 +197,7 @@ def _other_anchors(measured: Measured, anchors: Anchors, groups: Groups, seed: i
 
     return AnchorCheck(
         source=other.prompts.source,
-        n=int(accepted.sum()),
+        n=len(accepted),
         same_source=reading(anchors.harmless[:, :, 0]),
         other_source=reading(other.states[accepted][:, :, 0]),
     )
@@ -209,7 +215,7 @@ def _steer(
     stages: Stages,
 ) -> RefusalSweep | None:
     part = measured["harmless", "test"]
-    answered = [row for row, refused in enumerate(part.full) if not refused][: config.n_steer]
+    answered = rows_where(part.full, refused=False)[: config.n_steer]
     if len(answered) < MIN_IN_GROUP:
         return None
     return refusal_sweep(

@@ -112,7 +112,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
 def _responses(model: ChatModel, prompts: Prompts, stage: str, config: Config, stages: Stages) -> Responses:
     """The model's responses to the prompts, as a stage."""
 
-    def replies() -> tuple[tuple[bool, ...], tuple[str, ...]]:
+    def replies() -> tuple[tuple[bool | None, ...], tuple[str, ...]]:
         made = respond(
             model,
             prompts,
@@ -120,10 +120,15 @@ def _responses(model: ChatModel, prompts: Prompts, stage: str, config: Config, s
             max_new_tokens=config.max_new_tokens,
             show_progress=stages.show_progress,
         )
-        return made.refused, made.replies
+        return made.flags, made.replies
 
-    refused, texts = stages.keep(stage, replies, tuple[tuple[bool, ...], tuple[str, ...]])
-    return Responses(prompts=prompts, refused=refused, replies=texts)
+    flags, texts = stages.keep(stage, replies, tuple[tuple[bool | None, ...], tuple[str, ...]])
+    return Responses(
+        prompts=prompts,
+        refused=tuple(flag is True for flag in flags),
+        replies=texts,
+        unfinished=tuple(flag is None for flag in flags),
+    )
 
 
 # Centres
@@ -132,7 +137,7 @@ def _responses(model: ChatModel, prompts: Prompts, stage: str, config: Config, s
 def _behaving(model: ChatModel, train: Mapping[Kind, Responses]) -> dict[Kind, Prompts]:
     """Harmful training prompts that the model refuses, and harmless ones that it answers."""
     rows = behaving_rows(
-        harmful=train["harmful"].refused, harmless=train["harmless"].refused, model_name=model.name
+        harmful=train["harmful"].flags, harmless=train["harmless"].flags, model_name=model.name
     )
     return {kind: train[kind].prompts.take(places) for kind, places in zip(PAIRED_KINDS, rows, strict=True)}
 
@@ -230,21 +235,24 @@ def beliefs_of(
 
 
 def _plain_points(kind: Kind, plain: Responses, beliefs: Sequence[dict[Ending, BothBeliefs]]) -> list[Point]:
+    """A point for every plain request with an answer."""
     ids = dict(
         zip(plain.prompts.texts, plain.prompts.ids, strict=True)
     )  # a text that is there twice is one request
-    rows = zip(plain.prompts.texts, plain.refused, beliefs, strict=True)
+    rows = zip(plain.prompts.texts, plain.flags, beliefs, strict=True)
     return [
         Point(kind=kind, family="plain", wrapper="plain", id=ids[text], refused=refused, beliefs=both)
         for text, refused, both in rows
+        if refused is not None
     ]
 
 
 def _wrapped_points(
     kind: Kind, wrapped: Responses, asked: _Asked, beliefs: Sequence[dict[Ending, BothBeliefs]]
 ) -> list[Point]:
+    """A point for every wrapped request with an answer."""
     ids = dict(zip(asked.plain.texts, asked.plain.ids, strict=True))
-    rows = zip(asked.attempts, wrapped.refused, beliefs, strict=True)
+    rows = zip(asked.attempts, wrapped.flags, beliefs, strict=True)
     return [
         Point(
             kind=kind,
@@ -255,6 +263,7 @@ def _wrapped_points(
             beliefs=both,
         )
         for attempt, refused, both in rows
+        if refused is not None
     ]
 
 
