@@ -101,3 +101,4 @@ def __dir__() -> list[str]:
 
 if "IPython" in sys.modules:  # a user's mistake is one line there
     import_module("interp.display.errors").short_errors()
+    import_module("interp.display.errors").plain_notes()

@@ -22,9 +22,9 @@ _STYLE = (
 _CELL = "text-align:left;padding:.15em .8em .15em 0;vertical-align:top"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Card:
-    """An object's description of itself for display."""
+    """An object's description of itself for display, or any few numbers that belong together."""
 
     title: str
     """What the object is, in a few words."""
@@ -34,6 +34,12 @@ class Card:
     """Tables of its main numbers."""
     notes: Sequence[str] = ()
     """Sentences on what the numbers mean and what to call next."""
+
+    def _repr_html_(self) -> str:
+        return self.html()
+
+    def __repr__(self) -> str:
+        return self.text()
 
     def html(self) -> str:
         """The card for a notebook cell; colours follow the notebook's theme."""

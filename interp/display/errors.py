@@ -1,5 +1,6 @@
-"""Short error messages: a mistake in the user's input is one line in IPython."""
+"""Messages in IPython: a mistake in the user's input is one line, a note of the library is plain text."""
 
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,25 @@ def short_errors() -> None:
     shell = ipython_shell()
     if shell is not None and not shell.custom_exceptions:
         shell.set_custom_exc((ValueError, OSError), _show_error)
+
+
+def plain_notes() -> None:
+    """Write the library's notes (log messages from WARNING on) to this IPython session's output.
+
+    Notebooks show what goes to standard error as a red box, which is for errors. Does nothing outside IPython, or where
+    the library's logger has a handler; where the user has set up logging, that alone writes.
+    """
+    log = logging.getLogger(_PACKAGE.name)
+    if ipython_shell() is not None and not log.handlers:
+        log.addHandler(_Notes(logging.WARNING))
+
+
+class _Notes(logging.Handler):
+    """Messages as lines of the current cell's output."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not logging.getLogger().handlers:
+            sys.stdout.write(f"note: {self.format(record)}\n")
 
 
 def is_users_mistake(error: BaseException) -> bool:

@@ -47,11 +47,16 @@ def fewer_colours(data: bytes) -> bytes:
 
 
 def shrink_notebook(path: str | Path) -> int:
-    """Write a notebook's pictures with fewer colours; returns the bytes that were saved."""
+    """Write a notebook's pictures with fewer colours, without outputs of nothing; returns the bytes that were saved.
+
+    An output of nothing is what a progress bar that is done leaves.
+    """
     file = Path(path)
     before = file.read_text(encoding="utf-8")
     notebook: dict[str, Any] = json.loads(before)
     for cell in notebook["cells"]:
+        if "outputs" in cell:
+            cell["outputs"] = [o for o in cell["outputs"] if "data" not in o or any(o["data"].values())]
         for output in cell.get("outputs", ()):
             if "image/png" in output.get("data", {}):
                 small = fewer_colours(base64.b64decode(output["data"]["image/png"]))

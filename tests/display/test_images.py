@@ -35,7 +35,8 @@ def test_a_picture_of_few_colours_is_smaller_and_looks_the_same() -> None:
 def test_a_notebook_keeps_all_but_the_bytes_of_its_pictures(tmp_path: Path) -> None:
     kept = {"output_type": "stream", "text": ["ø\n"]}
     shown = {"output_type": "display_data", "data": {"image/png": base64.b64encode(picture()).decode()}}
-    notebook = {"cells": [{"source": ["x"], "outputs": [kept, shown]}, {"source": []}], "nbformat": 4}
+    bar = {"output_type": "display_data", "data": {"text/html": "", "text/plain": ""}}
+    notebook = {"cells": [{"source": ["x"], "outputs": [bar, kept, shown]}, {"source": []}], "nbformat": 4}
     path = tmp_path / "a.ipynb"
     path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     assert shrink_notebook(path) > 0

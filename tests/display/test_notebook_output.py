@@ -45,6 +45,13 @@ int("x")
 get_ipython().set_custom_exc((KeyError,), lambda *a, **k: None)
 interp.display.errors.short_errors()
 interp.load_prompts("nowhere")
+
+import logging
+logging.getLogger("interp.some.module").warning("a note, %d", 3)
+logging.getLogger("interp.some.module").info("not said")
+
+logging.basicConfig()
+logging.getLogger("interp.some.module").warning("to whoever set up logging")
 """
 
 
@@ -71,6 +78,13 @@ def test_a_users_mistake_is_one_line_in_a_notebook(kernel_outputs: list[dict]) -
     # Control: what interp did not raise keeps its traceback, %tb prints it, and a handler of the user's own stays.
     for full in (bug, traceback, others):
         assert len("".join(full["traceback"]).splitlines()) > 1
+
+
+def test_a_note_of_the_library_is_no_red_box_in_a_notebook(kernel_outputs: list[dict]) -> None:
+    notes = [o for o in kernel_outputs if o["output_type"] == "stream" and "WARNING" not in o["text"]][1:]
+    assert [(o["name"], o["text"]) for o in notes] == [("stdout", "note: a note, 3\n")]
+    (last,) = [o for o in kernel_outputs if o["output_type"] == "stream" and "WARNING" in o["text"]]
+    assert last["name"] == "stderr" and "to whoever set up logging" in last["text"]
 
 
 def test_whose_mistake_it_is() -> None:
