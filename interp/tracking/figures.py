@@ -49,8 +49,9 @@ class Series(NamedTuple):
 class Rows:
     """Measurements of a record by measure, prompts and block, in checkpoint order."""
 
-    def __init__(self, record: TrackRecord) -> None:
+    def __init__(self, record: TrackRecord, stages: str = "") -> None:
         self.checkpoints = record.checkpoints
+        self.stages = stages
         self._by: dict[tuple[str, str | None, int | None], dict[int, Estimate]] = {}
         for index, checkpoint in enumerate(record.checkpoints):
             for row in checkpoint.rows:
@@ -79,9 +80,13 @@ class Rows:
         return sorted(layer for m, _, layer in self._by if m == measure and layer is not None)
 
 
-def figures(record: TrackRecord) -> dict[str, go.Figure]:
-    """Every figure for which the record has values, by name."""
-    rows = Rows(record)
+def figures(record: TrackRecord, *, stages: str = "") -> dict[str, go.Figure]:
+    """Every figure for which the record has values, by name.
+
+    Args:
+        stages: what the names of the checkpoints' folders mean, for the notes below the titles.
+    """
+    rows = Rows(record, stages)
     corpora = rows.prompts("bits_per_byte_change")
     drawn = {
         "trajectory": _trajectory(record, rows),
@@ -160,7 +165,7 @@ def _trajectory(record: TrackRecord, rows: Rows) -> go.Figure:
     finish(
         figure,
         title="Behaviour, beliefs and directions along the checkpoints",
-        note=f"{record.provenance.model_name}; {_counts(rows)}; bands: 95% intervals",
+        note=f"{_about(record, rows)}; {_counts(rows)}; bands: 95% intervals",
         left=95,
         right=300,
         legend=False,
@@ -187,8 +192,17 @@ def _lines(
         return figure
     reference_line(figure, y=0)
     _axis(figure, record, rows)
-    about = f"{record.provenance.model_name}; " + (f"{note}; " if note else "")
+    about = f"{_about(record, rows)}; " + (f"{note}; " if note else "")
     return finish(figure, title=title, note=f"{about}bands: 95% intervals")
+
+
+def _about(record: TrackRecord, rows: Rows) -> str:
+    """The model, which checkpoint all others are compared with, and what the checkpoints' names mean."""
+    labels = [checkpoint.label for checkpoint in record.checkpoints]
+    reference = record.reference.label
+    name = _checkpoint_name(record, rows, labels.index(reference)) if reference in labels else reference
+    reference = f"reference: checkpoint {name.replace('<br>', ' ')}"
+    return "; ".join([record.provenance.model_name, reference, *([rows.stages] if rows.stages else [])])
 
 
 def _traces(rows: Rows, series: Sequence[Series], legend: str = "legend") -> list[go.Scatter]:
@@ -242,7 +256,7 @@ def _weights(record: TrackRecord, rows: Rows) -> go.Figure:
     return finish(
         figure,
         title="Relative change of each block's weights since the reference",
-        note=record.provenance.model_name,
+        note=_about(record, rows),
         right=130,
     )
 

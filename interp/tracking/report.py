@@ -105,9 +105,9 @@ def _on_refusals(record: TrackRecord, rows: Rows, first: int, last: int) -> list
     return sentences
 
 
-def report(record: TrackRecord) -> str:
-    """The report of a trajectory as a page."""
-    charts, about, facts = figures(record), record.provenance, record.reference.facts
+def report(record: TrackRecord, *, stages: str = "") -> str:
+    """The report of a trajectory as a page; `stages` as in `figures`."""
+    charts, about, facts = figures(record, stages=stages), record.provenance, record.reference.facts
     notes = list(about.notes)
     if facts.leak.worst > facts.leak.threshold:
         notes.append(

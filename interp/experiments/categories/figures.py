@@ -120,7 +120,7 @@ def _heat_maps(result: Result) -> go.Figure:
     finish(
         figure,
         title="Cosine between the directions of each pair of harm categories",
-        note=f"{result.provenance.model_name}; mean over layers, others by the slider",
+        note=f"{_about(result)}; mean over layers, others by the slider",
         right=100,
         below=90,
     )
@@ -190,8 +190,15 @@ def _lines(result: Result) -> go.Figure:
     return finish(
         figure,
         title="Mean cosine between directions of different harm categories, by layer",
-        note=f"{result.provenance.model_name}; bands: 95% intervals",
+        note=f"{_about(result)}; bands: 95% intervals",
     )
+
+
+def _about(result: Result) -> str:
+    """The model, and how many prompts a category has."""
+    sizes = [count.of for count in result.counts.values()]
+    n = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
+    return f"{result.provenance.model_name}; n = {n} harmful prompts of each category"
 
 
 def _without_nan(traces: Sequence[Any]) -> list[go.Scatter]:

@@ -13,14 +13,14 @@ def figures(result: Result) -> dict[str, go.Figure]:
     note = name if result.rule.published else f"{name}; selection rule relaxed"
     mark = (picked.layer, f"selected: layer {picked.layer}, token {picked.position}")
     looks = {ENDING_LABELS[ending]: style(ending) for ending in COMPARED_ENDINGS}
-    candidates = result.candidates
+    candidates, trained = result.candidates, result.filtered_counts
     return {
         "refusal_rates": _refusal_rates(result, note),
         "cosine": layer_lines(
             {ENDING_LABELS[ending]: result.cosine[ending] for ending in COMPARED_ENDINGS},
             title="Cosine of the harmfulness and the refusal direction",
             note=f"{note}; harmfulness at the last instruction token (t_inst), refusal at template token "
-            f"{picked.position}",
+            f"{picked.position}; n = {trained.harmful} harmful, {trained.harmless} harmless training prompts",
             y_title="cosine",
             reference=0.0,
             marked=mark,
@@ -35,7 +35,7 @@ def figures(result: Result) -> dict[str, go.Figure]:
             },
             layers=[c.layer for c in candidates],
             title="Candidate directions on the validation prompts",
-            note=f"{note}; above 0 refusing is likelier than answering",
+            note=f"{note}; up to n = {result.config.n_val} of each kind; above 0 refusing is likelier than answering",
             y_title="mean refusal metric (log-odds, nats)",
             reference=0.0,
             marked=mark,
@@ -85,7 +85,8 @@ def _auroc(result: Result, note: str) -> go.Figure:
     return layer_lines(
         series,
         title="Harmful against harmless held-out prompts, by layer",
-        note=f"{note}; projection on the difference in means of the training prompts at the same token",
+        note=f"{note}; n = {result.auroc['as-is'][last][0].n} prompts; projection on the difference in means of the "
+        "training prompts at the same token",
         y_title="AUROC",
         reference=0.5,
         reference_name="chance",

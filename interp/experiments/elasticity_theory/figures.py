@@ -18,6 +18,8 @@ PREDICTIONS = {
     "n_a": {"theorem": -1.0, "curvature": -1.0},
 }
 """Size → account → exponent of |R| in it."""
+_RATIO = "R: change of the compression rate of the alignment data over that of the pre-training data"
+_SIZES = "D_a, D_p: alignment and pre-training data"
 
 
 def figures(result: Result) -> dict[str, go.Figure]:
@@ -36,7 +38,7 @@ def figures(result: Result) -> dict[str, go.Figure]:
         "rebound_log_linear": decay_panels(
             {"log-linear": log_linear},
             title="Decline of aligned behaviour under negative examples, log-linear model",
-            note="experiment E5; form of figure 4; bands: one SD over seeds",
+            note="in the form of the paper's figure 4; bands: one SD over seeds",
             y_title="share of aligned behaviour",
             controls=(),
         ),
@@ -48,7 +50,7 @@ def figures(result: Result) -> dict[str, go.Figure]:
                 for n_p, c in curves.items()
             },
             title="Decline of aligned behaviour under negative examples, tiny transformer",
-            note="experiment E6; form of figure 6; mean over prompts; bands: one SD over seeds",
+            note="in the form of the paper's figure 6; mean over prompts; bands: one SD over seeds",
             y_title="probability of the positive continuation",
             controls=(),
         )
@@ -58,7 +60,7 @@ def figures(result: Result) -> dict[str, go.Figure]:
                 for row in transformer_ratios(result.transformer)
             ],
             title="Slope ratio R against the ratio k of the data sizes, tiny transformer",
-            note="experiment E6; 95% intervals",
+            note=f"{_RATIO}; 95% intervals",
             x_title="k = pre-training sequences / positive examples",
         )
     return charts
@@ -76,12 +78,13 @@ def _pole(result: Result) -> go.Figure:
             trace.update(marker={"color": look.colour, "symbol": f"{look.symbol.removesuffix('-open')}-open"})
             figure.add_trace(trace)
     mark(figure, 1, "pole: l* = s / (1 − s)")
-    figure.update_yaxes(type="log", dtick="D2")
+    ticks = [1, 2, 5, 10, 20, 50, 100]
+    figure.update_yaxes(type="log", tickvals=ticks, ticktext=[str(tick) for tick in ticks])
     return finish(
         figure,
         title="Slope ratio of the mixture up to its pole and beyond",
-        note="experiment E1; R: slope ratio; k: |D_p| / |D_a|; l: perturbation data / |D_a|; s: share of the mixture; "
-        "lines: closed form, points: measured",
+        note=f"{_RATIO}; {_SIZES}; k: |D_p| / |D_a|; l: perturbation data / |D_a|, R is infinite at l*; s: share of "
+        "the mixture; lines: closed form, points: measured",
     )
 
 
@@ -136,7 +139,7 @@ def _slope_ratio(result: Result) -> go.Figure:
     return slope_ratios(
         rows,
         title="Slope ratio R against the ratio k of the data sizes",
-        note="R: change of the compression rate of the alignment data over that of the pre-training data",
+        note=f"{_RATIO}; {_SIZES}; l: perturbation data / |D_a|, R is infinite at l*",
     )
 
 
@@ -158,7 +161,7 @@ def _hookes_law(result: Result) -> go.Figure:
         series,
         title="Hooke's law: data size times change of compression rate, for both sets",
         unit="per |D_a|, nats or bits",
-        note="on the dashed line the two products are equal",
+        note=f"γ: compression rate; {_SIZES}; l: perturbation data / |D_a|",
     )
 
 
@@ -170,7 +173,8 @@ def _exponents(result: Result) -> go.Figure:
     for number, (name, sizes) in enumerate(exponents.items()):
         estimates = [with_ends(sizes.n_p), with_ends(sizes.n_a)]
         places = [i + 0.08 * (number - 1) for i in range(2)]
-        figure.add_trace(points(name, places, estimates, looks.get(name, CONTROL)))
+        label = name.replace("N- = 25", "25 negative examples")
+        figure.add_trace(points(label, places, estimates, looks.get(name, CONTROL)))
     for account, dash in (("theorem", "dash"), ("curvature", "dot")):
         for i, size in enumerate(labels):
             level = PREDICTIONS[size][account]
@@ -189,5 +193,5 @@ def _exponents(result: Result) -> go.Figure:
     return finish(
         figure,
         title="What the slope ratio depends on when training goes in stages",
-        note="experiments E4 and E6; 95% intervals",
+        note=f"{_RATIO}; 95% intervals; at -1 the two predictions are one",
     )

@@ -90,6 +90,7 @@ def _table3(result: Result) -> go.Figure:
             col=1,
         )
     figure.update_yaxes(autorange="reversed", showgrid=False)
+    figure.update_xaxes(ticks="")  # none under the empty column
     for row in range(1, len(ENDINGS)):
         figure.update_xaxes(showticklabels=False, row=row)
     share = result.config.false_positive_rate
@@ -206,7 +207,9 @@ def _categories(result: Result) -> go.Figure:
             places = [i + step * (number - 1.5) for i in range(len(categories))]
             ordered = [entries[category] for category in categories]
             figure.add_trace(points(label, places, ordered, look, horizontal=True))
-    names = [f"{c.replace('_', ', ', 1).replace('_', ' ')} (n = {series[0][1][c].n})" for c in categories]
+    n_harmless = len(by["as-is"][GUARD].scores["harmless"])
+    sizes = {category: entry.n - n_harmless for category, entry in series[0][1].items()}
+    names = [f"{c.replace('_', ', ', 1).replace('_', ' ')} (n = {sizes[c]})" for c in categories]
     figure.update_yaxes(
         tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5], showgrid=False
     )
@@ -220,7 +223,8 @@ def _categories(result: Result) -> go.Figure:
     return finish(
         figure,
         title="Each harm category against all harmless prompts",
-        note=f"{result.provenance.model_name}; 95% intervals",
+        note=f"{result.provenance.model_name}; n: harmful prompts of the category, each against the same {n_harmless} "
+        "harmless ones; 95% intervals",
     )
 
 

@@ -62,7 +62,8 @@ def clusters(result: Result) -> go.Figure:
         figure,
         title="Nearer refused harmful prompts (above 0) or accepted harmless ones (below)",
         note=f"{result.provenance.model_name}; cosine to the centre of refused harmful training prompts minus that to "
-        "accepted harmless ones; bands of the groups that misbehave: one SD; grey: 95% of shuffled labels",
+        "accepted harmless ones; bands of the groups that misbehave: one SD; grey: 95% of shuffled labels; prompts "
+        "stripped of closing punctuation are left out for space (figure 3 shows them)",
     )
 
 

@@ -111,8 +111,9 @@ def _cosine(result: Result) -> go.Figure:
     return finish(
         figure,
         title="Cosine of the harmfulness and the refusal direction",
-        note=f"{result.provenance.model_name}; bands: 95% intervals; grey: 2 SD of random pairs of directions; a "
-        "direction whose two halves disagree is not determined by these prompts",
+        note=f"{result.provenance.model_name}; n = {as_is.mean_cosine.n} training prompts; bands: 95% intervals; "
+        "grey: 2 SD of random pairs of directions; a direction whose two halves disagree is not determined by these "
+        "prompts",
     )
 
 
@@ -169,8 +170,9 @@ def _confound(result: Result) -> go.Figure:
     low = min((e.low for entries in shown.values() for e in entries if e.measurable), default=0.0)
     figure.update_yaxes(range=[min(-0.015, low - 0.03), 1.04], tickformat=".2f")
     reference_line(figure, y=0.5, name="0.5: chance, for AUROC")
+    sizes = "n of each panel = " + ", ".join(str(max(e.n for e in entries)) for entries in shown.values())
     return finish(
         figure,
         title="How prompts end, and what is read at the last instruction token",
-        note=f"{result.provenance.model_name}; 95% intervals",
+        note=f"{result.provenance.model_name}; {sizes}; 95% intervals",
     )

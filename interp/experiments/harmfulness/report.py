@@ -171,10 +171,12 @@ def _clusters(result: Result, drawn: go.Figure) -> Section:
     return Section(
         title="Clusters (section 3.1, figure 2)",
         text=[
-            "Margins towards refused harmful training prompts, away from accepted harmless ones. Groups at t_inst "
-            "are by the reply to the prompt cut after the instruction where that fills all of them, else by the "
-            f"whole prompt's: {', '.join(labels)}. Grey: "
-            "what shuffled labels give."
+            "How much nearer each group's activations lie to refused harmful training prompts than to accepted "
+            "harmless ones: the cosine to the centre of the former minus that to the centre of the latter, above 0 on "
+            "the harmful side. Prompts stripped of closing punctuation are left out of the figure, which would have "
+            "six panels; the verdicts above and figure 3 include them. Groups at t_inst are by the reply to the prompt "
+            "cut after the instruction where that fills all of them, else by the whole prompt's: "
+            f"{', '.join(labels)}. Grey: what shuffled labels give."
         ],
         figures=[drawn],
     )

@@ -48,7 +48,9 @@ def figures(result: Result) -> dict[str, go.Figure]:
     """Every figure, from the stored result."""
     models, doses = result.models, result.config.negatives
     label = _score_label(result)
-    about = f"{', '.join(models)}; {reverse_stage(result)}; bands: one SD over seeds"
+    how = f"{reverse_stage(result)}; n = {result.config.seeds} seeds"
+    bands = f"{how}; bands: one SD over seeds"
+    about = f"{', '.join(models)}; {bands}"
     drawn = {
         "decay_curves": decay_panels(
             {
@@ -56,7 +58,7 @@ def figures(result: Result) -> dict[str, go.Figure]:
                 for name, m in models.items()
             },
             title="Behaviour under negative examples",
-            note=f"form of figures 4 to 6; {about}",
+            note=f"{about}; in the form of the paper's figures 4 to 6",
             y_title=label,
         ),
         "kl": decay_panels(
@@ -82,7 +84,7 @@ def figures(result: Result) -> dict[str, go.Figure]:
             series_title="{} negative examples",
             controls=(),
         ),
-        "time_constants": _time_constants(models),
+        "time_constants": _time_constants(models, result.config.seeds),
     }
     for number, (name, model) in enumerate(models.items()):
         suffix = f"_{number}" if len(models) > 1 else ""
@@ -90,7 +92,7 @@ def figures(result: Result) -> dict[str, go.Figure]:
             doses,
             score_curves(model.points),
             title="Behaviour by positive and negative examples",
-            note=f"{name}; form of figure 7; {about}",
+            note=f"{name}; {how}; mean over seeds; in the form of the paper's figure 7",
             score=label,
         )
         drawn[f"rates{suffix}"] = decay_panels(
@@ -101,7 +103,7 @@ def figures(result: Result) -> dict[str, go.Figure]:
                 for corpus in CORPORA
             },
             title="Compression of each held-out corpus",
-            note=f"{name}; lower is a better fit; {about}",
+            note=f"{name}; lower is a better fit; {bands}",
             y_title="bits per byte",
             share=False,
         )
@@ -115,14 +117,14 @@ def _score_label(result: Result) -> str:
     return "refusal rate" if spec == "refusal" else f"share of replies, {spec}"
 
 
-def _time_constants(models: Mapping[str, ModelResult]) -> go.Figure:
+def _time_constants(models: Mapping[str, ModelResult], seeds: int) -> go.Figure:
     figure = panels(x_title="positive examples", y_title="time constant (negative examples)")
     looks = named(list(models))
     for name, model in models.items():
         at_base = model.statistics.tau_floor == "base"
         taus = {n: g.tau if at_base else g.tau_fitted_floor for n, g in model.statistics.aligned.items()}
         measurable = {n: tau for n, tau in taus.items() if tau.measurable}
-        floor = "floor at the base model's score" if at_base else "fitted floor"
+        floor = "decline towards the score before alignment" if at_base else "decline towards a fitted score"
         missing = sum(tau.missing for tau in taus.values())
         label = f"{name}, {floor}" + (f" ({missing} curves without a time constant)" if missing else "")
         sizes = [f"{n_plus:,}" for n_plus in measurable]
@@ -132,7 +134,8 @@ def _time_constants(models: Mapping[str, ModelResult]) -> go.Figure:
     return finish(
         figure,
         title="Time constant of the decline under negative examples",
-        note="rebound would let it fall with more positive examples; t intervals over seeds",
+        note="negative examples until the distance from where the decline ends is 1/e of what it was; rebound would "
+        f"let it fall with more positive examples; 95% t intervals over n = {seeds} seeds",
         legend=True,
     )
 

@@ -132,7 +132,12 @@ def _first_tokens(result: Result) -> go.Figure:
         )
     figure.update_xaxes(range=[-0.01, 1.0])
     figure.update_layout(barmode="overlay")
-    return finish(figure, title="Ten likeliest first tokens of the answer", note=_note(result))
+    sizes = ", ".join(f"{len(values)} {kind}" for kind, values in result.refusal_metric.items())
+    return finish(
+        figure,
+        title="Ten likeliest first tokens of the answer",
+        note=f"{_note(result)}; n = {sizes} training prompts",
+    )
 
 
 def _metric_histogram(result: Result) -> go.Figure:

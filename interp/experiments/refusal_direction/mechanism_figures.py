@@ -148,6 +148,7 @@ def attention(result: Result, note: str) -> go.Figure:
     return finish(
         figure,
         title="Where the top heads attend from the last token",
-        note=f"{note}; mean attention over requests; the four regions sum to 1",
+        note=f"{note}; mean attention over n = {result.mechanism.n_refused} harmful and {result.mechanism.n_answered} "
+        "harmless requests; the four regions sum to 1",
         right=110,
     )

@@ -44,7 +44,7 @@ def _losses(result: Result) -> go.Figure:
     return finish(
         figure,
         title="Loss after training towards the earlier and towards the later checkpoint",
-        note=f"{result.provenance.model_name}; form of table 1; n = {result.config.seeds} seeds; t intervals",
+        note=f"{_about(result)}; in the form of the paper's table 1",
     )
 
 
@@ -56,7 +56,7 @@ def _kl_change(result: Result) -> go.Figure:
     return finish(
         figure,
         title="How far training moved the model",
-        note=f"{result.provenance.model_name}; form of table 2; n = {result.config.seeds} seeds; t intervals",
+        note=f"{_about(result)}; in the form of the paper's table 2",
     )
 
 
@@ -82,5 +82,9 @@ def _gaps(result: Result) -> go.Figure:
     return finish(
         figure,
         title="Loss forward minus loss inverse: above 0 the inverse direction is easier",
-        note=f"{result.provenance.model_name}; paired over {result.config.seeds} seeds; t intervals",
+        note=f"{_about(result)}; paired over seeds",
     )
+
+
+def _about(result: Result) -> str:
+    return f"{result.provenance.model_name}; n = {result.config.seeds} seeds; 95% t intervals"
