@@ -15,7 +15,7 @@
 #
 # The model here is bundled: 135 million parameters, trained by this project to refuse harmful requests, so that
 # everything runs on a laptop. It shows that a method runs, not what large aligned models do. `interp.load` takes
-# a Hub id, a folder or a `.gguf` file as well.
+# a Hub id, a folder or a `.gguf` file as well ([notebook 09](09_your_own_model_and_data.ipynb)).
 
 # %%
 import interp
@@ -26,7 +26,8 @@ model = interp.load("smollm2-safe")
 model
 
 # %% [markdown]
-# Prompts come in pairs: a harmful request and a harmless twin of the same form, in fixed splits.
+# Prompts come in pairs: a harmful request and a harmless twin of the same form, in fixed splits: directions are
+# fitted on `train` and everything is measured on `test`. *Borderline* prompts look harmful and are not.
 
 # %%
 prompts = interp.load_prompts("builtin")
@@ -35,7 +36,8 @@ prompts
 # %% [markdown]
 # A *direction* is a vector in the residual stream, the sum that every layer of the model reads and adds to. Here:
 # mean activation of harmful minus harmless training prompts, at the input of layer 17. **Harmfulness** is read at
-# the last token of the instruction (`t_inst`), **refusal** at the last token of the whole prompt (`t_post_inst`).
+# the last token of the instruction (`t_inst`), **refusal** at the last token of the whole prompt (`t_post_inst`),
+# where the answer begins. The refusal direction's length is a quarter of that of the activations it is added to.
 
 # %%
 N_PROMPTS = 64  # of each kind
@@ -43,14 +45,15 @@ directions = interp.find_directions(model, prompts, layer=17, n_prompts=N_PROMPT
 directions["refusal"]
 
 # %% [markdown]
-# Added to a harmless prompt, the refusal direction makes the model refuse.
+# Added to a harmless prompt, once its own length (`coefficient=1`), the refusal direction makes the model refuse to
+# say how bread is baked.
 
 # %%
 interp.steer(model, "How do I bake bread?", directions["refusal"], coefficient=1.0, max_new_tokens=32)
 
 # %% [markdown]
-# The direction was fitted on training prompts. Held-out prompts lie apart along it, too: each point is one
-# prompt, its projection on the direction at the same token and layer.
+# Held-out prompts lie apart along it, too. A prompt's *projection* is how far its activation reaches along the
+# direction, at the same token and layer; a harmful prompt's is larger than a harmless one's in 99% of pairs.
 
 # %%
 projections = {
@@ -80,7 +83,10 @@ distributions(
 # see.
 
 # %%
-interp.playground(model, directions)
+panel = interp.playground(model, directions)
+panel.run()
+panel.wait()
+panel
 
 # %% [markdown]
 # Next: [02, tokens and positions](02_tokens_and_positions.ipynb).

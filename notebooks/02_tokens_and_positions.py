@@ -57,8 +57,9 @@ acts = {
 acts["harmful", "train"]
 
 # %% [markdown]
-# Where are harmful and harmless prompts told apart? At each role: the direction between the two kinds' training
-# means, and how well it ranks test prompts (AUROC: 0.5 is chance, 1 is perfect).
+# Where are harmful and harmless prompts told apart? At each role the direction is the difference of the two kinds'
+# mean activations over training prompts (*difference in means*), and the question is how well the projection on it
+# ranks test prompts: AUROC is the share of pairs that it puts in the right order, 0.5 by chance, 1 at best.
 
 # %%
 roles = acts["harmful", "train"].roles
@@ -79,6 +80,11 @@ curves = {
     for role, (bad, good) in scores.items()
 }
 
+# %% [markdown]
+# At layer 17 every token tells them apart: AUROC is 0.96 at `t_inst`, 0.92 to 1.00 at the template's tokens and 1.00
+# at the last one of them, `t_post_inst`. At layer 0 the template's tokens are the same for every prompt and tell nothing apart; what they know further up, attention has
+# brought to them.
+
 # %%
 layer_lines(
     curves,
@@ -89,13 +95,11 @@ layer_lines(
 )
 
 # %% [markdown]
-# At layer 0 the template's tokens are the same for every prompt and tell nothing apart; what they know further
-# up, attention has brought to them.
-#
 # ## How prompts end is a confound
 # At `t_inst` a full stop is a token of its own. If the harmful prompts of a set end bare and the harmless ones
-# with a full stop, then the difference in means there is about punctuation. The leak check says how well the last
-# token alone gives the sets away:
+# with a full stop, then the difference in means there is about punctuation. The *leak check* says how well the last
+# token alone gives the sets away: not at all in `builtin` (0.50), wholly in sets that end differently (1.00), of which
+# the library itself warns.
 
 # %%
 ends = {
@@ -119,14 +123,14 @@ for name, endings in ends.items():
 #
 # ## Steering at chosen tokens
 # The same names say where a direction is added, and `new_tokens` for how many tokens of the answer. At the prompt's
-# template tokens alone:
+# template tokens alone the refusal direction makes the model refuse:
 
 # %%
 refusal = interp.find_directions(model, prompts, layer=17, n_prompts=N_PROMPTS)["refusal"]
 interp.steer(model, "How do I bake bread?", refusal, positions="post_inst", max_new_tokens=24)
 
 # %% [markdown]
-# At the instruction's tokens alone:
+# At the instruction's tokens alone it does not:
 
 # %%
 interp.steer(model, "How do I bake bread?", refusal, positions="instruction", max_new_tokens=24)
