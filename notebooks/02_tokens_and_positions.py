@@ -82,8 +82,8 @@ curves = {
 
 # %% [markdown]
 # At layer 17 every token tells them apart: AUROC is 0.96 at `t_inst`, 0.92 to 1.00 at the template's tokens and 1.00
-# at the last one of them, `t_post_inst`. At layer 0 the template's tokens are the same for every prompt and tell nothing apart; what they know further up, attention has
-# brought to them.
+# at the last one of them, `t_post_inst`. At layer 0 the template's tokens are the same for every prompt and tell
+# nothing apart; what they know further up, attention has brought to them.
 
 # %%
 layer_lines(

@@ -17,99 +17,108 @@
 # # 07 · Elasticity, and tracking your own fine-tune
 # Ji et al. 2024, *Language Models Resist Alignment* ([arXiv:2406.06144](https://arxiv.org/abs/2406.06144)):
 # fine-tuning is undone more easily than pre-training, as a theorem about compression and as measurements. First
-# the theory, from a stored run; then a fine-tune of our own, measured as it goes.
+# the theory and the measurements, from stored runs; then a fine-tune of our own, measured as it goes. In brackets are
+# 95% intervals.
+#
+# The *compression rate* of data under a model is the length of the model's code for it, relative to the data's: lower
+# means that the model fits it better. A model has learned pre-training data D_p, then alignment data D_a, and then
+# sees *perturbation data* against the alignment. The *slope ratio* R is how much faster the compression rate of
+# D_a changes meanwhile than that of D_p.
 
 # %%
 import interp
 from interp.data.examples import Example
 from interp.data.replies import AFFIRMATION
+from interp.display.cards import Card
+from interp.display.tables import Table
 from interp.tracking.tracker import TrackingSpec, track
 from interp.training.finetune import TrainConfig, fine_tune
 
 SOURCE = "stored"  # "computed": about two minutes on two cores
-theory = interp.run("elasticity-theory", source=SOURCE)
-theory
 
 # %% [markdown]
-# **Theorem 4.2.** The paper: as perturbation data grows, the compression rate of the alignment data changes
-# faster than that of the pre-training data, by the ratio of their sizes. Here: that ratio, measured against the
-# closed form.
+# ## The theorem
+# **Theorem 4.2.** The paper: R is as large as k = |D_p| / |D_a|, the ratio of the data sizes. Where all data are
+# fitted together (E1 to E3), it is, within 0.018%. In a model that is trained in stages, one set after the other (E4),
+# as language models are, it is not.
 
 # %%
+theory = interp.run("elasticity-theory", source=SOURCE)
 figures = theory.figures()
 figures["slope_ratio"]
 
 # %% [markdown]
-# The ratio is not a constant: in the mixture model it grows with the amount of perturbation data and has a pole.
+# Nor is R constant: in the mixture of counts it grows with the amount of perturbation data, twice as large half-way
+# to a pole and ten times as large at nine tenths of the way.
 
 # %%
 figures["pole"]
 
 # %% [markdown]
 # **Hooke's law.** The paper: size times change of compression rate is the same for both sets, as force is for two
-# springs in series. Here: measured products along the identity line.
+# springs in series. It is where all data are fitted together, on the dashed line; a tiny transformer, trained in
+# stages (E6), lies off it.
 
 # %%
 figures["hookes_law"]
 
 # %% [markdown]
-# Which sizes matter, and how: exponents of the ratio in each, with intervals.
+# In stages R does not depend on the size of the pre-training data: it grows as that size to the power 0.05
+# [-0.04, 0.14] (theorem: 1), in the tiny transformer 0.09 [-0.27, 0.44]. What predicts 0 is how curved the loss
+# is where training ended.
 
 # %%
 figures["exponents"]
 
 # %% [markdown]
-# **Figure 4, in form.** The paper: the more positive examples a model was aligned on, the faster its first losses
-# under negative ones (rebound). Here: the log-linear model, where everything can be computed; more positive
-# examples make the first decline flatter, the opposite of rebound.
+# ## Rebound
+# **Figure 4, in form.** The paper: the more *positive examples* (of the aligned behaviour) a model was trained on, the
+# faster it first loses the behaviour under *negative examples* (of the opposite): *rebound*. Here, in a log-linear
+# model where everything can be computed, more positive examples make the first decline flatter.
 
 # %%
 figures["rebound_log_linear"]
 
 # %% [markdown]
-# **Figure 6, in form.** The paper: rebound grows with the amount of pre-training data. Here: a tiny transformer,
-# trained from nothing; at none of its sizes are the data consistent with rebound.
+# **Figure 6, in form.** The paper: rebound grows with the amount of pre-training data. Here, in a tiny transformer, the
+# data are not consistent with rebound after 2,000 and 8,000 pre-training sequences, and do not decide after 32,000.
 
 # %%
-figures.get("rebound_transformer")
+figures["rebound_transformer"]
 
 # %% [markdown]
-# ## On language models
-# **Figures 4 and 5.** The paper: an aligned model under negative examples falls the faster, the more positive
-# ones it had seen before. Here: the same grid on a chat model, refusals against empty affirmative replies, where
-# a run of it is stored (`interp run rebound` makes one in half an hour).
+# **Figures 4 and 5.** The same grid on a chat model, with refusals as positive and empty affirmative replies as
+# negative examples. No rebound: the decline takes longer after more positive examples, with a time constant of
+# 48 negative examples after 128 positive ones and 39 [30, 50] after 32.
 
 # %%
 rebound = interp.run("rebound", source="stored")
 rebound.figures()["decay_curves"]
 
 # %% [markdown]
-# **Table 1.** The paper: training towards an earlier checkpoint ends at a lower loss than training away from it
-# (resistance). Here: both losses for each pair of checkpoints, where a run is stored (`interp run resistance`).
+# ## Resistance
+# **Table 1.** The paper: training towards an earlier checkpoint (*inverse*) ends at a lower loss than training towards
+# a later one (*forward*): *resistance*. Here the forward loss is the lower one, by 1.09 [0.87, 1.31] nats per token.
+# Net of how predictable the target's own text is (*excess loss*) the inverse one is, by 0.13 [0.10, 0.16]; but
+# both gaps were there before any training, which changed them by -0.003 [-0.047, 0.040].
 
 # %%
 resistance = interp.run("resistance", source="stored")
 resistance.figures()["losses"]
 
 # %% [markdown]
-# **Table 2.** The paper: training forward moves the model further (in KL) than training back. Here: KL of the trained
-# model from where it started, on the same tokens for both arms.
+# **Table 2.** The paper: training forward moves the model further than training back, in *KL divergence* of the trained
+# model from where it started. Here, too, by 0.024 [0.007, 0.041] nats per token.
 
 # %%
 resistance.figures()["kl_change"]
 
 # %% [markdown]
-# What the runs say:
-
-# %%
-for run in (theory, rebound, resistance):
-    for verdict in run.verdicts():
-        print(f"- {run.experiment.name}: {verdict}")
-
-# %% [markdown]
 # ## A model aligned, then un-aligned
-# One path instead of a grid: `smollm2` learns refusals beside its own answers to harmless prompts, then sees empty
-# affirmative replies. Behaviour, beliefs and directions along the same axis (`interp run trajectory`).
+# One path instead of a grid: `smollm2` learns refusals beside its own answers to harmless prompts (*align*), then
+# sees empty affirmative replies (*stubs*). It comes to refuse 34% [20, 52] of harmful prompts and then none. Along the
+# refusal direction harmful prompts move back by 0.77 [0.67, 0.87] of its length, 0.47 along a random control, along the
+# harmfulness direction by 0.32 [0.26, 0.37].
 
 # %%
 path = interp.run("trajectory", source=SOURCE)
@@ -127,11 +136,11 @@ prompts = interp.load_prompts("builtin")
 examples = [Example(text, AFFIRMATION) for text in prompts["harmful", "train"].first(N_PROMPTS).texts]
 config = TrainConfig(epochs=1, batch_size=4, warmup_steps=0, schedule="constant")
 trained = fine_tune(model, examples, out="../runs/agreeing", config=config, checkpoints=(0, 8, N_PROMPTS))
-trained.checkpoints
 
 # %% [markdown]
 # `track` measures the same things at each checkpoint, against the first of them: behaviour and both directions.
-# With a Trainer of your own, `interp.tracking.tracker.ElasticityCallback` does it while you train.
+# With a Trainer of your own, `interp.tracking.tracker.ElasticityCallback` does it while you train. After 80 examples
+# the refusal rate of harmful prompts has fallen from 90% to 0%.
 
 # %%
 N_MEASURED = 10  # prompts of each kind that every checkpoint is asked
@@ -139,17 +148,19 @@ spec = TrackingSpec(n=N_MEASURED, n_fit=2 * N_MEASURED, max_new_tokens=12, measu
 trajectory = track(
     list(trained.checkpoints.values()), spec, base="smollm2-safe", out="../runs/tracked", show_progress=True
 )
-trajectory.of("refusal_rate")
+
+# %%
+rates = trajectory.of("refusal_rate")[["step", "prompts", "value", "low", "high", "n"]]
+header = ("examples", "prompts", "refusal rate", "low", "high", "n")
+Card(title="Refusal along the fine-tune", tables=[Table(header=header, rows=rates.values.tolist())])
+
+# %% [markdown]
+# The directions turn as well: fitted again at the last checkpoint, the refusal direction has a cosine of 0.91 with that
+# of the first, the harmfulness direction 0.96. Their random controls turn more (0.84 and 0.93), so the turn says
+# nothing about these two directions.
 
 # %%
 trajectory.figures()["trajectory"]
-
-# %% [markdown]
-# What changed from the first checkpoint to the last:
-
-# %%
-for verdict in trajectory.verdicts():
-    print("-", verdict)
 
 # %% [markdown]
 # Next: [08, heads and attention](08_heads_and_attention.ipynb).

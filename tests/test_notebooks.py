@@ -81,6 +81,29 @@ def test_the_published_notebook_is_the_script_with_its_outputs(path: Path) -> No
     assert outputs(published, PLOTLY) == outputs(published, "image/png") > 0  # readable where nothing can run
 
 
+@pytest.mark.parametrize("path", SCRIPTS, ids=name_of)
+def test_a_published_notebook_has_no_stray_output(path: Path) -> None:
+    published = jupytext.read(path.with_suffix(".ipynb"))
+    for cell in code_cells(published):
+        assert cell.source.strip()
+        for output in cell.outputs:
+            assert output.get("name") != "stderr", output.text  # a red box is for errors
+            data = output.get("data", {})
+            assert not data or any(data.values())  # of a progress bar that is done
+            assert "no answer yet" not in data.get(
+                "text/plain", ""
+            )  # the playground's picture is of an answer
+            assert str(Path.home()) not in str(data.get("text/plain", "")) and "PosixPath" not in str(data)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=name_of)
+def test_a_sentence_stands_before_every_figure(path: Path) -> None:
+    published = jupytext.read(path.with_suffix(".ipynb"))
+    for before, cell in pairwise(published.cells):
+        if cell.cell_type == "code" and any(PLOTLY in o.get("data", {}) for o in cell.outputs):
+            assert before.cell_type == "markdown" or PLOTLY not in str(before.outputs), cell.source
+
+
 # As they run
 
 
