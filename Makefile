@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
+# Where the environment forbids bytecode, every worker, kernel and command would compile 3,000 modules again: 8 s each.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test torture types unit lab docs bench notebooks format figures clean
 
 demo: $(READY)
