@@ -1,4 +1,8 @@
-"""The notebooks read in order, call the library and define nothing, and every cell of theirs runs."""
+"""The notebooks read in order, call the library and define nothing, and every cell of theirs runs.
+
+The first and the last run on the bundled model, those between on one of its depth and with its tokenizer that is an
+eighth as wide: what it says is noise, but every call of theirs is made. The published outputs are the bundled model's.
+"""
 
 import ast
 import os
@@ -9,11 +13,16 @@ from pathlib import Path
 
 import jupytext
 import pytest
+import torch
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_notebook
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import interp
+from interp.models.gguf import convert_gguf
+from interp.models.sources import ADAPTER_FOLDER, bundled_gguf
 
 ROOT = Path(interp.__file__).parent.parent
 SCRIPTS = sorted((ROOT / "notebooks").glob("*.py"))
@@ -117,6 +126,38 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `model`, as deep as the bundled one but narrow and of random weights, and `adapter` for it."""
+    folder = tmp_path_factory.mktemp("narrow")
+    bundled = convert_gguf(bundled_gguf())
+    config = AutoConfig.from_pretrained(bundled)
+    for name in ("hidden_size", "intermediate_size", "head_dim"):
+        setattr(config, name, getattr(config, name) // 8)
+    torch.manual_seed(0)
+    hf = AutoModelForCausalLM.from_config(config).float()
+    hf.save_pretrained(folder / "model")
+    AutoTokenizer.from_pretrained(bundled).save_pretrained(folder / "model")
+    adapted = get_peft_model(hf, LoraConfig(task_type="CAUSAL_LM", target_modules=["o_proj", "down_proj"]))
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.02)  # zeros would make no difference
+    adapted.save_pretrained(folder / "adapter")
+    return folder
+
+
+def bundled_is(model: Path, adapter: Path) -> NotebookNode:
+    """A cell in front of a notebook: an empty namespace, and what `smollm2` and `smollm2-safe` stand for in it."""
+    return new_code_cell(
+        "%reset -f\n"
+        "from pathlib import Path\n"
+        "from interp.models import sources\n"
+        f"sources.bundled_gguf = lambda place=Path({str(model)!r}): place\n"
+        f"sources.ADAPTER_FOLDER = Path({str(adapter)!r})\n"
+        "del Path, sources"
+    )
+
+
+@pytest.fixture(scope="module")
 def client(desk: Path) -> Iterator[NotebookClient]:
     """One kernel for all notebooks, reset in between: libraries are loaded once."""
     shared = NotebookClient(new_notebook(), timeout=300, resources={"metadata": {"path": str(desk)}})
@@ -126,7 +167,7 @@ def client(desk: Path) -> Iterator[NotebookClient]:
 
 @pytest.mark.checkpoint
 @pytest.mark.parametrize("path", SCRIPTS, ids=name_of)
-def test_every_cell_runs(path: Path, client: NotebookClient) -> None:
+def test_every_cell_runs(path: Path, client: NotebookClient, narrow: Path) -> None:
     for experiment in re.findall(r'interp\.run\("([\w-]+)"', path.read_text()):
         if not (ROOT / "figures" / experiment / "result.json").is_file():
             pytest.skip(
@@ -134,7 +175,9 @@ def test_every_cell_runs(path: Path, client: NotebookClient) -> None:
             )
     notebook = jupytext.read(path)
     shrink(notebook)
-    notebook.cells.insert(0, new_code_cell("%reset -f"))
+    whole = path in (SCRIPTS[0], SCRIPTS[-1])
+    models = (bundled_gguf(), ADAPTER_FOLDER) if whole else (narrow / "model", narrow / "adapter")
+    notebook.cells.insert(0, bundled_is(*models))
     client.nb = notebook
     for index, cell in enumerate(notebook.cells):
         client.execute_cell(cell, index)
