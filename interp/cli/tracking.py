@@ -65,6 +65,7 @@ def track_series(
         from interp.data.corpora import read_corpus
         from interp.data.prompts import load_prompts
         from interp.storage.run_folders import check_target
+        from interp.tracking.checkpoints import find_checkpoints
 
         check_target(out)
         named = {name: path for name, _, path in (item.partition("=") for item in corpus or [])}
@@ -72,11 +73,13 @@ def track_series(
             raise ValueError(f"--corpus takes NAME=FILE, got {', '.join(corpus or [])}")
         chosen = load_prompts(prompts, column=column, seed=seed, ending=ending)  # pyright: ignore[reportArgumentType]
         corpora = {name: read_corpus(name, path) for name, path in named.items()} or None
+        asked = [replace(model, name=checkpoint) for checkpoint in checkpoints]
+        find_checkpoints(asked, base=model.name or None)  # before torch is loaded
         from interp.tracking.spec import TrackingSpec
         from interp.tracking.tracker import track
 
         trajectory = track(
-            [replace(model, name=checkpoint) for checkpoint in checkpoints],
+            asked,
             TrackingSpec(prompts=chosen, corpora=corpora, n=n, seed=seed),
             base=model.name or None,
             reference=None if reference is None else replace(model, name=reference),

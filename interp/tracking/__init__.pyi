@@ -1,5 +1,8 @@
 from .callback import live_spec as live_spec
 from .callback import untouched as untouched
+from .checkpoints import find_checkpoints as find_checkpoints
+from .checkpoints import find_series as find_series
+from .checkpoints import step_unit as step_unit
 from .controls import contrasts as contrasts
 from .decay_curves import crossing as crossing
 from .decay_curves import fit_decay as fit_decay
@@ -37,9 +40,6 @@ from .references import keep_reference as keep_reference
 from .report import rate_table as rate_table
 from .report import verdicts as verdicts
 from .series import CheckpointLoader as CheckpointLoader
-from .series import find_checkpoints as find_checkpoints
-from .series import find_series as find_series
-from .series import step_unit as step_unit
 from .spec import Reference as Reference
 from .spec import TrackingSpec as TrackingSpec
 from .tracker import block_weights as block_weights

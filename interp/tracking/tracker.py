@@ -33,6 +33,7 @@ from interp.storage.provenance import ModelProvenance
 from interp.storage.run_folders import read_header
 from interp.storage.stages import StageCache, Stages, open_stages
 from interp.tracking.callback import ElasticityCallback
+from interp.tracking.checkpoints import Checkpoint, Named, Series, find_series, step_unit
 from interp.tracking.measures import (
     distributions,
     kl_per_token,
@@ -43,7 +44,7 @@ from interp.tracking.measures import (
 from interp.tracking.records import CheckpointRecord, Measurement, ReferenceRecord, TrackRecord
 from interp.tracking.references import fit_reference, keep_reference
 from interp.tracking.report import NAME
-from interp.tracking.series import Checkpoint, CheckpointLoader, Named, Series, find_series, step_unit
+from interp.tracking.series import CheckpointLoader
 from interp.tracking.spec import Reference, TrackingSpec
 from interp.tracking.trajectory import Trajectory, assemble
 
@@ -53,18 +54,18 @@ __all__ = ["ElasticityCallback", "TrackingSpec", "Trajectory", "measure_series",
 
 
 def track(
-    checkpoints: Sequence[Named] | Named,
+    checkpoints: "Sequence[Named] | Named",
     spec: TrackingSpec | None = None,
     *,
     base: str | ChatModel | None = None,
-    reference: Named | None = None,
+    reference: "Named | None" = None,
     out: str | Path | None = None,
     show_progress: bool = False,
 ) -> Trajectory:
     """Measure every checkpoint of a series; one that cannot be measured is skipped and recorded with the reason.
 
     Args:
-        checkpoints: see `interp.tracking.series`.
+        checkpoints: see `interp.tracking.checkpoints`.
         spec: measures, prompts and corpora; None is the default `TrackingSpec()`.
         base: model that adapters belong to, by name or loaded; None takes the one that each names.
         reference: a label of the series, or another checkpoint; None is the first of the series that loads.

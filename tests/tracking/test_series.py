@@ -1,12 +1,14 @@
 """Which checkpoints a series has, in which order, and how they are loaded."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from interp.models.chat_model import load
-from interp.tracking.series import CheckpointLoader, find_checkpoints, step_unit
+from interp.tracking.checkpoints import find_checkpoints, step_unit
+from interp.tracking.series import CheckpointLoader
 from tests.tracking.conftest import COUNTS
 
 
@@ -56,3 +58,14 @@ def test_the_loader_holds_one_base_and_swaps_adapters(tuned: Path, saved_tiny: P
             assert all(torch.equal(value, other[key]) for key, value in model.hf.state_dict().items())
     assert all(hf is loaded[0] for hf in loaded)
     assert all(torch.equal(value, plain[key]) for key, value in loaded[0].state_dict().items())
+
+
+def test_a_whole_model_stays_loaded_until_another_is_opened(saved_tiny: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(saved_tiny, tmp_path / "other")
+    loader, opened = CheckpointLoader(), []
+    first, second = find_checkpoints([saved_tiny, other])
+    for checkpoint in (first, first, second, first):
+        with loader.open(checkpoint) as model:
+            opened.append(model)
+    assert opened[0] is opened[1]
+    assert len({id(model) for model in opened}) == 3

@@ -20,7 +20,7 @@ from interp.experiments.definition import Outcome
 from interp.experiments.trajectory import STAGES, Config, Result
 from interp.models.chat_model import ChatModel
 from interp.storage.stages import Stages
-from interp.tracking.series import find_series
+from interp.tracking.checkpoints import find_series
 from interp.tracking.spec import TrackingSpec
 from interp.tracking.tracker import measure_series
 from interp.tracking.trajectory import as_csv
