@@ -9,7 +9,6 @@ Names below are loaded at first use, so that `import interp` stays fast; every o
 
 import sys
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names for editors and type checkers
@@ -89,6 +88,8 @@ __all__ = sorted(_NAMES)  # pyright: ignore[reportUnsupportedDunderAll] (it read
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
+        from importlib.metadata import version  # loads a parser of e-mail
+
         return version("interp-workbench")
     if name not in _NAMES:
         raise AttributeError(f"module 'interp' has no attribute {name!r}; it has {', '.join(__all__)}")

@@ -20,10 +20,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 from pydantic import BeforeValidator
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # numpy and scipy are loaded where they compute: types and records need neither
+    import numpy as np
     from torch import Tensor
 
 Number = int | float
@@ -125,6 +125,8 @@ def mean_with_interval(
     values: Sequence[float], *, seed: int = 0, resamples: int = 2000, unit: str = ""
 ) -> Estimate:
     """Mean with its 95% percentile-bootstrap interval over the values."""
+    import numpy as np
+
     data = np.asarray(values, dtype=np.float64)
     if len(data) == 0:
         return Estimate.unmeasured()
@@ -153,6 +155,8 @@ def auroc(
     Raises:
         ValueError: one side is empty, or scores that are not finite.
     """
+    import numpy as np
+
     a, b = _array(positive), _array(negative)
     value = float(_auroc(a, b))
     generator = np.random.default_rng(seed)
@@ -170,15 +174,18 @@ def auroc(
     )
 
 
-def _array(values: "Tensor | Sequence[float]") -> np.ndarray:
+def _array(values: "Tensor | Sequence[float]") -> "np.ndarray":
+    import numpy as np
+
     plain: Any = values
     if hasattr(plain, "detach"):  # a tensor, perhaps in half precision or on a GPU
         plain = plain.detach().double().cpu().numpy()
     return np.asarray(plain, dtype=np.float64)
 
 
-def _auroc(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _auroc(a: "np.ndarray", b: "np.ndarray") -> "np.ndarray":
     """AUROC along the last axis, for many resamples at once."""
+    import numpy as np
     from scipy import stats
 
     n, m = a.shape[-1], b.shape[-1]
@@ -190,8 +197,12 @@ def _auroc(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.asarray((ranks[..., :n].sum(-1) - n * (n + 1) / 2) / (n * m))
 
 
-def ratio_with_interval(sums: np.ndarray, counts: np.ndarray, *, seed: int = 0, unit: str = "") -> Estimate:
+def ratio_with_interval(
+    sums: "np.ndarray", counts: "np.ndarray", *, seed: int = 0, unit: str = ""
+) -> Estimate:
     """Sum of sums over sum of counts, with a 95% percentile-bootstrap interval over the rows; n is the counts' sum."""
+    import numpy as np
+
     if len(sums) == 0:
         return Estimate.unmeasured()
     index = np.random.default_rng(seed).integers(0, len(sums), (2000, len(sums)))
@@ -214,6 +225,7 @@ def over_seeds(values: Sequence[Number], *, log: bool = False) -> Estimate:
         log: average logarithms (for time constants and counts, which spread multiplicatively); the geometric mean comes
             back. Values of 0 or less are missing then.
     """
+    import numpy as np
     from scipy import stats
 
     data = np.asarray(values, dtype=np.float64)
@@ -244,6 +256,7 @@ def fitted_slope(x: Sequence[Number], y: Sequence[Number]) -> Estimate:
     Raises:
         ValueError: x and y differ in length, or fewer than two different x.
     """
+    import numpy as np
     from scipy import stats
 
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
@@ -276,6 +289,7 @@ def exponents(factors: Mapping[str, Sequence[Number]], response: Sequence[Number
     Raises:
         ValueError: a factor that is not positive, or that does not vary.
     """
+    import numpy as np
     from scipy import stats
 
     names = list(factors)
@@ -320,6 +334,7 @@ def ratio_of_means(numerators: Sequence[Number], denominators: Sequence[Number])
         numerators: paired differences, one per document (or seed).
         denominators: paired differences of another set of documents, independent of the numerators.
     """
+    import numpy as np
     from scipy import stats
 
     a, b = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
@@ -354,6 +369,7 @@ def paired_test(first: Sequence[Number], second: Sequence[Number]) -> PairedTest
     Raises:
         ValueError: the two differ in length.
     """
+    import numpy as np
     from scipy import stats
 
     if len(first) != len(second):

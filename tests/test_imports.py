@@ -68,11 +68,20 @@ for arguments in (["--help"], ["run", "--help"]):
     assert loaded_after(code, *HEAVY, "numpy", "interp.models.chat_model") == set()
 
 
+def test_the_commands_are_built_without_what_only_their_work_needs() -> None:
+    """Typer itself loads pydantic to parse a command's options, but not for the help of `interp`."""
+    libraries = (*HEAVY, "numpy", "pydantic", "filelock", "asyncio")
+    assert loaded_after("import interp.cli.main", *libraries) == set()
+    # Control: what reads results does load them.
+    assert "pydantic" in loaded_after("import interp.storage.settings", *libraries)
+
+
 STATIC = (
     (["list"], "refusal-direction"),
     (["--version"], "interp 0"),
     (["run", "rebound", "--settings"], "learning_rate"),
     (["run", "demo", "--set", "x=1"], "name one of n_train"),
+    (["run", "demo", "--set", "n_test=-3"], "must be 1 or more"),
     (["run", "nothing"], "unknown experiment"),
     (["run", "demo", "--prompts", "absent"], "unknown prompt set"),
     (["run", "demo", "--out", "README.md"], "is a file"),
@@ -87,6 +96,8 @@ STATIC = (
     (["directions", "--prompts", "absent"], "unknown prompt set"),
     (["guard", "score", "absent", "-"], "no such guard file"),
     (["plot", "absent"], "holds no result.json"),
+    (["runs", "show", "absent"], "holds no result.json"),
+    (["track", "runs/no/where"], "no such checkpoint"),
 )
 """Commands that answer, or find a mistake, without a model, and words of their answer."""
 
@@ -99,7 +110,7 @@ from interp.cli.main import app
 for arguments, words in {STATIC!r}:
     result = CliRunner().invoke(app, arguments)
     assert words in result.output, result.output
-    loaded = [name for name in {(*HEAVY, "sympy", "huggingface_hub")!r} if name in sys.modules]
+    loaded = [name for name in {(*HEAVY, "numpy", "sympy", "huggingface_hub")!r} if name in sys.modules]
     assert not loaded, (arguments, loaded)
 """
     assert loaded_after(code, *HEAVY) == set()

@@ -4,7 +4,6 @@ Imports of torch and the models happen inside the commands: `interp --help` answ
 """
 
 import logging
-from importlib.metadata import version as installed_version
 from typing import Annotated
 
 import typer
@@ -24,6 +23,8 @@ app = typer.Typer(
 
 def _print_version(asked: bool) -> bool:
     if asked:
+        from importlib.metadata import version as installed_version
+
         print_lines(f"interp {installed_version('interp-workbench')}")
         raise typer.Exit
     return asked

@@ -19,8 +19,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from interp.data.corpora import Corpus
 from interp.data.examples import Example, Preference
 from interp.data.prompt_sets import PromptSet
@@ -86,6 +84,8 @@ class Task:
 
     def shuffled(self, seed: int) -> tuple[list[Example], list[Example]]:
         """Positive and negative examples, shuffled with a seed."""
+        import numpy as np
+
         generator = np.random.default_rng(seed)
         return (
             [self.positive[i] for i in generator.permutation(len(self.positive))],

@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from interp.storage.atomic_files import remove_strays
 
 
@@ -37,6 +35,8 @@ def folder_lock(folder: Path) -> Iterator[None]:
         ValueError: another process, or another thread of this one, is writing the folder.
         OSError: the place of the folder is not writable.
     """
+    from filelock import FileLock, Timeout  # loads asyncio
+
     folder = resolved(folder)
     made = _make_parents(folder)
     path = folder.with_name(f".{folder.name}.lock")

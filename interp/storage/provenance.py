@@ -4,7 +4,6 @@ import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 _LIBRARIES = (
@@ -193,6 +192,8 @@ def provenance(model: Mapping[str, Any], prompts: Mapping[str, Any], config: Any
 
 def library_versions() -> dict[str, str]:
     """Python's and the main libraries' versions."""
+    from importlib.metadata import PackageNotFoundError, version
+
     versions = {"python": platform.python_version()}
     for library in _LIBRARIES:
         try:

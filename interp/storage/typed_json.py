@@ -9,15 +9,18 @@ missing or of another type raises a `ValueError` that names the file and the pat
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+if TYPE_CHECKING:  # pydantic takes a tenth of a second to load, and help and lists read no JSON
+    from pydantic import ValidationError
 
 T = TypeVar("T")
 
 
 @cache
 def _adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
     return TypeAdapter(kind)
 
 
@@ -51,6 +54,8 @@ def from_json(kind: "type[T] | Any", data: bytes | str, *, source: str) -> "T | 
     Raises:
         ValueError: invalid JSON, or a value of another shape; the message names the source and the path inside it.
     """
+    from pydantic import ValidationError
+
     try:
         return _adapter(kind).validate_json(data)
     except ValidationError as error:
@@ -85,6 +90,8 @@ def read_json(path: str | Path, kind: "type[T] | Any" = Any, *, remedy: str) -> 
         ValueError: damaged; the message is one line with file, reason and remedy.
         OSError: no such file, or not readable.
     """
+    from pydantic import ValidationError
+
     data = Path(path).read_bytes()
     try:
         return _adapter(kind).validate_json(data)
@@ -98,7 +105,7 @@ def first_line(error: BaseException) -> str:
     return next((line for line in lines if line.strip("-=* ")), type(error).__name__)[:300]
 
 
-def _first(error: ValidationError) -> str:
+def _first(error: "ValidationError") -> str:
     """The first validation error, and the number of further ones."""
     first, more = error.errors(include_url=False)[0], error.error_count() - 1
     path = ".".join(str(part) for part in first["loc"])

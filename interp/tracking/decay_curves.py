@@ -21,8 +21,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from interp.stats import Estimate, Number
 
 
@@ -57,6 +55,8 @@ def fit_decay(doses: Sequence[Number], scores: Sequence[Number], *, floor: Numbe
     Raises:
         ValueError: too few points for the parameters.
     """
+    import numpy as np
+
     x, y = np.asarray(doses, dtype=np.float64), np.asarray(scores, dtype=np.float64)
     needed = 3 if floor is None else 2
     if len(x) != len(y) or len(np.unique(x)) < needed:
@@ -124,6 +124,8 @@ def knee(doses: Sequence[Number], scores: Sequence[Number]) -> float:
     NaN with fewer than four points, and where two pieces fit no better than one line (F test at 5%, with five points or
     more).
     """
+    import numpy as np
+
     x, y = np.asarray(doses, dtype=np.float64), np.asarray(scores, dtype=np.float64)
     if len(x) < 4:
         return math.nan
@@ -150,6 +152,8 @@ def knee(doses: Sequence[Number], scores: Sequence[Number]) -> float:
 
 def slope_within(doses: Sequence[Number], scores: Sequence[Number], first: Number, last: Number) -> float:
     """Least-squares slope of one curve between two doses, per example; NaN with fewer than two points there."""
+    import numpy as np
+
     x, y = np.asarray(doses, dtype=np.float64), np.asarray(scores, dtype=np.float64)
     inside = (first <= x) & (x <= last)
     return float(np.polyfit(x[inside], y[inside], 1)[0]) if len(np.unique(x[inside])) > 1 else math.nan

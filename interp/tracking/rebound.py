@@ -19,8 +19,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import numpy as np
-
 from interp.stats import Estimate, Number, fitted_slope, over_seeds
 from interp.tracking.decay_curves import crossing, fit_decay, half_life, knee, slope_within
 
@@ -258,6 +256,8 @@ def _floor(aligned: Mapping[int, _SeedValues]) -> Floor:
 
 
 def _trends(aligned: Mapping[int, _SeedValues], floor: Floor) -> Trends:
+    import numpy as np
+
     sizes = [math.log(n_plus) for n_plus, group in aligned.items() for _ in group.start]
     groups = aligned.values()
 

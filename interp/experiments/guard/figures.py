@@ -1,7 +1,6 @@
 """Figures of the guard comparison, drawn from a stored result alone."""
 
 import plotly.graph_objects as go
-from sklearn.metrics import roc_curve
 
 from interp.data.prompt_sets import ENDINGS
 from interp.display.charts import (
@@ -125,6 +124,8 @@ def _group_label(group: str | None, first: dict[str, Estimate]) -> str:
 
 def _roc(result: Result) -> go.Figure:
     """ROC of harmful against harmless test prompts, every detector, by ending; each panel has its own AUROCs."""
+    from sklearn.metrics import roc_curve  # takes a second to load; verdicts need none
+
     figure = panels(
         [LABELS[e] for e in ENDINGS],
         columns=len(ENDINGS),
