@@ -103,8 +103,10 @@ def _fill(model: Any, config: Any, weights: dict[str, Tensor]) -> None:
     from peft.utils import set_peft_model_state_dict
 
     with quiet_peft():
-        with_embeddings = not weights.keys() <= stored_tensors(model).keys()
-        expected = {key: value.shape for key, value in stored_tensors(model, with_embeddings).items()}
+        own = stored_tensors(model)
+        if with_embeddings := not weights.keys() <= own.keys():
+            own = stored_tensors(model, with_embeddings)
+        expected = {key: value.shape for key, value in own.items()}
         found = {key: value.shape for key, value in weights.items()}
         # AdaLoRA's ranks shrink in training, and PEFT resizes its modules to them when it loads.
         if getattr(config, "rank_pattern", None) and config.peft_type == "ADALORA":

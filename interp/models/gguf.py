@@ -4,7 +4,7 @@ A split file is converted as a whole, whichever of its shards is given. Only a f
 converted (`interp.models.gguf_conversion`).
 
 The cache folder is `$INTERP_CACHE`, else `$XDG_CACHE_HOME/interp`, else `~/.cache/interp`; a converted copy is verified
-by its SHA-256 at every use and converted again when it does not match.
+by its SHA-256, in a process once for each size, time and inode of a file, and converted again when it does not match.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.storage.atomic_files import draft_folder, remove_folder
-from interp.storage.file_hashes import file_sha256
+from interp.storage.file_hashes import remembered_sha256
 from interp.storage.typed_json import read_json
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def convert_gguf(path: Path) -> Path:
         if stream.read(4) != b"GGUF":
             raise ValueError(f"{path} is not a GGUF file (it does not start with 'GGUF'); check the download")
     shards = shards_of(path)
-    digest = file_sha256(path) if len(shards) == 1 else _joint_digest(shards)
+    digest = remembered_sha256(path) if len(shards) == 1 else _joint_digest(shards)
     match = _SHARD.fullmatch(path.name)
     target = cache_folder() / f"{match[1] if match else path.stem}-{digest[:16]}"
     if target.is_dir():
@@ -99,7 +99,7 @@ def shards_of(path: Path) -> list[Path]:
 
 
 def _joint_digest(shards: list[Path]) -> str:
-    return hashlib.sha256("".join(map(file_sha256, shards)).encode()).hexdigest()
+    return hashlib.sha256("".join(map(remembered_sha256, shards)).encode()).hexdigest()
 
 
 def _dequantise(shards: list[Path], folder: Path) -> None:
@@ -111,7 +111,7 @@ def _dequantise(shards: list[Path], folder: Path) -> None:
 
 def _digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every file: a damaged configuration or tokenizer is as wrong as damaged weights."""
-    return {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.name != _RECORD}
+    return {path.name: remembered_sha256(path) for path in sorted(folder.iterdir()) if path.name != _RECORD}
 
 
 def _is_intact(folder: Path) -> bool:
