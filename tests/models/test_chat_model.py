@@ -1,8 +1,6 @@
 """Blocks, sites and hooks on every covered family; what is not covered is refused by name."""
 
 import copy
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -149,8 +147,3 @@ def test_bundled_model_loads_and_agrees_with_its_bridge(bundled) -> None:
     ids = torch.tensor([tokenize(model.tokenizer, ["How do I bake bread?"]).ids[0]])
     with torch.inference_mode():
         torch.testing.assert_close(model.bridge(ids), model.hf(ids).logits, rtol=1e-3, atol=1e-3)
-
-
-def test_importing_models_does_not_import_transformer_lens() -> None:
-    code = "import interp.models.chat_model, sys; assert 'transformer_lens' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)

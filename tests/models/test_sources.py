@@ -140,13 +140,14 @@ def test_a_model_that_was_changed_in_memory_is_not_what_its_files_hold(folder: P
 # No network
 
 
-def test_an_unknown_name_without_a_network_is_one_line_without_retries() -> None:
+def test_an_unknown_name_without_a_network_is_one_line_without_retries_or_transformer_lens() -> None:
     code = """
-import interp, logging
+import interp, sys
 try:
     interp.load("nobody/no-such-model")
 except ValueError as error:
     print(error)
+assert "transformer_lens" not in sys.modules, "takes seconds to import, and only a bridge needs it"
 """
     done = subprocess.run(
         [sys.executable, "-c", code],

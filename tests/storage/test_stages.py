@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -179,38 +180,36 @@ def test_a_kill_while_stages_are_removed_leaves_nothing_that_counts(tmp_path: Pa
     assert names(tmp_path) == []
 
 
-RUN = """
-import os, signal, sys
-from pathlib import Path
-import torch
-from interp.storage.stages import open_stages
-
-log = Path(sys.argv[2])
-
-def compute(name, value):
-    with log.open("a") as stream:
-        stream.write(name)
-    if name == "c" and sys.argv[3] == "die":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return value
-
-with open_stages(sys.argv[1], key={"seed": 0}) as stages:
-    stages.keep("a", lambda: compute("a", 1))
-    stages.keep("b", lambda: compute("b", {"t": torch.ones(2)}))
-    stages.keep("c", lambda: compute("c", 3))
-"""
-
-
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
 def test_a_killed_run_continues_with_the_stage_it_was_at(tmp_path: Path) -> None:
     log = tmp_path / "log"
 
-    def start(how: str) -> int:
-        command = [sys.executable, "-c", RUN, str(tmp_path / "run"), str(log), how]
-        return subprocess.run(command, check=False, timeout=60).returncode
+    def run(dies: bool) -> None:
+        def compute(name: str, value: object) -> object:
+            with log.open("a") as stream:
+                stream.write(name)
+            if dies and name == "c":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return value
 
-    assert start("die") == -signal.SIGKILL
+        with open_stages(tmp_path / "run", key={"seed": 0}) as stages:
+            stages.keep("a", lambda: compute("a", 1))
+            stages.keep("b", lambda: compute("b", {"t": torch.ones(2)}))
+            stages.keep("c", lambda: compute("c", 3))
+
+    def start(dies: bool) -> int:
+        """The exit code of a process that does the run."""
+        if (child := os.fork()) == 0:
+            try:
+                run(dies)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    assert start(dies=True) == -signal.SIGKILL
     assert log.read_text() == "abc"
-    assert start("live") == 0
+    assert start(dies=False) == 0
     assert log.read_text() == "abcc"  # a and b were there, c was not
     assert names(tmp_path) == ["log"]
 
