@@ -36,7 +36,7 @@ def together(*jobs: Callable[[], list[Tensor]]) -> list[list[Tensor]]:
         return [future.result() for future in [threads.submit(run, job) for job in jobs]]
 
 
-def job(model: ChatModel, seed: int, rounds: int = 6) -> Callable[[], list[Tensor]]:
+def job(model: ChatModel, seed: int, rounds: int = 4) -> Callable[[], list[Tensor]]:
     """Everything the engine does, over and over."""
     vector = VECTOR.roll(seed)
     change = [Ablate(direction=vector), Add(direction=vector, layers=[1], positions="t_inst", new_tokens=2)]
@@ -99,7 +99,7 @@ def test_a_plain_pass_beside_packed_ones_keeps_its_own_attention(tokenizer: PreT
 
 @pytest.mark.checkpoint
 def test_the_two_bundled_models_collecting_at_once(bundled: Callable[[str], ChatModel]) -> None:
-    prompts = load_prompts("builtin")["harmful", "train"].first(24).texts
+    prompts = load_prompts("builtin")["harmful", "train"].first(12).texts
 
     def collecting(name: str) -> Callable[[], list[Tensor]]:
         model = bundled(name)
