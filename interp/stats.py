@@ -18,6 +18,7 @@ prompts, of a model or of a judge.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator
@@ -25,6 +26,11 @@ from pydantic import BeforeValidator
 if TYPE_CHECKING:  # numpy and scipy are loaded where they compute: types and records need neither
     import numpy as np
     from torch import Tensor
+
+_CONTAINING = ("Wilson", "t", "Fieller", "exact")
+"""Intervals that contain their value by construction; percentiles of resamples can leave a biased one out."""
+_ROUNDING = 1e-6
+"""Relative rounding of stored numbers."""
 
 Number = int | float
 """Type of counts and measurements."""
@@ -51,6 +57,24 @@ class Estimate:
     """Method of the interval, e.g. `Wilson`, `bootstrap`, `t`, `Fieller`; empty without one."""
     missing: int = 0
     """Number of observations without a value, such as curves that never cross a level."""
+
+    def __post_init__(self) -> None:
+        """Check that the numbers can be an estimate and its interval; NaN passes every comparison.
+
+        Raises:
+            ValueError: a negative count, ends in the wrong order, a value outside an interval that contains it by
+                construction, or an AUROC or Wilson share outside 0 to 1.
+        """
+        if self.n < 0 or self.missing < 0:
+            raise ValueError(f"counts must be 0 or more, got n {self.n} and missing {self.missing}")
+        ends = [self.low, self.value, self.high] if self.interval in _CONTAINING else [self.low, self.high]
+        for lower, upper in pairwise(ends):
+            if lower - upper > _ROUNDING * max(abs(lower), abs(upper)):
+                raise ValueError(
+                    f"low, value and high must be in order, got {self.low:g}, {self.value:g} and {self.high:g}"
+                )
+        if (self.unit == "AUROC" or self.interval == "Wilson") and not _within_unit(*ends, self.value):
+            raise ValueError(f"{self.unit or 'a rate'} must be within 0 to 1, got {self}")
 
     @classmethod
     def unmeasured(cls, n: int = 0, *, unit: str = "", missing: int = 0) -> "Estimate":
@@ -106,6 +130,10 @@ class Estimate:
         digits = ".3g" if self.unit == "" else ".2f"
         ends = f" [{self.low:{digits}}, {self.high:{digits}}]" if math.isfinite(self.low) else ""
         return f"{self.value:{digits}}{ends}"
+
+
+def _within_unit(*values: float) -> bool:
+    return not any(value < -_ROUNDING or value > 1 + _ROUNDING for value in values)
 
 
 def rate(successes: Sequence[bool]) -> Estimate:

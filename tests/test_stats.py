@@ -1,6 +1,7 @@
 """Every number has its interval, against formulas written out and planted truth."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -214,3 +215,27 @@ def test_an_estimate_is_rounded_with_its_interval_and_what_is_missing() -> None:
     assert found.rounded(2, factor=100) == f"2.00 [{100 * found.low:.2f}, {100 * found.high:.2f}] (1 missing)"
     assert over_seeds([1.5]).rounded(1) == "1.5"  # one seed has no interval
     assert over_seeds([math.nan, math.nan]).rounded() == "none (2 missing)"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"value": 0.5, "n": -1}, "counts must be 0 or more, got n -1"),
+        ({"value": 0.5, "n": 1, "missing": -1}, "counts must be 0 or more, got n 1 and missing -1"),
+        ({"value": 0.5, "n": 3, "low": 0.6, "high": 0.4}, "must be in order, got 0.6, 0.5 and 0.4"),
+        ({"value": 0.7, "n": 3, "low": 0.4, "high": 0.6, "interval": "t"}, "must be in order"),
+        ({"value": 7.0, "n": 3, "unit": "AUROC"}, "AUROC must be within 0 to 1, got 7.00"),
+        (
+            {"value": 1.5, "n": 3, "low": 0.5, "high": 2.0, "interval": "Wilson"},
+            "a rate must be within 0 to 1",
+        ),
+    ],
+)
+def test_numbers_that_cannot_be_an_estimate(numbers: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Estimate(**numbers)
+
+
+def test_a_biased_percentile_interval_may_leave_its_value_out() -> None:
+    found = Estimate(value=0.7, n=3, low=0.4, high=0.6, unit="cosine", interval="bootstrap over categories")
+    assert found.high < found.value

@@ -64,7 +64,8 @@ def export(
         if not removes:
             check_output_file(out, f".{target}")
         source = _direction_file(direction)
-        from interp.storage.direction_files import read_direction, write_control_vector, write_direction
+        from interp.storage.control_vectors import write_control_vector
+        from interp.storage.direction_files import read_direction, write_direction
 
         found = read_direction(source, layer=layer)
         if removes:

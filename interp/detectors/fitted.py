@@ -40,7 +40,7 @@ from interp.storage.atomic_files import write_file
 from interp.storage.tensor_files import check_tensors, format_version, read_safetensors, sealed
 from interp.storage.typed_json import first_line
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 ROLES: tuple[Literal["t_inst", "t_post_inst"], ...] = ("t_inst", "t_post_inst")
 """Token roles at which states are read, in the order of the role axis."""
 

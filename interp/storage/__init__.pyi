@@ -1,10 +1,10 @@
 from .atomic_files import write_file as write_file
+from .control_vectors import write_control_vector as write_control_vector
 from .direction_files import as_direction as as_direction
 from .direction_files import direction_bytes as direction_bytes
 from .direction_files import read_direction as read_direction
 from .direction_files import read_direction_evaluations as read_direction_evaluations
 from .direction_files import read_published_tensor as read_published_tensor
-from .direction_files import write_control_vector as write_control_vector
 from .direction_files import write_direction as write_direction
 from .file_hashes import file_sha256 as file_sha256
 from .file_hashes import remembered_sha256 as remembered_sha256

@@ -36,8 +36,10 @@ def write_file(path: Path, data: bytes) -> None:
         draft.write_bytes(data)
 
 
-def write_tensors(path: Path, tensors: "Mapping[str, Tensor]") -> None:
-    """Write tensors to a safetensors file; not atomic by itself.
+def write_tensors(
+    path: Path, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors and metadata to a safetensors file; not atomic by itself.
 
     Raises:
         OSError: the disk is full or not writable.
@@ -47,7 +49,8 @@ def write_tensors(path: Path, tensors: "Mapping[str, Tensor]") -> None:
 
     try:
         # A contiguous copy of each: safetensors rejects tensors that share memory.
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, path)
+        plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+        save_file(plain, path, None if metadata is None else dict(metadata))
     except SafetensorError as error:  # how safetensors reports a full disk
         raise OSError(f"cannot write {path}: {error}") from error
 

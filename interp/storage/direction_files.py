@@ -10,9 +10,8 @@
 | `direction_evaluations.json` (refusal-direction) | yes, as a table | |
 | `src/run/*` tensors (harmfulness) | yes, as tensors | |
 
-Pickled files are opened with `weights_only=True` only. llama.cpp adds `direction.N` to the output of block N, which is
-the input of block N + 1: a direction at `resid_pre` of layer l is `direction.(l-1)`. It refuses `direction.0`, so
-layers 0 and 1 cannot be written.
+Pickled files are opened with `weights_only=True` only. Control vectors have a file of their own
+(`interp.storage.control_vectors`).
 """
 
 import json
@@ -29,7 +28,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from interp.directions import Direction
-from interp.storage.atomic_files import replacing_file, write_file
+from interp.storage.atomic_files import write_file
+from interp.storage.control_vectors import read_control_vector
 from interp.storage.tensor_files import (
     TensorFile,
     check_tensors,
@@ -42,7 +42,7 @@ from interp.storage.tensor_files import (
 from interp.storage.typed_json import first_line, from_plain, read_json
 
 FORMAT = "interp-direction"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 DirectionInput = Direction | Tensor | np.ndarray | Sequence[float | int] | str | Path
 """Types accepted as a direction: a `Direction`, plain numbers along d_model, or a direction file."""
@@ -87,7 +87,7 @@ def read_direction(path: str | Path, *, layer: int | None = None, position: int 
     if not path.is_file():
         raise ValueError(f"no such direction file: {path}")
     if path.suffix == ".gguf":
-        return _from_layers(_read_control_vector(path), layer, path)
+        return _from_layers(read_control_vector(path), layer, path)
     if path.suffix == ".safetensors":
         file = read_safetensors(path)
         tensors = file.tensors
@@ -206,42 +206,6 @@ def read_published_tensor(path: str | Path) -> Tensor:
     return plain_tensor(found, path).contiguous()
 
 
-def write_control_vector(
-    path: str | Path, direction: Direction, *, architecture: str, coefficient: float = 1.0
-) -> Path:
-    """Write a llama.cpp control vector that adds `coefficient * direction` at the direction's layer.
-
-    Args:
-        architecture: GGUF architecture name of the model, e.g. `llama`, `qwen2` (the Hugging Face `model_type`).
-
-    Raises:
-        ValueError: layer 0 or 1, or a site other than resid_pre, which a control vector cannot express.
-    """
-    import gguf
-
-    if direction.site != "resid_pre":
-        raise ValueError(
-            f"a control vector acts on the residual stream between blocks, not at {direction.site}"
-        )
-    if direction.layer < 2:
-        raise ValueError(
-            f"a direction at layer {direction.layer} cannot be a control vector: llama.cpp adds direction.N to the "
-            "output of block N and refuses N = 0, so the first layer it reaches is 2"
-        )
-    path = Path(path)
-    step = (coefficient * direction.vector).to("cpu", torch.float32).contiguous()
-    with replacing_file(path) as draft:
-        writer = gguf.GGUFWriter(str(draft), "controlvector")
-        writer.add_string("controlvector.model_hint", architecture)
-        writer.add_uint32("controlvector.layer_count", direction.layer - 1)
-        writer.add_tensor(f"direction.{direction.layer - 1}", step.numpy())
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-    return path
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Metadata:
     """Metadata of a direction file, all of which safetensors keeps as text."""
@@ -334,6 +298,8 @@ def _from_layers(
 
 
 def _imported(vector: Tensor, layer: int, position: str, path: Path) -> Direction:
+    if not vector.any():
+        raise ValueError(f"{path}: the vector of layer {layer} is zero, which is no direction; take another")
     return Direction(
         vector=vector,
         layer=layer,
@@ -342,24 +308,3 @@ def _imported(vector: Tensor, layer: int, position: str, path: Path) -> Directio
         kind="imported",
         provenance={"file": path.name},
     )
-
-
-def _read_control_vector(path: Path) -> dict[int, Tensor]:
-    import gguf
-
-    found: dict[int, Tensor] = {}
-    try:
-        for tensor in gguf.GGUFReader(str(path)).tensors:
-            head, _, number = tensor.name.partition(".")
-            if head == "direction":
-                found[int(number) + 1] = torch.from_numpy(tensor.data.copy()).float()
-    except Exception as error:  # a reader of hostile bytes
-        raise ValueError(f"cannot read {path} as GGUF ({first_line(error)})") from error
-    if not found:
-        raise ValueError(f"{path} holds no direction.N tensors; it is not a control vector")
-    if (
-        len({(vector.ndim, vector.shape) for vector in found.values()}) > 1
-        or next(iter(found.values())).ndim != 1
-    ):
-        raise ValueError(f"{path} is damaged (its directions are not vectors of one length); make it again")
-    return found

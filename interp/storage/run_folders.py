@@ -8,8 +8,12 @@
 A run is written to a hidden folder beside its target and renamed, so that a killed run leaves the old result or none.
 The working folder itself (`--out .`) is not renamed but emptied and filled, since a shell stands in it; a kill in the
 middle is completed at the next start. The finished stages of a killed run are kept by `interp.storage.stages`.
+
+`result.json` and `tensors.safetensors` each hold a hash of their own content, so that a number changed afterwards is
+not taken for a measured one. Runs without the hash, written before it was recorded, are read as they are.
 """
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -19,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from interp.storage.atomic_files import draft_folder, write_tensors
 from interp.storage.locks import folder_lock, resolved
-from interp.storage.typed_json import first_line, from_plain, read_json, to_plain
+from interp.storage.typed_json import from_plain, read_json, to_plain
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -37,6 +41,8 @@ class Header(NamedTuple):
     """The experiment's result as plain JSON values."""
     path: Path
     """Path of the file."""
+    sha256: str | None = None
+    """Hash of name and result as they were written; None in runs written before it was recorded."""
 
 
 def write_run(
@@ -62,14 +68,18 @@ def write_run(
         OSError: the disk is full or not writable; the older result, if any, is untouched.
     """
     with replacing_folder(Path(folder)) as draft:
+        body = to_plain(result, type(result))
         payload = {
             "format_version": FORMAT_VERSION,
             "experiment": experiment,
-            **to_plain(result, type(result)),
+            "sha256": _content_hash(experiment, body),
+            **body,
         }
         (draft / "result.json").write_text(json.dumps(payload, indent=1, allow_nan=False) + "\n")
         if tensors:
-            write_tensors(draft / "tensors.safetensors", tensors)
+            from interp.storage.tensor_files import sealed
+
+            write_tensors(draft / "tensors.safetensors", tensors, sealed({}, tensors))
         if figures:
             (draft / "figures").mkdir()
             for name, figure in figures.items():
@@ -93,23 +103,35 @@ def read_header(folder: str | Path) -> Header:
     if not path.is_file():
         raise ValueError(f"{folder} holds no result.json; is it the --out of a finished run?")
     body: dict[str, Any] = read_json(path, dict[str, Any], remedy="run the experiment again")
-    version, name = body.pop("format_version", None), body.pop("experiment", None)
+    version, name, sha256 = (body.pop(key, None) for key in ("format_version", "experiment", "sha256"))
     if version != FORMAT_VERSION or not isinstance(name, str):
         again = f"`interp run {name} --out {folder}`" if isinstance(name, str) else "the command that made it"
         raise ValueError(
             f"{path} has format_version {version}, this interp reads {FORMAT_VERSION}; make it again with {again}, or "
             "install the interp that wrote it (see its provenance)"
         )
-    return Header(name, body, path)
+    return Header(name, body, path, None if sha256 is None else str(sha256))
 
 
 def read_result(header: Header, kind: type[Any]) -> Any:
     """Read the typed result of a run.
 
     Raises:
-        ValueError: a field is missing or of another type; the message names the file and the path inside it.
+        ValueError: a field is missing or of another type, in which case the message names the file and the path inside
+            it, or a value is not the one that was written.
     """
-    return from_plain(kind, header.body, source=str(header.path))
+    result = from_plain(kind, header.body, source=str(header.path))
+    if header.sha256 not in (None, _content_hash(header.experiment, header.body)):
+        raise ValueError(
+            f"{header.path} was changed after it was written (its numbers are not those of its sha256); restore it, or "
+            "run the experiment again"
+        )
+    return result
+
+
+def _content_hash(experiment: str, body: Mapping[str, Any]) -> str:
+    """SHA-256 of an experiment's name and plain result, whatever their layout in the file."""
+    return hashlib.sha256(json.dumps([experiment, body], sort_keys=True).encode()).hexdigest()
 
 
 def read_tensors(folder: str | Path) -> "dict[str, Tensor]":
@@ -118,14 +140,14 @@ def read_tensors(folder: str | Path) -> "dict[str, Tensor]":
     Raises:
         ValueError: the file is damaged.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from interp.storage.tensor_files import check_seal, read_safetensors
 
-    stored = Path(folder) / "tensors.safetensors"
-    try:
-        return load_file(stored) if stored.is_file() else {}
-    except (SafetensorError, ValueError) as error:
-        raise ValueError(f"{stored} is damaged ({first_line(error)}); run the experiment again") from error
+    stored, remedy = Path(folder) / "tensors.safetensors", "run the experiment again"
+    if not stored.is_file():
+        return {}
+    file = read_safetensors(stored, remedy=remedy)
+    check_seal(file, stored, remedy=remedy)
+    return file.tensors
 
 
 @contextmanager

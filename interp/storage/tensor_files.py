@@ -96,18 +96,20 @@ def sealed(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[s
 
 
 def format_version(file: TensorFile, path: Path, known: int) -> int:
-    """The version of a format of ours.
+    """The version of a format of ours; from version 2 on a file holds its hash.
 
     Raises:
-        ValueError: a version newer than `known`, or none.
+        ValueError: a version newer than `known`, or none, or one that holds a hash in a file that does not.
     """
     version = file.metadata.get("format_version", "")
-    if not (version.isdigit() and len(version) < 5):
+    if not (version.isascii() and version.isdigit() and len(version) < 5 and int(version) > 0):
         raise ValueError(f"{path} is damaged (format_version {version[:20]!r}); make it again")
     if int(version) > known:
         raise ValueError(
             f"{path} has format_version {version}, this interp reads up to {known}; upgrade interp"
         )
+    if int(version) > 1 and "sha256" not in file.metadata:
+        raise ValueError(f"{path} is damaged (no sha256 in it); make it again")
     return int(version)
 
 
@@ -121,11 +123,16 @@ def _file_hash(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> st
     return digest.hexdigest()
 
 
-def check_tensors(file: TensorFile, path: Path, *, remedy: str) -> None:
-    """Raise a ValueError unless the tensors are those that were written, where the file says so, and finite."""
+def check_seal(file: TensorFile, path: Path, *, remedy: str) -> None:
+    """Raise a ValueError unless metadata and tensors are those that were written, where the file says so."""
     stored = file.metadata.get("sha256")
     if stored is not None and stored != _file_hash(file.metadata, file.tensors):
         raise ValueError(f"{path} is damaged (its content is not what was written); {remedy}")
+
+
+def check_tensors(file: TensorFile, path: Path, *, remedy: str) -> None:
+    """Raise a ValueError unless the tensors are those that were written, where the file says so, and finite."""
+    check_seal(file, path, remedy=remedy)
     for name, tensor in file.tensors.items():
         if not tensor.is_floating_point() or tensor.numel() == 0 or not torch.isfinite(tensor).all():
             raise ValueError(f"{path} is damaged ({name} holds no values, NaN, or no floats); {remedy}")

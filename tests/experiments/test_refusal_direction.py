@@ -22,7 +22,8 @@ from interp.experiments.refusal_direction.mechanism import conditions, regions
 from interp.models.chat_model import ChatModel
 from interp.representations.selection import NothingSurvives, pick
 from interp.representations.sweeps import Sweep
-from interp.storage.direction_files import read_direction, write_control_vector, write_direction
+from interp.storage.control_vectors import write_control_vector
+from interp.storage.direction_files import read_direction, write_direction
 
 SMALL = Config(
     n_train=40,

@@ -7,7 +7,6 @@ from dataclasses import fields
 from pathlib import Path
 
 import gguf
-import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -20,7 +19,6 @@ from interp.storage.direction_files import (
     read_direction,
     read_direction_evaluations,
     read_published_tensor,
-    write_control_vector,
     write_direction,
 )
 
@@ -44,7 +42,7 @@ def layers(n: int, d_model: int = 16) -> Tensor:
     return torch.randn(n, d_model, generator=torch.Generator().manual_seed(1))
 
 
-def rewrite(path: Path, change: Callable[[dict[str, str]], None]) -> None:
+def rewrite(path: Path, change: Callable[[dict[str, str]], object]) -> None:
     """Change the metadata of a direction file."""
     with safe_open(str(path), framework="pt") as stream:
         metadata, vector = dict(stream.metadata()), stream.get_tensor("direction")
@@ -83,17 +81,29 @@ def test_file_can_be_read_without_us(tmp_path: Path) -> None:
     with safe_open(str(path), framework="pt") as stream:
         metadata = stream.metadata()
         assert torch.equal(stream.get_tensor("direction"), make().vector)
-    assert (metadata["format"], metadata["format_version"]) == ("interp-direction", "1")
+    assert (metadata["format"], metadata["format_version"]) == ("interp-direction", "2")
     assert float(metadata["norm"]) == pytest.approx(make().vector.norm().item())
     assert json.loads(metadata["provenance"])["prompts"]["hash"] == "ab"
 
 
 def test_newer_format_is_refused(tmp_path: Path) -> None:
     path = write_direction(tmp_path / "d.safetensors", make())
-    rewrite(path, lambda metadata: metadata.update(format_version="1"))
-    assert read_direction(path).layer == 5  # control: the rewriting itself does no harm
     rewrite(path, lambda metadata: metadata.update(format_version="2"))
-    with pytest.raises(ValueError, match=r"has format_version 2, this interp reads up to 1; upgrade interp"):
+    assert read_direction(path).layer == 5  # control: the rewriting itself does no harm
+    rewrite(path, lambda metadata: metadata.update(format_version="3"))
+    with pytest.raises(ValueError, match=r"has format_version 3, this interp reads up to 2; upgrade interp"):
+        read_direction(path)
+
+
+def test_a_file_of_ours_without_its_hash_is_refused_unless_it_is_of_the_first_format(tmp_path: Path) -> None:
+    path = write_direction(tmp_path / "d.safetensors", make())
+    rewrite(path, lambda metadata: metadata.pop("sha256"))
+    with pytest.raises(ValueError, match=r"d\.safetensors is damaged \(no sha256 in it\)"):
+        read_direction(path)
+    rewrite(path, lambda metadata: metadata.update(format_version="1"))
+    assert read_direction(path).layer == 5
+    rewrite(path, lambda metadata: metadata.update(format_version="0"))
+    with pytest.raises(ValueError, match=r"d\.safetensors is damaged \(format_version '0'\)"):
         read_direction(path)
 
 
@@ -191,87 +201,6 @@ def test_pickled_code_is_not_run(how: str, tmp_path: Path) -> None:
     if how == "torch.save":  # control: the trap is one
         torch.load(path, weights_only=False)
         assert marker.exists()
-
-
-# llama.cpp
-
-
-def test_control_vector_round_trip(tmp_path: Path) -> None:
-    written = make(site="resid_pre", layer=5)
-    path = tmp_path / "new" / "refusal.gguf"
-    assert write_control_vector(path, written, architecture="qwen2", coefficient=-2.5) == path
-    assert [p.name for p in path.parent.iterdir()] == ["refusal.gguf"]
-    reader = gguf.GGUFReader(str(path))
-    assert [tensor.name for tensor in reader.tensors] == [
-        "direction.4"
-    ]  # resid_pre 5 is the output of block 4
-    np.testing.assert_array_equal(reader.tensors[0].data, -2.5 * written.vector.numpy())
-    assert reader.fields["general.architecture"].contents() == "controlvector"
-    assert reader.fields["controlvector.model_hint"].contents() == "qwen2"
-    found = read_direction(path)
-    assert (found.layer, found.site, found.kind) == (5, "resid_pre", "imported")
-    assert torch.equal(found.vector, -2.5 * written.vector)
-
-
-def test_control_vector_of_several_layers(tmp_path: Path) -> None:
-    path, table = tmp_path / "repeng.gguf", layers(4)
-    writer = gguf.GGUFWriter(str(path), "controlvector")
-    for number in (1, 2, 3):
-        writer.add_tensor(f"direction.{number}", table[number].numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    for number in (1, 2, 3):
-        assert torch.equal(read_direction(path, layer=number + 1).vector, table[number])
-    for wrong in (None, 1, 5):
-        with pytest.raises(ValueError, match=rf"has layers 2\.\.4; say which, got layer={wrong}"):
-            read_direction(path, layer=wrong)
-
-
-@pytest.mark.parametrize("layer", [0, 1])
-def test_layers_that_llama_cpp_cannot_reach(layer: int, tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match=rf"at layer {layer} cannot be a control vector.*first layer it reaches is 2"
-    ):
-        write_control_vector(tmp_path / "x.gguf", make(site="resid_pre", layer=layer), architecture="llama")
-    write_control_vector(tmp_path / "ok.gguf", make(site="resid_pre", layer=2), architecture="llama")
-    assert [p.name for p in tmp_path.iterdir()] == ["ok.gguf"]
-
-
-@pytest.mark.parametrize("site", ["resid_mid", "attn_out", "mlp_out"])
-def test_sites_that_a_control_vector_cannot_express(site: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=rf"acts on the residual stream between blocks, not at {site}"):
-        write_control_vector(tmp_path / "x.gguf", make(site=site), architecture="llama")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_failed_writing_leaves_the_old_control_vector(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = write_control_vector(tmp_path / "x.gguf", make(site="resid_pre"), architecture="llama")
-    before = path.read_bytes()
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(gguf.GGUFWriter, "write_tensors_to_file", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_control_vector(path, make(site="resid_pre", layer=9), architecture="llama")
-    assert path.read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["x.gguf"]
-
-
-def test_gguf_that_is_no_control_vector(tmp_path: Path) -> None:
-    path = tmp_path / "model.gguf"
-    writer = gguf.GGUFWriter(str(path), "llama")
-    writer.add_tensor("token_embd.weight", np.zeros((4, 16), dtype=np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    with pytest.raises(ValueError, match=r"holds no direction\.N tensors; it is not a control vector"):
-        read_direction(path, layer=2)
 
 
 # Whatever the format

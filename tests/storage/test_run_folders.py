@@ -329,6 +329,62 @@ def test_a_wrong_field_is_named_with_its_path(change: dict, message: str, tmp_pa
         read_result(read_header(path.parent), Nested)
 
 
+CHANGES: list[tuple[str, Any]] = [
+    ("rate", {"value": 0.75, "n": 2, "low": 0.1, "high": 0.9, "unit": "share", "interval": "Wilson"}),
+    ("rows", [[1, None], [2, 2.75]]),
+    ("by_kind", {"é": 4}),
+    ("experiment", "other"),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), CHANGES)
+def test_a_value_changed_after_writing_is_seen(field: str, value: Any, tmp_path: Path) -> None:
+    nested = Nested(
+        rate=rate([True, False]), nothing=rate([]), rows=((1, math.inf), (2, 2.5)), by_kind={"é": 3}
+    )
+    path = write_run(tmp_path / "run", "nested", nested) / "result.json"
+    whole = json.loads(path.read_text())
+    path.write_text(json.dumps(whole, sort_keys=True))  # control: another layout of the same numbers
+    assert read_result(read_header(path.parent), Nested).rate == nested.rate
+    path.write_text(json.dumps({**whole, field: value}))
+    with pytest.raises(ValueError, match=r"run/result\.json was changed after it was written .* run the exp"):
+        read_result(read_header(path.parent), Nested)
+    del whole["sha256"]  # as runs were written before the hash was recorded
+    path.write_text(json.dumps(whole))
+    assert read_result(read_header(path.parent), Nested).rate == nested.rate
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"value": 7.0}, r"result\.json: rate: .*within 0 to 1|result\.json: rate: .*in order"),
+        ({"n": -3}, r"result\.json: rate: .*counts must be 0 or more, got n -3"),
+        ({"low": 0.9, "high": 0.1}, r"result\.json: rate: .*in order, got 0\.9, 0\.5 and 0\.1"),
+    ],
+)
+def test_numbers_that_cannot_be_an_estimate_are_refused_without_a_hash_as_well(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    nested = Nested(rate=rate([True, False]), nothing=rate([]), rows=(), by_kind={})
+    path = write_run(tmp_path / "run", "nested", nested) / "result.json"
+    whole = json.loads(path.read_text())
+    del whole["sha256"]
+    path.write_text(json.dumps({**whole, "rate": {**whole["rate"], **change}}))
+    with pytest.raises(ValueError, match=message) as caught:
+        read_result(read_header(path.parent), Nested)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tensor_changed_after_writing_is_seen(tmp_path: Path) -> None:
+    folder = save(tmp_path / "run", 1, tensors={"t": torch.arange(3.0)})
+    stored = folder / "tensors.safetensors"
+    data = bytearray(stored.read_bytes())
+    data[-1] ^= 1
+    stored.write_bytes(bytes(data))
+    with pytest.raises(ValueError, match=r"tensors\.safetensors is damaged \(its content is not what was"):
+        read_tensors(folder)
+
+
 def test_folder_without_result(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds no result\.json; is it the --out of a finished run\?"):
         load(tmp_path)
@@ -340,7 +396,7 @@ def test_damaged_files_name_the_file_and_the_remedy(tmp_path: Path) -> None:
     folder = save(tmp_path / "run", 1, tensors={"t": torch.ones(3)})
     stored = folder / "tensors.safetensors"
     stored.write_bytes(stored.read_bytes()[:-4])
-    with pytest.raises(ValueError, match=r"tensors\.safetensors is damaged .*; run the experiment again"):
+    with pytest.raises(ValueError, match=r"tensors\.safetensors .* is damaged .*; run the experiment again"):
         load(folder)
     path = folder / "result.json"
     whole = path.read_text()

@@ -26,10 +26,10 @@ from interp.engine.generation import generate
 from interp.experiments.running import open_run
 from interp.models.chat_model import load
 from interp.representations.beliefs import Centres
+from interp.storage.control_vectors import write_control_vector
 from interp.storage.direction_files import (
     read_direction,
     read_direction_evaluations,
-    write_control_vector,
     write_direction,
 )
 from tests.conftest import make_tokenizer, tiny_config
