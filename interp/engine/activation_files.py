@@ -7,13 +7,17 @@
 Each site is one tensor [prompt, layer, role, d_model] under its own name, so that any reader of safetensors opens the
 file; layers, roles, prompts and provenance are JSON in its metadata. Only one batch is held in memory. The file appears
 under its name when it is whole.
+
+The metadata ends with a hash over header and activations, checked on reading: SHA-256 of the header, with zeros in its
+place, and of the SHA-256 of every prompt's activations, site by site.
 """
 
+import hashlib
 import json
 import math
 import shutil
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,11 +37,13 @@ from interp.storage.atomic_files import replacing_file
 from interp.storage.provenance import library_versions
 
 FORMAT = "interp-activations"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _MAX_HEADER = 100_000_000
 """Bytes of a header that readers of safetensors accept."""
+_UNSEALED = "0" * 64
+"""Placeholder of the hash, of its length."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,11 +96,13 @@ def store_activations(
     size = len(header) + len(request.sites) * size_of_site
     _check_space(path, size, request, shape)
     starts = {site: len(header) + k * size_of_site for k, site in enumerate(request.sites)}
+    hashes = {site: [b""] * len(tokens) for site in request.sites}
     with replacing_file(path) as draft, draft.open("wb") as stream:
-        stream.write(header)
         for rows, batch in activation_batches(model, tokens, request, show_progress=show_progress):
             for site, values in batch.items():
-                _write_rows(stream, starts[site], rows, values)
+                _write_rows(stream, starts[site], rows, values, hashes[site])
+        stream.seek(0)
+        stream.write(_with_hash(header, _UNSEALED, _content_hash(header, hashes)))
         stream.truncate(size)
     return StoredActivations(
         path=path, sites=request.sites, shape=shape, layers=request.layers, roles=request.roles, size=size
@@ -136,8 +144,11 @@ def read_activations(path: str | Path) -> Activations:
     for site, value in values.items():
         if site not in SITES or list(value.shape[:-1]) != expected:
             raise ValueError(
-                f"{path} is damaged: {site} has shape {list(value.shape)} for {expected} prompts, layers and roles"
+                f"{path} is damaged: {site} has shape {list(value.shape)} for {expected} prompts, layers and roles; "
+                "collect again"
             )
+    if not _is_sealed(path, values, metadata.get("sha256", "")):
+        raise ValueError(f"{path} is damaged (its content is not what was written); collect again")
     return Activations(
         values=values,  # pyright: ignore[reportArgumentType]
         layers=layers,
@@ -181,6 +192,7 @@ def _header(model: ChatModel, request: Request, shape: tuple[int, ...], identity
             "roles": json.dumps(request.roles),
             "prompts": json.dumps(prompts, ensure_ascii=False),
             "provenance": json.dumps(provenance),
+            "sha256": _UNSEALED,
         }
     }
     for k, site in enumerate(request.sites):
@@ -210,9 +222,44 @@ def _check_space(path: Path, size: int, request: Request, shape: tuple[int, ...]
         )
 
 
-def _write_rows(stream: BinaryIO, start: int, rows: list[int], values: Tensor) -> None:
-    """Write each prompt's activations to its own place; batches come in the order of their lengths."""
+def _write_rows(stream: BinaryIO, start: int, rows: list[int], values: Tensor, hashes: list[bytes]) -> None:
+    """Write each prompt's activations to its own place and note its hash; batches come in the order of lengths."""
     data = values.to("cpu").contiguous().view(torch.uint8).flatten(1)
     for row, content in zip(rows, data, strict=True):
         stream.seek(start + row * data.shape[1])
-        stream.write(content.numpy().tobytes())
+        stream.write(written := content.numpy().tobytes())
+        hashes[row] = hashlib.sha256(written).digest()
+
+
+def _content_hash(header: bytes, hashes: Mapping[str, Sequence[bytes]]) -> str:
+    """Hash of a file: its header with the placeholder, and the hashes of its rows in the order of the header."""
+    digest = hashlib.sha256(header)
+    for rows in hashes.values():
+        digest.update(b"".join(rows))
+    return digest.hexdigest()
+
+
+def _is_sealed(path: Path, values: Mapping[str, Tensor], sha256: str) -> bool:
+    """Whether a file holds what was written."""
+    with path.open("rb") as stream:
+        length = stream.read(8)
+        header = length + stream.read(struct.unpack("<Q", length)[0])
+    entries = json.loads(header[8:])
+    hashes = {
+        site: [
+            hashlib.sha256(row.contiguous().view(torch.uint8).numpy().tobytes()).digest()
+            for row in values[site]
+        ]
+        for site in entries
+        if site != "__metadata__"
+    }
+    return (
+        len(sha256) == len(_UNSEALED)
+        and _content_hash(_with_hash(header, sha256, _UNSEALED), hashes) == sha256
+    )
+
+
+def _with_hash(header: bytes, old: str, new: str) -> bytes:
+    """The header with another hash; it is the last entry of the metadata, whatever the prompts before it say."""
+    before, _, after = header.rpartition(old.encode())
+    return before + new.encode() + after

@@ -86,7 +86,11 @@ def draft_folder(target: Path) -> Iterator[Path]:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder atomically: it is renamed before its files are deleted, so that no part of it counts."""
+    """Remove a folder atomically: it is renamed before its files are deleted, so that no part of it counts.
+
+    What killed processes left of earlier removals is removed as well, whether the folder is still there or not.
+    """
+    remove_strays(folder)
     if folder.is_dir():
         away = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.removed-"))
         folder.rename(away / "folder")

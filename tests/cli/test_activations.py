@@ -85,6 +85,13 @@ def test_collect_that_cannot_be_done(
     assert not out.exists()
 
 
+def test_texts_that_look_like_the_hash_do_no_harm(tiny: ChatModel, tmp_path: Path) -> None:
+    out = tmp_path / "acts.safetensors"
+    interp.store_activations(tiny, ["0" * 64, "sha256"], out, layers=1)
+    found = interp.read_activations(out)
+    assert torch.equal(found["resid_pre"], collect(tiny, ["0" * 64, "sha256"], layers=1)["resid_pre"])
+
+
 def test_files_that_hold_no_activations(saved_tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "acts.safetensors"
     with pytest.raises(ValueError, match="no such file of activations"):
@@ -94,9 +101,15 @@ def test_files_that_hold_no_activations(saved_tiny: Path, tmp_path: Path) -> Non
     for content, message in (
         (whole[:-4], "is damaged"),
         (whole.replace(b"interp-activations", b"interp-activationz"), "no file of activations"),
-        (whole.replace(b'"format_version": "1"', b'"format_version": "2"'), "format_version '2'"),
+        (whole.replace(b'"format_version": "2"', b'"format_version": "3"'), "format_version '3'"),
         (whole.replace(b'"layers": "[0, 1, 2]"', b'"layers": "[0, 1   ]"'), "resid_pre has shape"),
         (whole.replace(b'"layers": "[0, 1, 2]"', b'"layers": "[0, 1, x]"'), "metadata cannot be read"),
+        (
+            whole.replace(b'"layers": "[0, 1, 2]"', b'"layers": "[0, 2, 1]"'),
+            "content is not what was written",
+        ),
+        (whole.replace(b"sha256", b"sha257"), "content is not what was written"),
+        (whole[:-1] + bytes([whole[-1] ^ 1]), "content is not what was written"),
     ):
         out.write_bytes(content)
         with pytest.raises(ValueError, match=message):

@@ -1,7 +1,6 @@
 """Whole files of every kind that the tool reads, and what reads them."""
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +31,8 @@ from interp.storage.direction_files import (
     read_direction_evaluations,
     write_direction,
 )
+from interp.storage.run_folders import write_run
+from interp.storage.typed_json import to_plain
 from tests.conftest import make_tokenizer, tiny_config
 from tests.torture.damage import Damaged, damaged_bytes, damaged_json, damaged_tensors
 
@@ -46,21 +47,23 @@ class Kind(NamedTuple):
     read: Callable[[], Any]
     named: str
     """What every message must name."""
+    sealed: bool = False
+    """Whether the file proves its content: a damaged version that is read must then read as the whole one does."""
 
 
 def directions(place: Path) -> Iterator[Kind]:
     """Direction files of our own and of other tools."""
     direction = Direction(vector=torch.randn(32), layer=2, position="t_inst", mean_activation_norm=3.0)
     ours = write_direction(place / "ours.safetensors", direction)
-    yield _tensor_kind(ours, lambda: read_direction(ours))
+    yield _tensor_kind(ours, lambda: _values(read_direction(ours)))._replace(sealed=True)
     torch.save(torch.randn(32), place / "direction.pt")
     beside = place / "direction_metadata.json"
     beside.write_text(json.dumps({"layer": 3, "pos": -1}))
     theirs = place / "direction.pt"
-    yield _bytes_kind(theirs, lambda: read_direction(theirs))
+    yield _bytes_kind(theirs, lambda: _values(read_direction(theirs)))._replace(sealed=True)
     yield _json_kind(beside, lambda: read_direction(theirs))
     control = write_control_vector(place / "control.gguf", direction, architecture="llama")
-    yield _bytes_kind(control, lambda: read_direction(control))
+    yield _bytes_kind(control, lambda: _values(read_direction(control)))._replace(sealed=True)
     table = place / "direction_evaluations.json"
     row = {"position": -1, "layer": 3, "refusal_score": -2.0, "steering_score": 1.0, "kl_div_score": 0.05}
     table.write_text(json.dumps([row] * 3))
@@ -88,13 +91,13 @@ def guards(place: Path) -> Iterator[Kind]:
     ]
     for detector in detectors:
         path = detector.save(place / f"{type(detector).__name__}.safetensors")
-        kind = _tensor_kind(path, lambda path=path, detector=detector: repr(type(detector).load(path)))
+        kind = _tensor_kind(path, lambda path=path, detector=detector: _state(type(detector).load(path)))
         tensors, metadata = _parts(path)
         fields = [
             Damaged(how, save(tensors, {**metadata, "guard": data.decode(errors="replace")}))
             for how, data in damaged_json(json.loads(metadata["guard"]), seed=3)
         ]
-        yield kind._replace(damaged=[*kind.damaged, *fields])
+        yield kind._replace(damaged=[*kind.damaged, *fields], sealed=True)
     text = TextGuard(format=FORMATS["wildguard"], threshold=0.5).save(place / "text.json")
     yield _json_kind(text, lambda: TextGuard.load(text))
 
@@ -154,18 +157,25 @@ def runs(place: Path) -> Iterator[Kind]:
     for source in sorted(FIGURES.glob("*/result.json")):
         if source.stat().st_size > 3_000_000:  # drawn as often as it is damaged
             continue
-        folder = place / source.parent.name
-        folder.mkdir()
-        shutil.copy(source, folder)
+        old = open_run(source.parent)
+        folder = write_run(place / source.parent.name, old.experiment.name, old.result)
 
-        def draw(folder: Path = folder) -> None:
+        def draw(folder: Path = folder) -> Any:
             run = open_run(folder)
             for look in (run.__repr__, run.table, run.verdicts, run.figures, run.report):
                 look()
+            return to_plain(run.result, type(run.result))
 
-        path = folder / "result.json"
-        changed = damaged_json(json.loads(path.read_text()), seed=2, n=15)
-        yield Kind(path, [*changed, *damaged_bytes(path.read_bytes(), seed=1, n=2)], draw, "result.json")
+        for sealed in (True, False):  # and as runs were written before they held a hash
+            path = folder / "result.json"
+            content = json.loads(path.read_text())
+            if not sealed:
+                del content["sha256"]
+                path.write_text(json.dumps(content))
+            changed = damaged_json(content, seed=2, n=15)
+            yield Kind(
+                path, [*changed, *damaged_bytes(path.read_bytes(), seed=1, n=2)], draw, path.name, sealed
+            )
 
 
 FAMILIES: dict[str, Callable[[Path], Iterator[Kind]]] = {
@@ -175,6 +185,27 @@ FAMILIES: dict[str, Callable[[Path], Iterator[Kind]]] = {
     "checkpoints": checkpoints,
     "runs": runs,
 }
+
+
+def _values(direction: Direction) -> Any:
+    about = (
+        direction.site,
+        direction.layer,
+        direction.position,
+        direction.sign,
+        direction.mean_activation_norm,
+    )
+    return direction.vector.tolist(), about, dict(direction.provenance)
+
+
+def _state(detector: FittedDetector[Any]) -> Any:
+    tensors, own = detector._parts()
+    return (
+        {name: value.tolist() for name, value in tensors.items()},
+        own,
+        detector.fitted_on,
+        detector.threshold,
+    )
 
 
 def _bytes_kind(path: Path, read: Callable[[], Any], *, named: str | None = None) -> Kind:

@@ -1,4 +1,7 @@
-"""Damaged files of every kind that the tool reads: each is read, or refused in one line that names the file."""
+"""Damaged files of every kind that the tool reads: each is read, or refused in one line that names the file.
+
+Where the file proves its content, a damaged one is refused or reads as the whole one does.
+"""
 
 from pathlib import Path
 
@@ -10,12 +13,14 @@ from tests.torture.files import FAMILIES, Kind
 def sweep(kind: Kind, *, every: int = 1) -> tuple[int, list[str]]:
     """Read every damaged version; returns how many were refused, and what went wrong."""
     whole, before = kind.path.read_bytes(), sorted(kind.path.parent.iterdir())
-    kind.read()  # control: the whole file is read
+    expected = kind.read()  # control: the whole file is read
     refused, wrong = 0, list[str]()
     for how, data in kind.damaged[::every]:
         kind.path.write_bytes(data)
         try:
-            kind.read()
+            found = kind.read()
+            if kind.sealed and found != expected:
+                wrong.append(f"{kind.path.name}, {how}: read as something else")
         except (ValueError, OSError) as error:
             refused += 1
             message = str(error)
