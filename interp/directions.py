@@ -22,6 +22,9 @@ from torch import Tensor
 
 from interp.display.cards import Card, Shown
 
+_ROUNDING = 1e-6
+"""Norm of a difference in means, relative to the mean norm, that is rounding and not a direction."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Direction(Shown):
@@ -150,6 +153,20 @@ def difference_in_means(
     """
     _two_sets(positive, negative)
     return (positive.double().mean(0) - negative.double().mean(0)).to(torch.float32)
+
+
+def check_difference(difference: Tensor, mean_norm: float, place: str) -> None:
+    """Raise a ValueError where a difference in means is rounding, because both sides have the same mean.
+
+    Args:
+        mean_norm: mean norm of the activations there.
+        place: layer and token, in words.
+    """
+    if float(difference.norm()) <= _ROUNDING * mean_norm:
+        raise ValueError(
+            f"both sides have the same mean activation at {place}, so there is no direction between them; give prompts "
+            "that differ, or a later layer (the template's tokens are equal at layer 0)"
+        )
 
 
 def pca_direction(

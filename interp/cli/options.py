@@ -85,7 +85,9 @@ PromptsOption = Annotated[
     ),
 ]
 ColumnOption = Annotated[str | None, typer.Option(help="Text column of the prompt files.")]
-SeedOption = Annotated[int, typer.Option(help="Of random directions and of splits that are cut here.")]
+SeedOption = Annotated[
+    int, typer.Option(min=0, max=2**63 - 1, help="Of random directions and of splits that are cut here.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 

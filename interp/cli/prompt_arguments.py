@@ -1,6 +1,8 @@
 """Prompts, layers and other lists as they are typed on a command line."""
 
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interp.models.layers import MAX_LAYERS
@@ -19,15 +21,21 @@ def is_prompt_file(argument: str) -> bool:
 
     It does when it is `-`, `hub:...`, an existing file with a known ending, or one word with a known ending.
     """
-    from pathlib import Path
-
     from interp.data.files import SUFFIXES
 
     if argument == "-" or argument.startswith("hub:"):
         return True
     if not argument.endswith(SUFFIXES):
         return False
-    return len(argument.split()) == 1 or ("\n" not in argument and Path(argument).expanduser().is_file())
+    return len(argument.split()) == 1 or _is_there(argument, Path.is_file)
+
+
+def _is_there(argument: str, check: Callable[[Path], bool]) -> bool:
+    """Whether an argument is the path of such a thing; an instruction may be longer than any path."""
+    try:
+        return "\n" not in argument and check(Path(argument).expanduser())
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL in it, no such user
+        return False
 
 
 def prompts_of(argument: str, *, column: str | None = None) -> "Prompts":
@@ -45,6 +53,8 @@ def prompts_of(argument: str, *, column: str | None = None) -> "Prompts":
             raise ValueError(
                 f"--column {column} belongs to a prompt file; {argument!r:.60} is an instruction"
             )
+        if "/" in argument and _is_there(argument, Path.is_dir):
+            raise ValueError(f"{argument} is a folder; give an instruction or a file of prompts")
         return as_prompts([argument], source="command line")
     if argument != "-":
         return read_prompts(argument, column=column)

@@ -7,6 +7,7 @@ model's own arithmetic, and never shrinks the batch; `interp.engine.decoding` de
     steered = generate(model, prompts, interventions=[Add(direction, coefficient=1.0)])
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -104,7 +105,7 @@ def generate(
 
     Raises:
         ValueError: no prompts, one that does not fit into the context with its completion, max_new_tokens below 1,
-            negative temperature, or an intervention that does not fit.
+            temperature or seed out of range, or an intervention that does not fit.
     """
     pick = _picker(max_new_tokens, temperature, seed)
     tokens = as_tokens(model.tokenizer, prompts)
@@ -237,8 +238,10 @@ def _picker(max_new_tokens: int, temperature: float, seed: int) -> Pick:
     """The function that selects the next token of every row: argmax, or sampling at a temperature."""
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be 1 or more, got {max_new_tokens}")
-    if temperature < 0:
-        raise ValueError(f"temperature must be 0 (greedy) or more, got {temperature}")
+    if temperature != 0 and not 1e-6 <= temperature < math.inf:  # smaller ones overflow
+        raise ValueError(f"temperature must be 0 (greedy), or 1e-06 or more and finite, got {temperature}")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed must be within 0 and 2**63 - 1, got {seed}")
     if temperature == 0:
         return _likeliest
     generator = torch.Generator().manual_seed(seed)

@@ -45,7 +45,7 @@ def requested(
     """The prompts as tokens, and what is wanted of them.
 
     Raises:
-        ValueError: a prompt that is too long, unknown site or role, layer or position out of range.
+        ValueError: a prompt that is too long, unknown site or role, no position, layer or position out of range.
     """
     tokens = as_tokens(model.tokenizer, prompts)
     check_context(model, tokens)
@@ -53,6 +53,8 @@ def requested(
     for site in unique_sites:
         model.site(site, 0)
     roles, index = tokens.resolve(positions)
+    if not roles:
+        raise ValueError("give at least one position, such as t_inst or t_post_inst")
     return tokens, Request(unique_sites, model.layer_list(layers), tuple(roles), index)
 
 

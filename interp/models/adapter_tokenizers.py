@@ -8,8 +8,10 @@ import copy
 import logging
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
+
+from interp.models.tokenizer_files import read_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ def adapter_tokenizer(
                 ) from error
         return _used(base, own, adapter)
     try:
-        own = AutoTokenizer.from_pretrained(adapter, trust_remote_code=trust_remote_code)
+        own = read_tokenizer(adapter, trust_remote_code=trust_remote_code)
     except Exception as error:  # readers of JSON, of tokenizers and of the Hub, each with errors of its own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from interp.models.adapter_merging import merge_adapter
@@ -21,6 +21,7 @@ from interp.models.checkpoint_files import check_folder, reason_of
 from interp.models.gguf import convert_gguf
 from interp.models.hub import hub_options
 from interp.models.sources import BUNDLED_MODELS, ModelSource, SourceFiles
+from interp.models.tokenizer_files import read_tokenizer
 
 
 class Checkpoint(NamedTuple):
@@ -85,6 +86,8 @@ def _device(device: str | None) -> str:
         wanted = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"unknown device {device!r}; give cpu, cuda, cuda:1, ...") from error
+    if wanted.type == "meta":
+        raise ValueError("device 'meta' holds no numbers; give cpu, cuda, cuda:1, ...")
     if wanted.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (wanted.index or 0) >= count:
@@ -104,7 +107,7 @@ def _from_pretrained(
     was_enabled = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, **options)
+        tokenizer = read_tokenizer(source, trust_remote_code=trust_remote_code, options=options)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
             dtype=dtype or "auto",

@@ -70,9 +70,17 @@ class ModelSource:
         """Find what is wrong with the request before anything is loaded.
 
         Raises:
-            ValueError: conflicting revisions, unknown dtype, or a file or folder that is not there or is no model.
+            ValueError: no name, conflicting revisions or one of a local model, unknown dtype, or a file or folder that
+                is not there or is no model.
         """
-        self.revision_asked()
+        if not self.source.strip():
+            raise ValueError(
+                f"the model's name is empty; give {', '.join(BUNDLED_MODELS)}, a Hub id or a path"
+            )
+        if (revision := self.revision_asked()) is not None and self.place.exists():
+            raise ValueError(
+                f"{self.source} is on this machine and has no revisions, got {revision!r}; leave the revision out"
+            )
         if self.dtype is not None and self.dtype not in DTYPES:
             raise ValueError(f"dtype must be {', '.join(DTYPES)}, got {self.dtype!r}")
         place = self.place

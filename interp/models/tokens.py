@@ -45,6 +45,7 @@ from interp.models.prompt_inputs import (
     NamedPrompts,
     PromptIdentity,
     gather_prompts,
+    is_text,
 )
 from interp.models.template_warnings import warn_of_template
 from interp.models.token_display import SHOWN_ROWS, roles_html
@@ -343,6 +344,12 @@ def _with_system(messages: Sequence[Message], system: str | None, row: int) -> S
 def _tokenised(
     tokenizer: PreTrainedTokenizerBase, rendered: Sequence[RenderedPrompt], identity: PromptIdentity
 ) -> ChatTokens:
+    for row, prompt in enumerate(rendered):  # prompts have been checked; a system message has not
+        if not is_text(prompt.text):
+            raise ValueError(
+                f"prompt {row} with its chat template and system message holds half of a character (a lone surrogate); "
+                "correct the system message"
+            )
     # The template already contains BOS where the model needs one.
     encoded = tokenizer(
         [prompt.text for prompt in rendered], add_special_tokens=False, return_offsets_mapping=True

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from interp.directions import Direction, difference_in_means, mean_norm, project
+from interp.directions import Direction, check_difference, difference_in_means, mean_norm, project
 from interp.engine.activations import collect
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import PromptInput, as_tokens
@@ -60,7 +60,7 @@ def fit_directions(
         show_progress: draw a progress bar.
 
     Raises:
-        ValueError: a layer out of range, an unknown role, or no prompts on one side.
+        ValueError: a layer out of range, an unknown role, no prompts on one side, or sides that do not differ.
     """
     selected = model.layer(3 * model.n_layers // 5 if layer is None else layer)
     parts = [as_tokens(model.tokenizer, prompts) for prompts in (positive, negative, *held_out)]
@@ -83,6 +83,7 @@ def fit_directions(
     norms = mean_norm(torch.cat([fit_positive, fit_negative]))
     fitted: dict[str, FittedDirection] = {}
     for k, role in enumerate(acts.roles):
+        check_difference(vectors[k], norms[k].item(), f"layer {selected}, {role}")
         scores = [project(side[:, k], vectors[k]) for side in (test_positive, test_negative)]
         estimate = auroc(scores[0], scores[1], seed=seed)
         direction = Direction(

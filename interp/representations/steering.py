@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from interp.data.prompts import Prompts, PromptSet, as_prompts
-from interp.directions import Direction
+from interp.directions import Direction, check_difference
 from interp.display.cards import Card, Shown, Table
 from interp.engine.activations import collect_means
 from interp.engine.generation import generate
@@ -69,7 +69,8 @@ def find_directions(
         n_prompts: number of prompts of each kind.
 
     Raises:
-        ValueError: a layer out of range, a set without harmful or harmless training prompts, or one side missing.
+        ValueError: a layer out of range, a set without harmful or harmless training prompts, one side missing,
+            or sides that do not differ.
     """
     sides, kinds, about = _contrast(prompts, negative)
     selected = model.layer(3 * model.n_layers // 5 if layer is None else layer)
@@ -86,14 +87,17 @@ def find_directions(
         for side in sides
     )
     norms = (bad.norms["resid_pre"][0] * bad.n + good.norms["resid_pre"][0] * good.n) / (bad.n + good.n)
+    vectors = (bad["resid_pre"][0] - good["resid_pre"][0]).float()
+    for i, role in enumerate(roles.values()):
+        check_difference(vectors[i], norms[i].item(), f"layer {selected}, {role}")
     return {
         name: Direction(
-            vector=(bad["resid_pre"][0, i] - good["resid_pre"][0, i]).float(),
+            vector=vectors[i],
             layer=selected,
             position=role,
             sign=f"{kinds[0]} - {kinds[1]}",
             mean_activation_norm=norms[i].item(),
-            provenance={**model.provenance, "prompts": about, "n": n_prompts},
+            provenance={**model.provenance, "prompts": about, "n": max(bad.n, good.n)},
         )
         for i, (name, role) in enumerate(roles.items())
     }

@@ -60,6 +60,8 @@ class CheckedSettings:
                     raise ValueError(f"{field.name} must be a finite number, got {value!r}")
                 if isinstance(number, int) and number < 0:
                     raise ValueError(f"{field.name} must be 0 or more, got {value!r}")
+                if isinstance(number, int) and number >= 2**63:  # beyond every seed, count and index
+                    raise ValueError(f"{field.name} must be below 2**63, got {value!r:.60}")
 
 
 def problem(error: ValidationError, *place: str) -> str:

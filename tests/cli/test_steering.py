@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from interp.cli.main import app
-from interp.cli.prompt_arguments import is_prompt_file, layers_of
+from interp.cli.prompt_arguments import is_prompt_file, layers_of, prompts_of
 from interp.directions import Direction
 from interp.engine.generation import generate
 from interp.engine.interventions import Add
@@ -104,8 +104,11 @@ def test_what_names_a_file_and_what_is_an_instruction(tmp_path: Path) -> None:
     (tmp_path / "my prompts.txt").write_text("Hi")
     for argument in ("-", "hub:owner/name", "prompts.csv", str(tmp_path / "my prompts.txt")):
         assert is_prompt_file(argument)
-    for argument in ("Hi", "Summarise the file notes.txt", "README", ""):
+    for argument in ("Hi", "Summarise the file notes.txt", "README", "", f"{'Summarise ' * 99}notes.txt"):
         assert not is_prompt_file(argument)
+    with pytest.raises(ValueError, match="is a folder; give an instruction or a file of prompts"):
+        prompts_of(str(tmp_path))
+    assert prompts_of("and/or").texts == ("and/or",)
 
 
 def test_layers_as_they_are_typed() -> None:

@@ -1,5 +1,6 @@
 """Batched, cached, prefix-sharing generation against plain Hugging Face, one prompt at a time."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -135,8 +136,16 @@ def test_steer_gives_both_answers(tiny: ChatModel) -> None:
 def test_mistakes_are_named(tiny: ChatModel) -> None:
     with pytest.raises(ValueError, match="max_new_tokens must be 1 or more"):
         generate(tiny, ["Hi"], max_new_tokens=0)
-    with pytest.raises(ValueError, match="temperature must be 0"):
-        generate(tiny, ["Hi"], temperature=-1.0)
+    for temperature in (-1.0, math.nan, math.inf, 1e-320):
+        with pytest.raises(ValueError, match=rf"temperature must be 0 .*, got {temperature}"):
+            generate(tiny, ["Hi"], temperature=temperature)
+    for seed in (-1, 2**63):
+        with pytest.raises(ValueError, match=rf"seed must be within 0 and .*, got {seed}"):
+            generate(tiny, ["Hi"], temperature=1.0, seed=seed)
+    smallest = generate(tiny, ["Hi"], temperature=1e-6, max_new_tokens=8)
+    assert smallest.texts == generate(tiny, ["Hi"], max_new_tokens=8).texts
+    with pytest.raises(ValueError, match="give at least one position, such as t_inst"):
+        collect(tiny, ["Hi"], positions=[])
 
 
 @pytest.mark.checkpoint

@@ -91,6 +91,19 @@ def test_a_revision_in_the_name_is_the_revision() -> None:
         load("owner/name@abc")
 
 
+def test_a_model_on_this_machine_has_no_revision_and_every_model_a_name(saved_tiny: Path) -> None:
+    for local in (str(saved_tiny), "smollm2"):
+        with pytest.raises(
+            ValueError, match=r"is on this machine and has no revisions, got 'main'; leave the"
+        ):
+            ModelSource(local, revision="main").check()
+    for empty in ("", " "):
+        with pytest.raises(ValueError, match=r"the model's name is empty; give smollm2"):
+            load(empty)
+    with pytest.raises(ValueError, match="device 'meta' holds no numbers; give cpu"):
+        load(str(saved_tiny), device="meta")
+
+
 def test_an_at_sign_in_a_path_is_no_revision(folder: Path) -> None:
     strange = folder.rename(folder.with_name("run@3"))
     assert split_revision(str(strange)) == (str(strange), None)

@@ -245,6 +245,13 @@ def test_empty_instruction(empty: str) -> None:
         tokenize(make_tokenizer(), ["Hello", empty])
 
 
+def test_half_of_a_character_in_a_system_message_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"prompt 0 with its chat template and system message holds half of a char"
+    ):
+        tokenize(make_tokenizer(), ["Hi"], system="\ud800")
+
+
 def test_no_prompts() -> None:
     with pytest.raises(ValueError, match="no prompts were given"):
         tokenize(make_tokenizer(), [])

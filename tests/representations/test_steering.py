@@ -166,3 +166,9 @@ def test_a_step_of_no_length_or_no_number_is_refused(tiny: ChatModel) -> None:
     for coefficient in (float("nan"), float("inf")):
         with pytest.raises(ValueError, match="must be a finite number"):
             steer(tiny, "Hi", torch.ones(32), layers=1, coefficient=coefficient)
+
+
+def test_sides_that_do_not_differ_have_no_direction(tiny: ChatModel) -> None:
+    message = r"both sides have the same mean activation at layer 1, .*; give prompts that differ"
+    with pytest.raises(ValueError, match=message):
+        find_directions(tiny, list(PROMPTS), list(PROMPTS), layer=1)

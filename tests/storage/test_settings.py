@@ -31,6 +31,7 @@ class Plain(CheckedSettings):
     [
         ({"n": 0}, "n must be 1 or more, got 0"),
         ({"rest": -1}, "rest must be 0 or more, got -1"),
+        ({"rest": 10**30}, r"rest must be below 2\*\*63, got 1000"),
         ({"grid": (1, -2)}, r"grid must be 0 or more, got \(1, -2\)"),
         ({"rate": 0.0}, "rate must be above 0, got 0.0"),
         ({"rate": math.nan}, "rate must be"),
