@@ -11,7 +11,7 @@ the model uses it; that takes an intervention and a random direction of the same
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +48,15 @@ class Direction(Shown):
     """Model, prompt sets, seed and library versions."""
 
     def __post_init__(self) -> None:
+        check_vector(self.vector)
         if not torch.isfinite(self.vector).all():
             raise ValueError(f"direction at layer {self.layer}, {self.position} holds NaN or infinite values")
         if self.mean_activation_norm is not None and not 0 <= self.mean_activation_norm < math.inf:
             raise ValueError(
                 f"mean_activation_norm must be 0 or more and finite, got {self.mean_activation_norm}"
             )
+        if not isinstance(self.layer, Integral) or isinstance(self.layer, bool):
+            raise ValueError(f"layer must be a whole number, got {self.layer!r}")
         if self.layer < 0:
             raise ValueError(f"layer must be 0 or more, got {self.layer}; resolve negative layers first")
 
@@ -155,6 +158,22 @@ def difference_in_means(
     return (positive.double().mean(0) - negative.double().mean(0)).to(torch.float32)
 
 
+def check_vector(vector: Tensor) -> None:
+    """Raise a ValueError unless this is a tensor of floats along one axis, d_model."""
+    if not isinstance(vector, Tensor):
+        raise ValueError(
+            f"a direction's vector is a tensor, got {type(vector).__name__}; use torch.as_tensor"
+        )
+    if vector.ndim != 1 or not vector.is_floating_point():
+        raise ValueError(
+            f"a direction has one axis of floats, d_model; got shape {tuple(vector.shape)}, {vector.dtype}"
+        )
+    if vector.layout != torch.strided or vector.is_meta:
+        raise ValueError(
+            f"a direction holds plain numbers; got a tensor of {vector.layout} on {vector.device}"
+        )
+
+
 def check_difference(difference: Tensor, mean_norm: float, place: str) -> None:
     """Raise a ValueError where a difference in means is rounding, because both sides have the same mean.
 
@@ -236,7 +255,12 @@ def unit(vector: Float[Tensor, "*rest d_model"]) -> Float[Tensor, "*rest d_model
 
 
 def cosine(a: Float[Tensor, "*rest d_model"], b: Float[Tensor, "*rest d_model"]) -> Float[Tensor, "*rest"]:
-    """Cosine along the last axis, computed in float64; 0 where either vector is zero."""
+    """Cosine along the last axis, computed in float64; 0 where either vector is zero.
+
+    Raises:
+        ValueError: last axes of different lengths.
+    """
+    _one_width(a, b)
     return einsum(unit(a.double()), unit(b.double()), "... d_model, ... d_model -> ...").to(torch.float32)
 
 
@@ -251,7 +275,12 @@ def cosine_matrix(
 def project(
     activations: Float[Tensor, "*rest d_model"], direction: Float[Tensor, "*#rest d_model"]
 ) -> Float[Tensor, "*rest"]:
-    """Projection of the activations on the normalised direction, in units of the activations."""
+    """Projection of the activations on the normalised direction, in units of the activations.
+
+    Raises:
+        ValueError: last axes of different lengths.
+    """
+    _one_width(activations, direction)
     return einsum(activations, unit(direction).to(activations), "... d_model, ... d_model -> ...")
 
 
@@ -259,6 +288,13 @@ def mean_norm(activations: Float[Tensor, "prompt *rest d_model"]) -> Float[Tenso
     """Mean over prompts of the norm of the activations."""
     norms = torch.linalg.vector_norm(activations.double(), dim=-1)
     return reduce(norms, "prompt ... -> ...", "mean").to(torch.float32)
+
+
+def _one_width(a: Tensor, b: Tensor) -> None:
+    if a.shape[-1:] != b.shape[-1:]:
+        raise ValueError(
+            f"both need the same d_model as their last axis, got shapes {tuple(a.shape)} and {tuple(b.shape)}"
+        )
 
 
 def _two_sets(positive: Tensor, negative: Tensor) -> None:

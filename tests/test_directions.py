@@ -216,3 +216,15 @@ def test_directions_of_one_place_can_be_added_and_scaled(tmp_path) -> None:
         Direction(vector=a.vector, layer=2, position="t_inst", mean_activation_norm=-1.0)
     read = interp.read_direction((a + b).save(tmp_path / "sum.safetensors"))
     assert torch.equal(read.vector, torch.tensor([2.0, 7.0])) and read.layer == 2
+
+
+@pytest.mark.parametrize(
+    ("vector", "message"),
+    [
+        (torch.ones(8, device="meta"), r"holds plain numbers; got a tensor of torch\.strided on meta"),
+        (torch.ones(8).to_sparse(), r"holds plain numbers; got a tensor of torch\.sparse_coo on cpu"),
+    ],
+)
+def test_vectors_without_plain_numbers_are_refused(vector: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Direction(vector=vector, layer=1, position="t_inst")

@@ -193,6 +193,8 @@ def generate_each(
     Raises:
         ValueError: an intervention that also acts on generated tokens, or as `generate`.
     """
+    if not isinstance(max_new_tokens, int):
+        raise ValueError(f"max_new_tokens must be a whole number, got {max_new_tokens!r}")
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be 1 or more, got {max_new_tokens}")
     for intervention in (i for arm in arms for i in arm):
@@ -236,6 +238,8 @@ def generate_each(
 
 def _picker(max_new_tokens: int, temperature: float, seed: int) -> Pick:
     """The function that selects the next token of every row: argmax, or sampling at a temperature."""
+    if not isinstance(max_new_tokens, int):
+        raise ValueError(f"max_new_tokens must be a whole number, got {max_new_tokens!r}")
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be 1 or more, got {max_new_tokens}")
     if temperature != 0 and not 1e-6 <= temperature < math.inf:  # smaller ones overflow
@@ -247,6 +251,7 @@ def _picker(max_new_tokens: int, temperature: float, seed: int) -> Pick:
     generator = torch.Generator().manual_seed(seed)
 
     def sample(logits: Float[Tensor, "batch d_vocab"]) -> Int[Tensor, " batch"]:
+        _check_numbers(logits.amax(-1))
         weights = (logits.float() / temperature).softmax(-1).cpu()
         return torch.multinomial(weights, 1, generator=generator)[:, 0].to(logits.device)
 
@@ -254,7 +259,18 @@ def _picker(max_new_tokens: int, temperature: float, seed: int) -> Pick:
 
 
 def _likeliest(logits: Float[Tensor, "batch d_vocab"]) -> Int[Tensor, " batch"]:
-    return logits.argmax(-1)
+    ids = logits.argmax(-1)
+    _check_numbers(logits.gather(-1, ids[:, None]))
+    return ids
+
+
+def _check_numbers(largest: Tensor) -> None:
+    """Raise a ValueError unless the largest logit of every row is a number: argmax calls NaN the largest, token 0."""
+    if not torch.isfinite(largest).all():
+        raise ValueError(
+            "the logits are not finite: an intervention is too large (a smaller coefficient), float16 overflows (load "
+            "in bfloat16 or float32), or the weights are damaged"
+        )
 
 
 def _gather(steps: Iterator[DecodingStep], places: Sequence[list[int]]) -> None:

@@ -18,13 +18,14 @@ Zhao et al. 2025, arXiv:2507.11878 (their `max_decode_step_while_intervene` = 1 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.directions import Direction, unit
+from interp.directions import Direction, check_vector, unit
 from interp.models.layers import Layers, written_layers
 from interp.models.sites import Site, Sites, site_list
 from interp.models.tokens import Positions
@@ -217,12 +218,17 @@ def _fill(intervention: "Ablate | Add", **values: Any) -> None:
 
 
 def _check(intervention: "Ablate | Add") -> None:
-    vector, new_tokens = intervention.direction, intervention.new_tokens
+    vector, new_tokens, positions = intervention.direction, intervention.new_tokens, intervention.positions
+    check_vector(vector)
+    if not isinstance(positions, (str, int)) and not (isinstance(positions, Sequence) and positions):
+        raise ValueError(
+            f"positions must be a role, a region or a list of at least one, such as t_inst or all; got {positions!r}"
+        )
     if not torch.isfinite(vector).all():
         raise ValueError("the direction holds NaN or infinite values")
     coefficient = getattr(intervention, "coefficient", 1.0)
-    if not math.isfinite(coefficient):
-        raise ValueError(f"coefficient (or relative_norm) must be a finite number, got {coefficient}")
+    if not isinstance(coefficient, (Real, Tensor)) or not math.isfinite(coefficient):
+        raise ValueError(f"coefficient (or relative_norm) must be a finite number, got {coefficient!r}")
     if isinstance(new_tokens, int) and new_tokens < 0:
         raise ValueError(f"new_tokens must be 0 or more, 'none' or 'all', got {new_tokens}")
     if isinstance(new_tokens, str) and new_tokens not in ("none", "all"):

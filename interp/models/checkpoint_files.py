@@ -58,4 +58,6 @@ def reason_of(error: Exception) -> str:
         return (
             "its pickled weights are damaged or hold more than tensors, which could run code; use safetensors"
         )
+    if "ignore_mismatched_sizes" in str(error):
+        return "the shapes of its tensors are not those that its configuration describes; take both from one checkpoint"
     return first_line(error)

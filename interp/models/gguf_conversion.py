@@ -18,6 +18,7 @@ from transformers.integrations.gguf.gguf_conversion_mapping import GGUF_ARCHS
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 from transformers.utils import logging as transformers_logging
 
+from interp.models.checkpoint_files import reason_of
 from interp.models.gguf_settings import configuration
 from interp.models.gguf_shards import join_shards, split_count
 from interp.models.gguf_tensors import check_tensors, rope_factors
@@ -110,7 +111,7 @@ def _converted(
     try:
         settings = load_gguf_checkpoint(str(path), return_tensors=False)["config"]
     except Exception as error:
-        raise ValueError(f"transformers cannot convert {shown}: {error}") from error
+        raise ValueError(f"transformers cannot convert {shown}: {reason_of(error)}") from error
     own = {
         name.removeprefix(f"{architecture}."): value
         for name, value in keys.items()
@@ -131,7 +132,7 @@ def _converted(
             output_loading_info=True,
         )
     except Exception as error:
-        raise ValueError(f"transformers cannot convert {shown}: {error}") from error
+        raise ValueError(f"transformers cannot convert {shown}: {reason_of(error)}") from error
     hf, found = loaded
     if missing := sorted(found["missing_keys"]):
         raise ValueError(

@@ -159,6 +159,8 @@ def _table(prompts: Any) -> GatheredPrompts | None:
     column = next((name for name in TEXT_COLUMNS if name in have), None)
     if column is None:
         return None
+    if twice := [name for name in (column, "id", "category") if have.count(name) > 1]:
+        raise ValueError(f"the table has the column {twice[0]!r} twice; rename one")
     gathered = _numbered(_list(prompts[column].tolist()))
     labels = prompts["id"].tolist() if "id" in have else list(getattr(prompts, "index", range(len(prompts))))
     kinds = prompts["category"].tolist() if "category" in have else [None] * len(labels)
@@ -254,6 +256,8 @@ def _refuse(prompts: Any) -> None:
             f"the table has no column {', '.join(TEXT_COLUMNS)}; pass its column of prompts, such as table[{first!r}]; "
             f"it has {', '.join(named)}"
         )
+    if hasattr(prompts, "__fspath__"):
+        raise ValueError(f"prompts must be text, got a path; read it first: read_prompts({str(prompts)!r})")
     if hasattr(prompts, "parts"):
         known = [f"[{', '.join(repr(name) for name in part)}]" for part in prompts.parts]
         raise ValueError(
@@ -266,7 +270,5 @@ def _refuse(prompts: Any) -> None:
         raise ValueError("prompts must be text, got bytes; decode them first: prompts.decode()")
     if isinstance(prompts, (set, frozenset)):
         raise ValueError("prompts must have an order, got a set; pass sorted(prompts)")
-    if hasattr(prompts, "__fspath__"):
-        raise ValueError(f"prompts must be text, got a path; read it first: read_prompts({str(prompts)!r})")
     if hasattr(prompts, "requires_grad"):
         raise ValueError(f"prompts must be text, got a {kind}; token ids go into ChatTokens")

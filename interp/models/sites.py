@@ -4,7 +4,7 @@ resid_pre --+--> attention --> attn_out --+--> mlp --> mlp_out --+--> resid_post
             +----------------------------(+) resid_mid ---------(+)
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, Literal, get_args
@@ -29,6 +29,8 @@ def site_list(sites: Sites) -> tuple[Site, ...]:
     Raises:
         ValueError: no site, or an unknown one.
     """
+    if not isinstance(sites, (str, Iterable)):
+        raise ValueError(f"sites must be one or several of {', '.join(SITES)}; got {sites!r}")
     unique = (sites,) if isinstance(sites, str) else tuple(dict.fromkeys(sites))
     unknown = [site for site in unique if site not in SITES]
     if unknown or not unique:

@@ -181,6 +181,10 @@ class ChatTokens:
         Raises:
             ValueError: unknown role, or an index that some prompt does not have.
         """
+        if not isinstance(positions, (str, int, Sequence)):
+            raise ValueError(
+                f"positions must be a role or a list of roles, such as t_inst; got {positions!r}"
+            )
         wanted = [positions] if isinstance(positions, (str, int)) else list(positions)
         names: list[str] = []
         for position in wanted:

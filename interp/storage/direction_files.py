@@ -27,7 +27,7 @@ from pydantic import ConfigDict, Field
 from safetensors.torch import save
 from torch import Tensor
 
-from interp.directions import Direction
+from interp.directions import Direction, check_vector
 from interp.storage.atomic_files import write_file
 from interp.storage.control_vectors import read_control_vector
 from interp.storage.tensor_files import (
@@ -124,10 +124,7 @@ def as_direction(given: DirectionInput) -> Direction | Tensor:
                 "a direction is a Direction, a tensor, a numpy vector, a list of numbers or a direction file; got "
                 f"{type(given).__name__}"
             ) from error
-    if vector.ndim != 1 or not vector.is_floating_point():
-        raise ValueError(
-            f"a direction has one axis of floats, d_model; got shape {tuple(vector.shape)}, {vector.dtype}"
-        )
+    check_vector(vector)
     return vector
 
 

@@ -148,6 +148,16 @@ def test_mistakes_are_named(tiny: ChatModel) -> None:
         collect(tiny, ["Hi"], positions=[])
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("fast", [True, False])
+def test_logits_that_are_no_numbers_are_no_completion(
+    tiny: ChatModel, temperature: float, fast: bool
+) -> None:
+    huge = Add(1e38 * VECTOR, layers=[1])
+    with pytest.raises(ValueError, match="the logits are not finite: an intervention is too large"):
+        generate(tiny, ["Hi"], interventions=[huge], max_new_tokens=4, temperature=temperature, fast=fast)
+
+
 @pytest.mark.checkpoint
 def test_bundled_greedy_equals_hugging_face_generate(bundled) -> None:
     model = bundled("smollm2-safe")

@@ -101,3 +101,6 @@ def test_a_table_with_a_text_column_is_its_prompts() -> None:
         ValueError, match=r"the table has no column instruction, .*such as table\['category'\]"
     ):
         gather_prompts(table[["category"]])
+    twice = pd.DataFrame([["a", "b"]], columns=["prompt", "prompt"])
+    with pytest.raises(ValueError, match="the table has the column 'prompt' twice; rename one"):
+        gather_prompts(twice)
