@@ -243,8 +243,11 @@ def _prompts(rows: list[Any], column: str | None, source: str, label: str) -> Pr
 
 def _category(row: Mapping[str, Any]) -> str | None:
     for key in ("category", "Category"):
-        if isinstance(row.get(key), str):
-            return row[key]
+        value = row.get(key)
+        if isinstance(value, str):
+            return value
+        if isinstance(value, int) and not isinstance(value, bool):  # categories by number
+            return str(value)
     return None
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from interp.data.prompts import load_prompts
 from interp.directions import Direction
@@ -19,7 +20,7 @@ from interp.engine.log_probs import completion_log_probs, next_token_log_probs
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, tokenize
 from interp.representations.steering import find_directions, steer
-from tests.conftest import PROMPTS
+from tests.conftest import PROMPTS, tiny_config
 
 TOKENS = 9
 """Enough for weights to be packed."""
@@ -153,9 +154,12 @@ def test_mistakes_are_named(tiny: ChatModel) -> None:
 def test_logits_that_are_no_numbers_are_no_completion(
     tiny: ChatModel, temperature: float, fast: bool
 ) -> None:
-    huge = Add(1e38 * VECTOR, layers=[1])
+    torch.manual_seed(0)
+    damaged = ChatModel(AutoModelForCausalLM.from_config(tiny_config()).float(), tiny.tokenizer, name="tiny")
+    with torch.no_grad():
+        damaged.hf.get_parameter("model.norm.weight")[3] = math.inf
     with pytest.raises(ValueError, match="the logits are not finite: an intervention is too large"):
-        generate(tiny, ["Hi"], interventions=[huge], max_new_tokens=4, temperature=temperature, fast=fast)
+        generate(damaged, ["Hi"], max_new_tokens=4, temperature=temperature, fast=fast)
 
 
 @pytest.mark.checkpoint

@@ -65,6 +65,8 @@ def test_relative_norms_are_relative_to_the_mean_activation_norm() -> None:
 def test_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match="NaN or infinite"):
         Ablate(direction=torch.full((32,), float("nan")))
+    with pytest.raises(ValueError, match=r"the addition overflows \(coefficient 1, largest entry .*e\+38\)"):
+        Add(direction=1e38 * vector(), layers=[0])
     with pytest.raises(ValueError, match=r"positions must be a role, a region or a list of at least one"):
         Add(direction=vector(), layers=[0], positions=[])
     with pytest.raises(ValueError, match="new_tokens must be 0 or more"):
