@@ -103,11 +103,15 @@ def find_series(
         base: model that adapters belong to, by name or loaded; None takes the one that each names.
 
     Raises:
-        ValueError: as for `find_checkpoints`, or a reference that stands for several checkpoints.
+        ValueError: as for `find_checkpoints`, a reference that stands for several checkpoints, or a base that is no
+            model or that no checkpoint needs.
     """
+    if isinstance(base, str):
+        ModelSource(base).check()
     source = base if base is None or isinstance(base, str) else base.source
     checkpoints = find_checkpoints(given, base=source)
     if reference is None:
+        _check_used(base, checkpoints)
         return Series(checkpoints=tuple(checkpoints), references=tuple(checkpoints))
     label = reference.name if isinstance(reference, ModelSource) else str(reference)
     named = [checkpoint for checkpoint in checkpoints if checkpoint.label == label]
@@ -118,7 +122,15 @@ def find_series(
             f"the reference {label} stands for {len(named)} checkpoints; name one of "
             f"{', '.join(checkpoint.label for checkpoint in named)}"
         )
+    _check_used(base, [*checkpoints, *named])
     return Series(checkpoints=tuple(checkpoints), references=tuple(named))
+
+
+def _check_used(base: "str | ChatModel | None", checkpoints: Sequence[Checkpoint]) -> None:
+    if isinstance(base, str) and all(checkpoint.adapter is None for checkpoint in checkpoints):
+        raise ValueError(
+            f"the base {base} would not be used, as every checkpoint is a whole model; leave it out"
+        )
 
 
 def find_checkpoints(

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from interp.storage.tensor_files import read_safetensors
+
 _CHANGES = (
     "os.rename",
     "os.remove",
@@ -86,7 +88,8 @@ def content(folder: Path) -> dict[str, Any]:
         if path.suffix == ".json" and "figures" not in name:
             found[name] = _timeless(json.loads(path.read_text()))
         elif path.suffix == ".safetensors":
-            found[name] = path.read_bytes()
+            file = read_safetensors(path)  # the order of a header is not fixed
+            found[name] = file.metadata, {key: value.tolist() for key, value in file.tensors.items()}
         elif path.is_file():
             found[name] = "there"
     return found

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from interp.models.chat_model import load
-from interp.tracking.checkpoints import find_checkpoints, step_unit
+from interp.tracking.checkpoints import find_checkpoints, find_series, step_unit
 from interp.tracking.series import CheckpointLoader
 from tests.tracking.conftest import COUNTS
 
@@ -45,6 +45,16 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(ValueError, match="does not name its base model; give base="):
         find_checkpoints(tmp_path)
+
+
+def test_a_base_that_is_no_model_or_that_nothing_needs_is_refused(
+    tuned: Path, saved_tiny: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"the base .* would not be used, as every checkpoint is a whole model"):
+        find_series([saved_tiny], base=str(saved_tiny))
+    with pytest.raises(ValueError, match=r"no such folder or \.gguf file: .*absent"):
+        find_series([tuned], base=str(tmp_path / "absent"))
+    assert len(find_series([tuned, saved_tiny], base=str(saved_tiny)).checkpoints) == 1 + len(COUNTS)
 
 
 def test_the_loader_holds_one_base_and_swaps_adapters(tuned: Path, saved_tiny: Path) -> None:
