@@ -29,6 +29,7 @@ from interp.models.logit_checks import (
     tolerance_of,
 )
 from interp.models.snapshots import Snapshot
+from interp.models.weight_checks import check_finite
 from interp.models.weight_hashes import WeightHash
 from interp.storage.typed_json import first_line
 
@@ -107,6 +108,10 @@ def _merge(hf: PreTrainedModel, adapter: str, before: Snapshot, shown: str) -> N
         raise ValueError(f"{what} makes a {type(merged).__name__} of {shown}, not other weights; {_REMEDY}")
     vars(hf).pop("peft_config", None)
     _tie_again(hf, shared)
+    try:
+        check_finite(hf)
+    except ValueError as error:
+        raise ValueError(f"{what} merged into {shown}: {error}; save the adapter again") from error
     after = probe_logits(hf, attached.ids)
     gap = relative_difference(after, attached.logits)
     if not gap <= tolerance_of(hf):

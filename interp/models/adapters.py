@@ -93,6 +93,9 @@ def _read(adapter: str) -> tuple[Any, dict[str, Tensor]]:
             if value.is_floating_point() and not value.isfinite().all()
         ]:
             raise ValueError(f"{damaged[0]} holds NaN or infinite values")
+        for name, value in weights.items():
+            if "lora_" in name and not value.is_floating_point():
+                raise ValueError(f"{name} holds {value.dtype}, which trained weights are not")
     except Exception as error:  # a reader of files of anybody's making
         raise ValueError(f"cannot read {what}: {reason_of(error)}") from error
     return config, weights

@@ -22,6 +22,7 @@ from interp.models.gguf import convert_gguf
 from interp.models.hub import hub_options
 from interp.models.sources import BUNDLED_MODELS, ModelSource, SourceFiles
 from interp.models.tokenizer_files import read_tokenizer
+from interp.models.weight_checks import check_finite, check_unused
 
 
 class Checkpoint(NamedTuple):
@@ -120,6 +121,8 @@ def _from_pretrained(
         if found["missing_keys"]:
             missing = sorted(found["missing_keys"])
             raise ValueError(f"{len(missing)} tensors are missing from the weights, first {missing[0]}")
+        check_unused(hf, found["unexpected_keys"])
+        check_finite(hf)
     except Exception as error:  # readers of files of anybody's making, with errors of Rust, torch and Python
         reason = reason_of(error)
         if folder.is_dir():

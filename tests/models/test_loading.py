@@ -1,10 +1,15 @@
 """Names, folders and adapters: what loads, what is refused and with which words."""
 
+import json
+import math
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -159,3 +164,57 @@ def test_adapter_digest_follows_the_weights(tmp_path: Path) -> None:
     (tmp_path / "adapter_model.safetensors").write_bytes(b"abc")
     # SHA-256 of "abc", FIPS 180-2 appendix B.1.
     assert adapter_digest(str(tmp_path)) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize(
+    "name", ["model.layers.3.mlp.up_proj.weight", "model.layers.0.self_attn.q_proj.bias", "model.norm.bias"]
+)
+def test_weights_that_the_configuration_has_no_place_for_are_refused(
+    name: str, saved_tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(saved_tiny, folder)
+    whole = load_file(folder / "model.safetensors")
+    save_file({**whole, "vision.weight": torch.ones(3)}, folder / "model.safetensors", {"format": "pt"})
+    load_checkpoint(str(folder))  # control: another part is left out with a warning
+    assert "1 tensors of the checkpoint are not used by LlamaForCausalLM, first vision.weight" in caplog.text
+    save_file({**whole, name: torch.ones(32)}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        ValueError, match=rf"first {re.escape(name)}: config\.json describes another model than"
+    ):
+        load_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_no_numbers_are_refused(value: float, saved_tiny: Path, tmp_path: Path) -> None:
+    folder, name = tmp_path / "model", "model.layers.1.self_attn.q_proj.weight"
+    shutil.copytree(saved_tiny, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights[name][3, 5] = value
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        ValueError, match=rf"cannot load the checkpoint in .*{name} holds NaN or infinite values"
+    ):
+        load_checkpoint(str(folder))
+
+
+def test_an_adapter_whose_scale_is_no_number_is_refused(saved_tiny: Path, tmp_path: Path) -> None:
+    hf = AutoModelForCausalLM.from_pretrained(saved_tiny)
+    get_peft_model(hf, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(str(tmp_path / "adapter"))
+    path = tmp_path / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "lora_alpha": math.nan}))
+    with pytest.raises(
+        ValueError, match=r"q_proj\.weight holds NaN or infinite values; save the adapter again"
+    ):
+        load_checkpoint(str(saved_tiny), adapter=str(tmp_path / "adapter"))
+
+
+def test_a_tokenizer_whose_longest_length_is_no_number_is_refused(saved_tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(saved_tiny, folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": []}))
+    with pytest.raises(
+        ValueError, match=r"cannot load the checkpoint in .*model_max_length .* a number, got \[\]"
+    ):
+        load_checkpoint(str(folder))
