@@ -52,7 +52,7 @@ def find_blocks(hf: PreTrainedModel, name: str) -> list[Block]:
     n_layers = hf.config.get_text_config().num_hidden_layers
     _check_not_hybrid(hf, n_layers, name)
     for module in hf.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == n_layers:
+        if isinstance(module, nn.ModuleList) and len(module) == n_layers > 0:
             blocks = [_block(child) for child in module]
             if all(blocks):
                 return [block for block in blocks if block]

@@ -27,8 +27,9 @@ _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 @torch.no_grad()
 def check_finite(model: nn.Module) -> None:
-    """Raise a ValueError that names the first weight with NaN or infinite values."""
-    for name, weight in model.named_parameters():
+    """Raise a ValueError that names the first weight, or frequencies of RoPE, with NaN or infinite values."""
+    frequencies = [(name, value) for name, value in model.named_buffers() if name.endswith("inv_freq")]
+    for name, weight in [*model.named_parameters(), *frequencies]:
         wider = torch.float64 if weight.dtype == torch.float64 else torch.float32
         # A sum needs no copy of the weights, as a mask does.
         if weight.dtype in _FLOATS and not weight.sum(dtype=wider).isfinite():

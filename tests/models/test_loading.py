@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from interp.models import sources
-from interp.models.chat_model import ChatModel
+from interp.models.chat_model import ChatModel, load
 from interp.models.loading import load_checkpoint
 from interp.models.sources import adapter_digest
 from tests.conftest import CHATML, tiny_config
@@ -196,6 +197,32 @@ def test_weights_that_are_no_numbers_are_refused(value: float, saved_tiny: Path,
         ValueError, match=rf"cannot load the checkpoint in .*{name} holds NaN or infinite values"
     ):
         load_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"rope_parameters": {"rope_type": "linear", "factor": 0.0, "rope_theta": 1e4}},
+            r"inv_freq holds NaN or inf",
+        ),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": -5.0}}, r"inv_freq holds NaN or inf"),
+        (
+            {"num_hidden_layers": 0},
+            r"first model\.layers\.0\..*: config\.json describes another model|no list of 0 deco",
+        ),
+        ({"num_hidden_layers": 2}, r"first model\.layers\.2\..*: config\.json describes another model"),
+    ],
+)
+def test_configurations_of_no_model_are_refused(
+    change: dict[str, Any], message: str, saved_tiny: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(saved_tiny, folder)
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, **change}))
+    with pytest.raises(ValueError, match=message):
+        load(str(folder))
 
 
 def test_an_adapter_whose_scale_is_no_number_is_refused(saved_tiny: Path, tmp_path: Path) -> None:
