@@ -98,7 +98,10 @@ def content(folder: Path) -> dict[str, Any]:
 def _timeless(value: Any) -> Any:
     if isinstance(value, dict):
         return {
-            key: _timeless(item) for key, item in value.items() if key not in ("created", "seconds", "cost")
+            key: _timeless(item)
+            for key, item in value.items()
+            # The hash covers the times as well.
+            if key not in ("created", "seconds", "cost", "sha256")
         }
     return [_timeless(item) for item in value] if isinstance(value, list) else value
 
