@@ -50,7 +50,9 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_a_base_that_is_no_model_or_that_nothing_needs_is_refused(
     tuned: Path, saved_tiny: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match=r"the base .* would not be used, as every checkpoint is a whole model"):
+    with pytest.raises(
+        ValueError, match=r"the base .* would not be used, as every checkpoint is a whole model"
+    ):
         find_series([saved_tiny], base=str(saved_tiny))
     with pytest.raises(ValueError, match=r"no such folder or \.gguf file: .*absent"):
         find_series([tuned], base=str(tmp_path / "absent"))
