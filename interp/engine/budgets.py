@@ -47,6 +47,8 @@ class PassBudget:
     """Tokens of a packed pass of a sweep over candidates, which is repeated for every candidate."""
     unfolded_tokens: int
     """Tokens to which attention may unfold a packed pass, which is more than its own where prompts share prefixes."""
+    gradient_tokens: int
+    """Tokens of a pass whose activations are kept for the backward pass."""
     scored_tokens: int
     """Tokens of a pass that unembeds all positions of its completions."""
     decode_rows: int
@@ -136,6 +138,7 @@ def _cpu_budget(free: int, *, d_mlp: int, prepacks: bool, weights: int) -> PassB
         packed_tokens=packed,
         sweep_tokens=1280,  # a candidate's validation prompts fit into one or two passes
         unfolded_tokens=32 * plain,
+        gradient_tokens=plain,
         scored_tokens=512,
         decode_rows=64,  # reading the weights then takes less time than the arithmetic
         rows=128,
@@ -164,6 +167,7 @@ def _gpu_budget(
         packed_tokens=tokens,
         sweep_tokens=tokens,
         unfolded_tokens=4 * tokens,
+        gradient_tokens=min(tokens, _power_of_two(available / (n_layers * passing))),
         scored_tokens=min(tokens, rows),
         decode_rows=min(rows, _power_of_two(available / (cached * _DECODED_LENGTH + unembedded))),
         rows=rows,

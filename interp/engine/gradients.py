@@ -1,8 +1,8 @@
-"""Activations and log-probabilities with gradients, through a frozen model.
+"""Activations and log-probabilities with gradients, through a model that is frozen but for the parameters named.
 
 Trainable inputs are embeddings in place of a prompt's own, a soft prefix (free embeddings before or inside the rendered
-prompt), or the direction of an intervention. Outputs are those of `collect` (sites at token roles) and of
-`next_token_log_probs` (the first completion token), with their autograd graph.
+prompt), the direction of an intervention, or parameters of the model. Outputs are those of `collect` (sites at token
+roles) and of `next_token_log_probs` (the first completion token), with their autograd graph.
 
     with differentiable(model, checkpointing=True) as through:
         soft = SoftPrefix(embeddings=through.embed(prompts)[0][:8].clone().requires_grad_())
@@ -11,8 +11,15 @@ prompt), or the direction of an intervention. Outputs are those of `collect` (si
         loss.backward()                     # inside the context where blocks are checkpointed
     soft.embeddings.grad.shape              # [8, d_model]
 
-The model's parameters require no gradient inside the context. One call of `run` is one padded pass; the caller chooses
-how many prompts fit. Soft prefixes: Lester et al. 2021, arXiv:2104.08691.
+No parameter requires a gradient inside the context but those given as `trainable`. One call of `run` is one padded
+pass; the caller chooses how many prompts fit. `states` reads one layer, runs no block above it, and packs the prompts
+where it can, so that their shared tokens run once and nothing is padded:
+
+    with differentiable(model, trainable=weights) as through:
+        states = through.states(prompts, layer=19)           # [prompt, role, d_model], after block 19
+        torch.autograd.grad(loss(states), weights)
+
+Soft prefixes: Lester et al. 2021, arXiv:2104.08691.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,10 +34,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from interp.engine.activations import fast_path_agrees
 from interp.engine.applying import Applied, apply
-from interp.engine.batching import pad_id
+from interp.engine.batching import pad_id, stopping_before
 from interp.engine.interventions import Intervention
 from interp.engine.layouts import PassLayout
+from interp.engine.packing import packed_passes
 from interp.models.chat_model import ChatModel, Edit, Site
 from interp.models.contexts import check_context
 from interp.models.layers import Layers, layer_list
@@ -84,8 +93,8 @@ class Readings:
 class Differentiable:
     """Passes with gradients; made by `differentiable`."""
 
-    def __init__(self, model: ChatModel, applied: Applied) -> None:
-        self._model, self._applied = model, applied
+    def __init__(self, model: ChatModel, applied: Applied, *, packs: bool) -> None:
+        self._model, self._applied, self._packs = model, applied, packs
         self._layout: PassLayout | None = None
         self._open = True
 
@@ -150,6 +159,51 @@ class Differentiable:
             roles=tuple(roles),
         )
 
+    def states(
+        self,
+        prompts: PromptInput,
+        *,
+        layer: int,
+        site: Site = "resid_post",
+        positions: Positions = "t_post_inst",
+        fast: bool = True,
+    ) -> Float[Tensor, "prompt role d_model"]:
+        """Activations of one layer, in one pass that stops there.
+
+        Args:
+            layer: the layer to read; blocks above it do not run.
+            positions: token roles to read.
+            fast: stop after the layer, and pack the prompts, each distinct prefix once, where there are neither
+                interventions nor checkpointed blocks; False runs whole padded prompts through every block.
+
+        Raises:
+            ValueError: unknown site or role, layer or position out of range.
+        """
+        model, tokens = self._model, as_tokens(self._model.tokenizer, prompts)
+        check_context(model, tokens)
+        layer = model.layer(layer)
+        where, kept = tokens.resolve(positions)[1], list[Tensor]()
+        stop = layer if site == "resid_pre" else layer + 1
+        reads: list[tuple[Site, int, Edit]] = [(site, layer, kept.append)]
+        if fast and self._packs and fast_path_agrees(model, tokens):
+            # Without a prefix run apart: the tree holds it once, and the backward pass goes through it once.
+            with packed_passes(model, tokens, self._applied, max_shared=0, stop_before=stop) as passes:
+                packed = passes.pack(list(range(len(tokens))))
+                with passes.whole(packed), model.hooks(reads), stopping_before(model, stop):
+                    model.decoder(**packed.inputs)
+            return kept[0][0][packed.nodes(where).to(model.device)]
+        inputs, slots = _padded(model, tokens, self.embed(tokens), None)
+        self._layout = _layout(tokens, slots)
+        with (
+            self._applied.running(self._layout),
+            model.rotary.at([len(ids) for ids in tokens.ids]),
+            model.hooks(reads),
+            stopping_before(model, stop if fast else None),
+        ):
+            model.decoder(**inputs, use_cache=False)
+        rows = torch.arange(len(tokens))[:, None]
+        return kept[0][rows.to(model.device), slots[rows, where].to(model.device)]
+
     def _checked(self, tokens: ChatTokens, embeds: Sequence[Tensor]) -> list[Tensor]:
         if len(embeds) != len(tokens):
             raise ValueError(f"got inputs_embeds of {len(embeds)} prompts for {len(tokens)}; give one each")
@@ -208,38 +262,46 @@ class _Repeated:
 
 @contextmanager
 def differentiable(
-    model: ChatModel, *, interventions: Sequence[Intervention] = (), checkpointing: bool = False
+    model: ChatModel,
+    *,
+    interventions: Sequence[Intervention] = (),
+    checkpointing: bool = False,
+    trainable: Sequence[nn.Parameter] = (),
 ) -> Iterator[Differentiable]:
-    """Passes with gradients through the model, whose parameters are frozen inside the context.
+    """Passes with gradients through the model, whose parameters are frozen inside the context but for those given.
 
-    `requires_grad` of the parameters is restored afterwards, also after an exception, and none of them gets a gradient.
-    The context holds `model.lock`: fast passes of other threads wait.
+    `requires_grad` of the parameters is restored afterwards, also after an exception, and no frozen one gets a
+    gradient. The context holds `model.lock`: fast passes of other threads wait.
 
     Args:
         interventions: active in every pass; a direction may require a gradient.
+        trainable: parameters of the model that require gradients inside the context.
         checkpointing: store only each block's input and recompute blocks in the backward pass, to save memory;
             gradients are equal.
 
     Raises:
         ValueError: an intervention that does not fit, or that no pass reached.
     """
-    asked = [parameter for parameter in model.hf.parameters() if parameter.requires_grad]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.hf.parameters()]
+    wanted = {id(parameter) for parameter in trainable}
     with model.lock, ExitStack() as stack:
         applied = stack.enter_context(apply(model, interventions))
-        through = Differentiable(model, applied)
+        through = Differentiable(model, applied, packs=not checkpointing and not interventions)
         if checkpointing:
             blocks: list[nn.Module] = [block.module for block in model.blocks]
             stack.enter_context(
                 swapped_forwards({block: through.checkpointed(block.forward) for block in blocks})
             )
         try:
-            for parameter in asked:
-                parameter.requires_grad_(False)
+            for parameter, _ in flags:
+                if parameter.is_floating_point():  # a quantised one never requires a gradient
+                    parameter.requires_grad_(id(parameter) in wanted)
             yield through
         finally:
             through.close()
-            for parameter in asked:
-                parameter.requires_grad_(True)
+            for parameter, flag in flags:
+                if parameter.is_floating_point():
+                    parameter.requires_grad_(flag)
 
 
 def _padded(

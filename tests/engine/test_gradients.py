@@ -237,3 +237,67 @@ def test_mistakes_are_named(tiny: ChatModel) -> None:
             through.run(PROMPTS, soft_prefix=soft(before="nowhere"))
         with pytest.raises(ValueError, match="layer must be in"):
             through.run(PROMPTS, sites=["resid_pre"], layers=[9])
+
+
+# Trainable weights, and one layer's states
+
+
+def weights_below(model: ChatModel, layer: int) -> list[torch.nn.Parameter]:
+    return [weight for block in model.blocks[:layer] for weight in block.module.parameters()]
+
+
+@pytest.mark.parametrize("changed", [False, True])
+@pytest.mark.parametrize("site", ["resid_post", "resid_pre"])
+@pytest.mark.parametrize("kind", ["llama", "gemma2", "gpt2"])
+def test_states_of_a_layer_are_those_of_whole_prompts_with_equal_gradients(
+    tokenizer: PreTrainedTokenizerFast, kind: str, site: Site, changed: bool
+) -> None:
+    family = ChatModel(build(*COVERED[kind]), tokenizer, name=kind)
+    trainable, roles = weights_below(family, 2 if site == "resid_post" else 1), ["t_inst", "t_post_inst"]
+    found: list[tuple[Tensor, tuple[Tensor, ...]]] = []
+    interventions = changes() if changed else []
+    with differentiable(family, interventions=interventions, trainable=trainable) as through:
+        for fast in (True, False):
+            states = through.states(PROMPTS, layer=1, site=site, positions=roles, fast=fast)
+            loss = (states * vector(*states.shape, seed=3)).sum()
+            gradients = torch.autograd.grad(loss, trainable, allow_unused=True)
+            found.append((states.detach(), tuple(g for g in gradients if g is not None)))
+        run = through.run(PROMPTS, sites=[site], layers=1, positions=roles)[site][:, 0]
+        assert all(weight.requires_grad for weight in trainable)
+        assert sum(weight.requires_grad for weight in family.hf.parameters()) == len(trainable)
+    for states, gradients in found:
+        assert (states - run).norm() < 1e-5 * run.norm()
+        assert len(gradients) == len(found[0][1]) > 0
+        for gradient, expected in zip(gradients, found[1][1], strict=True):
+            assert (gradient - expected).norm() < 1e-4 * expected.norm() + 1e-6
+    assert all(weight.requires_grad for weight in family.hf.parameters())
+
+
+def test_states_run_no_block_above_their_layer(tiny: ChatModel) -> None:
+    ran: list[int] = []
+    handles = [
+        block.module.register_forward_hook(lambda *_, layer=layer: ran.append(layer))
+        for layer, block in enumerate(tiny.blocks)
+    ]
+    try:
+        with differentiable(tiny) as through:
+            through.states(PROMPTS, layer=1)
+            ran.clear()  # the first use compares both paths
+            through.states(PROMPTS, layer=0)
+            assert ran == [0]
+            through.states(PROMPTS, layer=0, fast=False)
+            assert ran == [0, 0, 1, 2]  # control
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def test_states_of_checkpointed_blocks_have_equal_gradients(tiny: ChatModel) -> None:
+    trainable = weights_below(tiny, 2)
+    found = []
+    for checkpointing in (False, True):
+        with differentiable(tiny, trainable=trainable, checkpointing=checkpointing) as through:
+            loss = through.states(PROMPTS, layer=1).square().sum()
+            found.append(torch.autograd.grad(loss, trainable))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
