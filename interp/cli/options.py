@@ -34,6 +34,9 @@ _MODEL_OPTIONS = {
     "adapter": Annotated[
         str | None, typer.Option("--adapter", help="PEFT adapter on top: folder or Hub id.")
     ],
+    "delta": Annotated[
+        str | None, typer.Option("--delta", help="File with a sparse change of exactly these weights.")
+    ],
     "revision": Annotated[
         str | None, typer.Option("--revision", help="Hub branch, tag or commit of the model.")
     ],

@@ -27,7 +27,7 @@ from interp.models.sources import ModelSource
     default="",
     flags=("--base",),
     help="Model that adapters belong to; the one each names when not given.",
-    without=("adapter", "revision"),  # a checkpoint is an adapter, or says @revision
+    without=("adapter", "revision", "delta"),  # a checkpoint is an adapter, or says @revision
 )
 def track_series(
     checkpoints: Annotated[

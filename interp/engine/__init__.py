@@ -9,7 +9,8 @@ Hands out:
 `generate_each`, `stream`, `Readings`, `SoftPrefix`, `differentiable`, `Ablate`, `Add`, `Intervention`,
 `PassLayout`, `completion_log_probs`, `map_completions`, `map_next_token`, `next_token_log_probs`,
 `packed_next_tokens`, `PackedPasses`, `can_pack`, `packed_passes`, `pack`, `plan_trees`, `PackedAttention`,
-`edited_weights`, `read_activations`, `store_activations`, `Exported`, `save_ablated_model`, `save_ablation_adapter`.
+`edited_weights`, `read_activations`, `store_activations`, `Exported`,
+`SavedModel`, `save_ablated_model`, `save_ablation_adapter`, `save_model`, `summed_gradients`.
 """
 
 import lazy_loader

@@ -30,8 +30,10 @@ from .log_probs import map_next_token as map_next_token
 from .log_probs import next_token_log_probs as next_token_log_probs
 from .log_probs import packed_next_tokens as packed_next_tokens
 from .model_exports import Exported as Exported
+from .model_exports import SavedModel as SavedModel
 from .model_exports import save_ablated_model as save_ablated_model
 from .model_exports import save_ablation_adapter as save_ablation_adapter
+from .model_exports import save_model as save_model
 from .packing import PackedPasses as PackedPasses
 from .packing import can_pack as can_pack
 from .packing import packed_passes as packed_passes
@@ -39,3 +41,4 @@ from .prefix_trees import pack as pack
 from .prefix_trees import plan_trees as plan_trees
 from .unfolded_attention import PackedAttention as PackedAttention
 from .weight_edits import edited_weights as edited_weights
+from .weight_gradients import summed_gradients as summed_gradients

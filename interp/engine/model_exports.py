@@ -1,20 +1,22 @@
-"""An ablation as files that other tools load: a whole model without the direction, or a PEFT adapter of rank one.
+"""Models as files that other tools load: as they are, without a direction, or a rank-one PEFT adapter that removes it.
 
+    save_model(model, "as-it-is")
     save_ablated_model(model, direction, "no-refusal")        # AutoModelForCausalLM.from_pretrained("no-refusal")
     save_ablation_adapter(model, direction, "adapter")        # PeftModel.from_pretrained(base, "adapter")
 
-Both subtract u (u^T W) from every matrix W that writes to the residual stream, embeddings included (Arditi et al. 2024,
-arXiv:2406.11717, "weight orthogonalization"). In the model the difference is in the weights, and embeddings that were
-tied are stored apart, since only the input embedding changes. In the adapter it is the product of B = -u and A = u^T W,
-which is exact at rank one. What was written is loaded again, and its logits on a few tokens are compared with those
-under hooks; a difference beyond rounding is an error, and nothing is left behind.
+The latter two subtract u (u^T W) from every matrix W that writes to the residual stream, embeddings included (Arditi
+et al. 2024, arXiv:2406.11717, "weight orthogonalization"). In the model the difference is in the weights, and
+embeddings that were tied are stored apart, since only the input embedding changes. In the adapter it is the product of
+B = -u and A = u^T W, which is exact at rank one. What was written is loaded again. An ablation's logits on a few tokens
+are compared with those under hooks, and a whole model's weights with those in memory: a difference is an error, and
+nothing is left behind.
 """
 
 import copy
 import json
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,7 @@ from interp.models.loading import load_checkpoint
 from interp.models.logit_checks import probe_logits, probe_tokens, relative_difference, tolerance_of
 from interp.models.model_copies import shared_copy
 from interp.models.snapshots import Snapshot
+from interp.models.weight_hashes import WeightHash
 from interp.storage.atomic_files import write_tensors
 from interp.storage.direction_files import DirectionInput, as_direction
 from interp.storage.provenance import library_versions
@@ -98,6 +101,56 @@ def save_ablated_model(model: ChatModel, direction: DirectionInput, folder: str 
         )
         _finish(draft, exported, model, direction)
     return exported
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedModel:
+    """A written folder that holds the weights as they were in memory."""
+
+    folder: Path
+    """Where it is."""
+    weights_hash: str
+    """`weights_hash` of the model that was written, and of the one that the folder loads as in the same dtype."""
+
+
+@torch.no_grad()
+def save_model(model: ChatModel, folder: str | Path, *, about: Mapping[str, Any] | None = None) -> SavedModel:
+    """Write the model as it is in memory, and its tokenizer, as a folder for transformers.
+
+    What was written is loaded again and must have the same weights, by their hash.
+
+    Args:
+        about: how the weights were made, for the record beside them.
+
+    Raises:
+        ValueError: a folder that is not empty, too little space, or weights that do not come back as they were.
+        OSError: the disk is full or not writable; nothing is left behind.
+    """
+    folder, digest = Path(folder).expanduser(), model.weights_hash
+    check_export_target(
+        folder, sum(weight.numel() * weight.element_size() for weight in model.hf.parameters())
+    )
+    with replacing_folder(folder) as draft:
+        with model.lock:
+            _save(model, draft)
+        model.tokenizer.save_pretrained(draft)
+        written = load_checkpoint(str(draft), dtype=model.dtype, device=str(model.device)).hf
+        _check_equal(written, model)
+        if (found := WeightHash().of(written)) != digest:
+            raise ValueError(
+                f"the weights of {model.name} do not come back as they were written ({digest[:12]}, read "
+                f"{found[:12]}); nothing is kept"
+            )
+        record = {
+            "model": model.provenance,
+            "weights_hash": digest,
+            "about": dict(about or {}),
+            "versions": library_versions(),
+        }
+        (draft / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        for file in draft.iterdir():  # weights are written private
+            file.chmod(0o644)
+    return SavedModel(folder=folder, weights_hash=digest)
 
 
 @torch.no_grad()

@@ -4,11 +4,12 @@
 Never decides what to measure; never downloads by itself.
 
 Hands out:
-`Block`, `Writer`, `ChatModel`, `load`, `with_adapter`, `render_conversation`, `template_of`, `cache_folder`,
-`convert_gguf`, `layer_list`, `written_layers`, `adapter_digest`, `attach_adapter`, `load_checkpoint`,
-`quiet_peft`, `GatheredPrompts`, `PromptIdentity`, `gather_prompts`, `site_list`, `ModelSource`, `split_revision`,
-`in_this_thread`, `on_behalf_of`, `swapped_forwards`, `this_thread`, `ChatTokens`, `as_tokens`, `pad_left`,
-`tokenize`.
+`Block`, `Writer`, `ChatModel`, `load`, `with_adapter`, `with_delta`, `copy_with_delta`, `render_conversation`,
+`template_of`, `cache_folder`, `convert_gguf`, `layer_list`, `written_layers`, `adapter_digest`, `attach_adapter`,
+`load_checkpoint`, `quiet_peft`, `GatheredPrompts`, `PromptIdentity`, `gather_prompts`, `site_list`, `ModelSource`,
+`split_revision`, `in_this_thread`, `on_behalf_of`, `swapped_forwards`, `this_thread`, `ChatTokens`, `as_tokens`,
+`pad_left`, `tokenize`, `ReferenceWeights`, `reference_weights`, `WeightChange`, `WeightDelta`, `read_delta`,
+`write_delta`.
 """
 
 import lazy_loader

@@ -1,4 +1,6 @@
+from .adapted_models import copy_with_delta as copy_with_delta
 from .adapted_models import with_adapter as with_adapter
+from .adapted_models import with_delta as with_delta
 from .adapters import attach_adapter as attach_adapter
 from .adapters import quiet_peft as quiet_peft
 from .architecture import Block as Block
@@ -15,6 +17,8 @@ from .loading import load_checkpoint as load_checkpoint
 from .prompt_inputs import GatheredPrompts as GatheredPrompts
 from .prompt_inputs import PromptIdentity as PromptIdentity
 from .prompt_inputs import gather_prompts as gather_prompts
+from .reference_weights import ReferenceWeights as ReferenceWeights
+from .reference_weights import reference_weights as reference_weights
 from .sites import site_list as site_list
 from .sources import ModelSource as ModelSource
 from .sources import adapter_digest as adapter_digest
@@ -27,3 +31,7 @@ from .tokens import ChatTokens as ChatTokens
 from .tokens import as_tokens as as_tokens
 from .tokens import pad_left as pad_left
 from .tokens import tokenize as tokenize
+from .weight_deltas import WeightChange as WeightChange
+from .weight_deltas import WeightDelta as WeightDelta
+from .weight_deltas import read_delta as read_delta
+from .weight_deltas import write_delta as write_delta

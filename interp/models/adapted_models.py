@@ -1,12 +1,16 @@
-"""A loaded model with an adapter merged into it for a while."""
+"""A loaded model with an adapter merged into it or a sparse change in its weights: for a while, or as a copy."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from torch import nn
+
 from interp.models.adapter_merging import merged_adapter
 from interp.models.adapter_tokenizers import adapter_tokenizer
 from interp.models.chat_model import ChatModel
+from interp.models.model_copies import shared_copy
 from interp.models.prompt_frames import dated_like
+from interp.models.weight_deltas import WeightDelta, apply_delta, put_changes
 
 
 @contextmanager
@@ -33,3 +37,54 @@ def with_adapter(model: ChatModel, adapter: str) -> Iterator[ChatModel]:
             batch_size=model.batch_size,
         )
         yield adapted
+
+
+@contextmanager
+def with_delta(model: ChatModel, delta: WeightDelta) -> Iterator[ChatModel]:
+    """Write a sparse change into the model's weights in memory for the context; `model` is restored afterwards.
+
+    Raises:
+        ValueError: a delta of other weights or of another dtype.
+        RuntimeError: the weights are not those of before; the code inside the context changed them.
+    """
+    undo = apply_delta(model.hf, delta, shown=model.name, hash_of=lambda: model.weights_hash)
+    try:
+        yield model
+    finally:
+        put_changes(dict(model.hf.named_parameters()), undo)
+    if model.weights_hash != delta.base_hash:
+        raise RuntimeError(
+            f"the weights of {model.name} are not what they were before the delta: code that ran with it changed "
+            "weights that it does not; load the model again"
+        )
+
+
+def copy_with_delta(model: ChatModel, delta: WeightDelta) -> ChatModel:
+    """The model with a sparse change of its weights, as a second model that shares all tensors without a change.
+
+    Raises:
+        ValueError: a delta of other weights or of another dtype.
+    """
+    twin = shared_copy(model.hf)
+    changed = {id(weight) for name, weight in twin.named_parameters() if name in delta.changes}
+    copies: dict[int, nn.Parameter] = {}
+    for module in twin.modules():
+        for name, weight in module._parameters.items():
+            if weight is None or id(weight) not in changed:
+                continue
+            if id(weight) not in copies:
+                copies[id(weight)] = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
+            module._parameters[name] = copies[id(weight)]
+    apply_delta(twin, delta, shown=model.name)
+    return ChatModel(
+        twin,
+        model.tokenizer,
+        name=model.name,
+        revision=model.revision,
+        adapter=model.adapter,
+        source=model.source,
+        chat_template=model.chat_template,
+        date=model.date,
+        thinking=model.thinking,
+        batch_size=model.batch_size,
+    )

@@ -38,7 +38,7 @@ from interp.models.prompt_frames import PromptFrame, dated, frame_of
 from interp.models.residual_stream import runs_in_parallel
 from interp.models.rotary import RotaryFrequencies
 from interp.models.sites import SITES, Edit, Site, edited
-from interp.models.sources import BUNDLED_MODELS, ModelSource, SourceFiles, adapter_digest, read_template
+from interp.models.sources import BUNDLED_MODELS, ModelSource, SourceFiles, adapter_digest
 from interp.models.threads import lock_of
 from interp.models.weight_hashes import WeightHash, weight_states
 from interp.storage.provenance import IN_MEMORY
@@ -59,6 +59,7 @@ class ChatModel(Shown):
         date: date that a template with a date shows, ISO 8601; today when None.
         thinking: whether the template has the model think before it answers, for provenance; None is its default.
         batch_size: prompts in one pass at most; None is what the device's memory allows.
+        delta: file of a sparse change that was applied to the weights, for provenance.
 
     Raises:
         ValueError: slow tokenizer, or a model whose blocks write to the residual stream in a way that the sites
@@ -79,6 +80,7 @@ class ChatModel(Shown):
         date: str | None = None,
         thinking: bool | None = None,
         batch_size: int | None = None,
+        delta: str | None = None,
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise ValueError(
@@ -101,6 +103,7 @@ class ChatModel(Shown):
         self._weight_hash = WeightHash()
         self.thinking = thinking
         self.batch_size = batch_size
+        self.delta = delta
         self._files = files
         self._as_loaded = None if files is None else self._state()
         # Frames of directions that were warned of (`interp.models.prompt_frames`).
@@ -189,10 +192,9 @@ class ChatModel(Shown):
     @cached_property
     def template_hash(self) -> str | None:
         """SHA-256 of the chat template, and of its date where it shows one; None when the tokenizer has none."""
-        template = self.tokenizer.chat_template
-        return (
-            None if template is None else hashlib.sha256(f"{template}{self.date or ''}".encode()).hexdigest()
-        )
+        if (template := self.tokenizer.chat_template) is None:
+            return None
+        return hashlib.sha256(f"{template}{self.date or ''}".encode()).hexdigest()
 
     @cached_property
     def prompt_frame(self) -> PromptFrame | None:
@@ -202,7 +204,6 @@ class ChatModel(Shown):
     @property
     def provenance(self) -> dict[str, Any]:
         """Fields that identify this model in a result."""
-        frame = self.prompt_frame
         return {
             "model": self.name,
             "revision": self.revision,
@@ -210,10 +211,11 @@ class ChatModel(Shown):
             "files_hash": self.files_hash,
             "adapter": self.adapter if self.name not in BUNDLED_MODELS else None,
             "adapter_hash": adapter_digest(self.adapter),
+            "delta": self.delta,
             "chat_template": self.chat_template,
             "thinking": self.thinking,
             "template_hash": self.template_hash,
-            "prompt_frame": None if frame is None else tuple(frame),
+            "prompt_frame": self.prompt_frame and tuple(self.prompt_frame),
             "date": self.date,
             "n_layers": self.n_layers,
             "d_model": self.d_model,
@@ -295,8 +297,7 @@ class ChatModel(Shown):
         twin = shared_copy(self.hf)
         if not twin.config.architectures:  # the bridge looks its adapter up by this name
             twin.config.architectures = [type(self.hf).__name__]
-        # The bridge edits its tokenizer and loads it again from its folder: give it a copy, in a folder that exists as
-        # long as this model.
+        # The bridge edits its tokenizer and loads it again: a copy, in a folder that lives as long as this model.
         self._bridge_folder = tempfile.TemporaryDirectory(prefix="interp-tokenizer-")
         self.tokenizer.save_pretrained(self._bridge_folder.name)
         tokenizer = AutoTokenizer.from_pretrained(self._bridge_folder.name)
@@ -316,6 +317,7 @@ def load(
     chat_template: str | Path | None = None,
     date: str | None = None,
     thinking: bool | None = None,
+    delta: str | Path | None = None,
     trust_remote_code: bool = False,
 ) -> ChatModel:
     """Load a chat model by bundled name, Hub id, folder or `.gguf` file, optionally with a PEFT adapter.
@@ -331,13 +333,12 @@ def load(
         chat_template: `plain` (each message on a line of its own) or a file with a Jinja template, for base models,
             whose tokenizers have none. With an adapter that has a template of its own, that is used by default.
         date: date that the chat template shows, where it shows one, such as `2026-01-31`; today when None.
-        thinking: whether the model thinks before it answers, where its template has a switch; None leaves the
-            template's own default.
+        thinking: whether the model thinks before it answers; None leaves the template's own default.
+        delta: file with a sparse change of exactly these weights, which proves itself by their hashes before and after.
         trust_remote_code: run Python code from the checkpoint; off by default.
 
     Raises:
-        ValueError: the name cannot be resolved, the files cannot be read, the adapter belongs to another model, or
-            the architecture is not supported; the message says how to fix it.
+        ValueError: files, adapter or delta that cannot be read or do not fit; the message says how to fix it.
     """
     if isinstance(name, (str, Path)):
         if tokenizer is not None:
@@ -351,9 +352,10 @@ def load(
             chat_template=None if chat_template is None else str(chat_template),
             date=date,
             thinking=thinking,
+            delta=None if delta is None else str(delta),
         )
         return load_source(source, trust_remote_code=trust_remote_code)
-    given = {"adapter": adapter, "revision": revision, "dtype": dtype, "device": device}
+    given = {"adapter": adapter, "revision": revision, "dtype": dtype, "device": device, "delta": delta}
     copied = user_model(name, tokenizer, given, chat_template, thinking)
     return ChatModel(
         copied.hf,
@@ -367,32 +369,32 @@ def load(
 
 def load_source(source: ModelSource, *, trust_remote_code: bool = False) -> ChatModel:
     """Load what a `ModelSource` names; raises as `load`."""
-    if source.chat_template is not None:
-        read_template(source.chat_template)  # a mistake in it is found before the model is loaded
+    source.check()  # a mistake in it is found before the model is loaded
     checkpoint = load_checkpoint(
         source.name,
         adapter=source.adapter,
         revision=source.revision,
         dtype=source.dtype,
         device=source.device,
+        delta=source.delta,
         trust_remote_code=trust_remote_code,
     )
-    tokenizer, place = checkpoint.tokenizer, Path(checkpoint.source)
+    tokenizer = checkpoint.tokenizer
     if source.chat_template is not None:
         tokenizer.chat_template = template_of(tokenizer, source.chat_template)
     if source.thinking is not None:
         tokenizer.chat_template = with_thinking(tokenizer.chat_template, source.thinking)
-    is_local = checkpoint.source not in BUNDLED_MODELS and place.exists()
     return ChatModel(
         checkpoint.hf,
         tokenizer,
         name=checkpoint.name,
         revision=checkpoint.revision,
         adapter=checkpoint.adapter,
-        source=str(place.resolve()) if is_local else checkpoint.source,
+        source=checkpoint.origin,
         chat_template=source.chat_template,
         files=checkpoint.files,
         date=source.date,
         thinking=source.thinking,
         batch_size=source.batch_size,
+        delta=source.delta,
     )

@@ -1,7 +1,8 @@
 """Names → a Hugging Face causal LM and its tokenizer, on disk or in memory.
 
 A name is a bundled model (`smollm2`, `smollm2-safe`), a local folder, a `.gguf` file or a Hub id, each optionally
-with a PEFT adapter on top. GGUF files are converted once into a folder of safetensors (`interp.models.gguf`).
+with a PEFT adapter on top, and a sparse change of weights after that (`interp.models.weight_deltas`). GGUF files are
+converted once into a folder of safetensors (`interp.models.gguf`).
 
 What it is not: a downloader. Hub access is left to transformers; nothing executes code from a checkpoint unless
 the caller passes `trust_remote_code=True`, and pickled weights are only ever read by transformers' own
@@ -23,6 +24,7 @@ from interp.models.hub import hub_options
 from interp.models.sources import BUNDLED_MODELS, ModelSource, SourceFiles
 from interp.models.tokenizer_files import read_tokenizer
 from interp.models.weight_checks import check_finite, check_unused
+from interp.models.weight_deltas import apply_delta, read_delta
 
 
 class Checkpoint(NamedTuple):
@@ -38,6 +40,12 @@ class Checkpoint(NamedTuple):
     files: SourceFiles | None
     """The files it was read from; None where they changed meanwhile."""
 
+    @property
+    def origin(self) -> str:
+        """What loads it from any working folder: the name, or the whole path of what is here."""
+        is_local = self.source not in BUNDLED_MODELS and Path(self.source).exists()
+        return str(Path(self.source).resolve()) if is_local else self.source
+
 
 def load_checkpoint(
     name: str,
@@ -46,16 +54,21 @@ def load_checkpoint(
     revision: str | None = None,
     dtype: torch.dtype | str | None = None,
     device: str | None = None,
+    delta: str | Path | None = None,
     trust_remote_code: bool = False,
 ) -> Checkpoint:
     """Load the model and tokenizer that `name` stands for, in eval mode.
 
     Raises:
-        ValueError: unknown name, folder without weights, unreadable GGUF, or an adapter made for another model;
-            the message says what is missing and how to fix it.
+        ValueError: unknown name, folder without weights, unreadable GGUF, or an adapter or delta made for another
+            model; the message says what is missing and how to fix it.
     """
-    asked = ModelSource(name, adapter, revision, None if dtype is None else str(dtype).removeprefix("torch."))
+    kind = None if dtype is None else str(dtype).removeprefix("torch.")
+    asked = ModelSource(name, adapter, revision, kind, delta=None if delta is None else str(delta))
     asked.check()
+    change = (
+        None if delta is None else read_delta(delta)
+    )  # a damaged file is found before the model is loaded
     device = _device(device)
     wanted = None if asked.dtype is None else getattr(torch, asked.dtype)
     if wanted is None and device == "cpu":
@@ -73,6 +86,8 @@ def load_checkpoint(
         tokenizer = adapter_tokenizer(
             tokenizer, folder, n_embeddings=len(embedding.weight), trust_remote_code=trust_remote_code
         )
+    if change is not None:
+        apply_delta(hf, change, shown=asked.shown)
     hf = hf.eval().to(torch.device(device))  # pyright: ignore[reportArgumentType]
     files = asked.files()  # only now is what comes from the Hub in its cache
     if before is not None and files is not None and before.stamps != files.stamps:

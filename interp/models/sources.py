@@ -65,6 +65,8 @@ class ModelSource:
     """Whether the model thinks before it answers, where its template has a switch; None is the template's default."""
     batch_size: int | None = None
     """Prompts in one pass at most; None is what the device's memory allows."""
+    delta: str | None = None
+    """File with a sparse change of the weights, applied after the adapter (`interp.models.weight_deltas`)."""
 
     def check(self) -> None:
         """Find what is wrong with the request before anything is loaded.
@@ -100,6 +102,8 @@ class ModelSource:
             raise ValueError(
                 f"adapter folder {folder} has no adapter_config.json; pass the folder PEFT saved"
             )
+        if (delta := self.delta_place) is not None and not delta.is_file():
+            raise ValueError(f"no such weight delta: {delta}; give a file that `write_delta` made")
         if self.chat_template is not None:
             read_template(self.chat_template)
         if self.date is not None:
@@ -140,18 +144,24 @@ class ModelSource:
         return Path(self.adapter).expanduser()
 
     @property
+    def delta_place(self) -> Path | None:
+        """The file of the weight delta; None without one."""
+        return None if self.delta is None else Path(self.delta).expanduser()
+
+    @property
     def shown(self) -> str:
         """The name in results: a local model by its file or folder, not by where it lies on this machine."""
         source = Path(self.source).expanduser()
         return self.source if self.source in BUNDLED_MODELS or not source.exists() else source.resolve().name
 
     def files(self) -> "SourceFiles | None":
-        """The files of model and adapter as they are now; None where one is neither here nor in the Hub's cache."""
+        """The files of model, adapter and delta as they are now; None where one is not here nor in the Hub's cache."""
         stamps: list[tuple[Path, int, int]] = []
         commits: list[str] = []
         for place, revision, config in (
             (self.place, self.revision_asked(), "config.json"),
             (self.adapter_place, None, "adapter_config.json"),
+            (self.delta_place, None, ""),
         ):
             if place is None:
                 continue

@@ -55,6 +55,8 @@ class ModelProvenance:
     """Rendered text before and after an instruction; None where it is unknown."""
     date: str | None = None
     """Date that the chat template shows, ISO 8601; None where it shows none."""
+    delta: str | None = None
+    """File of a sparse change of the weights that was applied after the adapter; None without one."""
 
 
 @dataclass(frozen=True, kw_only=True)
