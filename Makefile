@@ -41,6 +41,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.selection
 	$(BIN)/python -m benchmarks.guard
 	$(BIN)/python -m benchmarks.tracking
+	$(BIN)/python -m benchmarks.recovery
 
 # Every notebook on its full setting, outputs stored.
 notebooks: $(READY)

@@ -46,6 +46,8 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from interp.tracking.spec import TrackingSpec as TrackingSpec
     from interp.tracking.tracker import track as track
     from interp.tracking.trajectory import Trajectory as Trajectory
+    from interp.training.recovery import RecoveryConfig as RecoveryConfig
+    from interp.training.recovery import recover as recover
 
 _NAMES = {
     "load": "interp.models.chat_model",
@@ -82,6 +84,8 @@ _NAMES = {
     "TrackingSpec": "interp.tracking.spec",
     "Trajectory": "interp.tracking.trajectory",
     "track": "interp.tracking.tracker",
+    "recover": "interp.training.recovery",
+    "RecoveryConfig": "interp.training.recovery",
 }
 __all__ = sorted(_NAMES)  # pyright: ignore[reportUnsupportedDunderAll] (it reads the imports above)
 

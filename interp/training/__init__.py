@@ -1,11 +1,12 @@
 """Fine-tuning with checkpoints at counts of examples: one run that resumes, supervised and preference losses.
 
-And the recipe of the bundled safety adapter.
+And the recipe of the bundled safety adapter, and recovery of what fine-tuning took from an aligned model.
 Never imports detectors.
 
 Hands out:
 `TrainConfig`, `one_pass`, `fine_tune`, `preference_tune`, `steps_of`, `best_alpha`, `calibrate`,
-`calibration_split`, `opened_answers`, `own_answers`, `safety_examples`, `train_safety_adapter`, `write_model_card`.
+`calibration_split`, `opened_answers`, `own_answers`, `safety_examples`, `train_safety_adapter`, `write_model_card`,
+`recover`, `RecoveryConfig`, `Recovered`, `RecoveryStep`, `pick_step`, `restored_share`.
 """
 
 import lazy_loader

@@ -2,6 +2,12 @@ from .config import TrainConfig as TrainConfig
 from .config import one_pass as one_pass
 from .finetune import fine_tune as fine_tune
 from .finetune import preference_tune as preference_tune
+from .recovery import Recovered as Recovered
+from .recovery import RecoveryConfig as RecoveryConfig
+from .recovery import RecoveryStep as RecoveryStep
+from .recovery import pick_step as pick_step
+from .recovery import recover as recover
+from .recovery import restored_share as restored_share
 from .runner import steps_of as steps_of
 from .safety_adapter import best_alpha as best_alpha
 from .safety_adapter import calibrate as calibrate

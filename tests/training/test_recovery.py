@@ -1,0 +1,263 @@
+"""Recovery as a whole: schedule and pick, what it leaves, and the mistakes that are named."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+import interp
+from interp.models.chat_model import ChatModel
+from interp.models.tokens import tokenize
+from interp.stats import Estimate
+from interp.training.recovery import RecoveryConfig, pick_step, recover, restored_share
+from tests.conftest import make_tokenizer
+from tests.families import COVERED, build
+from tests.training.recovery_pairs import (
+    CONFIG,
+    HARMFUL,
+    TASK,
+    Pair,
+    Scores,
+    pair,
+    run,
+)
+
+
+def test_equal_models_have_no_candidates_no_change_and_no_crash(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    _, aligned = pair(tokenizer)
+    score = Scores(1.0)
+    for same in (aligned, pair(tokenizer)[1]):
+        recovered = run(same, aligned, score=score)
+        assert recovered.n_different == recovered.picked_step == recovered.delta.n_changed == 0
+        assert recovered.steps == () and not recovered.used_rollback
+        assert recovered.delta.result_hash == recovered.delta.base_hash == same.weights_hash
+    assert score.calls == 0
+
+
+def test_a_failed_warm_up_is_thrown_away_and_every_step_rolls_back(
+    both: Pair,
+) -> None:
+    finetuned, aligned = both
+    fine = run(finetuned, aligned, score=Scores(1.0, 0.95, 0.96, 0.97))  # at the floor is not below it
+    assert not fine.used_rollback and fine.discarded == () and fine.floor == pytest.approx(0.95)
+    assert [step.step for step in fine.steps] == [0, 1, 2, 3, 4]
+    assert [step.n_returned for step in fine.steps] == [0] * 5
+    assert [s.task_score is not None for s in fine.steps] == [True, False, True, False, True]
+    assert [math.isfinite(s.harmful_cosine) for s in fine.steps] == [True, False, True, False, True]
+    rolled = run(finetuned, aligned, score=Scores(1.0, 0.94, 0.96, 0.97))
+    assert rolled.used_rollback and [step.step for step in rolled.discarded] == [1, 2]
+    assert [step.step for step in rolled.steps] == [0, 1, 2, 3, 4] and rolled.picked_step == 4
+    assert all(step.n_returned > 0 for step in rolled.steps[1:])
+    assert rolled.steps[1].loss == pytest.approx(rolled.discarded[0].loss, abs=1e-6)  # from the start again
+    assert rolled.delta.n_changed < fine.steps[-1].n_aligned
+
+
+def test_the_picked_step_is_the_last_before_the_first_at_or_below_the_floor(
+    both: Pair,
+) -> None:
+    def scores(*values: float) -> dict[int, Estimate]:
+        return {5 * (i + 1): Estimate(value=value, n=1) for i, value in enumerate(values)}
+
+    assert pick_step(scores(1.0, 0.99, 0.98, 0.97), 0.95) == 20
+    assert pick_step(scores(1.0, 0.95, 1.0, 1.0), 0.95) == 5  # later ones do not count
+    assert pick_step(scores(0.9, 1.0), 0.95) == 0
+    finetuned, aligned = both
+    config = replace(CONFIG, steps=6)
+    recovered = run(finetuned, aligned, config, Scores(1.0, 1.0, 0.9, 1.0))
+    assert recovered.picked_step == 2
+    assert recovered.delta.n_changed == recovered.steps[2].n_aligned < recovered.steps[6].n_aligned
+    nothing = run(finetuned, aligned, config, Scores(1.0, 0.5))
+    assert nothing.picked_step == 0 and nothing.delta.n_changed == 0
+    assert nothing.delta.result_hash == finetuned.weights_hash
+
+
+def test_recovery_brings_the_states_of_harmful_prompts_back(both: Pair) -> None:
+    finetuned, aligned = both
+    steps = run(finetuned, aligned, replace(CONFIG, rate=0.02, steps=8)).steps
+    assert steps[-1].harmful_cosine > steps[0].harmful_cosine + 0.5 * (1 - steps[0].harmful_cosine)
+    assert steps[0].task_cosine == pytest.approx(1, abs=1e-5)
+    assert all(step.task_cosine < 1 for step in steps if step.n_aligned and step.task_score)
+
+
+def test_aligned_weights_may_be_read_from_shards(
+    tokenizer: PreTrainedTokenizerFast, both: Pair, tmp_path: Path
+) -> None:
+    finetuned, aligned = both
+    expected = run(finetuned, aligned)
+    digest = finetuned.weights_hash
+    aligned.hf.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
+    tokenizer.save_pretrained(tmp_path / "shards")
+    recovered = run(finetuned, tmp_path / "shards", fast=False)  # and the plain path
+    assert recovered.delta.result_hash == expected.delta.result_hash != digest
+    assert [s.n_candidates for s in recovered.steps] == [s.n_candidates for s in expected.steps]
+    assert finetuned.weights_hash == digest
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 2
+    next((tmp_path / "shards").glob("model-00002*")).unlink()
+    with pytest.raises(ValueError, match=r"shard model-00002.* is missing"):
+        run(finetuned, tmp_path / "shards")
+
+
+def test_the_model_is_as_before_also_after_an_exception(tokenizer: PreTrainedTokenizerFast) -> None:
+    finetuned, aligned = pair(tokenizer)
+    parameters = list(finetuned.hf.parameters())
+    parameters[3].requires_grad_(False)
+    parameters[4].grad = torch.ones_like(parameters[4])
+    flags, digest = [p.requires_grad for p in parameters], finetuned.weights_hash
+
+    def fails(model: ChatModel) -> float:
+        if model.weights_hash != digest:
+            raise KeyError("stop")
+        return 1.0
+
+    with pytest.raises(KeyError):
+        run(finetuned, aligned, score=fails)
+    run(finetuned, aligned)
+    assert finetuned.weights_hash == digest
+    assert [p.requires_grad for p in parameters] == flags
+    assert [p.grad is not None for p in parameters] == [i == 4 for i in range(len(parameters))]
+    assert torch.equal(parameters[4].grad, torch.ones_like(parameters[4]))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in finetuned.hf.modules())
+
+
+def test_restored_share_is_a_table_of_layers_and_modules(both: Pair) -> None:
+    finetuned, aligned = both
+    recovered = run(finetuned, aligned)
+    table = restored_share(recovered)
+    assert table.layers == (0, 1) and table.shares.shape == (2, 7)
+    assert table.modules[0] == "self_attn.q_proj" and table.modules[-1] == "mlp.down_proj"
+    change = recovered.delta.changes["model.layers.1.mlp.down_proj.weight"]
+    assert float(table.shares[1, -1]) == pytest.approx(len(change.indices) / (32 * 64))
+    sizes = torch.tensor([recovered.places[name].size for name in recovered.places]).reshape(2, 7)
+    assert (table.shares * sizes).sum().round() == recovered.delta.n_changed
+
+
+def test_the_recovered_model_is_a_folder_and_a_file(
+    tokenizer: PreTrainedTokenizerFast, both: Pair, tmp_path: Path
+) -> None:
+    finetuned, aligned = both
+    finetuned.hf.save_pretrained(tmp_path / "finetuned")
+    tokenizer.save_pretrained(tmp_path / "finetuned")
+    finetuned = interp.load(tmp_path / "finetuned")
+    recovered = interp.recover(finetuned, aligned, HARMFUL, TASK, Scores(1.0), CONFIG)
+    saved = recovered.save(finetuned, tmp_path / "recovered")
+    assert saved.weights_hash == recovered.delta.result_hash
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "recovered")
+    loaded = interp.load(tmp_path / "finetuned", delta=recovered.write(tmp_path / "delta.safetensors"))
+    assert loaded.weights_hash == saved.weights_hash != finetuned.weights_hash
+    ids = torch.tensor([tokenize(tokenizer, HARMFUL[:1]).ids[0]])
+    with torch.no_grad():
+        expected = recovered.copied(finetuned).hf(ids).logits
+        assert torch.equal(plain(ids).logits, expected) and torch.equal(loaded.hf(ids).logits, expected)
+        assert not torch.equal(finetuned.hf(ids).logits, expected)
+
+
+# Mistakes
+
+
+def broken_tokenizer(_: ChatModel, aligned: ChatModel) -> ChatModel:
+    other = make_tokenizer(special=("<|endoftext|>", "<|im_end|>", "<|im_start|>"))
+    return ChatModel(aligned.hf, other, name="aligned")
+
+
+def other_family(_: ChatModel, aligned: ChatModel) -> ChatModel:
+    return ChatModel(build(*COVERED["qwen3"]), aligned.tokenizer, name="aligned")
+
+
+def other_vocabulary(_: ChatModel, aligned: ChatModel) -> ChatModel:
+    return ChatModel(
+        build("LlamaConfig", {**COVERED["llama"][1], "vocab_size": 320}), aligned.tokenizer, name="aligned"
+    )
+
+
+def other_depth(_: ChatModel, aligned: ChatModel) -> ChatModel:
+    settings = {**COVERED["llama"][1], "num_hidden_layers": 4}
+    return ChatModel(build("LlamaConfig", settings), aligned.tokenizer, name="aligned")
+
+
+def quantised(_: ChatModel, aligned: ChatModel) -> ChatModel:
+    projection: Any = aligned.blocks[0].mlp.down_proj  # pyright: ignore[reportAttributeAccessIssue]
+    projection.weight = torch.nn.Parameter(projection.weight.to(torch.int8), requires_grad=False)
+    return aligned
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (broken_tokenizer, "no pair: their tokenizers number 2 tokens differently"),
+        (other_family, "no pair: model_type is llama in one and qwen3 in the other"),
+        (other_vocabulary, "no pair: their vocabularies have 300 and 320 entries"),
+        (other_depth, "no pair: num_hidden_layers is 3 in one and 4 in the other"),
+        (quantised, "stored quantised"),
+        (lambda *_: "no/such/folder", "no checkpoint folder: no/such/folder"),
+    ],
+)
+def test_what_is_no_pair_is_refused_before_any_work(
+    tokenizer: PreTrainedTokenizerFast, change: Callable[..., Any], message: str
+) -> None:
+    finetuned, aligned = pair(tokenizer)
+    score = Scores(1.0)
+    with pytest.raises(ValueError, match=message):
+        run(finetuned, change(finetuned, aligned), score=score)
+    assert score.calls == 0
+
+
+def test_a_quantised_fine_tuned_model_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    finetuned, aligned = pair(tokenizer)
+    with pytest.raises(ValueError, match="weights of finetuned are stored quantised"):
+        run(quantised(aligned, finetuned), aligned)
+
+
+def test_a_task_without_a_score_is_refused(both: Pair) -> None:
+    finetuned, aligned = both
+    with pytest.raises(ValueError, match="needs a task_score"):
+        recover(finetuned, aligned, HARMFUL, TASK, None)
+    for value, message in (
+        (math.nan, "finite number"),
+        (0.0, "is 0, so no share"),
+        (-1.0, "is -1, so no share"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(finetuned, aligned, score=Scores(value))
+    with pytest.raises(ValueError, match="finite number or an Estimate, got 'good'"):
+        run(finetuned, aligned, score=_says_good)
+    with pytest.raises(ValueError, match="no prompts were given"):
+        recover(finetuned, aligned, [], TASK, Scores(1.0))
+
+
+def _says_good(_model: ChatModel) -> Any:
+    return "good"
+
+
+def test_a_task_score_that_changes_weights_is_found(tokenizer: PreTrainedTokenizerFast) -> None:
+    finetuned, aligned = pair(tokenizer)
+
+    def score(model: ChatModel) -> float:
+        with torch.no_grad():
+            model.embedding.weight[0, 0] += 1
+        return 1.0
+
+    with pytest.raises(RuntimeError, match="the task score changed them"):
+        run(finetuned, aligned, score=score)
+
+
+def test_settings_are_checked() -> None:
+    for wrong, message in (
+        ({"rate": 0.0}, "rate must be above 0"),
+        ({"rate": 1.5}, "rate must be 1 or less"),
+        ({"warmup": -1}, "warmup must be 0 or more"),
+        ({"cut": math.nan}, "cut must be a finite number|cut"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            RecoveryConfig(**wrong)  # pyright: ignore[reportArgumentType]
+    depths = {30: 20, 32: 21, 40: 26, 18: 12, 28: 18}  # as published
+    assert {n: RecoveryConfig().cut_layer(n) for n in depths} == depths
+    assert [RecoveryConfig(cut=k / 6).cut_layer(30) for k in range(2, 6)] == [10, 15, 20, 25]
+    with pytest.raises(ValueError, match="leaves none of 3 layers"):
+        RecoveryConfig(cut=0.1).cut_layer(3)
