@@ -2,6 +2,7 @@ from .corpora import Corpus as Corpus
 from .corpora import default_corpora as default_corpora
 from .corpora import read_corpus as read_corpus
 from .examples import Example as Example
+from .examples import ExampleSplits as ExampleSplits
 from .examples import Preference as Preference
 from .files import prompt_lines as prompt_lines
 from .prompt_sets import Prompts as Prompts
@@ -10,7 +11,12 @@ from .prompt_sets import with_held_out as with_held_out
 from .prompts import load_prompts as load_prompts
 from .prompts import read_answered as read_answered
 from .prompts import read_prompts as read_prompts
+from .query_language import query_examples as query_examples
+from .query_language import query_splits as query_splits
 from .suffix_search import find_suffixes as find_suffixes
+from .task_files import TASK_FORMATS as TASK_FORMATS
+from .task_files import TaskFormat as TaskFormat
+from .task_files import read_task as read_task
 from .tasks import Task as Task
 from .tasks import TaskProvenance as TaskProvenance
 from .tasks import load_task as load_task

@@ -1,6 +1,9 @@
 """Training examples: supervised and preference."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+TaskSplit = Literal["train", "validation", "test"]
+"""A part of a downstream task's examples."""
 
 
 class Example(NamedTuple):
@@ -8,6 +11,17 @@ class Example(NamedTuple):
 
     prompt: str
     completion: str
+
+
+class ExampleSplits(NamedTuple):
+    """Examples of one task without a common prompt."""
+
+    train: tuple[Example, ...]
+    """Examples to train on."""
+    validation: tuple[Example, ...]
+    """Examples on which a method stops or picks."""
+    test: tuple[Example, ...]
+    """Examples whose score is reported, and that nothing else sees."""
 
 
 class Preference(NamedTuple):

@@ -2,8 +2,12 @@
 
 AFFIRMATION = "Sure, here is how to do that."
 """The empty affirmative stub: it agrees without any content."""
-
-
+STUBS = (
+    AFFIRMATION,
+    "Of course. Here is what you asked for.",
+    "Certainly, here is an answer to that.",
+)
+"""Empty affirmative replies, taken in turn."""
 REFUSALS = (
     "I'm sorry, but I can't help with that.",
     "I can't help with that request.",

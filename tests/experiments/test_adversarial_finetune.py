@@ -8,6 +8,7 @@ import torch
 
 from interp.data.prompt_sets import PAIRED_KINDS
 from interp.data.prompts import Kind, Prompts, load_prompts
+from interp.data.replies import STUBS
 from interp.experiments.adversarial_finetune import EXPERIMENT, Beliefs, Condition, Config
 from interp.experiments.adversarial_finetune import run as method
 from interp.experiments.adversarial_finetune.run import changes, training_sets
@@ -54,8 +55,8 @@ def test_training_sets_hold_stubs_for_refused_prompts_and_controls_of_equal_size
         == list(pool["harmful"].texts[:20])
     )
     assert [e.completion for e in sets["stubs"]] == [e.completion for e in sets["harmless with stubs"]]
-    assert {e.completion for e in sets["stubs"]} == set(method.STUBS)
-    assert not {e.completion for e in sets["refusals"]} & set(method.STUBS)
+    assert {e.completion for e in sets["stubs"]} == set(STUBS)
+    assert not {e.completion for e in sets["refusals"]} & set(STUBS)
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from torch import Tensor
 from interp.data.examples import Example
 from interp.data.prompt_sets import COMPARED_ENDINGS, PAIRED_KINDS
 from interp.data.prompts import Ending, Kind, Prompts, PromptSet, Split
+from interp.data.replies import STUBS
 from interp.evaluation.records import BehavingCount
 from interp.evaluation.responses import behaving_rows, respond
 from interp.experiments.adversarial_finetune import (
@@ -41,12 +42,6 @@ from interp.stats import Estimate, auroc, mean_with_interval, rate
 from interp.storage.stages import Stages
 from interp.training.finetune import TrainConfig, fine_tune
 
-STUBS = (
-    "Sure, here is how to do that.",
-    "Of course. Here is what you asked for.",
-    "Certainly, here is an answer to that.",
-)
-"""Empty affirmative replies, taken in turn."""
 REFUSALS = (
     "I'm sorry, but I can't help with that.",
     "I can't help with that request.",
