@@ -1,4 +1,4 @@
-"""Evaluating completions and distributions: refusals, losses, compression, scorers.
+"""Evaluating completions and distributions: refusals, losses, compression, scorers, tasks.
 
 Numbers are `interp.stats.Estimate` objects.
 Never changes a model.
@@ -7,7 +7,8 @@ Hands out:
 `CodeLengths`, `bits`, `KLFrom`, `cross_entropy`, `kl_divergence`, `text_cross_entropy`, `text_windows`, `token_kl`,
 `BehavingCount`, `Flag`, `RefusalRates`, `RefusalTokens`, `Reply`, `find_refusal_tokens`, `is_refusal`,
 `refusal_metric`, `refusal_rate`, `refusal_scores`, `Responses`, `behaving_rows`, `respond`, `respond_each`,
-`Scorer`, `scorer`.
+`Scorer`, `scorer`, `DownstreamTask`, `downstream_task`, `score_model`, `BinaryF1`, `Metric`, `command_accuracy`,
+`exact_match`, `rouge_1`, `sql_exact_match`.
 """
 
 import lazy_loader

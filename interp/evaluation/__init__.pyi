@@ -1,5 +1,8 @@
 from .compression import CodeLengths as CodeLengths
 from .compression import bits as bits
+from .downstream_tasks import DownstreamTask as DownstreamTask
+from .downstream_tasks import downstream_task as downstream_task
+from .downstream_tasks import score_model as score_model
 from .losses import KLFrom as KLFrom
 from .losses import cross_entropy as cross_entropy
 from .losses import kl_divergence as kl_divergence
@@ -22,3 +25,9 @@ from .responses import respond as respond
 from .responses import respond_each as respond_each
 from .scorers import Scorer as Scorer
 from .scorers import scorer as scorer
+from .task_scores import BinaryF1 as BinaryF1
+from .task_scores import Metric as Metric
+from .task_scores import command_accuracy as command_accuracy
+from .task_scores import exact_match as exact_match
+from .task_scores import rouge_1 as rouge_1
+from .task_scores import sql_exact_match as sql_exact_match
