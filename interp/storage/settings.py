@@ -23,6 +23,8 @@ AtLeastTwo = Annotated[int, Field(ge=2)]
 """A number of things of which one gives no spread."""
 Positive = Annotated[float | int, Field(gt=0)]
 """A rate or size above 0."""
+NonNegative = Annotated[float | int, Field(ge=0)]
+"""A strength that may be 0."""
 Share = Annotated[float | int, Field(ge=0, le=1)]
 """A share, 0 to 1."""
 OpenShare = Annotated[float | int, Field(gt=0, lt=1)]

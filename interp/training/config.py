@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from interp.storage.settings import CheckedSettings, Count, Positive, Share
+from interp.storage.settings import CheckedSettings, Count, NonNegative, Positive, Share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,9 @@ class TrainConfig(CheckedSettings):
     """Alpha of NEFTune (Jain et al. 2023, arXiv:2310.05914): uniform noise on the embeddings in training; 0 is none."""
     first_token_weight: float = 1.0
     """Weight in the supervised loss of a completion's first token, where refusing is decided; others have 1."""
+    constraint: NonNegative = 0.0
+    """Strength b of the token-wise constraint of the supervised loss (SoftSFT, 0.1 as published); 0 is plain
+    cross-entropy."""
     beta: Positive = 0.1
     """Strength of DPO's penalty on distance from the initial model; larger keeps it closer."""
     saved_dtype: Literal["float32", "float16"] = "float32"
