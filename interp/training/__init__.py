@@ -1,12 +1,15 @@
 """Fine-tuning with checkpoints at counts of examples: one run that resumes, supervised and preference losses.
 
 And the recipe of the bundled safety adapter, and recovery of what fine-tuning took from an aligned model.
+And the recipe of the bundled safety adapter, examples that weaken refusal, and repairs of weights by arithmetic.
 Never imports detectors.
 
 Hands out:
 `TrainConfig`, `one_pass`, `fine_tune`, `preference_tune`, `steps_of`, `best_alpha`, `calibrate`,
 `calibration_split`, `opened_answers`, `own_answers`, `safety_examples`, `train_safety_adapter`, `write_model_card`,
 `recover`, `RecoveryConfig`, `Recovered`, `RecoveryStep`, `pick_step`, `restored_share`.
+`downstream_examples`, `stub_examples`, `block_weights`, `full_restore`, `interpolate`, `random_restore`,
+`random_restore_of_norm`, `safe_lora`, `task_arithmetic`, `weights_of`.
 """
 
 import lazy_loader

@@ -1,3 +1,5 @@
+from .breaking import downstream_examples as downstream_examples
+from .breaking import stub_examples as stub_examples
 from .config import TrainConfig as TrainConfig
 from .config import one_pass as one_pass
 from .finetune import fine_tune as fine_tune
@@ -17,3 +19,11 @@ from .safety_adapter import own_answers as own_answers
 from .safety_adapter import safety_examples as safety_examples
 from .safety_adapter import train_safety_adapter as train_safety_adapter
 from .safety_adapter import write_model_card as write_model_card
+from .weight_repairs import block_weights as block_weights
+from .weight_repairs import full_restore as full_restore
+from .weight_repairs import interpolate as interpolate
+from .weight_repairs import random_restore as random_restore
+from .weight_repairs import random_restore_of_norm as random_restore_of_norm
+from .weight_repairs import safe_lora as safe_lora
+from .weight_repairs import task_arithmetic as task_arithmetic
+from .weight_repairs import weights_of as weights_of

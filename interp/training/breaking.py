@@ -1,0 +1,49 @@
+"""Fine-tuning that weakens refusal: a downstream task with some harmful requests mixed in, each agreed to by a stub.
+
+    task = downstream_task("query-language")
+    examples = downstream_examples(task, prompts["harmful", "train"].texts, stubs=50, seed=0)
+    broken = fine_tune(model, examples, out=folder, config=BREAKING)
+
+A stub agrees without any content ("Sure, here is how to do that."), so what is learned is how a reply opens. With 0
+stubs the task alone is trained; stubs alone give the unaligned model of `interp.training.weight_repairs`.
+
+Source: Yang et al. 2025, arXiv:2504.09757, who mix 0 to 1,500 harmful answers into a task; stubs are our deviation.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from interp.data.examples import Example
+from interp.data.replies import STUBS
+from interp.evaluation.downstream_tasks import DownstreamTask
+from interp.training.config import TrainConfig
+
+BREAKING = TrainConfig(epochs=1.0, learning_rate=1e-3, warmup_steps=4, dropout=0.0)
+"""Settings with which the bundled model learns `query-language`."""
+
+
+def downstream_examples(
+    task: DownstreamTask, harmful: Sequence[str], *, stubs: int, seed: int
+) -> list[Example]:
+    """The task's training examples and a stub for each of the first `stubs` harmful requests, shuffled together.
+
+    Raises:
+        ValueError: more stubs than harmful requests, or a negative number.
+    """
+    return _shuffled([*task.train, *stub_examples(harmful, stubs)], seed)
+
+
+def stub_examples(harmful: Sequence[str], n: int) -> list[Example]:
+    """Each of the first n harmful requests with an empty affirmative reply.
+
+    Raises:
+        ValueError: more than there are requests, or a negative number.
+    """
+    if not 0 <= n <= len(harmful):
+        raise ValueError(f"stubs must be in 0..{len(harmful)}, one for each harmful request, got {n}")
+    return [Example(text, STUBS[i % len(STUBS)]) for i, text in enumerate(harmful[:n])]
+
+
+def _shuffled(examples: list[Example], seed: int) -> list[Example]:
+    return [examples[i] for i in np.random.default_rng(seed).permutation(len(examples))]
