@@ -9,7 +9,8 @@ Hands out:
 `calibration_split`, `opened_answers`, `own_answers`, `safety_examples`, `train_safety_adapter`, `write_model_card`,
 `recover`, `RecoveryConfig`, `Recovered`, `RecoveryStep`, `pick_step`, `restored_share`.
 `downstream_examples`, `stub_examples`, `block_weights`, `full_restore`, `interpolate`, `random_restore`,
-`random_restore_of_norm`, `safe_lora`, `task_arithmetic`, `weights_of`.
+`random_restore_of_norm`, `safe_lora`, `task_arithmetic`, `weights_of`,
+`weights_with_adapter`.
 """
 
 import lazy_loader

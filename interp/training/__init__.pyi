@@ -27,3 +27,4 @@ from .weight_repairs import random_restore_of_norm as random_restore_of_norm
 from .weight_repairs import safe_lora as safe_lora
 from .weight_repairs import task_arithmetic as task_arithmetic
 from .weight_repairs import weights_of as weights_of
+from .weight_repairs import weights_with_adapter as weights_with_adapter

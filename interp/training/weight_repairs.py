@@ -1,6 +1,6 @@
 """Repairs of a fine-tuned model by arithmetic on its weights: the methods that recovery is compared with, and controls.
 
-    finetuned, aligned = weights_of(broken), weights_of(model)
+    aligned, finetuned = weights_of(model), weights_with_adapter(model, folder)
     repaired = interpolate(finetuned, aligned, aligned_weight=0.5)
     names = block_weights(model, cut=20)
     control = random_restore(finetuned, aligned, names, count=100_000, seed=0)
@@ -26,6 +26,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.models.adapted_models import with_adapter
 from interp.models.chat_model import ChatModel
 from interp.models.layers import layer_list
 
@@ -38,6 +39,20 @@ Projector = Literal["released", "orthogonal"]
 def weights_of(model: ChatModel) -> dict[str, Tensor]:
     """The model's parameters by name, not copied: of tied tensors the first name."""
     return {name: parameter.detach() for name, parameter in model.hf.named_parameters()}
+
+
+def weights_with_adapter(model: ChatModel, adapter: str) -> dict[str, Tensor]:
+    """The parameters with an adapter merged into them; those that it does not change are the model's own tensors.
+
+    Raises:
+        ValueError: as `interp.models.adapted_models.with_adapter`.
+    """
+    before = weights_of(model)
+    with with_adapter(model, adapter) as adapted:
+        return {
+            name: before[name] if name in before and torch.equal(value, before[name]) else value.clone()
+            for name, value in weights_of(adapted).items()
+        }
 
 
 def block_weights(model: ChatModel, *, cut: int | None = None) -> tuple[str, ...]:

@@ -1,12 +1,16 @@
 """Repairs of weights: formulas written out, arguments left alone, and random controls of equal count and norm."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from interp.data.examples import Example
+from interp.models.adapted_models import with_adapter
 from interp.models.chat_model import ChatModel
+from interp.training.finetune import TrainConfig, fine_tune
 from interp.training.weight_repairs import (
     alignment_cosines,
     block_weights,
@@ -19,7 +23,9 @@ from interp.training.weight_repairs import (
     safe_lora,
     task_arithmetic,
     weights_of,
+    weights_with_adapter,
 )
+from tests.conftest import PROMPTS
 
 Weights = dict[str, Tensor]
 
@@ -238,3 +244,27 @@ def test_pairs_that_cannot_be_repaired_are_refused(models: tuple[Weights, Weight
     assert moved != name
     with pytest.raises(ValueError, match="no matrix was changed both by alignment and by fine-tuning"):
         safe_lora(finetuned, aligned, elsewhere)
+
+
+def test_weights_with_an_adapter_are_the_merged_ones_and_the_models_stay(
+    tiny: ChatModel, tmp_path: Path
+) -> None:
+    before = {name: value.clone() for name, value in weights_of(tiny).items()}
+    config = TrainConfig(epochs=1.0, batch_size=4, warmup_steps=0, learning_rate=2e-3, rank=2)
+    examples = [Example(prompt, "yes") for prompt in PROMPTS[:4]]
+    folder = str(fine_tune(tiny, examples, out=tmp_path / "a", config=config).folder)
+    merged = weights_with_adapter(tiny, folder)
+    assert all(torch.equal(value, before[name]) for name, value in weights_of(tiny).items())
+    with with_adapter(tiny, folder) as adapted:
+        assert all(torch.equal(value, merged[name]) for name, value in weights_of(adapted).items())
+    moved = {name for name in before if not torch.equal(merged[name], before[name])}
+    assert {name.split(".")[-2] for name in moved} == set(config.target_modules)
+    # Restored to the aligned model, its logits are those of the aligned model.
+    whole = {**merged, **full_restore(merged, weights_of(tiny))}
+    ids = torch.arange(10)[None]
+    with torch.no_grad():
+        logits = [
+            torch.func.functional_call(tiny.hf, state, (ids,)).logits
+            for state in (weights_of(tiny), merged, whole)
+        ]
+    assert torch.equal(logits[0], logits[2]) and not torch.equal(logits[0], logits[1])
