@@ -20,7 +20,8 @@ that measurements use. `trl.SFTTrainer` does not support this: it has no weights
 fine-tuning is an unchanged `trl.DPOTrainer`.
 
 With `constraint` the supervised loss is SoftSFT, which holds the first tokens of completions near what they were:
-the loss of each token is weighted by `constraint_weights`.
+the loss of each token is weighted by
+`interp.training.constrained_loss.constraint_weights`.
 """
 
 import copy
@@ -29,7 +30,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -38,6 +38,7 @@ from interp.models.chat_model import ChatModel
 from interp.models.contexts import check_context
 from interp.models.tokens import tokenize
 from interp.training.config import TrainConfig
+from interp.training.constrained_loss import constraint_weights
 from interp.training.runner import run_trainer
 from interp.training.saving import Trained
 
@@ -144,36 +145,6 @@ def preference_tune(
         )
 
     return run_trainer(model, preferences, trainer, Path(out), config, checkpoints, start, callbacks)
-
-
-CONSTRAINT_FACTORS = (5.0, 20.0, 20.0, 20.0, 20.0)
-"""Factors on the constraint's strength at the first five tokens of a completion; 1 from the sixth on."""
-MIN_CONSTRAINT_WEIGHT = 1e-3
-"""Lower bound of a token's weight under the constraint, so that no token is lost to training."""
-
-
-def constraint_weights(
-    log_probs: Float[Tensor, "batch pos"], references: Float[Tensor, "batch pos"], constraint: float | int
-) -> Float[Tensor, "batch pos"]:
-    """Weights of token-wise constrained fine-tuning (SoftSFT), without a gradient.
-
-    The weight of token t of a completion is 2 (1 - sigmoid(b_t (log p_t - log p_ref,t))), at least 1e-3: 1 before
-    training, and smaller the likelier the token has become. b_t is `constraint` times 5 at the first token, times 20 at
-    the next four. Cross-entropy with these weights has the gradient of the published loss.
-
-    Source: Qi et al. 2024, "Safety alignment should be made more than just a few tokens deep", arXiv:2406.05946,
-    section 4, with the strengths given there (0.5, 2 and 0.1); lower bound as released by Yang et al. 2025.
-
-    Args:
-        log_probs: log-probability of each completion token under the model in training, in nats.
-        references: the same under the model before training.
-        constraint: b, in 1 / nats; 0 weighs all tokens with 1.
-    """
-    strength = torch.full_like(log_probs, constraint)
-    for position, factor in enumerate(CONSTRAINT_FACTORS[: log_probs.shape[1]]):
-        strength[:, position] *= factor
-    gain = strength * (log_probs.detach() - references)
-    return (2 * torch.sigmoid(-gain)).clamp(min=MIN_CONSTRAINT_WEIGHT)
 
 
 class _CompletionTrainer(Trainer):
