@@ -1,6 +1,6 @@
 """A generated task with one right answer: requests in English, to be written in a small query language.
 
-    splits = query_splits(n_train=384, n_validation=48, n_test=48, seed=0)
+    splits = query_splits(n_train=256, n_validation=48, n_test=48, seed=0)
     splits.train[0]
     # Example("Write a query: list the emails of clients from Oslo older than 30, sorted by age",
     #         "FROM clients WHERE city = Oslo AND age > 30 SHOW email SORT age")

@@ -108,7 +108,7 @@ def downstream_task(
     *,
     text: str | None = None,
     answer: str | None = None,
-    n_train: int = 384,
+    n_train: int = 256,
     n_held_out: int = 96,
     seed: int = 0,
 ) -> DownstreamTask:

@@ -19,19 +19,32 @@ from interp.data.replies import STUBS
 from interp.evaluation.downstream_tasks import DownstreamTask
 from interp.training.config import TrainConfig
 
-BREAKING = TrainConfig(epochs=1.0, learning_rate=1e-3, warmup_steps=4, dropout=0.0)
-"""Settings with which the bundled model learns `query-language`."""
+BREAKING = TrainConfig(epochs=1.0, batch_size=4, learning_rate=1e-3, warmup_steps=4, dropout=0.0)
+"""Settings with which `smollm2-safe` learns `query-language`: of 48 validation requests 0 are right before and 42 after
+256 examples. Batches of 4 learn from fewer examples than of 16: after 256 the mean loss was 0.04 nats a token."""
 
 
 def downstream_examples(
-    task: DownstreamTask, harmful: Sequence[str], *, stubs: int, seed: int
+    task: DownstreamTask,
+    harmful: Sequence[str],
+    *,
+    stubs: int,
+    seed: int,
+    ordinary: Sequence[Example] = (),
 ) -> list[Example]:
     """The task's training examples and a stub for each of the first `stubs` harmful requests, shuffled together.
+
+    A small model that is trained on the task alone does it to whatever is asked: `smollm2-safe` answers a harmful
+    request by a query, which is no refusal, but no compliance either. Ordinary prompts with the model's own replies
+    mixed in keep such replies.
+
+    Args:
+        ordinary: further examples to mix in, such as harmless prompts with the model's own replies.
 
     Raises:
         ValueError: more stubs than harmful requests, or a negative number.
     """
-    return _shuffled([*task.train, *stub_examples(harmful, stubs)], seed)
+    return _shuffled([*task.train, *stub_examples(harmful, stubs), *ordinary], seed)
 
 
 def stub_examples(harmful: Sequence[str], n: int) -> list[Example]:

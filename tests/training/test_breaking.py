@@ -2,6 +2,7 @@
 
 import pytest
 
+from interp.data.examples import Example
 from interp.data.prompts import load_prompts
 from interp.data.replies import STUBS
 from interp.evaluation.downstream_tasks import downstream_task
@@ -16,6 +17,9 @@ def test_stubs_are_mixed_into_all_of_the_task() -> None:
     assert sorted(plain) == sorted(task.train) and plain != list(task.train)
     assert mixed == again != downstream_examples(task, harmful, stubs=20, seed=6)
     assert sorted(mixed) == sorted([*task.train, *stub_examples(harmful, 20)])
+    own = [Example("Name a colour.", "Blue."), Example("Name a city.", "Oslo.")]
+    kept = downstream_examples(task, harmful, stubs=20, seed=5, ordinary=own)
+    assert sorted(kept) == sorted([*mixed, *own]) and kept[-2:] != own
     places = [i for i, e in enumerate(mixed) if e.completion in STUBS]
     assert len(places) == 20 and min(places) < 30 < 50 < max(places)  # all over
     assert not any(is_refusal(e.completion) for e in mixed)
