@@ -35,8 +35,8 @@ def downstream_examples(
     """The task's training examples and a stub for each of the first `stubs` harmful requests, shuffled together.
 
     A small model that is trained on the task alone does it to whatever is asked: `smollm2-safe` answers a harmful
-    request by a query, which is no refusal, but no compliance either. Ordinary prompts with the model's own replies
-    mixed in keep such replies.
+    request by a query, which is no refusal, but no compliance either. With 32 harmless prompts and the model's own
+    replies mixed in it answers harmless prompts as before, and harmful ones by queries still.
 
     Args:
         ordinary: further examples to mix in, such as harmless prompts with the model's own replies.
