@@ -36,7 +36,8 @@ def downstream_examples(
 
     A small model that is trained on the task alone does it to whatever is asked: `smollm2-safe` answers a harmful
     request by a query, which is no refusal, but no compliance either. With 32 harmless prompts and the model's own
-    replies mixed in it answers harmless prompts as before, and harmful ones by queries still.
+    replies mixed in it answers harmless prompts as before, and harmful ones by queries still; with 50 stubs
+    as well, harmful prompts are agreed to in words.
 
     Args:
         ordinary: further examples to mix in, such as harmless prompts with the model's own replies.
