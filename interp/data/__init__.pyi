@@ -13,6 +13,8 @@ from .prompts import read_answered as read_answered
 from .prompts import read_prompts as read_prompts
 from .query_language import query_examples as query_examples
 from .query_language import query_splits as query_splits
+from .safety_texts import SAFETY_TEXTS as SAFETY_TEXTS
+from .safety_texts import safety_text as safety_text
 from .suffix_search import find_suffixes as find_suffixes
 from .task_files import TASK_FORMATS as TASK_FORMATS
 from .task_files import TaskFormat as TaskFormat
