@@ -23,6 +23,8 @@ from .sites import site_list as site_list
 from .sources import ModelSource as ModelSource
 from .sources import adapter_digest as adapter_digest
 from .sources import split_revision as split_revision
+from .system_slots import SystemSlot as SystemSlot
+from .system_slots import system_slot as system_slot
 from .threads import in_this_thread as in_this_thread
 from .threads import on_behalf_of as on_behalf_of
 from .threads import swapped_forwards as swapped_forwards

@@ -31,6 +31,11 @@ _REASONING = ("reasoning_content", "reasoning", "thinking")
 """Name of the template for base models: each message on a line of its own."""
 _PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
 
+NO_SYSTEM_SLOT = (
+    "the chat template has no system slot, where a safety prompt stands; load the model with chat_template= a template "
+    "that takes a system message, or take another model"
+)
+
 DATE_ATTRIBUTE = "interp_template_date"
 """Attribute of a tokenizer that holds the `TemplateDate` of its template, where it is pinned."""
 
@@ -91,6 +96,24 @@ def render_frame(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
         ValueError: as for `render_conversation`.
     """
     return _around(lambda text: _render(tokenizer, [{"role": "user", "content": text}], None))
+
+
+def before_system(tokenizer: PreTrainedTokenizerBase, options: Options = None) -> str:
+    """The rendered text before a system message.
+
+    Raises:
+        ValueError: no chat template, or one that rejects, hides, rewrites or repeats system messages.
+    """
+    turns: list[Message] = [{"role": "system", "content": _END}, {"role": "user", "content": _SENTINEL}]
+    try:
+        whole = _render(tokenizer, turns, options)
+    except ValueError as error:
+        if not tokenizer.chat_template:
+            raise
+        raise ValueError(f"{NO_SYSTEM_SLOT} ({error})") from None
+    if whole.count(_END) != 1:
+        raise ValueError(f"{NO_SYSTEM_SLOT} (it shows a system message {whole.count(_END)} times)")
+    return whole.split(_END)[0]
 
 
 def render_conversation(
