@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from interp.engine.generation import stream as stream
     from interp.engine.interventions import Ablate as Ablate
     from interp.engine.interventions import Add as Add
+    from interp.engine.safety_prompts import SafetyPrompt as SafetyPrompt
     from interp.experiments.comparing import compare_runs as compare_runs
     from interp.experiments.running import open_run as open_run
     from interp.experiments.running import run as run
@@ -86,6 +87,7 @@ _NAMES = {
     "track": "interp.tracking.tracker",
     "recover": "interp.training.recovery",
     "RecoveryConfig": "interp.training.recovery",
+    "SafetyPrompt": "interp.engine.safety_prompts",
 }
 __all__ = sorted(_NAMES)  # pyright: ignore[reportUnsupportedDunderAll] (it reads the imports above)
 

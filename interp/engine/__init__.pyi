@@ -25,6 +25,7 @@ from .interventions import Add as Add
 from .interventions import Intervention as Intervention
 from .layouts import PassLayout as PassLayout
 from .log_probs import completion_log_probs as completion_log_probs
+from .log_probs import final_states as final_states
 from .log_probs import map_completions as map_completions
 from .log_probs import map_next_token as map_next_token
 from .log_probs import next_token_log_probs as next_token_log_probs
@@ -39,6 +40,9 @@ from .packing import can_pack as can_pack
 from .packing import packed_passes as packed_passes
 from .prefix_trees import pack as pack
 from .prefix_trees import plan_trees as plan_trees
+from .safety_prompts import NearestToken as NearestToken
+from .safety_prompts import SafetyPrompt as SafetyPrompt
+from .soft_tokens import soft_tokens as soft_tokens
 from .unfolded_attention import PackedAttention as PackedAttention
 from .weight_edits import edited_weights as edited_weights
 from .weight_gradients import summed_gradients as summed_gradients

@@ -31,6 +31,7 @@ from interp.engine.decoding import (
     stop_ids,
 )
 from interp.engine.interventions import Intervention, new_token_limit
+from interp.engine.safety_prompts import SafetyPrompt, under
 from interp.models.chat_model import ChatModel
 from interp.models.contexts import check_context
 from interp.models.prompt_inputs import PromptIdentity
@@ -88,7 +89,10 @@ def generate(
     interventions: Sequence[Intervention] = (),
     max_new_tokens: int = 64,
     temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | int = 1.0,
     seed: int = 0,
+    safety_prompt: SafetyPrompt | None = None,
     fast: bool = True,
     show_progress: bool = False,
 ) -> Completions:
@@ -99,17 +103,42 @@ def generate(
             or tokens. A prefilled assistant turn is continued; the completion holds what comes after it.
         max_new_tokens: length at which a completion is cut.
         temperature: 0 is greedy; above, tokens are sampled from the softmax at this temperature.
+        top_k: sample among this many likeliest tokens; None is all.
+        top_p: sample among the fewest likeliest tokens that have this probability together (of those of `top_k`).
         seed: seed of the sampling; a sampled completion depends on the other prompts of the call.
+        safety_prompt: stands in the system slot of every prompt.
         fast: False takes the plain path.
         show_progress: draw a progress bar.
 
     Raises:
         ValueError: no prompts, one that does not fit into the context with its completion, max_new_tokens below 1,
-            temperature or seed out of range, or an intervention that does not fit.
+            temperature, seed, top_k or top_p out of range, an intervention that does not fit, or a safety prompt of
+            another model.
     """
-    pick = _picker(max_new_tokens, temperature, seed)
-    tokens = as_tokens(model.tokenizer, prompts)
-    check_context(model, tokens, new_tokens=max_new_tokens)
+    pick = _picker(max_new_tokens, temperature, seed, top_k=top_k, top_p=top_p)
+    with under(model, prompts, safety_prompt) as tokens:
+        check_context(model, tokens, new_tokens=max_new_tokens)
+        return _generate(
+            model,
+            tokens,
+            interventions,
+            pick,
+            max_new_tokens=max_new_tokens,
+            fast=fast,
+            show_progress=show_progress,
+        )
+
+
+def _generate(
+    model: ChatModel,
+    tokens: ChatTokens,
+    interventions: Sequence[Intervention],
+    pick: Pick,
+    *,
+    max_new_tokens: int,
+    fast: bool,
+    show_progress: bool,
+) -> Completions:
     done: list[list[int]] = [[] for _ in range(len(tokens))]
     weights = packed_weights(model, len(tokens), max_new_tokens) if fast else None
     with torch.no_grad(), apply(model, interventions) as applied:
@@ -136,6 +165,7 @@ def stream(
     max_new_tokens: int = 64,
     temperature: float = 0.0,
     seed: int = 0,
+    safety_prompt: SafetyPrompt | None = None,
     fast: bool = True,
 ) -> Iterator[DecodingStep]:
     """The completions of `generate`, token by token as they are made.
@@ -145,12 +175,11 @@ def stream(
     those of `generate`.
     """
     pick = _picker(max_new_tokens, temperature, seed)
-    tokens = as_tokens(model.tokenizer, prompts)
-    check_context(model, tokens, new_tokens=max_new_tokens)
-    weights = packed_weights(model, len(tokens), max_new_tokens) if fast else None
 
     def decode() -> Iterator[DecodingStep]:
-        with apply(model, interventions) as applied:
+        with under(model, prompts, safety_prompt) as tokens, apply(model, interventions) as applied:
+            check_context(model, tokens, new_tokens=max_new_tokens)
+            weights = packed_weights(model, len(tokens), max_new_tokens) if fast else None
             passes = decoding_passes(model, tokens, applied, weights, max_new_tokens)
             yield from _all_steps(model, passes, pick, max_new_tokens=max_new_tokens, shrink=fast)
 
@@ -236,7 +265,14 @@ def generate_each(
     return [_completions(model, replies, tokens) for replies in done]
 
 
-def _picker(max_new_tokens: int, temperature: float, seed: int) -> Pick:
+def _picker(
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    *,
+    top_k: int | None = None,
+    top_p: float | int = 1.0,
+) -> Pick:
     """The function that selects the next token of every row: argmax, or sampling at a temperature."""
     if not isinstance(max_new_tokens, int):
         raise ValueError(f"max_new_tokens must be a whole number, got {max_new_tokens!r}")
@@ -246,16 +282,33 @@ def _picker(max_new_tokens: int, temperature: float, seed: int) -> Pick:
         raise ValueError(f"temperature must be 0 (greedy), or 1e-06 or more and finite, got {temperature}")
     if not 0 <= seed < 2**63:
         raise ValueError(f"seed must be within 0 and 2**63 - 1, got {seed}")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k must be 1 or more, or None for all tokens, got {top_k}")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p must lie above 0 and be at most 1, got {top_p}")
     if temperature == 0:
         return _likeliest
     generator = torch.Generator().manual_seed(seed)
 
     def sample(logits: Float[Tensor, "batch d_vocab"]) -> Int[Tensor, " batch"]:
         _check_numbers(logits.amax(-1))
-        weights = (logits.float() / temperature).softmax(-1).cpu()
+        weights = _nucleus((logits.float() / temperature).softmax(-1), top_k, top_p).cpu()
         return torch.multinomial(weights, 1, generator=generator)[:, 0].to(logits.device)
 
     return sample
+
+
+def _nucleus(
+    probabilities: Float[Tensor, "batch d_vocab"], top_k: int | None, top_p: float | int
+) -> Float[Tensor, "batch d_vocab"]:
+    """The probabilities of the tokens that sampling is limited to; 0 for all others."""
+    if top_k is None and top_p == 1:
+        return probabilities
+    top = probabilities.topk(min(top_k or probabilities.shape[1], probabilities.shape[1]), dim=-1)
+    shares = top.values / top.values.sum(-1, keepdim=True)
+    # A token stays as long as those before it have less than top_p together: the first always does.
+    stays = shares.cumsum(-1) - shares < top_p
+    return torch.zeros_like(probabilities).scatter(-1, top.indices, top.values * stays)
 
 
 def _likeliest(logits: Float[Tensor, "batch d_vocab"]) -> Int[Tensor, " batch"]:

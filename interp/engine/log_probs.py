@@ -7,6 +7,7 @@ Only next-token log-probabilities use packed batches (`interp.engine.packing`); 
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -24,6 +25,7 @@ from interp.engine.layouts import PassLayout
 from interp.engine.packing import packed_passes
 from interp.models.chat_model import ChatModel
 from interp.models.contexts import check_context
+from interp.models.threads import in_this_thread
 from interp.models.tokens import ChatTokens, PromptInput, as_tokens, pad_left
 
 
@@ -68,6 +70,34 @@ def map_next_token(
             for row, value in zip(rows, reduced, strict=True):
                 out[row] = value
     return torch.stack(out)
+
+
+def final_states(
+    model: ChatModel,
+    prompts: PromptInput,
+    *,
+    interventions: Sequence[Intervention] = (),
+    fast: bool = True,
+) -> Float[Tensor, "prompt d_model"]:
+    """The state of every prompt's last token after the final norm, which the unembedding reads; float32, on the CPU.
+
+    It is the last entry of the hidden states of transformers, with the norm's learned scale.
+    """
+    tokens = as_tokens(model.tokenizer, prompts)
+    check_context(model, tokens)
+    out = torch.empty(len(tokens), model.d_model)
+    read: list[Tensor] = []
+    unembedding: Any = model.hf.get_output_embeddings()
+    keep = in_this_thread(lambda _module, args: read.append(args[0][:, -1]), lambda *_: None)
+    handle = unembedding.register_forward_pre_hook(keep)
+    try:
+        with torch.no_grad(), apply(model, interventions) as applied:
+            for rows, _ in prompt_passes(model, tokens, applied, fast):
+                out[rows] = read.pop().float().cpu()
+                read.clear()  # of passes that ran out of memory
+    finally:
+        handle.remove()
+    return out
 
 
 def packed_next_tokens(

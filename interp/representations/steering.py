@@ -15,10 +15,11 @@ from interp.display.cards import Card, Shown, Table
 from interp.engine.activations import collect_means
 from interp.engine.generation import generate
 from interp.engine.interventions import Ablate, Add, Intervention, NewTokens
+from interp.engine.safety_prompts import SafetyPrompt, under
 from interp.models.chat_model import ChatModel
 from interp.models.layers import Layers
 from interp.models.prompt_inputs import PromptIdentity
-from interp.models.tokens import Positions, PromptInput, as_tokens
+from interp.models.tokens import Positions, PromptInput
 from interp.storage.direction_files import DirectionInput, as_direction
 
 
@@ -139,6 +140,7 @@ def steer(
     positions: Positions = "all",
     new_tokens: NewTokens = None,
     max_new_tokens: int = 64,
+    safety_prompt: SafetyPrompt | None = None,
 ) -> Steered:
     """Greedy answers without and with activation addition along a direction.
 
@@ -150,11 +152,11 @@ def steer(
         layers: layers to add it at; the direction's own layer when None.
         positions: prompt tokens it is added at (`tokens.ROLES`, `tokens.REGIONS`).
         new_tokens: generated tokens it is added at (`interventions.NewTokens`).
+        safety_prompt: stands in the system slot of every prompt, in both answers.
 
     Raises:
-        ValueError: a direction of the wrong width, layer or position out of range.
+        ValueError: a direction of the wrong width, layer or position out of range, or a safety prompt of another model.
     """
-    tokens = as_tokens(model.tokenizer, prompts)
     direction = as_direction(direction)
     if not (direction.vector if isinstance(direction, Direction) else direction).any():
         raise ValueError(
@@ -174,7 +176,7 @@ def steer(
         f"relative norm {relative_norm:g}" if relative_norm is not None else f"coefficient {coefficient:g}"
     )
     where = ", ".join(str(layer) for layer in add.layers)
-    answers = steer_with(model, tokens, [add], max_new_tokens=max_new_tokens)
+    answers = steer_with(model, prompts, [add], max_new_tokens=max_new_tokens, safety_prompt=safety_prompt)
     return replace(answers, step=f"{amount} at layer {where}, positions {positions}")
 
 
@@ -186,6 +188,7 @@ def steer_with(
     max_new_tokens: int = 64,
     temperature: float | int = 0.0,
     seed: int = 0,
+    safety_prompt: SafetyPrompt | None = None,
     show_progress: bool = False,
 ) -> Steered:
     """Answers without and with any interventions, all of them together.
@@ -195,6 +198,7 @@ def steer_with(
         interventions: applied in this order, each at its own layers and tokens.
         temperature: 0 is greedy; above, plain and steered answers are sampled with the same seed.
         seed: seed of the sampling.
+        safety_prompt: stands in the system slot of every prompt, in both answers.
         show_progress: draw a progress bar for the plain and for the steered answers.
 
     Raises:
@@ -202,19 +206,19 @@ def steer_with(
     """
     if not interventions:
         raise ValueError("steering needs at least one intervention, such as Add(direction)")
-    tokens = as_tokens(model.tokenizer, prompts)
-    plain, steered = (
-        generate(
-            model,
-            tokens,
-            interventions=given,
-            max_new_tokens=max_new_tokens,
-            temperature=float(temperature),
-            seed=seed,
-            show_progress=show_progress,
+    with under(model, prompts, safety_prompt) as tokens:
+        plain, steered = (
+            generate(
+                model,
+                tokens,
+                interventions=given,
+                max_new_tokens=max_new_tokens,
+                temperature=float(temperature),
+                seed=seed,
+                show_progress=show_progress,
+            )
+            for given in ((), tuple(interventions))
         )
-        for given in ((), tuple(interventions))
-    )
     return Steered(
         prompts=tokens.identity.texts,
         plain=plain.texts,
