@@ -17,7 +17,7 @@ Hands out:
 `completion_log_probs`, `map_completions`, `map_next_token`, `next_token_log_probs`, `packed_next_tokens`,
 `PackedPasses`, `can_pack`, `packed_passes`, `pack`, `plan_trees`, `PackedAttention`, `edited_weights`,
 `read_activations`, `store_activations`, `Exported`, `save_ablated_model`, `save_ablation_adapter`, `NearestToken`,
-`SafetyPrompt`, `soft_tokens`, `final_states`.
+`SafetyPrompt`, `SlotPasses`, `soft_tokens`, `final_states`.
 """
 
 import lazy_loader

@@ -42,6 +42,7 @@ from .prefix_trees import pack as pack
 from .prefix_trees import plan_trees as plan_trees
 from .safety_prompts import NearestToken as NearestToken
 from .safety_prompts import SafetyPrompt as SafetyPrompt
+from .slot_passes import SlotPasses as SlotPasses
 from .soft_tokens import soft_tokens as soft_tokens
 from .unfolded_attention import PackedAttention as PackedAttention
 from .weight_edits import edited_weights as edited_weights
