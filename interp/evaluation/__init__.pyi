@@ -14,6 +14,12 @@ from .records import Flag as Flag
 from .records import RefusalRates as RefusalRates
 from .records import RefusalTokens as RefusalTokens
 from .records import Reply as Reply
+from .refusal_probabilities import RefusalSamples as RefusalSamples
+from .refusal_probabilities import any_of_k as any_of_k
+from .refusal_probabilities import first_token_refusal as first_token_refusal
+from .refusal_probabilities import sample_refusals as sample_refusals
+from .refusal_probabilities import single_sample as single_sample
+from .refusal_probabilities import string_judge as string_judge
 from .refusals import find_refusal_tokens as find_refusal_tokens
 from .refusals import is_refusal as is_refusal
 from .refusals import refusal_metric as refusal_metric
