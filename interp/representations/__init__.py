@@ -7,8 +7,10 @@ Hands out:
 `Centres`, `belief`, `both_beliefs`, `cosine_margin`, `fit_both_centres`, `fit_centres`, `states`, `leak_check`,
 `choose`, `pick_stability`, `scored_candidates`, `HarmAndRefusal`, `LeakCheck`, `Candidate`, `NothingSurvives`,
 `PickShare`, `Rule`, `RuleUsed`, `ScoredCandidate`, `pick`, `find_directions`, `steer`, `steer_with`,
-`FittedDirection`, `fit_directions`, `heads`, `Head`, `HeadAttribution`, `AttentionByRole`, `LogitLens`,
-`Patching`, `Sweep`, `Answer`, `Setting`, `TracedToken`, `likely_tokens`, `trace`.
+`FittedDirection`, `fit_directions`, `heads`, `Head`, `HeadAttribution`, `AttentionByRole`, `LogitLens`, `Patching`,
+`Sweep`, `Answer`, `Setting`, `TracedToken`, `likely_tokens`, `trace`, `LayerPlane`, `PlaneCosines`, `SafetySpace`,
+`Shift`, `anchor`, `plane_by_layer`, `plane_cosines`, `shift_table`, `RefusalTargets`, `SafetyStates`,
+`refusal_targets`, `safety_representations`, `safety_representations_by_layer`.
 """
 
 import lazy_loader

@@ -12,6 +12,8 @@ Belief = Literal["harm", "refusal"]
 """A model's belief about a prompt: that it is harmful, read at `t_inst`; that it will refuse it, at `t_post_inst`."""
 BELIEFS: tuple[Belief, ...] = get_args(Belief)
 """Both beliefs, in the order of the token roles that they are read at."""
+Solver = Literal["released", "converged"]
+"""How the regressions of the safety plane are fitted: as the released code does, or to the optimum."""
 T = TypeVar("T")
 
 
