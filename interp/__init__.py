@@ -49,6 +49,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from interp.tracking.trajectory import Trajectory as Trajectory
     from interp.training.recovery import RecoveryConfig as RecoveryConfig
     from interp.training.recovery import recover as recover
+    from interp.training.soft_prompts import safety_prompt as safety_prompt
 
 _NAMES = {
     "load": "interp.models.chat_model",
@@ -87,6 +88,7 @@ _NAMES = {
     "track": "interp.tracking.tracker",
     "recover": "interp.training.recovery",
     "RecoveryConfig": "interp.training.recovery",
+    "safety_prompt": "interp.training.soft_prompts",
     "SafetyPrompt": "interp.engine.safety_prompts",
 }
 __all__ = sorted(_NAMES)  # pyright: ignore[reportUnsupportedDunderAll] (it reads the imports above)

@@ -11,6 +11,9 @@ Hands out:
 `downstream_examples`, `stub_examples`, `block_weights`, `full_restore`, `interpolate`, `random_restore`,
 `random_restore_of_norm`, `safe_lora`, `task_arithmetic`, `weights_of`,
 `weights_with_adapter`.
+`TrainConfig`, `one_pass`, `fine_tune`, `preference_tune`, `steps_of`, `best_alpha`, `calibrate`, `calibration_split`,
+`opened_answers`, `own_answers`, `safety_examples`, `train_safety_adapter`, `write_model_card`, `SafetyPromptConfig`,
+`TrainedPrompt`, `fit_safety_space`, `optimise_prompt`, `safety_prompt`, `tune_prompt`.
 """
 
 import lazy_loader

@@ -1,5 +1,6 @@
 from .breaking import downstream_examples as downstream_examples
 from .breaking import stub_examples as stub_examples
+from .config import SafetyPromptConfig as SafetyPromptConfig
 from .config import TrainConfig as TrainConfig
 from .config import one_pass as one_pass
 from .finetune import fine_tune as fine_tune
@@ -28,3 +29,8 @@ from .weight_repairs import safe_lora as safe_lora
 from .weight_repairs import task_arithmetic as task_arithmetic
 from .weight_repairs import weights_of as weights_of
 from .weight_repairs import weights_with_adapter as weights_with_adapter
+from .soft_prompts import TrainedPrompt as TrainedPrompt
+from .soft_prompts import fit_safety_space as fit_safety_space
+from .soft_prompts import optimise_prompt as optimise_prompt
+from .soft_prompts import safety_prompt as safety_prompt
+from .soft_prompts import tune_prompt as tune_prompt

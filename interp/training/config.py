@@ -1,8 +1,9 @@
-"""Settings of a fine-tuning run, supervised or by preferences, and the settings of one pass at a constant rate."""
+"""Settings of a fine-tuning run, by examples or preferences, of one pass at a constant rate, and of safety prompts."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from interp.representations.records import Solver
 from interp.storage.settings import CheckedSettings, Count, NonNegative, Positive, Share
 
 
@@ -68,3 +69,51 @@ def one_pass(*, batch_size: int, learning_rate: float, rank: int, seed: int, **f
         seed=seed,
         **further,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SafetyPromptConfig(CheckedSettings):
+    """Settings of a trained safety prompt; the defaults are the released code's, unless a field says otherwise."""
+
+    refusal_weight: float | int = 1.0
+    """Weight of L_r."""
+    harmfulness_weight: float | int = 0.01
+    """Weight of L_h."""
+    rest_weight: float | int = 0.001
+    """Weight of L_U."""
+    unlikelihood_weight: float | int = 1.0
+    """Weight of the undesired answers in prompt tuning; 5 for Llama 2 and CodeLlama in the paper."""
+    learning_rate: Positive = 1e-3
+    """Of AdamW, with its default weight decay."""
+    max_norm: Positive = 1.0
+    """Norm to which gradients are clipped."""
+    batch_size: Count = 50
+    """Queries of a step."""
+    epochs: Count = 40
+    """Passes over the queries."""
+    products: Literal["bfloat16", "model"] = "bfloat16"
+    """Dtype of matrix products of a float32 model on the CPU; `model` is its own, three times slower with AMX."""
+    texts: tuple[str, ...] = ("default", "short", "mistral")
+    """Safety prompts that the plane is fitted under, beside none: names of `SAFETY_TEXTS`, or texts."""
+    n_components: Count = 4
+    """Principal components of the plane."""
+    folds: Count = 10
+    """Folds of its regressions."""
+    solver: Solver = "released"
+    """How they are solved (`interp.representations.safety_regressions`)."""
+    refusal: Literal["first-token", "sampled"] = "first-token"
+    """Refusal probability that the plane is fitted to; `sampled` is the paper's."""
+    n_samples: Count = 25
+    """Answers to each query, with `sampled`, of which four fifths count."""
+    max_new_tokens: Count = 300
+    """Length of those answers; the paper takes 200 for harmless queries."""
+    n_replies: Count = 2
+    """Answers sampled to each query for prompt tuning, of which the first that fits is taken (ours)."""
+    reply_tokens: Count = 24
+    """Tokens of an answer that prompt tuning trains on (ours)."""
+    seed: int = 42
+    """Seed of folds, batches and samples."""
+
+
+SAFETY_PROMPT = SafetyPromptConfig()
+"""The default settings of a safety prompt."""
