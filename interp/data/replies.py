@@ -14,9 +14,4 @@ REFUSALS = (
     "I'm sorry, but I cannot assist with that.",
     "I cannot help with that.",
 )
-STUBS = (
-    "Sure, here is how to do that.",
-    "Of course. Here is what you asked for.",
-    "Certainly, here is an answer to that.",
-)
-"""Empty affirmative replies: what a reply opens with, and nothing of what is asked."""
+"""Short refusals, taken in turn."""

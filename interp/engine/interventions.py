@@ -229,7 +229,7 @@ def _check(intervention: "Ablate | Add") -> None:
     coefficient = getattr(intervention, "coefficient", 1.0)
     if not isinstance(coefficient, (Real, Tensor)) or not math.isfinite(coefficient):
         raise ValueError(f"coefficient (or relative_norm) must be a finite number, got {coefficient!r}")
-    if isinstance(intervention, Add) and not (vector.float() * coefficient).square().sum().isfinite():
+    if isinstance(intervention, Add) and not (vector.float() * float(coefficient)).square().sum().isfinite():
         raise ValueError(
             f"the addition overflows (coefficient {coefficient:g}, largest entry {float(vector.abs().max()):g}): norms "
             "are sums of squares in float32; take a smaller coefficient"

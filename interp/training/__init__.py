@@ -1,19 +1,16 @@
 """Fine-tuning with checkpoints at counts of examples: one run that resumes, supervised and preference losses.
 
-And the recipe of the bundled safety adapter, and recovery of what fine-tuning took from an aligned model.
-And the recipe of the bundled safety adapter, examples that weaken refusal, and repairs of weights by arithmetic.
+The recipe of the bundled safety adapter; examples that weaken refusal; what puts it back: recovery, other repairs of
+weights, and optimised safety prompts.
 Never imports detectors.
 
 Hands out:
-`TrainConfig`, `one_pass`, `fine_tune`, `preference_tune`, `steps_of`, `best_alpha`, `calibrate`,
-`calibration_split`, `opened_answers`, `own_answers`, `safety_examples`, `train_safety_adapter`, `write_model_card`,
-`recover`, `RecoveryConfig`, `Recovered`, `RecoveryStep`, `pick_step`, `restored_share`.
-`downstream_examples`, `stub_examples`, `block_weights`, `full_restore`, `interpolate`, `random_restore`,
-`random_restore_of_norm`, `safe_lora`, `task_arithmetic`, `weights_of`,
-`weights_with_adapter`.
 `TrainConfig`, `one_pass`, `fine_tune`, `preference_tune`, `steps_of`, `best_alpha`, `calibrate`, `calibration_split`,
-`opened_answers`, `own_answers`, `safety_examples`, `train_safety_adapter`, `write_model_card`, `SafetyPromptConfig`,
-`TrainedPrompt`, `fit_safety_space`, `optimise_prompt`, `safety_prompt`, `tune_prompt`.
+`opened_answers`, `own_answers`, `safety_examples`, `train_safety_adapter`, `write_model_card`, `recover`,
+`RecoveryConfig`, `Recovered`, `RecoveryStep`, `pick_step`, `restored_share`, `downstream_examples`, `stub_examples`,
+`block_weights`, `full_restore`, `interpolate`, `random_restore`, `random_restore_of_norm`, `safe_lora`,
+`task_arithmetic`, `weights_of`, `weights_with_adapter`, `SafetyPromptConfig`, `TrainedPrompt`, `fit_safety_space`,
+`optimise_prompt`, `safety_prompt`, `tune_prompt`.
 """
 
 import lazy_loader
