@@ -20,6 +20,11 @@ from .safety_adapter import own_answers as own_answers
 from .safety_adapter import safety_examples as safety_examples
 from .safety_adapter import train_safety_adapter as train_safety_adapter
 from .safety_adapter import write_model_card as write_model_card
+from .soft_prompts import TrainedPrompt as TrainedPrompt
+from .soft_prompts import fit_safety_space as fit_safety_space
+from .soft_prompts import optimise_prompt as optimise_prompt
+from .soft_prompts import safety_prompt as safety_prompt
+from .soft_prompts import tune_prompt as tune_prompt
 from .weight_repairs import block_weights as block_weights
 from .weight_repairs import full_restore as full_restore
 from .weight_repairs import interpolate as interpolate
@@ -29,8 +34,3 @@ from .weight_repairs import safe_lora as safe_lora
 from .weight_repairs import task_arithmetic as task_arithmetic
 from .weight_repairs import weights_of as weights_of
 from .weight_repairs import weights_with_adapter as weights_with_adapter
-from .soft_prompts import TrainedPrompt as TrainedPrompt
-from .soft_prompts import fit_safety_space as fit_safety_space
-from .soft_prompts import optimise_prompt as optimise_prompt
-from .soft_prompts import safety_prompt as safety_prompt
-from .soft_prompts import tune_prompt as tune_prompt
