@@ -67,7 +67,9 @@ def _known_experiments(beginning: str) -> list[str]:
     return [name for name in EXPERIMENTS if name.startswith(beginning)]
 
 
-@takes_model(default="", help=f"{MODEL_HELP}; the experiment's own if not given.")
+@takes_model(
+    default="", flags=("--model", "--aligned", "-m"), help=f"{MODEL_HELP}; the experiment's own if not given."
+)
 def run(
     experiment: Annotated[
         str, typer.Argument(help="One of `interp list`.", autocompletion=_known_experiments)
@@ -79,6 +81,12 @@ def run(
     given: Annotated[
         list[str] | None,
         typer.Option("--set", help="A setting of the experiment, name=value; may be repeated."),
+    ] = None,
+    finetuned: Annotated[
+        str | None,
+        typer.Option(
+            help="The model that `recovery` recovers, beside the aligned one: a folder, an adapter or a Hub id."
+        ),
     ] = None,
     settings: Annotated[
         bool, typer.Option("--settings", help="List the experiment's settings, and run nothing.")
@@ -114,7 +122,11 @@ def run(
             prompts,
             column,
             out,
-            {**_settings(kind, given or []), "seed": seed},
+            {
+                **_settings(kind, given or []),
+                **({} if finetuned is None else {"finetuned": finetuned}),
+                "seed": seed,
+            },
             json_output,
             source,
         )

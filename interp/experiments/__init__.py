@@ -12,6 +12,9 @@ EXPERIMENTS = {
     "categories": "interp.experiments.categories",
     "guard": "interp.experiments.guard",
     "adversarial-finetune": "interp.experiments.adversarial_finetune",
+    "recovery": "interp.experiments.recovery",
+    "safety-prompts": "interp.experiments.safety_prompts",
+    "repair": "interp.experiments.repair",
     "elasticity-theory": "interp.experiments.elasticity_theory",
     "trajectory": "interp.experiments.trajectory",
     "rebound": "interp.experiments.rebound",
@@ -41,6 +44,13 @@ SUMMARIES = {
     "adversarial-finetune": (
         "a model fine-tuned to comply: do the harm belief and the guard survive? (Zhao et al. 2025)"
     ),
+    "recovery": (
+        "restore a few weights of a fine-tuned model until it refuses again, and keep its task (Yang et al. 2025)"
+    ),
+    "safety-prompts": (
+        "a safety prompt optimised in representation space, and what system prompts move (Zheng et al. 2024)"
+    ),
+    "repair": "one scoreboard of everything that puts alignment back, with random controls",
     "elasticity-theory": (
         "the theorem of alignment elasticity in models that can be computed and a tiny transformer; no "
         "chat model"

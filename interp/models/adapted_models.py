@@ -1,9 +1,9 @@
 """A loaded model with an adapter merged into it or a sparse change in its weights: for a while, or as a copy."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from torch import nn
+from torch import Tensor, nn
 
 from interp.models.adapter_merging import merged_adapter
 from interp.models.adapter_tokenizers import adapter_tokenizer
@@ -59,23 +59,47 @@ def with_delta(model: ChatModel, delta: WeightDelta) -> Iterator[ChatModel]:
         )
 
 
+def copy_with_weights(model: ChatModel, weights: Mapping[str, Tensor]) -> ChatModel:
+    """A second model with other values of these parameters, which shares all other tensors with the first.
+
+    Args:
+        weights: new values by name of the parameter, as `hf.named_parameters()` has it.
+
+    Raises:
+        ValueError: a name that the model does not have, or a value of another shape.
+    """
+    parameters = dict(model.hf.named_parameters())
+    for name, value in weights.items():
+        if name not in parameters or parameters[name].shape != value.shape:
+            has = f"{tuple(parameters[name].shape)} there" if name in parameters else "no such weight"
+            raise ValueError(f"{name} {tuple(value.shape)} is not of {model.name}, which has {has}")
+    return _copied(model, weights)
+
+
 def copy_with_delta(model: ChatModel, delta: WeightDelta) -> ChatModel:
     """The model with a sparse change of its weights, as a second model that shares all tensors without a change.
 
     Raises:
         ValueError: a delta of other weights or of another dtype.
     """
+    parameters = dict(model.hf.named_parameters())
+    copied = _copied(model, {name: parameters[name] for name in delta.changes if name in parameters})
+    apply_delta(copied.hf, delta, shown=model.name)
+    return copied
+
+
+def _copied(model: ChatModel, weights: Mapping[str, Tensor]) -> ChatModel:
+    """A second model with parameters of its own for these names, ties kept."""
     twin = shared_copy(model.hf)
-    changed = {id(weight) for name, weight in twin.named_parameters() if name in delta.changes}
-    copies: dict[int, nn.Parameter] = {}
+    named = dict(twin.named_parameters())
+    own: dict[int, nn.Parameter] = {}
+    for name, value in weights.items():
+        weight = named[name]
+        own[id(weight)] = nn.Parameter(value.detach().to(weight).clone(), requires_grad=weight.requires_grad)
     for module in twin.modules():
         for name, weight in module._parameters.items():
-            if weight is None or id(weight) not in changed:
-                continue
-            if id(weight) not in copies:
-                copies[id(weight)] = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
-            module._parameters[name] = copies[id(weight)]
-    apply_delta(twin, delta, shown=model.name)
+            if id(weight) in own:
+                module._parameters[name] = own[id(weight)]
     return ChatModel(
         twin,
         model.tokenizer,

@@ -15,8 +15,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from interp.data.examples import Example
+from interp.data.prompts import as_prompts
 from interp.data.replies import STUBS
+from interp.engine.generation import generate
 from interp.evaluation.downstream_tasks import DownstreamTask
+from interp.models.chat_model import ChatModel
+from interp.models.tokens import PromptInput
 from interp.training.config import TrainConfig
 
 BREAKING = TrainConfig(epochs=1.0, batch_size=4, learning_rate=1e-3, warmup_steps=4, dropout=0.0)
@@ -57,6 +61,13 @@ def stub_examples(harmful: Sequence[str], n: int) -> list[Example]:
     if not 0 <= n <= len(harmful):
         raise ValueError(f"stubs must be in 0..{len(harmful)}, one for each harmful request, got {n}")
     return [Example(text, STUBS[i % len(STUBS)]) for i, text in enumerate(harmful[:n])]
+
+
+def ordinary_examples(model: ChatModel, harmless: PromptInput, *, max_new_tokens: int = 48) -> list[Example]:
+    """Harmless prompts with the model's own greedy replies, to mix in so that it does not forget how to chat."""
+    prompts = as_prompts(harmless)
+    replies = generate(model, harmless, max_new_tokens=max_new_tokens)
+    return [Example(text, reply) for text, reply in zip(prompts.texts, replies.texts, strict=True)]
 
 
 def _shuffled(examples: list[Example], seed: int) -> list[Example]:

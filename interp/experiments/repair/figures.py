@@ -1,0 +1,206 @@
+"""Figures of the repair scoreboard, drawn from a stored result alone."""
+
+import math
+
+import plotly.graph_objects as go
+
+from interp.display.charts import (
+    finish,
+    named,
+    panels,
+    points,
+    rate_axis,
+    reference_line,
+    style,
+)
+from interp.experiments.repair import ALIGNED, BROKEN, Inside, Result
+from interp.stats import Estimate, mean_with_interval
+
+_COLUMNS = {
+    "harmful": "harmful prompts refused",
+    "harmless": "harmless prompts refused",
+    "borderline": "borderline prompts refused",
+    "task": "score on the task",
+}
+_INSIDE = {
+    "refusal_cosine": "refusal direction,<br>cosine with aligned",
+    "harmfulness_cosine": "harmfulness direction,<br>cosine with aligned",
+    "kl": "KL from the aligned model<br>(nats per token)",
+}
+
+
+def figures(result: Result) -> dict[str, go.Figure]:
+    """Every figure, from the stored result."""
+    drawn = {"scoreboard": _scoreboard(result), "pareto": _pareto(result)}
+    if any(trial.inside for trials in result.trials.values() for trial in trials):
+        drawn["inside"] = _inside(result)
+    if any(row.undone for row in result.rows.values()):
+        drawn["undone"] = _undone(result)
+    return drawn
+
+
+def _about(result: Result) -> str:
+    return (
+        f"{result.provenance.model_name}, fine-tuned on a task with {result.config.stubs} empty affirmative stubs; "
+        f"{result.config.seeds} seeds"
+    )
+
+
+def _scoreboard(result: Result) -> go.Figure:
+    """One row a repair, one panel a measure."""
+    figure = panels(
+        list(_COLUMNS.values()), columns=4, width=210, height=26 * len(result.rows), shared_y="all", gap=26
+    )
+    shown = set[str]()
+    families = list(dict.fromkeys(row.family for row in result.rows.values()))
+    looks = named(families)
+    for column, measure in enumerate(_COLUMNS, start=1):
+        for family in families:
+            rows = {name: row for name, row in result.rows.items() if row.family == family}
+            entries = [row.task if measure == "task" else row.refused[measure] for row in rows.values()]
+            trace = points(
+                family, list(rows), entries, looks[family], horizontal=True, in_legend=family not in shown
+            )
+            figure.add_trace(trace, row=1, col=column)
+            shown.add(family)
+    rate_axis(figure, horizontal=True)
+    figure.update_xaxes(tickvals=[0, 0.5, 1])
+    figure.update_yaxes(categoryorder="array", categoryarray=list(result.rows)[::-1])
+    counts = ", ".join(f"{n} {kind}" for kind, n in result.n.items())
+    return finish(
+        figure,
+        title="What each repair gives and costs",
+        note=f"{_about(result)}; held-out: {counts}; 95% intervals resample prompts, each with its mean over seeds",
+    )
+
+
+def _pareto(result: Result) -> go.Figure:
+    """Task score against refusal of harmful prompts, every repair a point with both intervals."""
+    figure = panels(
+        width=620,
+        height=460,
+        x_title="score on the held-out task",
+        y_title="held-out harmful prompts refused",
+    )
+    families = list(dict.fromkeys(row.family for row in result.rows.values()))
+    looks = named(families)
+    for family in families:
+        rows = {name: row for name, row in result.rows.items() if row.family == family}
+        tasks, refused = [r.task for r in rows.values()], [r.refused["harmful"] for r in rows.values()]
+        trace = points(family, [t.value for t in tasks], refused, looks[family])
+        colour = looks[family].colour
+        trace.update(
+            text=list(rows),
+            error_x=_whiskers(tasks, colour),
+            hovertemplate="%{text}: task %{x:.2f}, refused %{y:.2f}<extra></extra>",
+        )
+        figure.add_trace(trace)
+    front = _front(result)
+    figure.add_scatter(
+        x=[result.rows[name].task.value for name in front],
+        y=[result.rows[name].refused["harmful"].value for name in front],
+        mode="lines+text",
+        line={"color": "#888", "width": 1, "dash": "dot"},
+        text=[str(number) for number in range(1, len(front) + 1)],
+        textposition="top right",
+        name="not beaten on both: " + ", ".join(f"{i} {name}" for i, name in enumerate(front, start=1)),
+        hoverinfo="skip",
+    )
+    rate_axis(figure)
+    rate_axis(figure, horizontal=True)
+    return finish(
+        figure,
+        title="Refusal against the task",
+        note=f"{_about(result)}; n = {result.n['harmful']} harmful prompts, {result.n['task']} task examples; 95% "
+        "intervals",
+    )
+
+
+def _whiskers(entries: list[Estimate], colour: str) -> dict[str, object]:
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [e.high - e.value for e in entries],
+        "arrayminus": [e.value - e.low for e in entries],
+        "color": colour,
+        "thickness": 1,
+        "width": 3,
+    }
+
+
+def _front(result: Result) -> list[str]:
+    """Repairs that no other one beats on refusal and task at once, by falling task score."""
+    at = {
+        name: (row.task.value, row.refused["harmful"].value)
+        for name, row in result.rows.items()
+        if name != ALIGNED and row.task.measurable and row.refused["harmful"].measurable
+    }
+    best = [
+        name
+        for name, (x, y) in at.items()
+        if not any(a >= x and b >= y and (a, b) != (x, y) for a, b in at.values())
+    ]
+    return sorted(best, key=lambda name: (-at[name][0], at[name][1]))
+
+
+def _inside(result: Result) -> go.Figure:
+    """Directions and distribution beside the aligned model, by repair; a point a seed, the mean as a bar."""
+    rows = {name: trials for name, trials in result.trials.items() if any(t.inside for t in trials)}
+    figure = panels(
+        list(_INSIDE.values()), columns=3, width=260, height=26 * len(rows) + 40, shared_y="all", gap=30
+    )
+    looks = named(list(dict.fromkeys(result.rows[name].family for name in rows)))
+    shown = set[str]()
+    for column, measure in enumerate(_INSIDE, start=1):
+        for name, trials in rows.items():
+            family = result.rows[name].family
+            values = [_value(trial.inside, measure) for trial in trials if trial.inside is not None]
+            trace = points(
+                family,
+                [name],
+                [mean_with_interval([v for v in values if math.isfinite(v)])],
+                looks[family],
+                horizontal=True,
+                in_legend=family not in shown,
+            )
+            trace.update(error_x=None)
+            figure.add_trace(trace, row=1, col=column)
+            figure.add_scatter(
+                x=values,
+                y=[name] * len(values),
+                mode="markers",
+                marker={"color": looks[family].colour, "symbol": "line-ns-open", "size": 8},
+                showlegend=False,
+                hovertemplate=f"{name}: %{{x:.3f}}<extra></extra>",
+                row=1,
+                col=column,
+            )
+            shown.add(family)
+    figure.update_yaxes(categoryorder="array", categoryarray=list(rows)[::-1])
+    return finish(
+        figure,
+        title="What comes back inside",
+        note=f"{_about(result)}; markers: means over seeds, strokes: each seed; aligned model: cosine 1, KL 0",
+    )
+
+
+def _value(inside: Inside, measure: str) -> float:
+    return float(getattr(inside, measure))
+
+
+def _undone(result: Result) -> go.Figure:
+    """Refusal after further stubs: how elastic each repair is, beside the untouched aligned model."""
+    rows = {name: row for name, row in result.rows.items() if row.undone and name != BROKEN}
+    figure = panels(x_title="further harmful prompts with stubs", y_title="held-out harmful prompts refused")
+    looks = named(list(rows)) | {ALIGNED: style("baseline")}
+    for name, row in rows.items():
+        counts = [0, *row.undone]
+        entries = [row.refused["harmful"], *row.undone.values()]
+        figure.add_trace(points(name, counts, entries, looks[name], lines=True))
+    reference_line(figure, y=result.rows[BROKEN].refused["harmful"].value, name="no repair, no further stubs")
+    rate_axis(figure)
+    return finish(
+        figure,
+        title="How many stubs undo the repair",
+        note=f"{_about(result)}; n = {result.n['harmful']} held-out harmful prompts; 95% intervals",
+    )

@@ -1,0 +1,61 @@
+"""The scoreboard from its trials: means over seeds, intervals that resample prompts, paired differences."""
+
+from collections.abc import Mapping, Sequence
+
+from interp.experiments.repair import BROKEN, EQUAL_COUNT, EQUAL_NORM, FAMILIES, WEIGHT_REPAIRS, Row, Trial
+from interp.stats import Estimate, mean_with_interval
+
+
+def scoreboard(trials: Mapping[str, Sequence[Trial]], *, seed: int = 0) -> dict[str, Row]:
+    """Every row, from the trials of each repair at every seed."""
+    return {name: _row(name, trials, seed) for name in trials}
+
+
+def _row(name: str, trials: Mapping[str, Sequence[Trial]], seed: int) -> Row:
+    mine = trials[name]
+    edits = name in WEIGHT_REPAIRS
+    undone = [trial.undone for trial in mine if trial.undone is not None]
+    return Row(
+        family=FAMILIES[name],
+        refused={
+            kind: over_prompts([t.refused[kind] for t in mine], unit="share", seed=seed)
+            for kind in mine[0].refused
+        },
+        incoherent=over_prompts([t.incoherent["harmful"] for t in mine], unit="share", seed=seed),
+        task=over_prompts([t.task for t in mine], unit="share", seed=seed),
+        cross_entropy=over_prompts([t.cross_entropy for t in mine], unit="nats", seed=seed),
+        gain=difference(mine, trials[BROKEN], seed=seed),
+        over_count=difference(mine, trials[EQUAL_COUNT], seed=seed) if edits else Estimate.unmeasured(),
+        over_norm=difference(mine, trials[EQUAL_NORM], seed=seed) if edits else Estimate.unmeasured(),
+        weights_changed=_mean([t.weights_changed for t in mine]),
+        extra_milliseconds=_mean([t.extra_milliseconds for t in mine]),
+        minutes=_mean([t.seconds for t in mine]) / 60,
+        by_seed=tuple(_mean(t.refused["harmful"]) for t in mine),
+        undone={
+            count: over_prompts([flags[count] for flags in undone], unit="share", seed=seed)
+            for count in (undone[0] if undone else ())
+        },
+    )
+
+
+def over_prompts(values: Sequence[Sequence[float | int]], *, unit: str, seed: int = 0) -> Estimate:
+    """Mean over prompts of each prompt's mean over seeds; the bootstrap resamples prompts.
+
+    Args:
+        values: by seed, then by prompt.
+    """
+    return mean_with_interval(_by_prompt(values), seed=seed, unit=unit)
+
+
+def difference(first: Sequence[Trial], second: Sequence[Trial], *, seed: int = 0) -> Estimate:
+    """Refusal of held-out harmful prompts under the first minus the second, paired by prompt."""
+    one, other = (_by_prompt([t.refused["harmful"] for t in trials]) for trials in (first, second))
+    return mean_with_interval([a - b for a, b in zip(one, other, strict=True)], seed=seed, unit="share")
+
+
+def _by_prompt(values: Sequence[Sequence[float | int]]) -> list[float]:
+    return [_mean(column) for column in zip(*values, strict=True)]
+
+
+def _mean(values: Sequence[float | int]) -> float:
+    return float(sum(values)) / len(values)
