@@ -14,8 +14,9 @@ from torch import Tensor
 from benchmarks.machine import interleaved_medians, matmuls, resident_megabytes, write_section
 from interp.data.prompts import load_prompts
 from interp.engine.activations import collect_means
+from interp.engine.batching import pad_left
 from interp.models.chat_model import ChatModel, Edit, load
-from interp.models.tokens import ChatTokens, pad_left, tokenize
+from interp.models.tokens import ChatTokens, tokenize
 
 
 @torch.no_grad()

@@ -10,10 +10,11 @@ import torch
 
 from benchmarks.machine import interleaved_medians, write_section
 from interp.data.prompts import load_prompts
+from interp.engine.batching import pad_left
 from interp.engine.generation import generate
 from interp.engine.interventions import Ablate, Add
 from interp.models.chat_model import ChatModel, load
-from interp.models.tokens import ChatTokens, pad_left, tokenize
+from interp.models.tokens import ChatTokens, tokenize
 
 NEW_TOKENS = 24
 

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from benchmarks.machine import resident_megabytes, write_section
 from interp.data.prompts import load_prompts
+from interp.engine.batching import pad_left
 from interp.models.chat_model import ChatModel, load
-from interp.models.tokens import ChatTokens, pad_left, tokenize
+from interp.models.tokens import ChatTokens, tokenize
 from interp.training.recovery import RecoveryConfig, recover
 from interp.training.weight_restoration import n_block_parameters, restorable_weights
 

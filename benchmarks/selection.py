@@ -25,12 +25,13 @@ from interp.data.prompts import load_prompts
 from interp.display.progress import progress
 from interp.engine.activations import collect_means
 from interp.engine.applying import apply
+from interp.engine.batching import pad_left
 from interp.engine.interventions import Ablate, Add
 from interp.engine.log_probs import next_token_log_probs
 from interp.evaluation.losses import kl_divergence
 from interp.evaluation.refusals import find_refusal_tokens, refusal_metric
 from interp.models.chat_model import ChatModel, load
-from interp.models.tokens import ChatTokens, pad_left, tokenize
+from interp.models.tokens import ChatTokens, tokenize
 from interp.representations.picks import choose, scored_candidates
 from interp.representations.selection import NothingSurvives, Rule, pick
 from interp.representations.sweeps import Place, Sweep

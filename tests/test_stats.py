@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from interp.experiments.elasticity_theory.exponents import exponents
 from interp.stats import (
     Estimate,
     auroc,
-    exponents,
     fitted_slope,
     mean_with_interval,
     over_seeds,

@@ -10,7 +10,8 @@ Hands out:
 `completion_log_probs`, `map_completions`, `map_next_token`, `next_token_log_probs`, `packed_next_tokens`,
 `PackedPasses`, `can_pack`, `packed_passes`, `pack`, `plan_trees`, `PackedAttention`, `edited_weights`,
 `read_activations`, `store_activations`, `Exported`, `SavedModel`, `save_ablated_model`, `save_ablation_adapter`,
-`save_model`, `summed_gradients`, `NearestToken`, `SafetyPrompt`, `SlotPasses`, `soft_tokens`, `final_states`.
+`save_model`, `summed_gradients`, `NearestToken`, `SafetyPrompt`, `SlotPasses`, `soft_tokens`, `final_states`,
+`pad_left`.
 """
 
 import lazy_loader

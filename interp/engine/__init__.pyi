@@ -6,6 +6,7 @@ from .activations import collect_means as collect_means
 from .activations import fast_path_agrees as fast_path_agrees
 from .applying import apply as apply
 from .applying import bridge_hooks as bridge_hooks
+from .batching import pad_left as pad_left
 from .batching import plan_batches as plan_batches
 from .batching import run_batches as run_batches
 from .budgets import PassBudget as PassBudget

@@ -32,7 +32,7 @@ from torch import Tensor
 from interp.display.cards import Card, Shown
 from interp.display.progress import progress
 from interp.engine.applying import Applied, apply
-from interp.engine.batching import pad_id, run_batches, stopping_before
+from interp.engine.batching import pad_id, pad_left, run_batches, stopping_before
 from interp.engine.budgets import PassBudget
 from interp.engine.interventions import Intervention
 from interp.engine.layouts import PassLayout
@@ -42,7 +42,7 @@ from interp.models.chat_model import ChatModel, Site
 from interp.models.layers import Layers
 from interp.models.prompt_inputs import PromptIdentity
 from interp.models.sites import Sites
-from interp.models.tokens import ChatTokens, Positions, PromptInput, pad_left
+from interp.models.tokens import ChatTokens, Positions, PromptInput
 
 logger = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -204,3 +204,23 @@ def pad_id(model: ChatModel) -> int:
 def _is_out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
     return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
+class PaddedBatch(NamedTuple):
+    """Left-padded token ids with explicit attention mask and position ids."""
+
+    ids: Int[Tensor, "batch pos"]
+    mask: Int[Tensor, "batch pos"]
+    position_ids: Int[Tensor, "batch pos"]
+
+
+def pad_left(rows: Sequence[Sequence[int]], *, pad_id: int, first_position: int = 0) -> PaddedBatch:
+    """Left-pad rows to one width; positions count from `first_position` at each row's first real token."""
+    width = max(len(row) for row in rows)
+    ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        ids[i, width - len(row) :] = torch.tensor(row, dtype=torch.long)
+        mask[i, width - len(row) :] = 1
+    position_ids = (mask.cumsum(1) - 1).clamp(min=0) + first_position
+    return PaddedBatch(ids, mask, position_ids)

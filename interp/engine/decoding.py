@@ -16,12 +16,12 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from interp.engine.applying import Applied
-from interp.engine.batching import SharedPrefix, pad_id, plan_batches, run_batches, shared_length
+from interp.engine.batching import SharedPrefix, pad_id, pad_left, plan_batches, run_batches, shared_length
 from interp.engine.budgets import PassBudget
 from interp.engine.cpu_kernels import PackedWeights, fused_forwards
 from interp.engine.layouts import PassLayout
 from interp.models.chat_model import ChatModel
-from interp.models.tokens import ChatTokens, pad_left
+from interp.models.tokens import ChatTokens
 
 Pick = Callable[[Float[Tensor, "batch d_vocab"]], Int[Tensor, " batch"]]
 """Chooses the next token of every row."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from interp.display.progress import progress
 from interp.engine.activations import fast_path_agrees
 from interp.engine.applying import Applied, apply
-from interp.engine.batching import pad_id, plan_batches, run_batches
+from interp.engine.batching import pad_id, pad_left, plan_batches, run_batches
 from interp.engine.budgets import PassBudget
 from interp.engine.cpu_kernels import PackedWeights
 from interp.engine.decoding import prompt_passes
@@ -26,7 +26,7 @@ from interp.engine.packing import packed_passes
 from interp.models.chat_model import ChatModel
 from interp.models.contexts import check_context
 from interp.models.threads import in_this_thread
-from interp.models.tokens import ChatTokens, PromptInput, as_tokens, pad_left
+from interp.models.tokens import ChatTokens, PromptInput, as_tokens
 
 
 def next_token_log_probs(

@@ -25,13 +25,12 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from interp.engine.applying import Applied
-from interp.engine.batching import pad_id, plan_batches, shared_length
+from interp.engine.batching import pad_id, pad_left, plan_batches, shared_length
 from interp.engine.budgets import PassBudget
 from interp.engine.half_products import HalfWeights, half_products
 from interp.models.chat_model import ChatModel
 from interp.models.contexts import check_context
 from interp.models.system_slots import SystemSlot
-from interp.models.tokens import pad_left
 
 Loss = Callable[[Float[Tensor, "row pos width"], list[int]], dict[str, Tensor]]
 """Of what was read of some rows, and those rows: terms by name, of which `total` is minimised."""

@@ -8,8 +8,8 @@ Hands out:
 `template_of`, `cache_folder`, `convert_gguf`, `layer_list`, `written_layers`, `adapter_digest`, `attach_adapter`,
 `load_checkpoint`, `quiet_peft`, `GatheredPrompts`, `PromptIdentity`, `gather_prompts`, `site_list`, `ModelSource`,
 `split_revision`, `in_this_thread`, `on_behalf_of`, `swapped_forwards`, `this_thread`, `ChatTokens`, `as_tokens`,
-`pad_left`, `tokenize`, `ReferenceWeights`, `reference_weights`, `WeightChange`, `WeightDelta`, `read_delta`,
-`write_delta`, `SystemSlot`, `system_slot`.
+`tokenize`, `ReferenceWeights`, `reference_weights`, `WeightChange`, `WeightDelta`, `read_delta`, `write_delta`,
+`SystemSlot`, `system_slot`.
 """
 
 import lazy_loader

@@ -31,7 +31,6 @@ from .threads import swapped_forwards as swapped_forwards
 from .threads import this_thread as this_thread
 from .tokens import ChatTokens as ChatTokens
 from .tokens import as_tokens as as_tokens
-from .tokens import pad_left as pad_left
 from .tokens import tokenize as tokenize
 from .weight_deltas import WeightChange as WeightChange
 from .weight_deltas import WeightDelta as WeightDelta

@@ -24,7 +24,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os.path import commonprefix
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
@@ -385,23 +384,3 @@ def as_tokens(tokenizer: PreTrainedTokenizerBase, prompts: PromptInput) -> ChatT
         ValueError: as for `tokenize`.
     """
     return prompts if isinstance(prompts, ChatTokens) else tokenize(tokenizer, prompts)
-
-
-class PaddedBatch(NamedTuple):
-    """Left-padded token ids with explicit attention mask and position ids."""
-
-    ids: Int[Tensor, "batch pos"]
-    mask: Int[Tensor, "batch pos"]
-    position_ids: Int[Tensor, "batch pos"]
-
-
-def pad_left(rows: Sequence[Sequence[int]], *, pad_id: int, first_position: int = 0) -> PaddedBatch:
-    """Left-pad rows to one width; positions count from `first_position` at each row's first real token."""
-    width = max(len(row) for row in rows)
-    ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for i, row in enumerate(rows):
-        ids[i, width - len(row) :] = torch.tensor(row, dtype=torch.long)
-        mask[i, width - len(row) :] = 1
-    position_ids = (mask.cumsum(1) - 1).clamp(min=0) + first_position
-    return PaddedBatch(ids, mask, position_ids)

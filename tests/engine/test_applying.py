@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from interp.engine.applying import apply, bridge_hooks
+from interp.engine.batching import pad_left
 from interp.engine.generation import generate
 from interp.engine.interventions import Ablate, Add
 from interp.engine.weight_edits import edited_weights
 from interp.models.chat_model import ChatModel, load
-from interp.models.tokens import ChatTokens, pad_left, tokenize
+from interp.models.tokens import ChatTokens, tokenize
 from tests.conftest import PROMPTS
 from tests.engine.vectors import logits, vector
 

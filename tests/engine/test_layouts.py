@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from interp.engine.applying import apply
+from interp.engine.batching import pad_left
 from interp.engine.interventions import Add
 from interp.engine.layouts import PassLayout
 from interp.models.chat_model import ChatModel
-from interp.models.tokens import ChatTokens, pad_left, tokenize
+from interp.models.tokens import ChatTokens, tokenize
 
 VECTOR = torch.ones(32)
 

@@ -7,7 +7,8 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from interp.models.tokens import ChatTokens, pad_left, tokenize
+from interp.engine.batching import pad_left
+from interp.models.tokens import ChatTokens, tokenize
 from tests.chat_templates import PUBLISHED, Published
 from tests.conftest import CHATML, PROMPTS, SPECIAL, make_tokenizer
 

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interp.engine.batching import pad_left
 from interp.models.chat_model import ChatModel
-from interp.models.tokens import ChatTokens, pad_left, tokenize
+from interp.models.tokens import ChatTokens, tokenize
 from interp.stats import Estimate
 from interp.training.recovery import Recovered, RecoveryConfig, recover
 from interp.training.weight_restoration import restorable_weights

@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from interp.experiments.elasticity_theory import Result
+from interp.experiments.elasticity_theory.exponents import exponents
 from interp.experiments.elasticity_theory.results import LogLinearRebound, SizeExponents, TransformerRow
-from interp.stats import Estimate, exponents, ratio_of_means
+from interp.stats import Estimate, ratio_of_means
 from interp.tracking.rebound import ReboundStatistics, summarise
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from interp.experiments.elasticity_theory import Config
 from interp.experiments.elasticity_theory import models as theory
+from interp.experiments.elasticity_theory.exponents import exponents
 from interp.experiments.elasticity_theory.results import (
     LogLinear,
     LogLinearRow,
@@ -16,7 +17,7 @@ from interp.experiments.elasticity_theory.results import (
     TreeRow,
     TreeSlopes,
 )
-from interp.stats import Estimate, Number, exponents
+from interp.stats import Estimate, Number
 
 POLE_FRACTIONS = (1e-3, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 1.03, 1.1, 1.5)
 """l of E1, in units of the pole."""

@@ -4,6 +4,7 @@ import numpy as np
 
 from interp.experiments.elasticity_theory import Config
 from interp.experiments.elasticity_theory import models as theory
+from interp.experiments.elasticity_theory.exponents import exponents
 from interp.experiments.elasticity_theory.results import (
     ConvergedRow,
     JointRow,
@@ -13,7 +14,6 @@ from interp.experiments.elasticity_theory.results import (
     StagedCurves,
     StagedRow,
 )
-from interp.stats import exponents
 
 
 def sequential(config: Config) -> Sequential:

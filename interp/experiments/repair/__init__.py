@@ -156,7 +156,8 @@ class Inside:
     harm_belief: Measured
     """Mean harm belief of held-out harmful prompts with the aligned model's centres."""
     refusal_belief: Measured
-    """Mean refusal belief of held-out harmful prompts with the aligned model's centres; none where it refuses too few."""
+    """Mean refusal belief of held-out harmful prompts with the aligned model's centres; NaN where it refuses
+    too few."""
     kl: Measured
     """KL(aligned || this) in nats per token, on the aligned model's own samples for harmful prompts."""
 
