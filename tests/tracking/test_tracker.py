@@ -155,6 +155,9 @@ def test_a_model_of_another_shape_is_skipped(saved_tiny: Path, tmp_path: Path, s
     config = json.loads((other / "config.json").read_text())
     config.pop("layer_types", None)
     (other / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2}))
+    weights = load_file(other / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if ".layers.2." not in name}
+    save_file(kept, other / "model.safetensors", metadata={"format": "pt"})
     trajectory = track([saved_tiny, other], replace(spec, measures=("guard",), n_fit=4))
     assert "n_layers is 2, at the reference 3" in trajectory.skipped["deep"]
 
