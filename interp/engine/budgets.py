@@ -29,6 +29,8 @@ _CPU_PACKED = 5120
 matrix products."""
 _CPU_WIDEST = 2**23
 """Maximum numbers in the widest activation of such a pass: 32 MB."""
+_CPU_LOGITS = 2**22
+"""Logits that exist at a time where they are reduced at once: 16 MB."""
 _CPU_WORK = 1.2e12
 """Maximum floating-point operations of such a pass: seconds on two cores, between updates of the progress bar."""
 
@@ -51,6 +53,8 @@ class PassBudget:
     """Tokens of a pass whose activations are kept for the backward pass."""
     scored_tokens: int
     """Tokens of a pass that unembeds all positions of its completions."""
+    unembedded_positions: int
+    """Positions whose logits exist at a time where they are reduced at once."""
     decode_rows: int
     """Completions decoded together."""
     rows: int
@@ -122,11 +126,13 @@ def pass_budget(
     if linear_weights is None:
         linear_weights = n_layers * d_model * (4 * d_model + 3 * d_mlp)
     if device == "cpu":
-        return _cpu_budget(free, d_mlp=d_mlp, prepacks=dtype == torch.float32, weights=linear_weights)
+        return _cpu_budget(
+            free, d_mlp=d_mlp, d_vocab=d_vocab, prepacks=dtype == torch.float32, weights=linear_weights
+        )
     return _gpu_budget(free, d_model, d_mlp, n_layers, d_vocab, dtype.itemsize)
 
 
-def _cpu_budget(free: int, *, d_mlp: int, prepacks: bool, weights: int) -> PassBudget:
+def _cpu_budget(free: int, *, d_mlp: int, d_vocab: int, prepacks: bool, weights: int) -> PassBudget:
     plain, prepacked_rows = 640, 768
     packed = plain
     if prepacks and weights and torch.backends.mkldnn.is_available():
@@ -140,6 +146,7 @@ def _cpu_budget(free: int, *, d_mlp: int, prepacks: bool, weights: int) -> PassB
         unfolded_tokens=32 * plain,
         gradient_tokens=plain,
         scored_tokens=512,
+        unembedded_positions=max(8, _CPU_LOGITS // d_vocab),
         decode_rows=64,  # reading the weights then takes less time than the arithmetic
         rows=128,
         overhead_tokens=48,
@@ -169,6 +176,7 @@ def _gpu_budget(
         unfolded_tokens=4 * tokens,
         gradient_tokens=min(tokens, _power_of_two(available / (n_layers * passing))),
         scored_tokens=min(tokens, rows),
+        unembedded_positions=min(tokens, rows),
         decode_rows=min(rows, _power_of_two(available / (cached * _DECODED_LENGTH + unembedded))),
         rows=rows,
         overhead_tokens=2048,

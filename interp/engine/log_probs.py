@@ -1,28 +1,29 @@
 """Log-probabilities of the first completion token and of given completions, with or without interventions.
 
-Only next-token log-probabilities use packed batches (`interp.engine.packing`); completions run in padded batches.
+Only next-token log-probabilities use packed batches (`interp.engine.packing`); completions run in padded batches, and
+`map_positions` reduces their distributions a few positions at a time, of two models side by side where asked.
 
     first = next_token_log_probs(model, prompts, interventions=[Ablate(direction)])
     nats = [-log_probs.mean() for log_probs in completion_log_probs(model, prompts, replies.ids)]
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.display.progress import progress
 from interp.engine.activations import fast_path_agrees
 from interp.engine.applying import Applied, apply
-from interp.engine.batching import pad_id, pad_left, plan_batches, run_batches
+from interp.engine.batching import plan_batches, run_batches
 from interp.engine.budgets import PassBudget
 from interp.engine.cpu_kernels import PackedWeights
 from interp.engine.decoding import prompt_passes
 from interp.engine.interventions import Intervention
-from interp.engine.layouts import PassLayout
 from interp.engine.packing import packed_passes
+from interp.engine.unembedding import CompletionStates, completion_states
 from interp.models.chat_model import ChatModel
 from interp.models.contexts import check_context
 from interp.models.threads import in_this_thread
@@ -174,25 +175,10 @@ def map_completions(
 
     def run(group: list[int]) -> None:
         rows = [present[i] for i in group]
-        batch = tokens.take(rows)
-        prompt = pad_left(batch.ids, pad_id=pad_id(model))
-        longest = max(len(completions[row]) for row in rows)
-        tail = torch.full((len(rows), longest), pad_id(model), dtype=torch.long)
-        for i, row in enumerate(rows):
-            tail[i, : len(completions[row])] = torch.tensor(list(completions[row]))
-        ids = torch.cat([prompt.ids, tail], dim=1).to(model.device)
-        mask = torch.cat([prompt.mask, torch.ones_like(tail)], dim=1).to(model.device)
-        layout = PassLayout.left_padded(batch, stop=ids.shape[1]) if applied.tracks else None
-        with applied.running(layout), model.rotary.at([lengths[i] for i in group]):
-            logits = model.hf(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-                use_cache=False,
-                logits_to_keep=longest + 1,
-            ).logits
-        for i, row in enumerate(rows):
-            out[row] = reduce(logits[i, : len(completions[row])].float().log_softmax(-1), row).cpu()
+        final = completion_states(model, tokens, completions, rows, applied)
+        logits = final.logits(model, slice(None))
+        for row, own in zip(rows, final.per_text(logits), strict=True):
+            out[row] = reduce(own.float().log_softmax(-1), row).cpu()
 
     # Without tokens to score no pass runs, so interventions that never act are no error.
     until = None if present else 0
@@ -204,3 +190,104 @@ def map_completions(
         for _ in run_batches(plan, run, max_rows=budget.rows):
             pass
     return out
+
+
+class Reduced(NamedTuple):
+    """What `map_positions` gives for one completion."""
+
+    row: int
+    """Row of its prompt."""
+    values: Float[Tensor, "token *rest"]
+    """The reduced distributions that its tokens come from, on the CPU."""
+    states: Float[Tensor, "token d_model"]
+    """The first model's final hidden states that they are read from, on the CPU."""
+
+
+PositionReducer = Callable[
+    [Sequence[Float[Tensor, "position d_vocab"]], Int[Tensor, " position"]], Float[Tensor, "position *rest"]
+]
+"""Called with the logits of each model (float32, cut to the tokenizer's ids) and the tokens that came."""
+
+
+def map_positions(
+    models: Sequence[ChatModel],
+    prompts: Sequence[ChatTokens],
+    completions: Sequence[Sequence[int]],
+    reduce: PositionReducer,
+    *,
+    interventions: Sequence[Intervention] = (),
+    show_progress: bool = False,
+) -> Iterator[Reduced]:
+    """Reduce the distribution that each completion token comes from; one pass per model, in flat memory.
+
+    Rows of the vocabulary that belong to no token of the tokenizer are cut off before anything is normalised: models
+    of one family pad them differently, and no text contains them. Completions come as passes end, not in order.
+
+    Args:
+        models: one, or several that share a tokenizer.
+        prompts: each model's prompts, which may differ in a token that only one of them starts with.
+        completions: token ids, one list per prompt; an empty one is left out.
+        interventions: on the first model.
+
+    Raises:
+        ValueError: not one completion per prompt, or a prompt and completion that are too long together.
+    """
+    first = prompts[0]
+    for model, own in zip(models, prompts, strict=True):
+        if len(own) != len(completions):
+            raise ValueError(f"got {len(completions)} completions for {len(own)} prompts; give one each")
+        check_context(model, own, new_tokens=[len(completion) for completion in completions])
+    size = min(token_count(models[0]), *(model.d_vocab for model in models))
+    budget = PassBudget.for_(models[0])
+
+    # Grad mode and interventions are those of the caller again between two passes.
+    @torch.no_grad()
+    def run(rows: list[int]) -> list[Reduced]:
+        finals = list[CompletionStates]()
+        for number, (model, own) in enumerate(zip(models, prompts, strict=True)):
+            with apply(model, () if number else interventions) as applied:
+                finals.append(completion_states(model, own, completions, rows, applied))
+        ids = torch.tensor([i for row in rows for i in completions[row]], device=models[0].device)
+        parts = []
+        for chunk in finals[0].chunks(budget.unembedded_positions):
+            logits = [
+                final.logits(model, chunk)[:, :size].to(ids.device, torch.float32)
+                for model, final in zip(models, finals, strict=True)
+            ]
+            parts.append(reduce(logits, ids[chunk]).cpu())
+        states = finals[0].per_text(finals[0].states.cpu())
+        return list(map(Reduced, rows, finals[0].per_text(torch.cat(parts)), states))
+
+    passes = run_batches(_plan_by_prompt(first, completions, budget), run, max_rows=budget.rows)
+    for _, done in progress(
+        passes,
+        total=sum(map(len, completions)),
+        label="scoring tokens",
+        show=show_progress,
+        size=lambda batch: sum(len(reduced.values) for reduced in batch[1]),
+    ):
+        yield from done
+
+
+def _plan_by_prompt(
+    tokens: ChatTokens, completions: Sequence[Sequence[int]], budget: PassBudget
+) -> list[list[int]]:
+    """Rows of each pass; prompts of one length run together, since completions are padded on their other side."""
+    present = [row for row in range(len(tokens)) if len(completions[row])]
+    plan: list[list[int]] = []
+    for length in sorted({len(tokens.ids[row]) for row in present}):
+        rows = [row for row in present if len(tokens.ids[row]) == length]
+        batches = plan_batches(
+            [length + len(completions[row]) for row in rows],
+            budget=budget.plain_tokens,
+            max_rows=budget.rows,
+            overhead=budget.overhead_tokens,
+        )
+        plan += [[rows[i] for i in batch] for batch in batches]
+    return plan
+
+
+def token_count(model: ChatModel) -> int:
+    """Rows of the vocabulary that the tokenizer can produce or read; further rows are padding."""
+    highest = max(model.tokenizer.get_vocab().values())
+    return min(highest + 1, model.d_vocab)

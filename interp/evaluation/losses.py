@@ -9,6 +9,7 @@ from torch import Tensor
 
 from interp.engine.interventions import Intervention
 from interp.engine.log_probs import completion_log_probs, map_completions
+from interp.engine.plain_texts import leading_ids
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, PromptInput
 from interp.stats import Estimate, ratio_with_interval
@@ -116,9 +117,7 @@ def text_windows(model: ChatModel, text: str, *, window: int = 256) -> tuple[Cha
     windows = [ids[i : i + window] for i in range(0, len(ids), window) if len(ids[i : i + window]) > 1]
     if not windows:
         raise ValueError("the text has fewer than two tokens; give a longer one")
-    special = model.tokenizer("")["input_ids"]
-    bos = [i for i in special if i == model.tokenizer.bos_token_id]  # pyright: ignore[reportGeneralTypeIssues]
-    windows = [bos + w for w in windows]
+    windows = [[*leading_ids(model.tokenizer), *w] for w in windows]
     starts = ChatTokens(
         ids=tuple((w[0],) for w in windows),
         starts=(0,) * len(windows),
