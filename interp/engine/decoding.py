@@ -23,8 +23,11 @@ from interp.engine.layouts import PassLayout
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens
 
-Pick = Callable[[Float[Tensor, "batch d_vocab"]], Int[Tensor, " batch"]]
-"""Chooses the next token of every row."""
+Pick = Callable[[Float[Tensor, "batch d_vocab"], Sequence[Sequence[int]]], Int[Tensor, " batch"]]
+"""Chooses the next token of every row, given the logits and each row's tokens so far, its prompt included."""
+LogitsProcessor = Callable[[Any, Float[Tensor, "batch d_vocab"]], Float[Tensor, "batch d_vocab"]]
+"""Changes the logits (float32) from which the next token is picked, given each row's tokens so far as lists of ids. Of
+transformers' own processors those fit that do not look at the tokens, such as `TopPLogitsWarper`."""
 
 
 class DecodingStep(NamedTuple):
@@ -35,7 +38,7 @@ class DecodingStep(NamedTuple):
     ids: tuple[int, ...]
     """The token that each of these rows receives."""
     logits: Float[Tensor, "row d_vocab"]
-    """Logits that each token was selected from, under the interventions."""
+    """The model's logits of each token under the interventions, before any logits processor."""
 
 
 class Recomputed(NamedTuple):
@@ -159,15 +162,21 @@ def decode_steps(
     logits: Float[Tensor, "batch d_vocab"],
     state: Decoding,
     pick: Pick,
+    prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
     shrink: bool,
 ) -> Iterator[DecodingStep]:
-    """Decode one batch, one decoding step at a time; row indices refer to that batch."""
+    """Decode one batch, one decoding step at a time; row indices refer to that batch.
+
+    Args:
+        prompts: tokens of each row's prompt.
+    """
     stops = stop_ids(model)
     alive, ended = list(range(len(logits))), set[int]()
+    so_far = [list(ids) for ids in prompts]
     for number in range(max_new_tokens):
-        next_ids = pick(logits)
+        next_ids = pick(logits, [so_far[row] for row in alive])
         fresh = [i for i, row in enumerate(alive) if row not in ended]
         step = DecodingStep(
             rows=tuple(alive[i] for i in fresh),
@@ -175,6 +184,8 @@ def decode_steps(
             logits=logits if len(fresh) == len(alive) else logits[fresh],
         )
         yield step
+        for row, token in zip(step.rows, step.ids, strict=True):
+            so_far[row].append(token)
         ended |= {row for row, token in zip(step.rows, step.ids, strict=True) if token in stops}
         keep = [i for i, row in enumerate(alive) if row not in ended]
         if number == max_new_tokens - 1 or not keep:

@@ -23,6 +23,7 @@ from interp.engine.budgets import PassBudget
 from interp.engine.decoding import (
     Decoding,
     DecodingStep,
+    LogitsProcessor,
     Pick,
     decode_steps,
     decoding_passes,
@@ -92,6 +93,7 @@ def generate(
     top_k: int | None = None,
     top_p: float | int = 1.0,
     seed: int = 0,
+    processors: Sequence[LogitsProcessor] = (),
     safety_prompt: SafetyPrompt | None = None,
     fast: bool = True,
     show_progress: bool = False,
@@ -106,6 +108,8 @@ def generate(
         top_k: sample among this many likeliest tokens; None is all.
         top_p: sample among the fewest likeliest tokens that have this probability together (of those of `top_k`).
         seed: seed of the sampling; a sampled completion depends on the other prompts of the call.
+        processors: change the logits that tokens are picked from, one after the other, after temperature, top_k and
+            top_p, such as a watermark.
         safety_prompt: stands in the system slot of every prompt.
         fast: False takes the plain path.
         show_progress: draw a progress bar.
@@ -115,7 +119,7 @@ def generate(
             temperature, seed, top_k or top_p out of range, an intervention that does not fit, or a safety prompt of
             another model.
     """
-    pick = _picker(max_new_tokens, temperature, seed, top_k=top_k, top_p=top_p)
+    pick = _picker(max_new_tokens, temperature, seed, processors, top_k=top_k, top_p=top_p)
     with under(model, prompts, safety_prompt) as tokens:
         check_context(model, tokens, new_tokens=max_new_tokens)
         return _generate(
@@ -143,7 +147,7 @@ def _generate(
     weights = packed_weights(model, len(tokens), max_new_tokens) if fast else None
     with torch.no_grad(), apply(model, interventions) as applied:
         passes = decoding_passes(model, tokens, applied, weights, max_new_tokens)
-        steps = _all_steps(model, passes, pick, max_new_tokens=max_new_tokens, shrink=fast)
+        steps = _all_steps(model, tokens, passes, pick, max_new_tokens=max_new_tokens, shrink=fast)
         # Counted in tokens, so that one long answer moves the bar as well.
         total = len(tokens) * max_new_tokens
         shown = progress(
@@ -165,6 +169,7 @@ def stream(
     max_new_tokens: int = 64,
     temperature: float = 0.0,
     seed: int = 0,
+    processors: Sequence[LogitsProcessor] = (),
     safety_prompt: SafetyPrompt | None = None,
     fast: bool = True,
 ) -> Iterator[DecodingStep]:
@@ -174,14 +179,14 @@ def stream(
     else between its decoding steps. Up to the budget's `decode_rows` prompts decode together. Arguments and errors are
     those of `generate`.
     """
-    pick = _picker(max_new_tokens, temperature, seed)
+    pick = _picker(max_new_tokens, temperature, seed, processors)
 
     def decode() -> Iterator[DecodingStep]:
         with under(model, prompts, safety_prompt) as tokens, apply(model, interventions) as applied:
             check_context(model, tokens, new_tokens=max_new_tokens)
             weights = packed_weights(model, len(tokens), max_new_tokens) if fast else None
             passes = decoding_passes(model, tokens, applied, weights, max_new_tokens)
-            yield from _all_steps(model, passes, pick, max_new_tokens=max_new_tokens, shrink=fast)
+            yield from _all_steps(model, tokens, passes, pick, max_new_tokens=max_new_tokens, shrink=fast)
 
     with closing(decode()) as steps:  # pyright: ignore[reportArgumentType]
         while True:
@@ -195,6 +200,7 @@ def stream(
 
 def _all_steps(
     model: ChatModel,
+    tokens: ChatTokens,
     passes: Iterator[tuple[list[int], tuple[Tensor, Decoding]]],
     pick: Pick,
     *,
@@ -203,7 +209,10 @@ def _all_steps(
 ) -> Iterator[DecodingStep]:
     """The decoding steps of one batch after the other, their rows counted over all prompts."""
     for rows, (logits, state) in passes:
-        for step in decode_steps(model, logits, state, pick, max_new_tokens=max_new_tokens, shrink=shrink):
+        prompts = [tokens.ids[row] for row in rows]
+        for step in decode_steps(
+            model, logits, state, pick, prompts, max_new_tokens=max_new_tokens, shrink=shrink
+        ):
             yield step._replace(rows=tuple(rows[row] for row in step.rows))
 
 
@@ -244,8 +253,11 @@ def generate_each(
         logits = torch.cat([logits for _, _, logits, _ in waiting])
         state = Decoding.joined([state for *_, state in waiting])
         places = [done[arm][row] for arm, rows, _, _ in waiting for row in rows]
+        prompts = [tokens.ids[row] for _, rows, *_ in waiting for row in rows]
         waiting.clear()
-        steps = decode_steps(model, logits, state, _likeliest, max_new_tokens=max_new_tokens, shrink=True)
+        steps = decode_steps(
+            model, logits, state, _likeliest, prompts, max_new_tokens=max_new_tokens, shrink=True
+        )
         _gather(steps, places)
 
     max_rows = PassBudget.for_(model).decode_rows
@@ -269,6 +281,7 @@ def _picker(
     max_new_tokens: int,
     temperature: float,
     seed: int,
+    processors: Sequence[LogitsProcessor],
     *,
     top_k: int | None = None,
     top_p: float | int = 1.0,
@@ -286,14 +299,28 @@ def _picker(
         raise ValueError(f"top_k must be 1 or more, or None for all tokens, got {top_k}")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p must lie above 0 and be at most 1, got {top_p}")
+
+    def processed(
+        logits: Float[Tensor, "batch d_vocab"], so_far: Sequence[Sequence[int]]
+    ) -> Float[Tensor, "batch d_vocab"]:
+        for process in processors:
+            logits = process(so_far, logits)
+        return logits
+
     if temperature == 0:
-        return _likeliest
+        if not processors:
+            return _likeliest
+        return lambda logits, so_far: _likeliest(processed(logits.float(), so_far), so_far)
     generator = torch.Generator().manual_seed(seed)
 
-    def sample(logits: Float[Tensor, "batch d_vocab"]) -> Int[Tensor, " batch"]:
+    def sample(
+        logits: Float[Tensor, "batch d_vocab"], so_far: Sequence[Sequence[int]]
+    ) -> Int[Tensor, " batch"]:
         _check_numbers(logits.amax(-1))
-        weights = _nucleus((logits.float() / temperature).softmax(-1), top_k, top_p).cpu()
-        return torch.multinomial(weights, 1, generator=generator)[:, 0].to(logits.device)
+        weights = _nucleus((logits.float() / temperature).softmax(-1), top_k, top_p)
+        if processors:
+            weights = processed(weights.log(), so_far).softmax(-1)
+        return torch.multinomial(weights.cpu(), 1, generator=generator)[:, 0].to(logits.device)
 
     return sample
 
@@ -311,7 +338,10 @@ def _nucleus(
     return torch.zeros_like(probabilities).scatter(-1, top.indices, top.values * stays)
 
 
-def _likeliest(logits: Float[Tensor, "batch d_vocab"]) -> Int[Tensor, " batch"]:
+def _likeliest(
+    logits: Float[Tensor, "batch d_vocab"],
+    so_far: Sequence[Sequence[int]],  # noqa: ARG001 (a `Pick`)
+) -> Int[Tensor, " batch"]:
     ids = logits.argmax(-1)
     _check_numbers(logits.gather(-1, ids[:, None]))
     return ids

@@ -2,7 +2,8 @@
 
 Notation: token x_t of a text, s_t the scoring model's distribution of it, p_t that of a reference model (the scoring
 model itself where there is none), mu_t and var_t mean and variance of log s_t under p_t, r_t = 1 + the number of tokens
-that s_t holds more likely. Natural logarithms; means are over the scored tokens. `SCORES` says on which side of each score machine-written text is expected to be.
+that s_t holds more likely. Natural logarithms; means are over the scored tokens. `SCORES` says on which side of each
+score machine-written text is expected to be.
 
 | score | formula | source |
 |---|---|---|
