@@ -15,6 +15,10 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from interp.data.prompt_sets import PromptSet as PromptSet
     from interp.data.prompts import load_prompts as load_prompts
     from interp.detectors.latent_guard import LatentGuard as LatentGuard
+    from interp.detectors.machine_text.detector import MachineTextDetector as MachineTextDetector
+    from interp.detectors.machine_text.gltr import gltr as gltr
+    from interp.detectors.machine_text.reading import score_texts as score_texts
+    from interp.detectors.machine_text.watermark import Watermark as Watermark
     from interp.directions import Direction as Direction
     from interp.directions import cosine as cosine
     from interp.directions import difference_in_means as difference_in_means
@@ -83,6 +87,10 @@ _NAMES = {
     "runs": "interp.experiments.running",
     "compare_runs": "interp.experiments.comparing",
     "LatentGuard": "interp.detectors.latent_guard",
+    "MachineTextDetector": "interp.detectors.machine_text.detector",
+    "score_texts": "interp.detectors.machine_text.reading",
+    "Watermark": "interp.detectors.machine_text.watermark",
+    "gltr": "interp.detectors.machine_text.gltr",
     "TrackingSpec": "interp.tracking.spec",
     "Trajectory": "interp.tracking.trajectory",
     "track": "interp.tracking.tracker",

@@ -95,6 +95,7 @@ STATIC = (
     (["directions", "--positive", "absent.txt"], "two sides"),
     (["directions", "--prompts", "absent"], "unknown prompt set"),
     (["guard", "score", "absent", "-"], "no such guard file"),
+    (["detect", "score", "absent", "-"], "no such detector file"),
     (["plot", "absent"], "holds no result.json"),
     (["runs", "show", "absent"], "holds no result.json"),
     (["track", "runs/no/where"], "no such checkpoint"),

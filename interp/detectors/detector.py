@@ -1,8 +1,9 @@
-"""The protocol of detectors of harmful prompts: they score prompts, can be calibrated, and are saved as one file.
+"""The protocol of detectors: they score texts, can be calibrated, and are saved as one file.
 
-Each prompt gets a harmfulness, higher is more harmful, and a verdict: harmful above the detector's threshold, which can
-be calibrated to a false-positive rate on harmless prompts. Detectors that are fitted on a model's states or on words
-are in `interp.detectors.fitted`; guard models that read text are in `interp.detectors.guard_models`.
+A detector of harmful prompts gives each a harmfulness, higher is more harmful, and a verdict: harmful above its
+threshold, which can be calibrated to a false-positive rate on harmless prompts. Those that are fitted on a model's
+states or on words are in `interp.detectors.fitted`; guard models that read text are in `interp.detectors.guard_models`.
+Machine-written text has a detector of the same protocol in `interp.detectors.machine_text.detector`.
 
     for line in json_lines(detector.stream(model, sys.stdin)):          # one JSON object a prompt
         print(line)
@@ -33,13 +34,19 @@ Verdict = Literal["harmful", "harmless"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Detection:
-    """A detector's output for one prompt."""
+class Finding:
+    """A detector's output for one text."""
 
     id: str
-    """The prompt's own id, or its running number."""
+    """The text's own id, or its running number."""
     category: str | None
-    """Harm category; None where the source gives none."""
+    """Category (of harm, or the kind of text); None where the source gives none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detection(Finding):
+    """A detector's output for one prompt."""
+
     harmfulness: float
     """Higher is more harmful; the scale is the detector's own."""
     verdict: Verdict | None
@@ -47,21 +54,22 @@ class Detection:
 
 
 DetectionT = TypeVar("DetectionT", bound=Detection, covariant=True)
+FindingT = TypeVar("FindingT", bound=Finding, covariant=True)
 
 
-class Detector(Protocol[DetectionT]):
+class Detector(Protocol[FindingT]):
     """The methods of every detector, fitted or not."""
 
-    def score(self, model: ChatModel, prompts: PromptInput) -> Sequence[DetectionT]:
-        """Harmfulness and verdict of every prompt, in order."""
+    def score(self, model: ChatModel, prompts: PromptInput) -> Sequence[FindingT]:
+        """Score and verdict of every text, in order."""
         ...
 
-    def stream(self, model: ChatModel, prompts: PromptInput | Iterator[str]) -> Iterator[DetectionT]:
-        """The same for prompts as they arrive; memory does not grow with their number."""
+    def stream(self, model: ChatModel, prompts: PromptInput | Iterator[str]) -> Iterator[FindingT]:
+        """The same for texts as they arrive; memory does not grow with their number."""
         ...
 
-    def calibrated(self, model: ChatModel, harmless: Prompts, *, false_positive_rate: float) -> Self:
-        """The same detector with the lowest threshold that at most this share of these harmless prompts exceeds."""
+    def calibrated(self, model: ChatModel, negatives: Prompts, /, *, false_positive_rate: float) -> Self:
+        """The same detector with the lowest threshold that at most this share of these negatives exceeds."""
         ...
 
     def save(self, path: str | Path) -> Path:
@@ -74,7 +82,7 @@ class Detector(Protocol[DetectionT]):
         ...
 
 
-def json_lines(detections: Iterable[Detection]) -> Iterator[str]:
+def json_lines(detections: Iterable[Finding]) -> Iterator[str]:
     """One line of JSON for each detection, as it arrives."""
     for found in detections:
         yield json.dumps(asdict(found))
@@ -98,16 +106,20 @@ def in_chunks(prompts: PromptInput | Iterator[str]) -> Iterator[GatheredPrompts]
         yield GatheredPrompts(tuple(items[row] for row in rows), identity.take(rows))
 
 
-def check_calibration(n: int, false_positive_rate: float) -> None:
-    """Raise a ValueError unless n harmless prompts are enough for a false-positive rate."""
+def check_calibration(n: int, false_positive_rate: float, *, of: str = "harmless validation prompts") -> None:
+    """Raise a ValueError unless n harmless prompts (human texts) are enough for a false-positive rate.
+
+    Args:
+        of: what there are n of, for messages.
+    """
     if not 0 < false_positive_rate < 1:
         raise ValueError(f"false_positive_rate must lie between 0 and 1, got {false_positive_rate}")
     if n == 0:
-        raise ValueError("calibrating needs harmless prompts, got none")
+        raise ValueError(f"calibrating needs {of}, got none")
     if false_positive_rate * n < 1:
         raise ValueError(
-            f"{n} harmless validation prompts cannot tell a false-positive rate of {false_positive_rate:g}; "
-            f"give at least {1 / n:.3g} or more prompts"
+            f"{n} {of} cannot tell a false-positive rate of {false_positive_rate:g}; "
+            f"give at least {1 / n:.3g}, or more of them"
         )
 
 

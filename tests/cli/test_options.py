@@ -29,6 +29,8 @@ LOADING = (
     "export",
     "guard fit",
     "guard score",
+    "detect fit",
+    "detect score",
 )
 MODEL_OPTIONS = (
     "--model",

@@ -262,7 +262,8 @@ class _GreenLists:
                 return self._kept[key]
             mask = torch.zeros(self._size, dtype=torch.bool)
             # The one call of transformers that gives a list for a context; tests compare it with the public classes.
-            mask[self._drawn._get_greenlist_ids(torch.tensor(key))] = True
+            green = self._drawn._get_greenlist_ids(torch.tensor(key))  # pyright: ignore[reportArgumentType]
+            mask[green] = True
             self._kept[key] = mask
             if len(self._kept) > self._most:
                 self._kept.popitem(last=False)
