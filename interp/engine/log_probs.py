@@ -230,14 +230,21 @@ def map_positions(
         interventions: on the first model.
 
     Raises:
-        ValueError: not one completion per prompt, or a prompt and completion that are too long together.
+        ValueError: not one completion per prompt, a prompt and completion that are too long together, or a token that
+            is none of the tokenizer's.
     """
     first = prompts[0]
     for model, own in zip(models, prompts, strict=True):
         if len(own) != len(completions):
             raise ValueError(f"got {len(completions)} completions for {len(own)} prompts; give one each")
         check_context(model, own, new_tokens=[len(completion) for completion in completions])
-    size = min(token_count(models[0]), *(model.d_vocab for model in models))
+    size = min(token_count(model) for model in models)
+    for row, completion in enumerate(completions):
+        if completion and not 0 <= min(completion) <= max(completion) < size:
+            raise ValueError(
+                f"completion {row} holds token {max(completion)}, which is none of the tokenizer's {size}; give tokens "
+                f"of {models[0].name}"
+            )
     budget = PassBudget.for_(models[0])
 
     # Grad mode and interventions are those of the caller again between two passes.

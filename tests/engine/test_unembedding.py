@@ -113,3 +113,7 @@ def test_gradients_and_hooks_are_the_callers_own_between_passes(tiny: ChatModel)
 def test_completions_and_prompts_must_match(tiny: ChatModel) -> None:
     with pytest.raises(ValueError, match="got 4 completions for 2 prompts; give one each"):
         list(map_positions([tiny], [starts(tiny, PROMPTS[:2])], COMPLETIONS, log_softmax))
+    with pytest.raises(
+        ValueError, match="completion 1 holds token 280, which is none of the tokenizer's 259"
+    ):
+        list(map_positions([tiny], [starts(tiny, PROMPTS[:2])], [[1], [280]], log_softmax))

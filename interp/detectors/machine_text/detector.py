@@ -10,7 +10,6 @@ said to be so and is called neither human nor machine-written: scores grow with 
 a language finds everything in it unlikely.
 """
 
-import json
 import math
 import unicodedata
 from collections import Counter
@@ -36,8 +35,8 @@ from interp.models.chat_model import ChatModel
 from interp.models.prompt_inputs import PromptIdentity
 from interp.models.tokens import ChatTokens, PromptInput
 from interp.stats import auroc, rate
-from interp.storage.atomic_files import write_file
-from interp.storage.typed_json import from_plain, read_json
+from interp.storage.sealed_json import read_sealed, write_sealed
+from interp.storage.typed_json import from_plain
 
 CAVEAT = (
     "A score is no proof of authorship: it compares this text with human texts of the calibration set, and errs more "
@@ -102,7 +101,6 @@ class _File:
 
     __pydantic_config__ = ConfigDict(allow_inf_nan=False)
 
-    format_version: int
     score: str
     threshold: float | None
     calibration: Calibration | None
@@ -303,15 +301,13 @@ class MachineTextDetector(Shown):
 
     def save(self, path: str | Path) -> Path:
         """Write the detector to one JSON file, atomically; the models themselves are not included."""
-        about = {"format": _FILE_FORMAT, "format_version": _FILE_VERSION, "score": self.score_name}
-        about |= {
+        about = {
+            "score": self.score_name,
             "threshold": self.threshold,
             "calibration": None if self.calibration is None else asdict(self.calibration),
             "fitted_on": self.fitted_on,
         }
-        path = Path(path)
-        write_file(path, json.dumps(about, indent=1).encode())
-        return path
+        return write_sealed(path, _FILE_FORMAT, _FILE_VERSION, about)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -320,18 +316,11 @@ class MachineTextDetector(Shown):
         Raises:
             ValueError: no such file, a damaged one, another kind of file, or one of a newer format.
         """
-        path, remedy = Path(path), "make one with interp detect fit"
-        if not path.is_file():
-            raise ValueError(f"no such detector file: {path}; {remedy}")
-        about = read_json(path, dict[str, Any], remedy=remedy)
-        if about.get("format") != _FILE_FORMAT:
-            raise ValueError(f"{path} is not a detector of machine-written text; {remedy}")
+        remedy = "make one with interp detect fit"
+        about = read_sealed(
+            path, _FILE_FORMAT, _FILE_VERSION, what="a detector of machine-written text", remedy=remedy
+        )
         stored = from_plain(_File, about, source=str(path))
-        if stored.format_version > _FILE_VERSION:
-            raise ValueError(
-                f"{path} has format_version {stored.format_version}, this interp reads up to {_FILE_VERSION}; "
-                "upgrade interp"
-            )
         try:
             return cls(
                 score_name=stored.score,

@@ -25,10 +25,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from interp.detectors.machine_text.perturbers import Perturber
-from interp.detectors.machine_text.reading import score_texts, token_ids
-from interp.detectors.machine_text.scores import TextScores
+from interp.detectors.machine_text.reading import map_texts, score_texts, token_ids
+from interp.detectors.machine_text.scores import TextScores, distribution_columns
 from interp.engine.generation import generate
 from interp.engine.interventions import Intervention
+from interp.engine.log_probs import token_count
 from interp.engine.plain_texts import leading_ids
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens
@@ -131,7 +132,8 @@ def dna_gpt(
         raise ValueError(
             f"truncation must lie between 0 and 1 and n_regenerated be 1 or more, got {truncation} and {n_regenerated}"
         )
-    found = []
+    found, size = list[RegenerationScores](), token_count(model)
+    special = set(model.tokenizer.all_special_ids)
     for number, ids in enumerate(token_ids([model], texts)):
         kept = max(1, int(truncation * len(ids)))
         start = (*leading_ids(model.tokenizer), *ids[:kept])
@@ -149,12 +151,13 @@ def dna_gpt(
             temperature=float(temperature),
             seed=seed + number,
         )
-        decode = model.tokenizer.decode
-        again = [str(decode([*ids[:kept], *new], skip_special_tokens=True)) for new in written.ids]
-        own, *others = score_texts(model, [texts[number], *again], interventions=interventions)
-        rest = str(decode(ids[kept:], skip_special_tokens=True)).split()
+        again = [[*ids[:kept], *(t for t in new if t not in special and t < size)] for new in written.ids]
+        # Scored as tokens: text that is decoded and cut again may be other tokens.
+        parts = map_texts([model], [ids, *again], distribution_columns, interventions=interventions)
+        own, *others = (float(part.values[:, 0].double().mean()) for part in parts)
+        rest = str(model.tokenizer.decode(ids[kept:])).split()
         overlaps = [ngram_overlap(text.split(), rest) for text in written.texts]
-        gap = own["likelihood"] - float(np.mean([other["likelihood"] for other in others]))
+        gap = own - float(np.mean(others))
         found.append(
             RegenerationScores(
                 likelihood_gap=gap, overlap=float(np.mean(overlaps)), n_regenerated=n_regenerated

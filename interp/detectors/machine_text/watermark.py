@@ -20,7 +20,6 @@ padding rows. To detect text that transformers marked, give the model's `vocab_s
 Source: Kirchenbauer et al. 2023, arXiv:2301.10226, algorithms 1 to 3; Kirchenbauer et al. 2024, arXiv:2306.04634.
 """
 
-import json
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -38,8 +37,8 @@ from transformers import WatermarkingConfig, WatermarkLogitsProcessor
 from interp.detectors.detector import Self
 from interp.engine.log_probs import token_count
 from interp.models.chat_model import ChatModel
-from interp.storage.atomic_files import write_file
-from interp.storage.typed_json import from_plain, read_json
+from interp.storage.sealed_json import read_sealed, write_sealed
+from interp.storage.typed_json import from_plain
 
 Seeding = Literal["lefthash", "selfhash"]
 _CANDIDATES = 40
@@ -53,7 +52,6 @@ _FILE_VERSION = 1
 class _File:
     """Content of a watermark's file."""
 
-    format_version: int
     key: int
     vocab_size: int
     gamma: float
@@ -196,11 +194,8 @@ class Watermark:
 
     def save(self, path: str | Path) -> Path:
         """Write the watermark with its key to one JSON file; keep it as secret as the key."""
-        about = {"format": _FILE_FORMAT, "format_version": _FILE_VERSION, **asdict(self)}
-        about["delta"] = None if math.isinf(self.delta) else self.delta
-        path = Path(path)
-        write_file(path, json.dumps(about, indent=1).encode())
-        return path
+        delta = None if math.isinf(self.delta) else self.delta
+        return write_sealed(path, _FILE_FORMAT, _FILE_VERSION, {**asdict(self), "delta": delta})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -209,22 +204,13 @@ class Watermark:
         Raises:
             ValueError: no such file, a damaged one, one without a key, or one of a newer format.
         """
-        path, remedy = Path(path), "make one with Watermark.save"
-        if not path.is_file():
-            raise ValueError(f"no such watermark file: {path}; {remedy}")
-        about = read_json(path, dict[str, Any], remedy=remedy)
-        if about.get("format") != _FILE_FORMAT:
-            raise ValueError(f"{path} is not a watermark; {remedy}")
+        remedy = "make one with Watermark.save"
+        about = read_sealed(path, _FILE_FORMAT, _FILE_VERSION, what="a watermark", remedy=remedy)
         if about.get("key") is None:
             raise ValueError(
                 f"{path} has no key; a watermark is found only with the key that it was made with"
             )
         stored = from_plain(_File, about, source=str(path))
-        if stored.format_version > _FILE_VERSION:
-            raise ValueError(
-                f"{path} has format_version {stored.format_version}, this interp reads up to {_FILE_VERSION}; "
-                "upgrade interp"
-            )
         return cls(
             key=stored.key,
             vocab_size=stored.vocab_size,

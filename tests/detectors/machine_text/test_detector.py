@@ -22,6 +22,7 @@ from interp.detectors.machine_text.pairs import plain_prompts
 from interp.detectors.machine_text.reading import score_texts
 from interp.engine.generation import generate
 from interp.models.chat_model import ChatModel
+from interp.storage.sealed_json import write_sealed
 from tests.conftest import prompts_of, tiny_config
 
 WORDS = "the river rose in night and by morning lower road was gone four keys none fitted lock".split()
@@ -151,17 +152,16 @@ def test_mistakes_are_named(tiny: ChatModel, fitted: MachineTextDetector, tmp_pa
         MachineTextDetector(score_name="curvature")
     with pytest.raises(ValueError, match="give strings, not conversations"):
         fitted.score(tiny, [[{"role": "user", "content": "Hi"}]])
-    with pytest.raises(ValueError, match="no such detector file"):
+    with pytest.raises(ValueError, match="no such file of a detector"):
         MachineTextDetector.load(tmp_path / "absent.json")
     about = json.loads(fitted.save(tmp_path / "detector.json").read_text())
+    about = {key: about[key] for key in ("score", "threshold", "calibration", "fitted_on")}
     for changes, message in (
-        ({"format": "other"}, "is not a detector of machine-written text"),
-        ({"format_version": 9}, "format_version 9, this interp reads up to 1"),
         ({"threshold": None}, "is damaged .a threshold comes with its calibration"),
         ({"score": "x"}, "is damaged .unknown score 'x'"),
         ({"calibration": 3}, "calibration"),
     ):
-        (tmp_path / "bad.json").write_text(json.dumps({**about, **changes}))
+        write_sealed(tmp_path / "bad.json", "interp-machine-text-detector", 1, {**about, **changes})
         with pytest.raises(ValueError, match=message):
             MachineTextDetector.load(tmp_path / "bad.json")
 

@@ -1,7 +1,7 @@
 """The watermark is transformers' own where transformers has one, and holds where it has none."""
 
-import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from interp.detectors.machine_text.watermark_detection import detect_watermark
 from interp.engine.generation import generate, stream
 from interp.engine.interventions import Add
 from interp.models.chat_model import ChatModel
+from interp.storage.sealed_json import write_sealed
 from tests.conftest import PROMPTS
 from tests.engine.vectors import vector
 
@@ -143,17 +144,15 @@ def test_a_file_keeps_everything(tmp_path: Path) -> None:
         Watermark(key=5, vocab_size=99, gamma=0.5, seeding="selfhash", context_width=4, delta=1.5),
     ):
         assert Watermark.load(watermark.save(tmp_path / "mark.json")) == watermark
-    about = json.loads((tmp_path / "mark.json").read_text())
+    about = {**asdict(watermark)}
     for changes, message in (
         ({"key": None}, "has no key; a watermark is found only with the key"),
-        ({"format": "other"}, "is not a watermark; make one"),
-        ({"format_version": 9}, "format_version 9, this interp reads up to 1"),
         ({"gamma": "x"}, "gamma"),
     ):
-        (tmp_path / "bad.json").write_text(json.dumps({**about, **changes}))
+        write_sealed(tmp_path / "bad.json", "interp-watermark", 1, {**about, **changes})
         with pytest.raises(ValueError, match=message):
             Watermark.load(tmp_path / "bad.json")
-    with pytest.raises(ValueError, match="no such watermark file"):
+    with pytest.raises(ValueError, match="no such file of a watermark"):
         Watermark.load(tmp_path / "absent.json")
 
 

@@ -137,12 +137,19 @@ def test_a_marked_stretch_in_unmarked_text_is_found_by_the_window() -> None:
 
 
 def test_marked_completions_hold_the_bound_of_the_theory(tiny: ChatModel) -> None:
-    watermark = Watermark(key=KEY, vocab_size=tiny.d_vocab, delta=2.0)
+    watermark = Watermark.of_model(tiny, key=KEY, delta=2.0)
+
+    def without_padding(_so_far: object, logits: torch.Tensor) -> torch.Tensor:
+        """Random weights also write padding rows of the vocabulary, which are no tokens."""
+        return logits.index_fill(1, torch.arange(259, tiny.d_vocab), -math.inf)
+
     n = 24
     starts = ChatTokens(
         ids=tuple((65 + i,) for i in range(n)), starts=(0,) * n, ends=(1,) * n, tokenizer=tiny.tokenizer
     )
-    marked = generate(tiny, starts, max_new_tokens=40, temperature=1.0, processors=[watermark])
+    marked = generate(
+        tiny, starts, max_new_tokens=40, temperature=1.0, processors=[without_padding, watermark]
+    )
     whole: list[list[int]] = []
     found: list[WatermarkEvidence] = []
     for start, ids in zip(starts.ids, marked.ids, strict=True):
