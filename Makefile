@@ -40,6 +40,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.generation
 	$(BIN)/python -m benchmarks.selection
 	$(BIN)/python -m benchmarks.guard
+	$(BIN)/python -m benchmarks.machine_text
 	$(BIN)/python -m benchmarks.tracking
 	$(BIN)/python -m benchmarks.recovery
 

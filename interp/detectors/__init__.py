@@ -1,6 +1,6 @@
-"""Detectors of harmful prompts behind one protocol: fit, calibrate, score, stream, save.
+"""Detectors of harmful prompts and of machine-written text behind one protocol: fit, calibrate, score, stream, save.
 
-Latent Guard, guard models from the Hub, and baselines.
+Latent Guard, guard models from the Hub, and baselines; machine-written text in the package `machine_text`.
 Never imports training.
 
 Hands out:

@@ -16,10 +16,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
+import numpy as np
+
 from interp.data.prompts import Prompts
 from interp.models.chat_model import ChatModel
 from interp.models.prompt_inputs import GatheredPrompts, PromptIdentity, gather_prompts
 from interp.models.tokens import PromptInput
+from interp.stats import Estimate
 
 if TYPE_CHECKING:
     from typing import Self
@@ -126,3 +129,43 @@ def check_calibration(n: int, false_positive_rate: float, *, of: str = "harmless
 def calibrated_threshold(harmless: Sequence[float], false_positive_rate: float) -> float:
     """The lowest of these scores that at most this share of them exceeds."""
     return sorted(harmless, reverse=True)[int(false_positive_rate * len(harmless) + 1e-9)]
+
+
+def true_positive_rate(
+    positive: Sequence[float],
+    negative: Sequence[float],
+    *,
+    false_positive_rate: float = 0.01,
+    seed: int = 0,
+    resamples: int = 500,
+) -> Estimate:
+    """Share of positives above the lowest threshold that at most this share of negatives exceeds.
+
+    The interval is a bootstrap that resamples both sides, so that it covers the choice of the threshold as well. Not
+    measurable where there are fewer than 1 / rate negatives.
+
+    Raises:
+        ValueError: a rate outside 0..1.
+    """
+    if not 0 < false_positive_rate < 1:
+        raise ValueError(f"false_positive_rate must lie between 0 and 1, got {false_positive_rate}")
+    a, b = np.asarray(positive, dtype=np.float64), np.asarray(negative, dtype=np.float64)
+    if len(a) == 0 or false_positive_rate * len(b) < 1 - 1e-9:
+        return Estimate.unmeasured(len(a), unit="share")
+    place = len(b) - 1 - int(false_positive_rate * len(b) + 1e-9)
+
+    def share(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
+        thresholds = np.sort(negatives, axis=-1)[..., place : place + 1]
+        return np.asarray((positives > thresholds).mean(-1))
+
+    generator = np.random.default_rng(seed)
+    samples = [side[generator.integers(0, len(side), (resamples, len(side)))] for side in (a, b)]
+    low, high = np.quantile(share(*samples), (0.025, 0.975))
+    return Estimate(
+        value=float(share(a, b)),
+        n=len(a),
+        low=float(low),
+        high=float(high),
+        unit="share",
+        interval="stratified bootstrap",
+    )

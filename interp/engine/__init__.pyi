@@ -29,6 +29,7 @@ from .log_probs import completion_log_probs as completion_log_probs
 from .log_probs import final_states as final_states
 from .log_probs import map_completions as map_completions
 from .log_probs import map_next_token as map_next_token
+from .log_probs import map_positions as map_positions
 from .log_probs import next_token_log_probs as next_token_log_probs
 from .log_probs import packed_next_tokens as packed_next_tokens
 from .model_exports import Exported as Exported
@@ -39,6 +40,7 @@ from .model_exports import save_model as save_model
 from .packing import PackedPasses as PackedPasses
 from .packing import can_pack as can_pack
 from .packing import packed_passes as packed_passes
+from .plain_texts import scored_windows as scored_windows
 from .prefix_trees import pack as pack
 from .prefix_trees import plan_trees as plan_trees
 from .safety_prompts import NearestToken as NearestToken

@@ -12,7 +12,13 @@ import torch
 from interp.data.prompts import Kind, PromptSet, load_prompts
 from interp.detectors import detector as detectors
 from interp.detectors.baselines import LogisticProbe, RandomDirection, RefusalDirection, WordsDetector
-from interp.detectors.detector import Detector, calibrated_threshold, check_calibration, json_lines
+from interp.detectors.detector import (
+    Detector,
+    calibrated_threshold,
+    check_calibration,
+    json_lines,
+    true_positive_rate,
+)
 from interp.detectors.fit_data import FitData, Readings
 from interp.detectors.fitted import FittedDetector
 from interp.detectors.guard_models import FORMATS, TextGuard
@@ -188,3 +194,21 @@ def test_the_threshold_is_the_lowest_that_the_share_allows() -> None:
     for n, share, message in ((9, 0.1, "cannot tell"), (9, 1.0, "between 0 and 1"), (0, 0.1, "got none")):
         with pytest.raises(ValueError, match=message):
             check_calibration(n, share)
+
+
+def test_the_true_positive_rate_is_taken_at_the_threshold_of_the_negatives() -> None:
+    negative = [float(i) for i in range(100)]
+    positive = [98.5, 99.5, 97.5, 10.0]
+    # One of 100 negatives may lie above: the threshold is 98.
+    found = true_positive_rate(positive, negative, false_positive_rate=0.01)
+    assert (found.value, found.n) == (0.5, 4) and found.low <= 0.5 <= found.high
+    assert true_positive_rate(positive, negative, false_positive_rate=0.02).value == 0.75
+    assert sum(x > calibrated_threshold(negative, 0.02) for x in positive) == 3
+    assert not true_positive_rate(positive, negative[:99], false_positive_rate=0.01).measurable
+    with pytest.raises(ValueError, match="must lie between 0 and 1"):
+        true_positive_rate(positive, negative, false_positive_rate=1.0)
+    # Monotone maps change neither it nor the AUROC; swapping the sides maps that to its complement.
+    cubes = [[x**3 for x in side] for side in (positive, negative)]
+    assert true_positive_rate(*cubes, false_positive_rate=0.02).value == 0.75
+    assert auroc(*cubes).value == auroc(positive, negative).value
+    assert auroc(negative, positive).value == pytest.approx(1 - auroc(positive, negative).value)

@@ -27,6 +27,7 @@ from interp.detectors.detector import (
     calibrated_threshold,
     check_calibration,
     in_chunks,
+    true_positive_rate,
 )
 from interp.detectors.machine_text.reading import MIN_TOKENS, score_texts
 from interp.detectors.machine_text.scores import SCORES
@@ -165,8 +166,13 @@ class MachineTextDetector(Shown):
                 [s.oriented(name) for s in side if math.isfinite(s[name])] for side in (written, by_people)
             ]
             if all(sides):
-                estimate = auroc(*sides)
-                quality[name] = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+                area, hits = (
+                    auroc(*sides),
+                    true_positive_rate(*sides, false_positive_rate=false_positive_rate),
+                )
+                quality[name] = {"value": area.value, "low": area.low, "high": area.high}
+                # None where too few human texts chose for this rate.
+                quality[name]["true_positive_rate"] = hits.value if hits.measurable else None
         chosen = score_name or max(quality, key=lambda name: quality[name]["value"])
         about = {
             "auroc": quality,

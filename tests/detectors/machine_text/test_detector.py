@@ -119,6 +119,8 @@ def test_fitting_chooses_the_best_score_on_texts_that_do_not_calibrate(
     quality = fitted.fitted_on["auroc"]
     assert fitted.score_name == max(quality, key=lambda name: quality[name]["value"])
     assert quality[fitted.score_name]["value"] > 0.9  # a model knows its own text
+    assert quality[fitted.score_name]["true_positive_rate"] > 0.5
+    assert quality["perplexity"] == quality["likelihood"]  # a monotone map
     assert quality["entropy"]["value"] != quality["likelihood"]["value"]
     assert fitted.calibration is not None and fitted.calibration.n == 30
     assert fitted.fitted_on["human"]["n"] == 30 and fitted.fitted_on["machine"]["n"] == len(machine)
