@@ -74,7 +74,7 @@ def detect_fit(
 
         with status(f"loading {model.shown}"):
             loaded = load_source(model)
-            second = None if reference is None else load(reference)
+            second = None if reference is None else load(reference, dtype=model.dtype, device=model.device)
         if written is None:
             detector = MachineTextDetector(score_name=score or "fast_detect_gpt").calibrated(
                 loaded, by_people, false_positive_rate=false_positive_rate, reference=second
@@ -122,7 +122,7 @@ def detect_score(
         fitted = MachineTextDetector.load(detector)
         with status(f"loading {model.shown}"):
             loaded = load_source(model)
-            second = None if reference is None else load(reference)
+            second = None if reference is None else load(reference, dtype=model.dtype, device=model.device)
         with sys.stdin if texts == "-" else Path(texts).open(encoding="utf-8-sig") as stream:
             findings = fitted.stream(loaded, prompt_lines(stream, texts, column=column), reference=second)
             for line in json_lines(findings):

@@ -257,11 +257,14 @@ def map_positions(
         ids = torch.tensor([i for row in rows for i in completions[row]], device=models[0].device)
         parts = []
         for chunk in finals[0].chunks(budget.unembedded_positions):
-            logits = [
-                final.logits(model, chunk)[:, :size].to(ids.device, torch.float32)
-                for model, final in zip(models, finals, strict=True)
-            ]
-            parts.append(reduce(logits, ids[chunk]).cpu())
+            whole = [final.logits(model, chunk) for model, final in zip(models, finals, strict=True)]
+            step = budget.reduced_positions
+            for start in range(0, len(whole[0]), step):
+                logits = [
+                    part[start : start + step, :size].to(ids.device, torch.float32).contiguous()
+                    for part in whole
+                ]
+                parts.append(reduce(logits, ids[chunk][start : start + step]).cpu())
         states = finals[0].per_text(finals[0].states.cpu())
         return list(map(Reduced, rows, finals[0].per_text(torch.cat(parts)), states))
 

@@ -49,6 +49,9 @@ def test_on_a_cpu_the_measured_numbers_hold_whatever_memory_is_free() -> None:
     one, other = (pass_budget("cpu", free, **SMOLLM2, dtype=torch.float32) for free in (10**9, 10**11))
     assert one.plain_tokens == 640 and one.packed_tokens == 5120 and one.sweep_tokens == 1280
     assert one.decode_rows == 64 and one.rows == 128 and one.unfolded_tokens == 20480
+    assert one.unembedded_positions * 49152 <= 2**24
+    wide = pass_budget("cpu", 10**9, **{**SMOLLM2, "d_vocab": 262_144}, dtype=torch.float32)
+    assert (wide.unembedded_positions, wide.reduced_positions) == (64, 8)
     different = {f.name for f in fields(one) if getattr(one, f.name) != getattr(other, f.name)}
     assert different == {"prepacked_bytes"}
     # Weights are packed in float32 alone: without, a pass gains nothing from being large.

@@ -60,13 +60,20 @@ def test_reduced_distributions_are_those_of_map_completions_without_padding_rows
     def budget(model: ChatModel) -> object:
         from dataclasses import replace
 
-        return replace(limited(model), unembedded_positions=chunk)
+        return replace(limited(model), unembedded_positions=2 * chunk, reduced_positions=chunk)
 
     monkeypatch.setattr(log_probs.PassBudget, "for_", budget)
     size = token_count(tiny)
     assert size == 259 < tiny.d_vocab  # the tokenizer has 256 bytes and three special tokens
     tokens, ablated = starts(tiny, PROMPTS), [Ablate(vector())]
-    rows = {r.row: r for r in map_positions([tiny], [tokens], COMPLETIONS, log_softmax)}
+    sizes = list[int]()
+
+    def counted(logits: Sequence[torch.Tensor], ids: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(ids))
+        return log_softmax(logits, ids)
+
+    rows = {r.row: r for r in map_positions([tiny], [tokens], COMPLETIONS, counted)}
+    assert max(sizes) <= chunk and sum(sizes) == 11  # no more logits exist at a time
     whole = map_completions(tiny, tokens, COMPLETIONS, lambda logs, _: logs)
     assert sorted(rows) == [0, 1, 3]
     for row, reduced in rows.items():

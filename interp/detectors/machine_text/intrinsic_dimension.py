@@ -20,14 +20,14 @@ from torch import Tensor
 MIN_POINTS = 60
 """Minimum tokens of a text."""
 _SMALLEST = 40
-_SIZES = 8
-_SUBSETS = 7
+_SIZES = 6
+_SUBSETS = 5
 
 
 def persistent_homology_dimension(points: Float[Tensor, "token d_model"], *, seed: int = 0) -> float:
     """Dimension of a set of points; NaN for fewer than `MIN_POINTS` of them.
 
-    Subsets of 8 sizes between 40 and all points, 7 of each size, whose median length counts.
+    Subsets of 6 sizes between 40 and all points, 5 of each size, whose median length counts.
     """
     n = len(points)
     if n < MIN_POINTS:

@@ -32,7 +32,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -108,7 +107,7 @@ class TokenScores:
         Args:
             reference: logits of the reference model; None is the scoring model itself.
         """
-        both = [logits.float()] if reference is None else [logits.float(), reference.float()]
+        both = [part.detach().float() for part in (logits, reference) if part is not None]
         return cls.of_columns(ids.cpu(), distribution_columns(both, ids).cpu())
 
 
@@ -133,7 +132,9 @@ def distribution_columns(
         logits: float32, of the scoring model and, where there is one, of the reference model.
     """
     token = ids[:, None]
-    ranks = 1 + (logits[0] > logits[0].gather(1, token)).sum(1)
+    # Written into floats: a sum of booleans, which are first made integers, takes five times as long on a CPU.
+    ahead = torch.gt(logits[0], logits[0].gather(1, token), out=torch.empty_like(logits[0]))
+    ranks = 1 + ahead.sum(1)  # exact up to 2^24
     log_s = logits[0].log_softmax(-1)
     chosen = [log_s.gather(1, token)[:, 0]]
     weights = log_s.exp()
@@ -145,15 +146,15 @@ def distribution_columns(
         weights = log_p.exp()
         means = _mean_under(weights, log_s)
     # Around the mean: the difference of two large sums would lose the digits of peaked distributions.
-    variances = _mean_under(weights, (log_s - means[:, None]).square_())
-    columns = [chosen[0], ranks.float(), -own_mean, means, variances, log_s.amax(1), *chosen[1:]]
+    variances = (log_s - means[:, None]).square_().mul_(weights).sum(1)
+    columns = [chosen[0], ranks, -own_mean, means, variances, log_s.amax(1), *chosen[1:]]
     return torch.stack(columns, dim=1)
 
 
 def _mean_under(
     weights: Float[Tensor, "position d_vocab"], values: Float[Tensor, "position d_vocab"]
 ) -> Float[Tensor, " position"]:
-    return einsum(weights, values, "position d_vocab, position d_vocab -> position")
+    return (weights * values).sum(1)  # a third of the time of an einsum of batched products of vectors
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)

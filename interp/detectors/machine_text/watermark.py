@@ -23,7 +23,7 @@ Source: Kirchenbauer et al. 2023, arXiv:2301.10226, algorithms 1 to 3; Kirchenba
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -64,7 +64,7 @@ class _File:
 class Watermark:
     """A green-list watermark with its key; a logits processor for `generate`."""
 
-    key: int | None
+    key: int | None = field(repr=False)
     """The secret key, a positive integer; whoever has it can detect the mark, and can put it on text of any origin."""
     vocab_size: int
     """Tokens that can be green; ids beyond it are never favoured."""

@@ -144,6 +144,7 @@ def test_a_file_keeps_everything(tmp_path: Path) -> None:
         Watermark(key=5, vocab_size=99, gamma=0.5, seeding="selfhash", context_width=4, delta=1.5),
     ):
         assert Watermark.load(watermark.save(tmp_path / "mark.json")) == watermark
+        assert "key" not in repr(watermark)  # a notebook's output is no place for a secret
     about = {**asdict(watermark)}
     for changes, message in (
         ({"key": None}, "has no key; a watermark is found only with the key"),
