@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import TopPLogitsWarper
-
 from interp.data.prompts import Prompts
 from interp.detectors.machine_text.reading import MIN_TOKENS
 from interp.display.cards import Card, Shown
@@ -97,8 +95,9 @@ def make_pairs(
         interventions=interventions,
         max_new_tokens=length - prefix_tokens,
         temperature=float(temperature),
+        top_p=top_p,
         seed=seed,
-        processors=(*nucleus(top_p), *processors),
+        processors=processors,
     )
     kept: list[int] = []
     texts: list[tuple[str, str]] = []
@@ -132,17 +131,6 @@ def make_pairs(
         dropped=tuple(name for row, name in enumerate(human.ids) if row not in set(kept)),
         made_by=about,
     )
-
-
-def nucleus(top_p: int | float) -> tuple[LogitsProcessor, ...]:
-    """Top-p sampling as a logits processor; none for 1.
-
-    Raises:
-        ValueError: not between 0 and 1.
-    """
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p must lie between 0 and 1, got {top_p}")
-    return () if top_p == 1 else (TopPLogitsWarper(float(top_p)),)
 
 
 def plain_prompts(model: ChatModel, rows: Sequence[Sequence[int]]) -> ChatTokens:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from interp.detectors.machine_text.pairs import make_pairs, nucleus, plain_prompts
+from interp.detectors.machine_text.pairs import make_pairs, plain_prompts
 from interp.engine.generation import generate
 from interp.engine.interventions import Add
 from interp.models.chat_model import ChatModel
@@ -53,6 +53,5 @@ def test_what_gives_no_pair_is_said(tiny: ChatModel) -> None:
         make_pairs(tiny, HUMAN, prefix_tokens=100, length=150)
     with pytest.raises(ValueError, match="prefix_tokens must lie between 0 and length 20, got 30"):
         make_pairs(tiny, HUMAN, length=20)
-    with pytest.raises(ValueError, match=r"top_p must lie between 0 and 1, got 1\.5"):
-        nucleus(1.5)
-    assert nucleus(1.0) == ()
+    with pytest.raises(ValueError, match="top_p must lie above 0 and be at most 1"):
+        make_pairs(tiny, HUMAN, length=40, prefix_tokens=12, top_p=1.5)

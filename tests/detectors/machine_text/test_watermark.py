@@ -117,6 +117,8 @@ def test_transformers_warpers_fit_before_a_mark(tiny: ChatModel) -> None:
     watermark = Watermark.of_model(tiny, key=KEY, delta=50.0)
     both = generate(tiny, PROMPTS[:2], max_new_tokens=6, temperature=1.0, processors=[narrow, watermark])
     assert both.ids == greedy.ids  # what is excluded stays excluded
+    both = generate(tiny, PROMPTS[:2], max_new_tokens=6, temperature=1.0, top_p=1e-6, processors=[watermark])
+    assert both.ids == greedy.ids
 
 
 def test_padding_rows_of_the_vocabulary_are_never_green(tiny: ChatModel) -> None:
