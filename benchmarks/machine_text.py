@@ -13,8 +13,8 @@ import torch
 from benchmarks.machine import interleaved_medians, resident_megabytes, write_section
 from interp.data.human_texts import bundled_passages
 from interp.detectors.machine_text.reading import score_texts, stream_scores
+from interp.engine.batching import pad_left
 from interp.models.chat_model import ChatModel, load
-from interp.models.tokens import pad_left
 
 
 @torch.no_grad()
