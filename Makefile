@@ -52,13 +52,15 @@ notebooks: $(READY)
 
 # Every experiment on the bundled model (hours on two cores; what is finished is kept), drawn to figures/ with its numbers.
 figures: $(addprefix figures-,demo refusal-direction harmfulness jailbreaks categories guard adversarial-finetune \
-	elasticity-theory rebound resistance trajectory)
+	recovery safety-prompts repair elasticity-theory rebound resistance trajectory)
 
 # Where the bundled model or two cores ask for other settings than the defaults.
 SETTINGS_refusal-direction := --set sweep=exhaustive
 SETTINGS_harmfulness := --set steer_every=3
 SETTINGS_jailbreaks := --set n_test=40
 SETTINGS_adversarial-finetune := --set 'sizes=[50,100,200]' --set n_centres=60 --set n_test=30
+SETTINGS_recovery := --set 'stubs=[0,50]' --set n_recovery=32 --set 'cuts=[]' --set 'rates=[]' \
+	--set 'ablations=["random weights (control)","|gradient x difference|","everything below the cut"]'
 figures-%: $(READY)
 	$(BIN)/interp run $* $(SETTINGS_$*) --out runs/$*
 	mkdir -p figures/$* && cp runs/$*/result.json figures/$*/
