@@ -6,10 +6,10 @@ Never changes a model.
 Hands out:
 `CodeLengths`, `bits`, `KLFrom`, `cross_entropy`, `kl_divergence`, `text_cross_entropy`, `text_windows`, `token_kl`,
 `BehavingCount`, `Flag`, `RefusalRates`, `RefusalTokens`, `Reply`, `find_refusal_tokens`, `is_refusal`,
-`refusal_metric`, `refusal_rate`, `refusal_scores`, `Responses`, `behaving_rows`, `respond`, `respond_each`, `Scorer`,
-`scorer`, `DownstreamTask`, `downstream_task`, `score_model`, `BinaryF1`, `Metric`, `command_accuracy`, `exact_match`,
-`rouge_1`, `sql_exact_match`, `RefusalSamples`, `any_of_k`, `first_token_refusal`, `sample_refusals`, `single_sample`,
-`string_judge`.
+`refusal_metric`, `refusal_rate`, `refusal_scores`, `Responses`, `behaving_rows`, `is_incoherent`, `respond`,
+`respond_each`, `Scorer`, `scorer`, `DownstreamTask`, `downstream_task`, `score_model`, `BinaryF1`, `Metric`,
+`command_accuracy`, `exact_match`, `rouge_1`, `sql_exact_match`, `RefusalSamples`, `any_of_k`, `first_token_refusal`,
+`sample_refusals`, `single_sample`, `string_judge`.
 """
 
 import lazy_loader

@@ -27,6 +27,7 @@ from .refusals import refusal_rate as refusal_rate
 from .refusals import refusal_scores as refusal_scores
 from .responses import Responses as Responses
 from .responses import behaving_rows as behaving_rows
+from .responses import is_incoherent as is_incoherent
 from .responses import respond as respond
 from .responses import respond_each as respond_each
 from .scorers import Scorer as Scorer

@@ -14,6 +14,7 @@ was cut while the model was thinking has no answer, and belongs to neither side.
 Source: Zhao et al. 2025, arXiv:2507.11878, section 3 and appendix B.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -28,6 +29,8 @@ from interp.stats import Estimate, rate
 
 MIN_BEHAVING = 8
 """Minimum refused harmful, and answered harmless, prompts for fitting centres or directions on them."""
+_REPEATED = re.compile(r"(?:^|\s)(\S+)(?:\s+\1){3,}(?:\s|$)")
+"""One word more than three times in a row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +72,11 @@ class Responses:
     def rows(self, *, refused: bool) -> list[int]:
         """Indices of the prompts that were refused, or of those that were answered."""
         return rows_where(self.flags, refused=refused)
+
+
+def is_incoherent(reply: str) -> bool:
+    """Whether a reply is empty or repeats one word more than three times in a row."""
+    return not reply.strip() or _REPEATED.search(reply) is not None
 
 
 def rows_where(flags: Sequence[bool | None], *, refused: bool) -> list[int]:

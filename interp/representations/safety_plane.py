@@ -29,6 +29,7 @@ from interp.data.prompts import Ending
 from interp.directions import cosine, difference_in_means, unit
 from interp.engine.activations import collect
 from interp.models.chat_model import ChatModel, Site
+from interp.models.layers import Layers
 from interp.models.tokens import tokenize
 from interp.representations.records import Solver
 from interp.representations.safety_regressions import FoldWeights, fit_folds
@@ -292,6 +293,7 @@ def plane_by_layer(
     prompts: Conditions,
     refusal: Float[Tensor, "condition query"],
     *,
+    layers: Layers = None,
     site: Site = "resid_pre",
     ending: Ending = "as-is",
     n_components: int = 4,
@@ -304,17 +306,16 @@ def plane_by_layer(
     Layers at which all states are equal, as the embeddings of the last template token are, are left out. Arguments and
     errors as `safety_representations_by_layer` and `anchor`; the conditions need one named `none`.
     """
-    layers = safety_representations_by_layer(model, queries, prompts, site=site, ending=ending)
-    sides = query_sides(queries, ending)
-    at_inst = collect(model, tokenize(model.tokenizer, joined(sides)), sites=site, positions="t_inst")[site][
-        :, :, 0
-    ]
+    numbers = model.layer_list(layers)
+    read = safety_representations_by_layer(model, queries, prompts, layers=numbers, site=site, ending=ending)
+    tokens = tokenize(model.tokenizer, joined(query_sides(queries, ending)))
+    at_inst = collect(model, tokens, sites=site, layers=numbers, positions="t_inst")[site][:, :, 0]
     planes = []
-    for layer, states in enumerate(layers):
+    for at, (layer, states) in enumerate(zip(numbers, read, strict=True)):
         if not varies(states):
             continue
         space = anchor(states, refusal, n_components=n_components, folds=folds, solver=solver, seed=seed)
-        harmfulness = difference_in_means(at_inst[states.harmful, layer], at_inst[~states.harmful, layer])
+        harmfulness = difference_in_means(at_inst[states.harmful, at], at_inst[~states.harmful, at])
         refused = difference_in_means(states.of(NO_PROMPT, harmful=True), states.of(NO_PROMPT, harmful=False))
         planes.append(
             LayerPlane(

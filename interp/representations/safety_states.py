@@ -27,6 +27,7 @@ from interp.evaluation.records import RefusalTokens
 from interp.evaluation.refusal_probabilities import Judge, sample_refusals, string_judge
 from interp.evaluation.refusals import find_refusal_tokens
 from interp.models.chat_model import ChatModel, Site
+from interp.models.layers import Layers
 from interp.models.prompt_inputs import PromptIdentity
 from interp.models.system_slots import system_slot
 from interp.models.tokens import PromptInput, tokenize
@@ -99,11 +100,16 @@ def safety_representations_by_layer(
     queries: Queries,
     prompts: Conditions,
     *,
+    layers: Layers = None,
     site: Site = "resid_pre",
     ending: Ending = "as-is",
 ) -> tuple[SafetyStates, ...]:
-    """`safety_representations` at a site of every layer, from one pass over the queries for each system prompt."""
-    return _collected(model, queries, prompts, ending, site, tuple(range(model.n_layers)))
+    """`safety_representations` at a site of several layers, from one pass over the queries for each system prompt.
+
+    Args:
+        layers: which layers; every one when None.
+    """
+    return _collected(model, queries, prompts, ending, site, model.layer_list(layers))
 
 
 def _collected(

@@ -1,6 +1,5 @@
 """What is measured of a repaired model: refusals, incoherent replies, task, plain text, and what stands inside."""
 
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from interp.engine.safety_prompts import SafetyPrompt
 from interp.evaluation.downstream_tasks import DownstreamTask
 from interp.evaluation.losses import text_windows
 from interp.evaluation.refusals import refuses
+from interp.evaluation.responses import is_incoherent
 from interp.experiments.repair import Inside
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import PromptInput
@@ -25,8 +25,6 @@ from interp.tracking.spec import Reference, TrackingSpec
 
 REFUSAL = "I'm sorry, but I can't help with that."
 """What the guard answers in place of the model."""
-_REPEATED = re.compile(r"(?:^|\s)(\S+)(?:\s+\1){3,}(?:\s|$)")
-"""One word more than three times in a row."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -126,11 +124,6 @@ def _asked(texts: list[str], system: str | None) -> PromptInput:
     if system is None:
         return texts
     return [[{"role": "system", "content": system}, {"role": "user", "content": text}] for text in texts]
-
-
-def is_incoherent(text: str) -> bool:
-    """Whether a reply is empty or repeats one word more than three times in a row."""
-    return not text.strip() or _REPEATED.search(text) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
