@@ -37,10 +37,10 @@ TERMS = {
     "gamma": "a compression rate: bits per byte, or nats per token, of a corpus under the model",
     "self-entropy": "the loss of a model on its own samples: the least that a student of them can reach",
     "soft prompt": "embeddings in the place of a system prompt's tokens, which need not be those of any word",
-    "DRO": "directed representation optimisation: a soft prompt is trained until states move along the refusal direction, "
-    "harmful queries towards refusing and harmless ones away from it",
+    "DRO": "directed representation optimisation: training a soft prompt that moves harmful queries towards refusing "
+    "and harmless ones away from it",
     "prompt tuning": "training a soft prompt by the likelihood of answers",
-    "normal": "the direction across the boundary of a logistic regression, towards a higher probability",
+    "refusal normal": "the direction across the boundary of the refusal regression, towards more refusal",
     "relaxed rule": "a selection rule with wider limits than the published one, used where no candidate meets that",
 }
 """Terms of the field and of the papers, and what they mean."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from interp.data.prompts import load_prompts
+from interp.display.charts import traces_of
 from interp.engine.generation import generate
 from interp.engine.safety_prompts import SafetyPrompt
 from interp.experiments.safety_prompts import (
@@ -311,6 +312,6 @@ def test_every_figure_and_the_page_are_drawn(run) -> None:
         assert "Safety prompts, from the inside" in EXPERIMENT.report(result)
         assert len(EXPERIMENT.table(result).rows) == len(result.behaviour)
     plane = EXPERIMENT.figures(planted())["fig03_plane"]
-    assert {t.name for t in plane.data} >= {"harmful, none", "harmless, mistral", "refusal boundary"}
-    arrow = next(t for t in plane.data if t.name == "towards more refusal")
+    assert {t.name for t in traces_of(plane)} >= {"harmful, none", "harmless, mistral", "refusal boundary"}
+    arrow = next(t for t in traces_of(plane) if t.name == "towards more refusal")
     assert arrow.x[1] > arrow.x[0]  # the side on which refusal probabilities are high

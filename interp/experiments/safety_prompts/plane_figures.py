@@ -6,7 +6,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from interp.data.prompt_sets import PAIRED_KINDS, Ending
-from interp.display.charts import CONTROL, ENDING_LABELS, Style, finish, named, panels, style
+from interp.display.charts import CONTROL, ENDING_LABELS, Style, finish, named, panels, style, traces_of
 from interp.experiments.safety_prompts import DRO, NEUTRAL, NONE, RANDOM, SAFETY, TUNED, Plane, Result
 
 _ARROW = {"symbol": "arrow", "angleref": "previous"}
@@ -216,7 +216,7 @@ def training_figure(result: Result) -> go.Figure:
             look = {"color": "black" if dash == "dashdot" else "#555", "dash": dash, "width": 1.4}
             _line(figure, boundary(weights, bias, box), column, look, name)
     shown = set[str]()
-    for trace in figure.data:
+    for trace in traces_of(figure):
         name = str(trace.name)
         trace.update(legendgroup=name, showlegend=name not in shown)
         shown.add(name)

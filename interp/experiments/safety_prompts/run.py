@@ -37,7 +37,7 @@ from interp.experiments.safety_prompts import (
     Training,
 )
 from interp.experiments.safety_prompts.held_out import Reference, behaviour, random_prompt, reference
-from interp.experiments.safety_prompts.planes import Fitted, fit_plane, geometry
+from interp.experiments.safety_prompts.planes import Fitted, Sides, fit_plane, geometry
 from interp.models.chat_model import ChatModel
 from interp.storage.stages import Stages
 from interp.training.config import SafetyPromptConfig
@@ -51,11 +51,13 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
         ValueError: a template without a system slot, or a model that refuses all queries alike.
     """
     start = SafetyPrompt.from_text(model, safety_text(config.start))  # says so where there is no system slot
-    train = {kind: prompts[kind, "train"].first(config.n_train) for kind in PAIRED_KINDS}
-    test = {kind: prompts[kind, "test"].first(config.n_test) for kind in PAIRED_KINDS}
+    train: Sides = {kind: prompts[kind, "train"].first(config.n_train) for kind in PAIRED_KINDS}
+    test: Sides = {kind: prompts[kind, "test"].first(config.n_test) for kind in PAIRED_KINDS}
 
     # 1. The plane.
-    planes = {ending: fit_plane(model, train, config, ending) for ending in COMPARED_ENDINGS}
+    planes: dict[Ending, Fitted] = {
+        ending: fit_plane(model, train, config, ending) for ending in COMPARED_ENDINGS
+    }
     stages.lap("states")
     shown: dict[Ending, Geometry] = {}
     for ending, fitted in stages.progress(planes.items(), "endings"):
@@ -104,7 +106,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
     return Outcome(result=result, files=files)
 
 
-def _held_out(test: dict[Kind, Prompts], prompts: PromptSet, config: Config) -> dict[Kind, Prompts]:
+def _held_out(test: Sides, prompts: PromptSet, config: Config) -> dict[Kind, Prompts]:
     """Held-out queries by kind; borderline ones are the project's where the set has none."""
     borderline = prompts if ("borderline", "test") in prompts else load_prompts("builtin")
     return {**test, "borderline": borderline["borderline", "test"].first(config.n_borderline)}
@@ -126,7 +128,7 @@ class _Work:
     """One training and what it is of."""
 
     model: ChatModel
-    train: dict[Kind, Prompts]
+    train: Sides
     fitted: Fitted
     start: SafetyPrompt
     config: Config
