@@ -5,7 +5,7 @@ import torch
 
 from interp.engine.generation import generate
 from interp.engine.interventions import Add
-from interp.evaluation.responses import Responses, behaving_rows, respond
+from interp.evaluation.responses import Responses, behaving_rows, is_incoherent, respond
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import tokenize
 from tests.conftest import PROMPTS, prompts_of
@@ -67,3 +67,9 @@ def test_truncated_prompts_end_at_t_inst(tiny: ChatModel) -> None:
 def test_tokens_of_other_prompts_are_refused(tiny: ChatModel) -> None:
     with pytest.raises(ValueError, match="5 tokenised prompts were given for 6 prompts"):
         respond(tiny, prompts_of(PROMPTS), tokens=tokenize(tiny.tokenizer, PROMPTS[:5]))
+
+
+def test_empty_and_repeating_replies_are_incoherent() -> None:
+    assert is_incoherent(" ") and is_incoherent("Sure. the the the the end")
+    assert not is_incoherent("the the the end")
+    assert not is_incoherent("No, no, no, no: that is no reply that says one word only.")

@@ -179,5 +179,8 @@ def test_the_plane_of_every_layer_beside_the_directions_of_find_directions(tiny:
     assert planes[1].cosines == pytest.approx(expected, abs=1e-4)
     states = safety_representations(tiny, queries, prompts, layer=2)
     assert planes[1].shifts[0].total == pytest.approx(shift_table(planes[1].space, states)[0].total, rel=1e-4)
+    (alone,) = plane_by_layer(tiny, queries, prompts, refusal, layers=2, folds=3, solver="converged")
+    assert alone.layer == 2
+    assert alone.cosines == pytest.approx(planes[1].cosines, abs=1e-5)
     ended = plane_by_layer(tiny, queries, prompts, refusal, folds=3, solver="converged", ending="period")
     assert ended[1].shifts[0].total != planes[1].shifts[0].total

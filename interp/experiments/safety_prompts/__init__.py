@@ -104,7 +104,8 @@ class Config(CheckedSettings):
     folds: AtLeastTwo = 10
     """Folds of its regressions."""
     solver: Solver = "released"
-    """How the regressions are solved after the final norm; at layers they converge, as states differ in size there."""
+    """How the plane after the final norm is solved; at layers, where states differ in size, and on shuffled labels
+    regressions converge."""
     n_shuffles: AtLeastTwo = 20
     """Planes fitted to shuffled labels (ours)."""
     layer_step: Count = 5

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.data.prompt_sets import PAIRED_KINDS
 from interp.data.prompts import Kind, Prompts
 from interp.engine.generation import Completions, generate
 from interp.engine.log_probs import map_completions
@@ -21,10 +22,10 @@ from interp.evaluation.refusal_probabilities import (
     string_judge,
 )
 from interp.evaluation.responses import is_incoherent
-from interp.experiments.safety_prompts import NONE, Behaviour, Config
+from interp.experiments.safety_prompts import Behaviour, Config
 from interp.experiments.safety_prompts.planes import Fitted, on_plane, shift_parts
 from interp.models.chat_model import ChatModel
-from interp.representations.safety_states import asked_under, safety_representations
+from interp.representations.safety_states import Conditions, SafetyStates, asked_under
 from interp.stats import Estimate, mean_with_interval
 
 OUTCOMES: dict[str, Outcome] = {"harmful": "complied", "harmless": "refused", "borderline": "refused"}
@@ -50,8 +51,10 @@ def reference(model: ChatModel, harmless: Prompts, *, max_new_tokens: int) -> Re
 def behaviour(
     model: ChatModel,
     queries: Mapping[Kind, Prompts],
-    prompt: str | SafetyPrompt,
+    asked: Conditions,
+    name: str,
     fitted: Fitted,
+    states: SafetyStates,
     against: Reference,
     config: Config,
 ) -> Behaviour:
@@ -59,9 +62,12 @@ def behaviour(
 
     Args:
         queries: held-out queries by kind.
-        prompt: empty for none.
+        asked: every system prompt by name.
+        name: the one that is measured.
         fitted: the plane and the tokens that begin refusals.
+        states: of harmful and harmless queries under every system prompt.
     """
+    prompt = asked[name]
     refused: dict[str, tuple[bool, ...]] = {}
     incoherent: dict[str, tuple[bool, ...]] = {}
     probability: dict[str, tuple[float, ...]] = {}
@@ -80,15 +86,15 @@ def behaviour(
                 )
                 sampled[kind] = any_of_k(samples, OUTCOMES[kind]), single_sample(samples, OUTCOMES[kind])
         refused[kind], incoherent[kind] = judged(part, done)
-    pair = {kind: queries[kind] for kind in ("harmful", "harmless")}
-    states = safety_representations(model, pair, {NONE: "", "this": prompt})
     return Behaviour(
         refused=refused,
         incoherent=incoherent,
         probability=probability,
         kl=_kl(model, queries["harmless"], prompt, against, config.seed),
-        points={kind: on_plane(fitted.space, states.of("this", harmful=kind == "harmful")) for kind in pair},
-        shift=shift_parts(fitted.space, states, config.seed)["this"] if prompt else {},
+        points={
+            kind: on_plane(fitted.space, states.of(name, harmful=kind == "harmful")) for kind in PAIRED_KINDS
+        },
+        shift=shift_parts(fitted.space, states, config.seed).get(name, {}),
         any_of_k={kind: both[0] for kind, both in sampled.items()},
         single={kind: both[1] for kind, both in sampled.items()},
     )

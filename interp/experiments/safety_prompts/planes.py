@@ -162,7 +162,7 @@ def _shuffled(fitted: Fitted, sides: Sequence[Tensor], config: Config) -> Estima
     labels = [states.harmful[torch.randperm(n, generator=generator)] for _ in range(config.n_shuffles)]
     points = space.coordinates(states.values.double().flatten(0, 1))
     targets = torch.stack([label.double().repeat(len(states.conditions)) for label in labels])
-    folds = fit_folds(points, targets, folds=config.folds, solver=config.solver, seed=config.seed)
+    folds = fit_folds(points, targets, folds=config.folds, solver="converged", seed=config.seed)
     held_out = [space.coordinates(side) for side in sides]
     values = [auroc(*(z @ weights for z in held_out), resamples=0).value for weights in folds.weights.mean(1)]
     return mean_with_interval(values, seed=config.seed, unit="AUROC")

@@ -39,6 +39,7 @@ from interp.experiments.safety_prompts import (
 from interp.experiments.safety_prompts.held_out import Reference, behaviour, random_prompt, reference
 from interp.experiments.safety_prompts.planes import Fitted, Sides, fit_plane, geometry
 from interp.models.chat_model import ChatModel
+from interp.representations.safety_states import Conditions, SafetyStates, safety_representations
 from interp.storage.stages import Stages
 from interp.training.config import SafetyPromptConfig
 from interp.training.soft_prompts import TrainedPrompt, optimise_prompt, tune_prompt
@@ -85,10 +86,15 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
         **trained,
         RANDOM: replace(trained[DRO], embeddings=noise, provenance={"objective": "random"}),
     }
-    against = cache(partial(reference, model, queries["harmless"], max_new_tokens=config.max_new_tokens))
+
+    @cache  # a run that continues after its measurements needs neither
+    def once() -> tuple[SafetyStates, Reference]:
+        replies = reference(model, queries["harmless"], max_new_tokens=config.max_new_tokens)
+        return safety_representations(model, test, asked), replies
+
     measured: dict[str, Behaviour] = {}
-    for name, prompt in stages.progress(asked.items(), "system prompts"):
-        make = partial(_measured, model, queries, prompt, fitted, against, config)
+    for name in stages.progress(asked, "system prompts"):
+        make = partial(_measured, model, queries, asked, name, fitted, once, config)
         measured[name] = stages.keep(f"behaviour-{_slug(name)}", make, Behaviour)
     stages.lap("held-out queries")
 
@@ -115,12 +121,14 @@ def _held_out(test: Sides, prompts: PromptSet, config: Config) -> dict[Kind, Pro
 def _measured(
     model: ChatModel,
     queries: dict[Kind, Prompts],
-    prompt: str | SafetyPrompt,
+    asked: Conditions,
+    name: str,
     fitted: Fitted,
-    against: Callable[[], Reference],
+    once: Callable[[], tuple[SafetyStates, Reference]],
     config: Config,
 ) -> Behaviour:
-    return behaviour(model, queries, prompt, fitted, against(), config)
+    states, against = once()
+    return behaviour(model, queries, asked, name, fitted, states, against, config)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
