@@ -30,6 +30,7 @@ from interp.experiments.safety_prompts import (
     Similarity,
     Training,
 )
+from interp.experiments.safety_prompts.figures import _by_epoch
 from interp.experiments.safety_prompts.held_out import random_prompt
 from interp.experiments.safety_prompts.plane_figures import boundary
 from interp.experiments.safety_prompts.planes import mean_cosine
@@ -164,6 +165,10 @@ def test_a_boundary_is_drawn_where_the_logit_is_zero() -> None:
     assert boundary((1.0, 0.0), 0.0, box) == [(0.0, -1.0), (0.0, 1.0)]
 
 
+def test_losses_are_drawn_from_the_first_step_and_by_epoch() -> None:
+    assert _by_epoch([4.0, 2.0, 1.0, 3.0], 2) == [4.0, 3.0, 2.0]
+
+
 N = 20
 
 
@@ -239,8 +244,9 @@ def planted(
         similarity={kind: Similarity(safety=near(0.9), neutral=near(neutral)) for kind in at},
         layers=layers,
     )
+    steps = [0.7 - 0.01 * epoch for epoch in range(10)]
     training = Training(
-        losses={"refusal": (0.69, 0.5), "harmfulness": (0.69, 0.6), "rest": (0.0, 0.1), "total": (0.7, 0.51)},
+        losses={name: tuple(steps) for name in ("refusal", "harmfulness", "rest", "total")},
         nearest=(NearestToken(start=" kind", nearest=" kind", cosine=0.9),),
         moved=0.1,
         seconds=10.0,

@@ -87,7 +87,7 @@ class Config(CheckedSettings):
     """Text that training starts from: a name of `interp.data.safety_texts`, or a text."""
     ablations: tuple[str, ...] = ("DRO without L_r", "DRO without L_h")
     """Trainings without one term of the loss."""
-    n_train: AtLeastTwo = 32
+    n_train: AtLeastTwo = 24
     """Training queries of each kind (100)."""
     n_test: AtLeastTwo = 32
     """Held-out queries of each kind (100)."""
@@ -110,7 +110,7 @@ class Config(CheckedSettings):
     """Planes fitted to shuffled labels (ours)."""
     layer_step: Count = 5
     """Every how many layers the plane is fitted (ours)."""
-    epochs: Count = 12
+    epochs: Count = 10
     """Passes of each training over its queries (40)."""
     batch_size: Count = 16
     """Queries of a step (50)."""

@@ -1,6 +1,6 @@
 """Figures of the safety-prompt study, drawn from a stored result alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
@@ -88,7 +88,7 @@ def _shifts(result: Result) -> go.Figure:
         height=250,
         y_title="mean shift against none<br>(units of the states)",
         shared_y="all",
-        gap_below=120,
+        gap_below=64,
     )
     for row, ending in enumerate(endings, start=1):
         shifts = _all_shifts(result, ending)
@@ -97,7 +97,7 @@ def _shifts(result: Result) -> go.Figure:
                 name.replace(" (control)", "<br>(control)").replace("soft prompt", "soft") for name in shifts
             ]
             parts = [by[kind] for by in shifts.values()]
-            rest = [Estimate(value=p.rest, n=p.refusal.n, low=p.rest, high=p.rest) for p in parts]
+            rest = [Estimate(value=p.rest, n=p.refusal.n) for p in parts]
             for name, entries, look in (
                 ("along the refusal normal", [p.refusal for p in parts], style("refusal")),
                 ("along the harmfulness normal", [p.harmfulness for p in parts], style("harmfulness")),
@@ -156,21 +156,21 @@ def _layer_row(figure: go.Figure, geometry: Geometry, row: int) -> None:
         values = [plane.towards_refusal[kind] for plane in planes]
         traces = line(f"{kind} queries", values, style(kind), x=at, in_legend=first)
         figure.add_traces(traces, rows=row, cols=3)
-    figure.update_yaxes(range=[0.4, 1.02], tickformat=".0%", row=row, col=1)
+    figure.update_yaxes(range=[0.25, 1.03], tickformat=".0%", row=row, col=1)
     for column in (2, 3):
         figure.update_yaxes(range=[-1.05, 1.05], row=row, col=column)
     reference_line(figure, y=0)
 
 
 def _losses(result: Result) -> go.Figure:
-    """Every term of every training by step."""
+    """Every term of every training by epoch."""
     terms = [t for t in _TERMS if any(t in training.losses for training in result.training.values())]
     figure = panels(
         [_TERMS[term] for term in terms],
         columns=3,
         width=300,
         height=230,
-        x_title="step",
+        x_title="epoch",
         shared_y="no",
         gap=60,
     )
@@ -179,12 +179,11 @@ def _losses(result: Result) -> go.Figure:
         for name, training in result.training.items():
             if term not in training.losses:
                 continue
-            values = training.losses[term]
+            values = _by_epoch(training.losses[term], result.config.epochs)
             traces = line(
                 name,
                 values,
                 colours[name],
-                x=list(range(1, len(values) + 1)),
                 markers=False,
                 in_legend=name not in shown,
             )
@@ -195,10 +194,16 @@ def _losses(result: Result) -> go.Figure:
         figure,
         title="Losses while the prompt is trained",
         note=f"{result.provenance.model_name}, from {result.config.text}; {config.n_train} harmful and "
-        f"{config.n_train} harmless queries, {config.batch_size} a step, {config.epochs} epochs; before weights, of "
-        "each step's queries",
+        f"{config.n_train} harmless queries, {config.batch_size} a step, {config.epochs} epochs; before weights; at 0 "
+        "the first step before any change, then means over the steps of each epoch",
         legend=True,
     )
+
+
+def _by_epoch(values: Sequence[float], epochs: int) -> list[float]:
+    """The first step's value, then the mean over the steps of every epoch."""
+    each = len(values) // epochs
+    return [values[0], *(sum(values[i : i + each]) / each for i in range(0, len(values), each))]
 
 
 def _refusals(result: Result) -> go.Figure:

@@ -164,7 +164,13 @@ def _arrow(
         column,
         mode="lines+markers",
         line={"color": colour, "width": 2.6, "dash": dash},
-        marker={**_ARROW, "color": colour, "size": [0, 14], "line": {"width": 1, "color": "white"}},
+        marker={
+            **_ARROW,
+            "color": colour,
+            "size": [0, 14],
+            "opacity": 1,
+            "line": {"width": 1, "color": "white"},
+        },
         name=name,
         hoverinfo="skip",
     )

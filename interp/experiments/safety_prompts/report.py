@@ -1,5 +1,6 @@
 """Table, verdicts and page of the safety-prompt study, from a stored result alone."""
 
+import math
 from collections.abc import Mapping
 
 from interp.data.prompt_sets import PAIRED_KINDS
@@ -173,8 +174,16 @@ def _ablations(result: Result) -> list[str]:
         f"{_word(with_r.positive and not with_h.positive)}: the term L_r does the work (mean change of the refusal "
         f"probability in the wanted direction that L_r adds {with_r.value:+.3f} [{with_r.low:+.3f}, "
         f"{with_r.high:+.3f}], "
-        f"that L_h adds {with_h.value:+.3f} [{with_h.low:+.3f}, {with_h.high:+.3f}])."
+        f"that L_h adds {with_h.value:+.3f} [{with_h.low:+.3f}, {with_h.high:+.3f}]; cosine of both "
+        f"normals {_normals(result):.2f})."
     ]
+
+
+def _normals(result: Result) -> float:
+    """Cosine of the refusal and the harmfulness normal; in an orthonormal basis it is that of their weights."""
+    plane = result.geometry["as-is"].plane
+    products = sum(r * h for r, h in zip(plane.refusal_weights, plane.harm_weights, strict=True))
+    return products / (math.hypot(*plane.refusal_weights) * math.hypot(*plane.harm_weights))
 
 
 def token_table(result: Result, *, n: int = 12) -> Table:
@@ -258,10 +267,10 @@ def report(result: Result) -> str:
             text=[
                 f"DRO starts from {config.text} and trains the embeddings of its tokens: L_r and L_h ask that harmful "
                 "queries move towards refusing and harmless ones away from it, L_U that nothing else moves. The "
-                "baseline, "
-                "prompt tuning, makes refusals of harmful and answers to harmless queries likelier, and their "
-                "opposites "
-                "less likely."
+                "baseline, prompt tuning, makes refusals of harmful and answers to harmless queries likelier, and "
+                "their opposites less likely.",
+                "AdamW divides by the size of the gradient, so that a term that stands alone trains the prompt in full "
+                "however small its weight; where both normals point alike, L_r and L_h are two names for one loss.",
             ],
             figures=[charts["losses"], charts["fig05_after_training"]],
         ),
