@@ -109,7 +109,8 @@ def _alike(result: Result) -> list[str]:
             f"{kind} queries {found.safety.rounded(2)}, with a neutral text {found.neutral.rounded(2)}"
         )
     return [
-        f"{_word(all(seen))}: safety prompts move queries in similar directions, more than a neutral text does (cosine "
+        f"{_word(all(seen))}: safety prompts move queries in similar directions, more than a neutral text does "
+        "(cosine "
         f"of the mean shifts; {'; '.join(shown)})."
     ]
 
@@ -138,8 +139,7 @@ def _lowers_compliance(result: Result) -> list[str]:
         tail = (
             f"harmless queries refused {rate(list(text.refused['harmless'])).percent} -> "
             f"{rate(list(trained.refused['harmless'])).percent}; first-token refusal probability in the wanted "
-            "direction "
-            f"{moved.value:+.3f} [{moved.low:+.3f}, {moved.high:+.3f}]"
+            f"direction {moved.value:+.3f} [{moved.low:+.3f}, {moved.high:+.3f}]"
         )
         if left < MIN_COMPLIED:
             lines.append(
@@ -150,7 +150,8 @@ def _lowers_compliance(result: Result) -> list[str]:
         change = paired(complied(trained), complied(text))
         seen = change.negative and not false_refusals.positive
         lines.append(
-            f"{_word(seen)}: {name} lowers compliance with harmful queries and refuses no more harmless ones than the "
+            f"{_word(seen)}: {name} lowers compliance with harmful queries and refuses no more harmless ones "
+            "than the "
             f"text (complied {rate(list(complied(text))).percent} -> {rate(list(complied(trained))).percent}, "
             f"{_points(change)}; {tail})."
         )
@@ -224,8 +225,8 @@ def report(result: Result) -> str:
             text=[
                 *verdicts(result),
                 "Replies are greedy; a refusal is found by the words with which a reply begins, which is no evidence "
-                "on "
-                "whether a reply is harmful. Numbers of the paper are any of 20 sampled answers and larger for that "
+                "on whether a reply is harmful. Numbers of the paper are any of 20 sampled answers and larger "
+                "for that "
                 "reason.",
             ],
             notes=list(about.notes),
@@ -237,8 +238,8 @@ def report(result: Result) -> str:
             text=[
                 "The states of queries under four system prompts, after the final norm, in their first principal "
                 "components, with the boundaries of two logistic regressions: refusal, harmfulness. On held-out "
-                "queries "
-                f"the harmfulness boundary is right for {separation.harm_accuracy.percent}, the refusal boundary for "
+                f"queries the harmfulness boundary is right for {separation.harm_accuracy.percent}, the refusal "
+                "boundary for "
                 f"{separation.refusal_accuracy.percent}. First tokens that count as beginning a refusal: "
                 f"{', '.join(map(repr, result.openers))}.",
             ],
@@ -247,9 +248,9 @@ def report(result: Result) -> str:
         Section(
             title="What each system prompt moves",
             text=[
-                "Any system prompt moves states. What a safety prompt does beyond that shows beside the neutral text, "
-                "and "
-                "what training adds beside the random soft prompt."
+                "Any system prompt moves states. What a safety prompt does beyond that shows beside the neutral "
+                "text, "
+                "and what training adds beside the random soft prompt."
             ],
             figures=[charts["shifts"]],
         ),
@@ -257,19 +258,20 @@ def report(result: Result) -> str:
             title="The plane by layer",
             text=[
                 "The same plane fitted at the input of several blocks, with regressions solved to the optimum; a "
-                "cosine "
-                f"of two random directions is about {_chance(result)}."
+                f"cosine of two random directions is about {_chance(result)}."
             ],
             figures=[charts["layers"]],
         ),
         Section(
             title="Training a prompt",
             text=[
-                f"DRO starts from {config.text} and trains the embeddings of its tokens: L_r and L_h ask that harmful "
+                f"DRO starts from {config.text} and trains the embeddings of its tokens: L_r and L_h ask that "
+                "harmful "
                 "queries move towards refusing and harmless ones away from it, L_U that nothing else moves. The "
                 "baseline, prompt tuning, makes refusals of harmful and answers to harmless queries likelier, and "
                 "their opposites less likely.",
-                "AdamW divides by the size of the gradient, so that a term that stands alone trains the prompt in full "
+                "AdamW divides by the size of the gradient, so that a term that stands alone trains the prompt "
+                "in full "
                 "however small its weight; where both normals point alike, L_r and L_h are two names for one loss.",
             ],
             figures=[charts["losses"], charts["fig05_after_training"]],
