@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.data.prompt_sets import PAIRED_KINDS
-from interp.data.prompts import Kind, Prompts
+from interp.data.prompts import Prompts
 from interp.engine.generation import Completions, generate
 from interp.engine.log_probs import map_completions
 from interp.engine.safety_prompts import SafetyPrompt
@@ -50,7 +50,7 @@ def reference(model: ChatModel, harmless: Prompts, *, max_new_tokens: int) -> Re
 
 def behaviour(
     model: ChatModel,
-    queries: Mapping[Kind, Prompts],
+    queries: Mapping[str, Prompts],
     asked: Conditions,
     name: str,
     fitted: Fitted,

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.data.prompt_sets import Ending, Kind
+from interp.data.prompt_sets import Ending
 from interp.data.prompts import Prompts
 from interp.data.safety_texts import safety_text
 from interp.directions import cosine
@@ -41,8 +41,8 @@ from interp.representations.safety_states import (
 )
 from interp.stats import Estimate, auroc, mean_with_interval
 
-Sides = dict[Kind, Prompts]
-"""Harmful and harmless queries."""
+Sides = dict[str, Prompts]
+"""Queries by kind."""
 TEXTS: Conditions = {NONE: "", **{name: safety_text(name) for name in SAFETY}}
 """System prompts that the plane is fitted under."""
 

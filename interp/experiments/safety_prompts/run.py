@@ -17,7 +17,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from interp.data.prompt_sets import COMPARED_ENDINGS, PAIRED_KINDS, Ending
-from interp.data.prompts import Kind, Prompts, PromptSet, load_prompts
+from interp.data.prompts import PromptSet, load_prompts
 from interp.data.safety_texts import safety_text
 from interp.engine.safety_prompts import SafetyPrompt
 from interp.experiments.definition import Outcome
@@ -112,7 +112,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
     return Outcome(result=result, files=files)
 
 
-def _held_out(test: Sides, prompts: PromptSet, config: Config) -> dict[Kind, Prompts]:
+def _held_out(test: Sides, prompts: PromptSet, config: Config) -> Sides:
     """Held-out queries by kind; borderline ones are the project's where the set has none."""
     borderline = prompts if ("borderline", "test") in prompts else load_prompts("builtin")
     return {**test, "borderline": borderline["borderline", "test"].first(config.n_borderline)}
@@ -120,7 +120,7 @@ def _held_out(test: Sides, prompts: PromptSet, config: Config) -> dict[Kind, Pro
 
 def _measured(
     model: ChatModel,
-    queries: dict[Kind, Prompts],
+    queries: Sides,
     asked: Conditions,
     name: str,
     fitted: Fitted,
