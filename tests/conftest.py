@@ -1,6 +1,7 @@
 """Fixtures: a tiny random chat model with its own tokenizer and template, and the bundled model where it is needed."""
 
 import gc
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -66,6 +67,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_collection_finish() -> None:
     """Trainers collect garbage at every end; what was imported need not be looked through again, 0.3 s each."""
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _log_level() -> Iterator[None]:
+    """Commands set the level of the library's log for their process, which here is every later test's."""
+    log = logging.getLogger("interp")
+    before = log.level
+    yield
+    log.setLevel(before)
 
 
 def make_tokenizer(
