@@ -1,10 +1,10 @@
 """Gradients of a model's weights, summed over backward passes outside of `.grad`.
 
-sums: dict[str, Tensor] = {}
-with differentiable(model, trainable=list(weights.values())) as through, summed_gradients(weights, sums):
-    for batch in batches:
-        loss(through.states(batch, layer=19)).backward()
-sums["model.layers.0.mlp.up_proj.weight"]               # float32, the sum over the batches
+    sums: dict[str, Tensor] = {}
+    with differentiable(model, trainable=list(weights.values())) as through, summed_gradients(weights, sums):
+        for batch in batches:
+            loss(through.states(batch, layer=19)).backward()
+    sums["model.layers.0.mlp.up_proj.weight"]               # float32, the sum over the batches
 
 One gradient of each weight is in memory at a time, besides that of the weight whose gradient is being computed.
 """

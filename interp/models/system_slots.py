@@ -1,4 +1,4 @@
-"""The system slot: the tokens of a prompt at which its system message stands, under any chat template.
+r"""The system slot: the tokens of a prompt at which its system message stands, under any chat template.
 
     <|im_start|> system \n  You  assist  people  ...  .   <|im_end|>  \n  <|im_start|>  user  \n  How  do  I  ...
                            |------- system slot ------|                                          |- instruction
