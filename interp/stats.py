@@ -111,6 +111,13 @@ class Estimate:
             return "not measurable"
         return f"{100 * self.value:.0f}% [{100 * self.low:.0f}, {100 * self.high:.0f}]"
 
+    @property
+    def points(self) -> str:
+        """A difference of shares as text in percentage points, e.g. `+12 points [+3, +21]`."""
+        if not self.measurable:
+            return "not measurable"
+        return f"{100 * self.value:+.0f} points [{100 * self.low:+.0f}, {100 * self.high:+.0f}]"
+
     def rounded(self, digits: int = 2, *, factor: Number = 1) -> str:
         """The value and its interval to so many digits, and how many are missing, e.g. `0.53 [0.41, 0.65] (1 missing)`.
 

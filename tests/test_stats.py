@@ -145,6 +145,12 @@ def test_slopes_count_what_is_missing_and_refuse_one_x() -> None:
         fitted_slope([2, 2], [0.0])
 
 
+def test_a_difference_of_shares_reads_in_points() -> None:
+    change = Estimate(value=0.12, n=20, low=-0.03, high=0.214)
+    assert change.points == "+12 points [-3, +21]"
+    assert Estimate.unmeasured().points == "not measurable"
+
+
 def test_planted_exponents_are_recovered() -> None:
     generator = np.random.default_rng(0)
     p, a = (values.ravel().tolist() for values in np.meshgrid([1e3, 1e4, 1e5], [10.0, 100.0, 1000.0]))

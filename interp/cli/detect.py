@@ -1,6 +1,5 @@
 """`interp detect`: calibrate a detector of machine-written text, score texts with it."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ from interp.cli.options import (
     ColumnOption,
     check_output_file,
     print_card,
+    print_findings,
     print_lines,
     status,
     takes_model,
@@ -114,8 +114,6 @@ def detect_score(
         if texts != "-" and not Path(texts).is_file():
             raise ValueError(f"no such text file: {texts}")
         model.check()
-        from interp.data.files import prompt_lines
-        from interp.detectors.detector import json_lines
         from interp.detectors.machine_text.detector import MachineTextDetector
         from interp.models.chat_model import load, load_source
 
@@ -123,7 +121,4 @@ def detect_score(
         with status(f"loading {model.shown}"):
             loaded = load_source(model)
             second = None if reference is None else load(reference, dtype=model.dtype, device=model.device)
-        with sys.stdin if texts == "-" else Path(texts).open(encoding="utf-8-sig") as stream:
-            findings = fitted.stream(loaded, prompt_lines(stream, texts, column=column), reference=second)
-            for line in json_lines(findings):
-                print(line, flush=True)  # noqa: T201 (the command's output)
+        print_findings(texts, column, lambda lines: fitted.stream(loaded, lines, reference=second))

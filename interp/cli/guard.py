@@ -1,6 +1,5 @@
 """`interp guard`: fit a Latent Guard, score prompts with it."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ from interp.cli.options import (
     PromptsOption,
     SeedOption,
     check_output_file,
+    print_findings,
     print_lines,
     shows_progress,
     status,
@@ -93,15 +93,10 @@ def guard_score(
         if prompts != "-" and not Path(prompts).is_file():
             raise ValueError(f"no such prompt file: {prompts}")
         model.check()
-        from interp.data.files import prompt_lines
-        from interp.detectors.detector import json_lines
         from interp.detectors.latent_guard import LatentGuard
         from interp.models.chat_model import load_source
 
         fitted = LatentGuard.load(guard)
         with status(f"loading {model.shown}"):
             loaded = load_source(model)
-        with sys.stdin if prompts == "-" else Path(prompts).open(encoding="utf-8-sig") as stream:
-            detections = fitted.stream(loaded, prompt_lines(stream, prompts, column=column))
-            for line in json_lines(detections):
-                print(line, flush=True)  # noqa: T201 (the command's output)
+        print_findings(prompts, column, lambda lines: fitted.stream(loaded, lines))

@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -208,6 +208,16 @@ def print_lines(*lines: str) -> None:
     """Print lines unchanged: no wrapping, no colours, no markup."""
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def print_findings(source: str, column: str | None, score: Callable[[Iterator[str]], Iterable[Any]]) -> None:
+    """Print what a detector finds in each text of a file, or of standard input (`-`), as it comes: a JSON line each."""
+    from interp.data.files import prompt_lines
+    from interp.detectors.detector import json_lines
+
+    with sys.stdin if source == "-" else Path(source).open(encoding="utf-8-sig") as stream:
+        for line in json_lines(score(prompt_lines(stream, source, column=column))):
+            print(line, flush=True)  # noqa: T201 (the command's output)
 
 
 def print_table(table: Table, *, title: str) -> None:

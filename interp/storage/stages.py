@@ -14,6 +14,7 @@ not.
 import hashlib
 import json
 import logging
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -32,6 +33,11 @@ logger = logging.getLogger(__name__)
 _SETTINGS, _CODE = "settings.sha256", "code.sha256"
 """Files that say which settings, and which version of the code, the values were computed with."""
 T = TypeVar("T")
+
+
+def stage_name(text: str) -> str:
+    """A label as part of the name of a stage or file: letters in lower case, digits, dots, else hyphens."""
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
 
 
 class StageCache:

@@ -85,12 +85,7 @@ def recover(
             vocabulary and tokenizer; quantised weights; no prompts; gradients or activations that are not finite.
         RuntimeError: the weights are not those of before, because the task score changed them.
     """
-    config = config or RecoveryConfig()
-    if task_score is None or not callable(task_score):
-        raise ValueError(
-            "recovery needs a task_score, a function of a model that returns a number (higher is better); without a "
-            "task there is nothing to keep: restore all weights instead"
-        )
+    config, task_score = config or RecoveryConfig(), _checked(task_score)
     cut = config.cut_layer(finetuned.n_layers)
     reference = reference_weights(aligned, finetuned)
     prompts = _tokens(finetuned, harmful), _tokens(finetuned, task)
@@ -136,6 +131,16 @@ def recover(
         places=places_of(finetuned, cut),
         config=config,
     )
+
+
+def _checked(task_score: TaskScore | None) -> TaskScore:
+    """The task score, refused where it is none."""
+    if task_score is None or not callable(task_score):
+        raise ValueError(
+            "recovery needs a task_score, a function of a model that returns a number (higher is better); without a "
+            "task there is nothing to keep: restore all weights instead"
+        )
+    return task_score
 
 
 def _hash_with(model: ChatModel, changes: Mapping[str, WeightChange]) -> str:

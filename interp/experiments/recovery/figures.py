@@ -8,6 +8,7 @@ from interp.display.charts import (
     Style,
     estimates_line,
     finish,
+    intervals,
     line,
     named,
     ordered,
@@ -18,7 +19,6 @@ from interp.display.charts import (
     style,
 )
 from interp.experiments.recovery import ALIGNED, FINE_TUNED, MODELS, PAPER, RECOVERED, Behaviour, Result
-from interp.stats import Estimate
 
 TASK = Style("#44AA99", "dash", "square", "/")
 """Look of the task."""
@@ -198,7 +198,7 @@ def _pareto(result: Result) -> go.Figure:
     )
     for name, behaviour in entries.items():
         trace = points(name, [behaviour.task.value], [behaviour.refusal_rate["harmful"]], looks[name])
-        trace.update(error_x=_whisker(behaviour.task, looks[name].colour))
+        trace.update(error_x=intervals([behaviour.task], looks[name].colour))
         figure.add_trace(trace)
     rate_axis(figure)
     rate_axis(figure, horizontal=True)
@@ -208,18 +208,6 @@ def _pareto(result: Result) -> go.Figure:
         note=f"{_about(result)}, {result.compared}; n = {result.n['harmful']} harmful prompts, {result.n['task']} "
         "task examples; 95% intervals",
     )
-
-
-def _whisker(estimate: Estimate, colour: str) -> dict[str, object]:
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": [estimate.high - estimate.value],
-        "arrayminus": [estimate.value - estimate.low],
-        "color": colour,
-        "thickness": 1,
-        "width": 3,
-    }
 
 
 def _sweeps(result: Result) -> go.Figure:

@@ -11,7 +11,6 @@
 """
 
 import math
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -49,7 +48,7 @@ from interp.models.chat_model import ChatModel, load
 from interp.models.weight_deltas import WeightDelta, read_delta
 from interp.representations.beliefs import states
 from interp.stats import Estimate
-from interp.storage.stages import Stages
+from interp.storage.stages import Stages, stage_name
 from interp.training.breaking import BREAKING, downstream_examples, ordinary_examples
 from interp.training.finetune import fine_tune
 from interp.training.recovery import Recovered, RecoveryConfig, RecoveryStep, recover, restored_share
@@ -84,7 +83,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
         finetuned = _finetuned(study, n, stages)
         stages.lap("fine-tune")
         make = partial(study.recovery, finetuned, label, saved=True)
-        recovery = stages.keep(f"recovery-{_slug(label)}", make, Recovery)
+        recovery = stages.keep(f"recovery-{stage_name(label)}", make, Recovery)
         cases[label] = Case(finetuned=recovery.saved[0], recovery=recovery)
         stages.lap("recover")
 
@@ -99,7 +98,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
         further[group] = {}
         for name, changed in stages.progress(settings.items(), group):
             make = partial(study.recovery, finetuned, f"{group} {name}", changed)
-            further[group][name] = stages.keep(f"{group}-{_slug(name)}", make, Recovery)
+            further[group][name] = stages.keep(f"{group}-{stage_name(name)}", make, Recovery)
         stages.lap(group)
 
     # 5. The states of the three models.
@@ -257,7 +256,7 @@ class _Study:
         )
 
     def _file(self, name: str) -> Path:
-        return self.deltas / f"{_slug(name)}.safetensors"
+        return self.deltas / f"{stage_name(name)}.safetensors"
 
     def delta(self, name: str) -> WeightDelta:
         """The weights that a recovery changed."""
@@ -367,7 +366,3 @@ def plane(read: Mapping[str, Mapping[str, Tensor]], cut: int) -> Plane:
         },
         explained=(first, second),
     )
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")

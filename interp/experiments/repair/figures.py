@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 
 from interp.display.charts import (
     finish,
+    intervals,
     named,
     panels,
     points,
@@ -14,7 +15,7 @@ from interp.display.charts import (
     style,
 )
 from interp.experiments.repair import ALIGNED, BROKEN, Inside, Result
-from interp.stats import Estimate, mean_with_interval
+from interp.stats import mean_with_interval
 
 _COLUMNS = {
     "harmful": "harmful prompts refused",
@@ -91,7 +92,7 @@ def _pareto(result: Result) -> go.Figure:
         colour = looks[family].colour
         trace.update(
             text=list(rows),
-            error_x=_whiskers(tasks, colour),
+            error_x=intervals(tasks, colour),
             hovertemplate="%{text}: task %{x:.2f}, refused %{y:.2f}<extra></extra>",
         )
         figure.add_trace(trace)
@@ -114,18 +115,6 @@ def _pareto(result: Result) -> go.Figure:
         note=f"{_about(result)}; n = {result.n['harmful']} harmful prompts, {result.n['task']} task examples; 95% "
         "intervals",
     )
-
-
-def _whiskers(entries: list[Estimate], colour: str) -> dict[str, object]:
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": [e.high - e.value for e in entries],
-        "arrayminus": [e.value - e.low for e in entries],
-        "color": colour,
-        "thickness": 1,
-        "width": 3,
-    }
 
 
 def _front(result: Result) -> list[str]:

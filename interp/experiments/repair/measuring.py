@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from interp.data.prompts import Kind, Prompts
+from interp.data.replies import REFUSALS
 from interp.detectors.latent_guard import LatentGuard
 from interp.engine.generation import generate
 from interp.engine.interventions import Intervention
@@ -23,7 +24,7 @@ from interp.models.tokens import PromptInput
 from interp.tracking.measures import measure
 from interp.tracking.spec import Reference, TrackingSpec
 
-REFUSAL = "I'm sorry, but I can't help with that."
+REFUSAL = REFUSALS[0]
 """What the guard answers in place of the model."""
 
 

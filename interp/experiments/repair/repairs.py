@@ -6,7 +6,7 @@ at most `max_false_refusals` of the harmless validation prompts refused.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -84,6 +84,14 @@ class Broken:
     def aligned_weights(self) -> dict[str, Tensor]:
         """The aligned weights by name."""
         return weights_of(self.aligned)
+
+    @cached_property
+    def damage(self) -> float:
+        """Norm of what fine-tuning changed in the blocks."""
+        finetuned = self.finetuned_weights
+        return change_norm(
+            self.aligned_weights, {name: finetuned[name] for name in block_weights(self.model)}
+        )
 
     def fit(self, kind: Kind) -> Prompts:
         """Training prompts that directions, guards and prompts are fitted on."""

@@ -14,7 +14,6 @@ from interp.experiments.repair import (
 )
 from interp.experiments.repair.figures import figures
 from interp.experiments.repair.scoreboard import difference
-from interp.stats import Estimate
 
 
 def rate_table(result: Result) -> Table:
@@ -71,12 +70,6 @@ def _task_lost(result: Result, row: Row) -> bool:
     return row.task.value < 0.95 * result.rows[BROKEN].task.value
 
 
-def _shown(estimate: Estimate) -> str:
-    if not estimate.measurable:
-        return "not measurable"
-    return f"{100 * estimate.value:+.0f} points [{100 * estimate.low:+.0f}, {100 * estimate.high:+.0f}]"
-
-
 def verdicts(result: Result) -> list[str]:
     """Verdicts on the claims, in words that follow from the data."""
     rows = result.rows
@@ -94,13 +87,13 @@ def verdicts(result: Result) -> list[str]:
         seen = row.gain.positive and not _task_lost(result, row)
         lines.append(
             f"{'Seen' if seen else 'Not seen'}: recovery restores refusal and keeps the task (refused "
-            f"{row.refused['harmful'].percent}, {_shown(row.gain)} over no repair; task {row.task.percent}, "
+            f"{row.refused['harmful'].percent}, {row.gain.points} over no repair; task {row.task.percent}, "
             f"{rows[BROKEN].task.percent} without)."
         )
         chosen = row.over_count.positive and row.over_norm.positive
         lines.append(
-            f"{'Seen' if chosen else 'Not seen'}: the weights that recovery chooses matter ({_shown(row.over_count)} "
-            f"over a random restore of as many weights, {_shown(row.over_norm)} over one of as large a change)."
+            f"{'Seen' if chosen else 'Not seen'}: the weights that recovery chooses matter ({row.over_count.points} "
+            f"over a random restore of as many weights, {row.over_norm.points} over one of as large a change)."
         )
         for other in ("RESTA", "SoftSFT while fine-tuning"):
             if other in rows:
@@ -116,7 +109,7 @@ def _against(result: Result, other: str) -> str:
     more = difference(result.trials[RECOVERY], result.trials[other])
     word = "Seen" if more.positive and ours.task.value >= theirs.task.value else "Not seen"
     return (
-        f"{word}: recovery beats {other} ({_shown(more)} more harmful prompts refused; task {ours.task.percent} "
+        f"{word}: recovery beats {other} ({more.points} more harmful prompts refused; task {ours.task.percent} "
         f"and {theirs.task.percent})."
     )
 

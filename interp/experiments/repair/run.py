@@ -11,7 +11,6 @@ Controls: as many random weights as recovery restored, random weights whose chan
 prompt of the optimised one's norms.
 """
 
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -46,7 +45,7 @@ from interp.experiments.repair.repairs import REPAIRS, Broken, equal_count, equa
 from interp.experiments.repair.scoreboard import scoreboard
 from interp.models.adapted_models import copy_with_weights, with_adapter
 from interp.models.chat_model import ChatModel
-from interp.storage.stages import Stages
+from interp.storage.stages import Stages, stage_name
 from interp.tracking.references import fit_reference
 from interp.tracking.spec import Reference, TrackingSpec
 from interp.training.breaking import downstream_examples, ordinary_examples, stub_examples
@@ -138,7 +137,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
                 trials[name].append(trials[name][0])  # it is the same at every seed
                 continue
             make = partial(_trial, name, broken, judge)
-            trials[name].append(stages.keep(f"trial-{seed}-{_slug(name)}", make, Trial))
+            trials[name].append(stages.keep(f"trial-{seed}-{stage_name(name)}", make, Trial))
             stages.lap("repair and measure")
 
     result = Result(
@@ -226,17 +225,15 @@ def _as_trial(
     within: Inside | None,
     undone: dict[int, tuple[bool, ...]] | None,
 ) -> Trial:
-    finetuned, aligned = broken.finetuned_weights, broken.aligned_weights
-    blocks = block_weights(broken.model)
-    total = sum(finetuned[name].numel() for name in blocks)
+    finetuned = broken.finetuned_weights
+    total = sum(finetuned[name].numel() for name in block_weights(broken.model))
     return Trial(
         refused=seen.refused,
         incoherent=seen.incoherent,
         task=seen.task,
         cross_entropy=seen.cross_entropy,
         weights_changed=changed_count(finetuned, repaired.weights) / total,
-        change_norm=change_norm(finetuned, repaired.weights)
-        / change_norm(aligned, {name: finetuned[name] for name in blocks}),
+        change_norm=change_norm(finetuned, repaired.weights) / broken.damage,
         extra_milliseconds=seen.milliseconds,  # less those without repair, once all are there
         seconds=seconds,
         inside=within,
@@ -247,7 +244,7 @@ def _as_trial(
 
 def _undone(model: ChatModel, name: str, broken: Broken, judge: Judge) -> dict[int, tuple[bool, ...]]:
     """Refused held-out harmful prompts after each number of further stubs."""
-    out = broken.out / f"undo-{_slug(name)}"
+    out = broken.out / f"undo-{stage_name(name)}"
     size = judge.training.batch_size
     examples = stub_examples(judge.further.texts, max(judge.undo))
     settings = one_pass(
@@ -276,7 +273,3 @@ def _beside_no_repair(trials: Mapping[str, list[Trial]]) -> dict[str, list[Trial
         ]
         for name, done in trials.items()
     }
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z]+", "-", name.lower()).strip("-")

@@ -153,13 +153,9 @@ def _lowers_compliance(result: Result) -> list[str]:
             f"{_word(seen)}: {name} lowers compliance with harmful queries and refuses no more harmless ones "
             "than the "
             f"text (complied {rate(list(complied(text))).percent} -> {rate(list(complied(trained))).percent}, "
-            f"{_points(change)}; {tail})."
+            f"{change.points}; {tail})."
         )
     return lines
-
-
-def _points(change: Estimate) -> str:
-    return f"{100 * change.value:+.0f} points [{100 * change.low:+.0f}, {100 * change.high:+.0f}]"
 
 
 def _ablations(result: Result) -> list[str]:
@@ -215,11 +211,11 @@ def _chance(result: Result) -> str:
     return "0" if model is None else f"±{model.d_model**-0.5:.2f}"
 
 
-def report(result: Result) -> str:
-    """The experiment's page."""
+def _sections(result: Result) -> list[Section]:
+    """What the page shows, in order."""
     charts, about, config = figures(result), result.provenance, result.config
     separation = result.geometry["as-is"].separation
-    sections = [
+    return [
         Section(
             title="What was found",
             text=[
@@ -285,6 +281,11 @@ def report(result: Result) -> str:
             tables=[token_table(result)],
         ),
     ]
+
+
+def report(result: Result) -> str:
+    """The experiment's page."""
+    about = result.provenance
     lead = (
         f"{about.model_name} on prompt set {about.prompts_name}; {result.seconds['total']:.0f} s on {about.device}. "
         "After Zheng et al. 2024, arXiv:2401.18018."
@@ -292,7 +293,7 @@ def report(result: Result) -> str:
     return html_report(
         "Safety prompts, from the inside",
         lead,
-        sections,
+        _sections(result),
         about,
         paper="2401.18018",
         next_steps=[

@@ -9,7 +9,6 @@
 4. The vocabulary's nearest tokens to what was trained.
 """
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -40,7 +39,7 @@ from interp.experiments.safety_prompts.held_out import Reference, behaviour, ran
 from interp.experiments.safety_prompts.planes import Fitted, Sides, fit_plane, geometry
 from interp.models.chat_model import ChatModel
 from interp.representations.safety_states import Conditions, SafetyStates, safety_representations
-from interp.storage.stages import Stages
+from interp.storage.stages import Stages, stage_name
 from interp.training.config import SafetyPromptConfig
 from interp.training.soft_prompts import TrainedPrompt, optimise_prompt, tune_prompt
 
@@ -72,7 +71,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
     for name in stages.progress(config.trained, "trainings"):
         work = _Work(model=model, train=train, fitted=fitted, start=start, config=config, name=name)
         make = partial(_trained, work, _file(folder, name), stages.show_progress)
-        training[name] = stages.keep(f"training-{_slug(name)}", make, Training)
+        training[name] = stages.keep(f"training-{stage_name(name)}", make, Training)
     trained = {name: SafetyPrompt.read(_file(folder, name)) for name in training}
     stages.lap("train")
 
@@ -95,7 +94,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
     measured: dict[str, Behaviour] = {}
     for name in stages.progress(asked, "system prompts"):
         make = partial(_measured, model, queries, asked, name, fitted, once, config)
-        measured[name] = stages.keep(f"behaviour-{_slug(name)}", make, Behaviour)
+        measured[name] = stages.keep(f"behaviour-{stage_name(name)}", make, Behaviour)
     stages.lap("held-out queries")
 
     result = Result(
@@ -108,7 +107,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
         training=training,
         behaviour=measured,
     )
-    files = {f"{_slug(name)}.safetensors": _file(folder, name).read_bytes() for name in trained}
+    files = {f"{stage_name(name)}.safetensors": _file(folder, name).read_bytes() for name in trained}
     return Outcome(result=result, files=files)
 
 
@@ -206,8 +205,4 @@ def _start_ids(work: _Work) -> tuple[int, ...]:
 
 
 def _file(folder: Path, name: str) -> Path:
-    return folder / f"{_slug(name)}.safetensors"
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return folder / f"{stage_name(name)}.safetensors"
