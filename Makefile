@@ -7,7 +7,7 @@ READY := $(VENV)/.installed
 # Where the environment forbids bytecode, every worker, kernel and command would compile 3,000 modules again: 8 s each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test torture types unit lab docs bench notebooks format figures clean
+.PHONY: demo test test-slow torture types unit lab docs bench notebooks format figures clean
 
 demo: $(READY)
 	$(BIN)/interp demo --out runs/demo
@@ -23,6 +23,10 @@ types: $(READY)
 
 unit: $(READY)
 	$(BIN)/pytest
+
+# Claims about behaviour on the bundled model, every notebook, and a browser: about five minutes.
+test-slow: $(READY)
+	$(BIN)/pytest -m "checkpoint or browser"
 
 # Kills before every change to the disk, damaged files of every kind, full disks: about half an hour, not part of CI.
 torture: $(READY)

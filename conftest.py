@@ -79,7 +79,7 @@ def _refused_by_the_command(words: list[str]) -> str | None:
 
 
 def _no_target(words: list[str]) -> str | None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     missing = [word for word in words if "=" not in word and word not in targets]
     return f"no target {', '.join(missing)}" if missing else None
 

@@ -194,6 +194,7 @@ def test_every_cell_runs(path: Path, client: NotebookClient, narrow: Path) -> No
         assert all(len(error.traceback) == 1 for error in errors)  # a user's mistake is one line
 
 
+@pytest.mark.checkpoint
 def test_a_stored_notebook_shows_the_last_state_of_its_playground(
     client: NotebookClient, saved_tiny: Path
 ) -> None:
