@@ -67,7 +67,7 @@ SETTINGS_recovery := --set 'stubs=[0,50]' --set n_recovery=32 --set 'cuts=[]' --
 	--set 'ablations=["random weights (control)","|gradient x difference|","everything below the cut"]'
 figures-%: $(READY)
 	$(BIN)/interp run $* $(SETTINGS_$*) --out runs/$*
-	mkdir -p figures/$* && cp runs/$*/result.json figures/$*/
+	mkdir -p figures/$* && gzip -9nc runs/$*/result.json > figures/$*/result.json.gz
 	$(BIN)/interp plot runs/$* --png figures/$* --html figures/$*
 
 format: $(READY)

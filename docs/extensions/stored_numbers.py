@@ -13,7 +13,7 @@ class StoredRole(SphinxRole):
         """The text of the number; the page is read again when its run changes."""
         try:
             folder, _ = find(self.text)
-            self.env.note_dependency(str(FIGURES / folder / "result.json"))
+            self.env.note_dependency(str(FIGURES / folder / "result.json.gz"))
             return [nodes.inline(self.rawtext, text_of(self.text), classes=["stored"])], []
         except (KeyError, ValueError, OSError) as error:
             message = self.inliner.reporter.warning(f"{self.rawtext}: {error}", line=self.lineno)

@@ -1,6 +1,6 @@
 """Every number that the pages quote, by name: the stored run it is in, its path there, and how it is written.
 
-This is the only file that knows the layout of `figures/*/result.json`. A page writes {stored}`RUN: NAME`, e.g.
+This is the only file that knows the layout of `figures/*/result.json.gz`. A page writes {stored}`RUN: NAME`, e.g.
 {stored}`refusal-direction: harmful ablation`, or `refusal-direction@qwen` for the same number of the run on
 Qwen2.5-Coder-0.5B-Instruct. A path goes down by keys and list indices; a mapping in it picks the one row of a list with
 those values. A number that is a statistic over stored rows is a function of the result.
@@ -8,6 +8,7 @@ those values. A number that is a statistic over stored rows is a function of the
     text_of("refusal-direction: harmful ablation")          # '1% [0, 5]'
 """
 
+import gzip
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -349,7 +350,7 @@ def follow(result: Any, where: tuple[Step, ...]) -> Any:
 @cache
 def result_of(run: str) -> Any:
     """The stored result of a run folder in `figures/`."""
-    return json.loads((FIGURES / run / "result.json").read_text())
+    return json.loads(gzip.decompress((FIGURES / run / "result.json.gz").read_bytes()))
 
 
 def find(reference: str) -> tuple[str, Stored]:

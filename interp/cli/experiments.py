@@ -216,8 +216,10 @@ def _run_experiment(
         show_progress=shows_progress(),
     )
     if as_json:
+        from interp.storage.run_folders import stored_json
+
         assert finished.folder is not None
-        print_json(json.loads((finished.folder / "result.json").read_text(encoding="utf-8")))
+        print_json(stored_json(finished.folder))
         return
     shown = chosen.table(finished.result)
     print_table(shown, title=f"{shown.title}, {finished.provenance.model_name}, 95% intervals")

@@ -1,6 +1,5 @@
 """`interp runs`: list stored runs, show one, compare two."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,10 +45,11 @@ def show_run(
     """
     with user_errors():
         from interp.experiments.running import open_run
+        from interp.storage.run_folders import stored_json
 
         stored = open_run(folder)
         if json_output:
-            print_json(json.loads((folder / "result.json").read_text(encoding="utf-8")))
+            print_json(stored_json(folder))
             return
         print_card(stored)
 

@@ -1,6 +1,5 @@
 """Series of checkpoints: `track`; the bundled model's adapter: `train-safe`."""
 
-import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -87,7 +86,9 @@ def track_series(
             show_progress=shows_progress(),
         )
         if json_output:
-            print_json(json.loads((out / "result.json").read_text(encoding="utf-8")))
+            from interp.storage.run_folders import stored_json
+
+            print_json(stored_json(out))
             return
         for line in trajectory.verdicts():
             print_lines(line)

@@ -24,7 +24,15 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from interp.display.cards import Card, Shown, Table
 from interp.storage.provenance import Provenance, content_key, provenance_of
-from interp.storage.run_folders import Header, check_target, read_header, read_result, read_tensors, write_run
+from interp.storage.run_folders import (
+    Header,
+    check_target,
+    read_header,
+    read_result,
+    read_tensors,
+    result_file,
+    write_run,
+)
 from interp.storage.settings import problem
 from interp.storage.stages import open_stages
 from interp.storage.typed_json import first_line, to_plain
@@ -284,7 +292,7 @@ class Run(Shown, Generic[ResultT]):
                 raise  # a result that was made here and now: a fault of the drawing
             what = f"{type(error).__name__} {first_line(error)}"
             raise ValueError(
-                f"{self.folder / 'result.json'} cannot be drawn ({what}): it is damaged or incomplete; run "
+                f"{result_file(self.folder)} cannot be drawn ({what}): it is damaged or incomplete; run "
                 f"{self.experiment.name} again"
             ) from error
 

@@ -20,7 +20,7 @@ from interp.experiments import EXPERIMENTS
 from interp.experiments.definition import Experiment, Run
 from interp.experiments.requests import Request
 from interp.models.sources import ModelSource
-from interp.storage.run_folders import read_header
+from interp.storage.run_folders import read_header, result_file
 
 if TYPE_CHECKING:
     from interp.data.prompts import PromptSet
@@ -213,7 +213,7 @@ def _places() -> list[Path]:
 def _run_folders(places: Sequence[Path]) -> list[Path]:
     """Run folders among these and directly inside them."""
     found = [f for place in places for f in (place, *(sorted(place.iterdir()) if place.is_dir() else ()))]
-    return [folder for folder in dict.fromkeys(found) if (folder / "result.json").is_file()]
+    return [folder for folder in dict.fromkeys(found) if result_file(folder) is not None]
 
 
 def _candidates(name: str, out: str | Path | None) -> Iterator[Run[Any]]:

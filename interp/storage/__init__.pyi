@@ -18,6 +18,8 @@ from .run_folders import read_header as read_header
 from .run_folders import read_result as read_result
 from .run_folders import read_tensors as read_tensors
 from .run_folders import replacing_folder as replacing_folder
+from .run_folders import result_file as result_file
+from .run_folders import stored_json as stored_json
 from .run_folders import write_run as write_run
 from .stages import StageCache as StageCache
 from .stages import Stages as Stages

@@ -1,6 +1,6 @@
 """Run folders on disk: written atomically, readable without a model, typed.
 
-    <run>/result.json           the experiment's typed result: numbers, tables, provenance
+    <run>/result.json           the experiment's typed result: numbers, tables, provenance (or result.json.gz)
     <run>/tensors.safetensors   directions and other tensors
     <run>/figures/*.json        Plotly figures
     <run>/report.html           one page that opens offline
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT_VERSION = 2
+RESULT_NAMES = ("result.json", "result.json.gz")
 
 
 class Header(NamedTuple):
@@ -91,6 +92,28 @@ def write_run(
     return Path(folder)
 
 
+def result_file(folder: str | Path) -> Path | None:
+    """The result of a run folder: `result.json`, or `result.json.gz` as published runs have it; None without one."""
+    paths = (Path(folder) / name for name in RESULT_NAMES)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def stored_json(folder: str | Path) -> dict[str, Any]:
+    """The result of a run folder as plain JSON values, header included, as it was written.
+
+    Raises:
+        ValueError: not a run folder, or a damaged one.
+    """
+    return read_json(_existing(Path(folder)), dict[str, Any], remedy="run the experiment again")
+
+
+def _existing(folder: Path) -> Path:
+    path = result_file(folder)
+    if path is None:
+        raise ValueError(f"{folder} holds no result.json; is it the --out of a finished run?")
+    return path
+
+
 def read_header(folder: str | Path) -> Header:
     """The experiment's name and the untyped body of a run folder's `result.json`.
 
@@ -99,9 +122,7 @@ def read_header(folder: str | Path) -> Header:
     """
     folder = Path(folder)
     recover(folder)
-    path = folder / "result.json"
-    if not path.is_file():
-        raise ValueError(f"{folder} holds no result.json; is it the --out of a finished run?")
+    path = _existing(folder)
     body: dict[str, Any] = read_json(path, dict[str, Any], remedy="run the experiment again")
     version, name, sha256 = (body.pop(key, None) for key in ("format_version", "experiment", "sha256"))
     if version != FORMAT_VERSION or not isinstance(name, str):
@@ -202,7 +223,7 @@ def check_writable(path: Path) -> None:
 def _check_replaceable(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; give a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "result.json").is_file():
+    if folder.is_dir() and any(folder.iterdir()) and result_file(folder) is None:
         raise ValueError(f"{folder} holds other files and no result; give a new or empty folder")
 
 
@@ -224,12 +245,12 @@ def _moving(folder: Path) -> Path:
 def _fill(folder: Path) -> None:
     """Replace the files of a folder by those of the whole new result beside it; goes on where a kill stopped it."""
     if _whole(folder).is_dir():
-        for entry in sorted(folder.iterdir(), key=lambda path: path.name == "result.json"):
+        for entry in sorted(folder.iterdir(), key=lambda path: path.name in RESULT_NAMES):
             # The old result goes last: while it is there, so is the right to remove what lies beside it.
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
         _whole(folder).rename(_moving(folder))
     if _moving(folder).is_dir():
-        for entry in sorted(_moving(folder).iterdir(), key=lambda path: path.name == "result.json"):
+        for entry in sorted(_moving(folder).iterdir(), key=lambda path: path.name in RESULT_NAMES):
             entry.rename(folder / entry.name)
         _moving(folder).rmdir()
 

@@ -6,7 +6,9 @@ missing or of another type raises a `ValueError` that names the file and the pat
     from_json(Selection, data, source="runs/demo/result.json")
 """
 
+import gzip
 import json
+import zlib
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +17,9 @@ if TYPE_CHECKING:  # pydantic takes a tenth of a second to load, and help and li
     from pydantic import ValidationError
 
 T = TypeVar("T")
+
+_LARGEST = 512 << 20
+"""Bytes that a compressed file may hold: a small file can stand for any number of them."""
 
 
 @cache
@@ -82,6 +87,7 @@ def read_json(path: str | Path, kind: "type[T] | Any" = Any, *, remedy: str) -> 
     """Read a JSON file as a value of the given type; one reader for every kind of damage.
 
     Covers text that is not UTF-8, is cut, nests too deeply or holds half a surrogate pair, and values of another shape.
+    A file whose name ends in `.gz` is decompressed first.
 
     Args:
         remedy: what to do about a damaged file, as the end of the message.
@@ -92,11 +98,31 @@ def read_json(path: str | Path, kind: "type[T] | Any" = Any, *, remedy: str) -> 
     """
     from pydantic import ValidationError
 
-    data = Path(path).read_bytes()
+    try:
+        data = read_compressed(path)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path} is damaged ({first_line(error)}); {remedy}") from None
     try:
         return _adapter(kind).validate_json(data)
     except ValidationError as error:
         raise ValueError(f"{path} is damaged ({_first(error)}); {remedy}") from None
+
+
+def read_compressed(path: str | Path) -> bytes:
+    """Content of a file, decompressed where its name ends in `.gz`.
+
+    Raises:
+        EOFError, gzip.BadGzipFile, zlib.error: damaged compression.
+        ValueError: more than half a gigabyte when decompressed, which no result is.
+    """
+    path = Path(path)
+    if path.suffix != ".gz":
+        return path.read_bytes()
+    with gzip.open(path) as file:
+        data = file.read(_LARGEST + 1)
+    if len(data) > _LARGEST:
+        raise ValueError(f"{path} is damaged (over {_LARGEST >> 20} MiB when decompressed)")
+    return data
 
 
 def first_line(error: BaseException) -> str:

@@ -30,7 +30,7 @@ from interp.data.prompt_sets import PAIRED_KINDS
 from interp.models.chat_model import ChatModel
 from interp.stats import Estimate
 from interp.storage.provenance import ModelProvenance
-from interp.storage.run_folders import read_header
+from interp.storage.run_folders import read_header, result_file
 from interp.storage.stages import StageCache, Stages, open_stages
 from interp.tracking.callback import ElasticityCallback
 from interp.tracking.checkpoints import Checkpoint, Named, Series, find_series, step_unit
@@ -92,7 +92,7 @@ def _finished(out: str | Path | None, spec: TrackingSpec) -> TrackRecord | None:
     Raises:
         ValueError: `out` holds the run of another experiment, or a damaged one.
     """
-    if out is None or not (Path(out) / "result.json").is_file():
+    if out is None or result_file(out) is None:
         return None
     if read_header(out).experiment != NAME:
         raise ValueError(f"{out} holds the run of another experiment; give a new folder")

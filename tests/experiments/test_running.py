@@ -21,9 +21,11 @@ from interp.experiments.running import experiment, open_run, request, run, runs
 from interp.experiments.settings import settings_of
 from interp.models.chat_model import ChatModel
 from interp.models.sources import ModelSource
+from interp.storage.run_folders import read_header
+from interp.storage.typed_json import read_compressed
 
 ROOT = Path(interp.__file__).parent.parent
-STORED = sorted(path.parent for path in (ROOT / "figures").glob("*/result.json"))
+STORED = sorted(path.parent for path in (ROOT / "figures").glob("*/result.json.gz"))
 SMALL = {"n_train": 6, "n_val": 4, "n_test": 3, "n_candidates": 1, "max_new_tokens": 2}
 
 
@@ -32,7 +34,8 @@ def figures_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the two published demo runs, and a notebook's folder inside it, which is the current one."""
     for name in ("demo", "demo-qwen2.5-coder-0.5b"):
         (tmp_path / "figures" / name).mkdir(parents=True)
-        shutil.copy(ROOT / "figures" / name / "result.json", tmp_path / "figures" / name)
+        stored = read_compressed(ROOT / "figures" / name / "result.json.gz")
+        (tmp_path / "figures" / name / "result.json").write_bytes(stored)
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path / "notebooks")
     return tmp_path / "figures"
@@ -81,7 +84,7 @@ def loaded_by_drawing() -> dict[str, str]:
     """By experiment: which model libraries a process holds that imported its figures and report and drew a run."""
     jobs = []
     for name, package in EXPERIMENTS.items():
-        mine = [str(f) for f in STORED if f'"experiment": "{name}"' in (f / "result.json").read_text()[:200]]
+        mine = [str(f) for f in STORED if read_header(f).experiment == name]
         jobs.append([name, package, mine[0] if mine else None])
     command = [sys.executable, "-c", DRAW, json.dumps(jobs)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)

@@ -1,6 +1,7 @@
 """Run folders are whole or not there; killed runs continue."""
 
 import errno
+import gzip
 import json
 import math
 import platform
@@ -19,8 +20,16 @@ import pytest
 import torch
 
 from interp.stats import Estimate, Measured, rate
+from interp.storage import typed_json
 from interp.storage.atomic_files import write_file
-from interp.storage.run_folders import read_header, read_result, read_tensors, replacing_folder, write_run
+from interp.storage.run_folders import (
+    read_header,
+    read_result,
+    read_tensors,
+    replacing_folder,
+    stored_json,
+    write_run,
+)
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -408,3 +417,24 @@ def test_damaged_files_name_the_file_and_the_remedy(tmp_path: Path) -> None:
     path.write_text("[]")
     with pytest.raises(ValueError, match=r"is damaged \(input should be an object\); run"):
         load(folder)
+
+
+def test_a_compressed_result_is_the_result_and_a_damaged_one_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = write_run(tmp_path / "run", "small", Small(a=1)) / "result.json"
+    header = read_header(plain.parent)
+    packed = plain.with_name("result.json.gz")
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    plain.unlink()
+    assert read_header(packed.parent)._replace(path=plain) == header
+    assert stored_json(packed.parent)["experiment"] == "small"
+    whole = packed.read_bytes()
+    for damaged in (whole[:-20], b"{" + whole, whole[:40] + bytes([whole[40] ^ 1]) + whole[41:]):
+        packed.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"result\.json\.gz is damaged \(.*\); run the experiment again"):
+            read_header(packed.parent)
+    packed.write_bytes(gzip.compress(bytes(3 << 20)))
+    monkeypatch.setattr(typed_json, "_LARGEST", 1 << 20)
+    with pytest.raises(ValueError, match="over 1 MiB when decompressed"):
+        read_header(packed.parent)

@@ -154,8 +154,8 @@ def checkpoints(place: Path) -> Iterator[Kind]:
 
 def runs(place: Path) -> Iterator[Kind]:
     """Stored runs of every experiment."""
-    for source in sorted(FIGURES.glob("*/result.json")):
-        if source.stat().st_size > 3_000_000:  # drawn as often as it is damaged
+    for source in sorted(FIGURES.glob("*/result.json.gz")):
+        if source.stat().st_size > 500_000:  # drawn as often as it is damaged
             continue
         old = open_run(source.parent)
         folder = write_run(place / source.parent.name, old.experiment.name, old.result)
