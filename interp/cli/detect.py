@@ -65,7 +65,7 @@ def detect_fit(
     with user_errors():
         from interp.data.human_texts import bundled_passages, read_human_texts
 
-        check_output_file(out)
+        check_output_file(out, ".json")
         model.check()
         by_people = bundled_passages() if human == "builtin" else read_human_texts(human, column=column)
         written = None if machine is None else read_human_texts(machine, column=column)

@@ -50,7 +50,7 @@ def guard_fit(
     with user_errors():
         from interp.data.prompts import load_prompts
 
-        check_output_file(out)
+        check_output_file(out, ".safetensors")
         model.check()
         averaged = None if layers is None else layers_of(layers)
         chosen = load_prompts(prompts, column=column, seed=seed, ending=ending)  # pyright: ignore[reportArgumentType]

@@ -4,6 +4,7 @@ transformers reads a generation config that it cannot parse as if there were non
 would pass over or fail on with a traceback is refused here, with the file's name.
 """
 
+import json
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,30 @@ def check_folder(folder: Path) -> None:
             template.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise ValueError(f"{template} is not UTF-8 text ({error.reason}); {_AGAIN}") from error
+
+
+def check_stored_numbers(folder: Path) -> None:
+    """Refuse weights stored as integers in a checkpoint that does not say how it was quantised.
+
+    transformers would convert each integer to the float of the same value, and the answers would be noise.
+
+    Raises:
+        ValueError: the first such weight.
+    """
+    if "quantization_config" in read_json(folder / "config.json", dict[str, Any], remedy=_AGAIN):
+        return
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if size > path.stat().st_size:
+                return  # damaged, which the reader of the weights says
+            header = json.loads(file.read(size))
+        for name, entry in header.items():
+            if name.endswith(".weight") and str(entry.get("dtype")).startswith(("I", "U")):
+                raise ValueError(
+                    f"{name} in {path.name} is {entry['dtype']} and config.json has no quantization_config: its "
+                    "scale is unknown; take the folder that the quantising library wrote, whole"
+                )
 
 
 def reason_of(error: Exception) -> str:

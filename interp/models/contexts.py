@@ -8,6 +8,7 @@ frequencies follow the length (dynamic NTK) have no limit.
     check_context(model, tokens, new_tokens=64)
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,6 +56,10 @@ def rotary_length(hf: PreTrainedModel, rotary: RotaryFrequencies) -> int | None:
         if isinstance(
             factor, int | float
         ):  # some configurations declare the length before scaling, others after
+            if not 0 < factor < math.inf:
+                raise ValueError(
+                    f"the rope factor in config.json is {factor}; it must be positive and finite"
+                )
             before = parameters.get("original_max_position_embeddings") or declared
             length = max(length, int(factor * before))
     return length

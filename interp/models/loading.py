@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from interp.models.adapter_merging import merge_adapter
 from interp.models.adapter_tokenizers import adapter_tokenizer
-from interp.models.checkpoint_files import check_folder, reason_of
+from interp.models.checkpoint_files import check_folder, check_stored_numbers, reason_of
 from interp.models.gguf import convert_gguf
 from interp.models.hub import hub_options
 from interp.models.sources import BUNDLED_MODELS, ModelSource, SourceFiles
@@ -123,6 +123,8 @@ def _from_pretrained(
     was_enabled = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
+        if folder.is_dir():
+            check_stored_numbers(folder)
         tokenizer = read_tokenizer(source, trust_remote_code=trust_remote_code, options=options)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,

@@ -14,6 +14,7 @@ is not a list of prompts: the error says what to pass instead.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -139,10 +140,9 @@ def gather_prompts(prompts: Any) -> GatheredPrompts:
     _refuse(prompts)
     if isinstance(prompts, Column):
         gathered = _numbered(_list(prompts.tolist()))
-        index = getattr(prompts, "index", None)  # the index of a pandas Series
-        if index is None:
+        if getattr(prompts, "index", None) is None:  # of a pandas Series
             return gathered
-        ids = tuple(str(label) for label in index)
+        ids = _index_labels(prompts)
         known = PromptIdentity(
             ids=ids, categories=gathered.identity.categories, texts=gathered.identity.texts
         )
@@ -162,14 +162,25 @@ def _table(prompts: Any) -> GatheredPrompts | None:
     if twice := [name for name in (column, "id", "category") if have.count(name) > 1]:
         raise ValueError(f"the table has the column {twice[0]!r} twice; rename one")
     gathered = _numbered(_list(prompts[column].tolist()))
-    labels = prompts["id"].tolist() if "id" in have else list(getattr(prompts, "index", range(len(prompts))))
-    kinds = prompts["category"].tolist() if "category" in have else [None] * len(labels)
+    ids = tuple(map(str, prompts["id"].tolist())) if "id" in have else _index_labels(prompts)
+    if repeated := next((label for label, n in Counter(ids).items() if n > 1), None):
+        rows = [row for row, label in enumerate(ids) if label == repeated]
+        raise ValueError(
+            f"id {repeated!r} stands in rows {rows[0]} and {rows[1]} of the table; give each prompt its own id"
+        )
+    kinds = prompts["category"].tolist() if "category" in have else [None] * len(ids)
     identity = PromptIdentity(
-        ids=tuple(map(str, labels)),
+        ids=ids,
         categories=tuple(kind if isinstance(kind, str) else None for kind in kinds),
         texts=gathered.identity.texts,
     )
     return gathered._replace(identity=identity)
+
+
+def _index_labels(prompts: Any) -> tuple[str, ...]:
+    """Labels of the rows of a table or Series; running numbers where labels repeat, as those of joined tables do."""
+    labels = tuple(map(str, getattr(prompts, "index", range(len(prompts)))))
+    return labels if len(set(labels)) == len(labels) else tuple(map(str, range(len(labels))))
 
 
 def _list(prompts: Any) -> list[Any]:

@@ -208,6 +208,10 @@ def test_weights_that_are_no_numbers_are_refused(value: float, saved_tiny: Path,
         ),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": -5.0}}, r"inv_freq holds NaN or inf"),
         (
+            {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": math.nan}},
+            r"NaN or inf|rope factor in config\.json is nan; it must be positive and finite",
+        ),
+        (
             {"num_hidden_layers": 0},
             r"first model\.layers\.0\..*: config\.json describes another model|no list of 0 deco",
         ),
@@ -245,3 +249,16 @@ def test_a_tokenizer_whose_longest_length_is_no_number_is_refused(saved_tiny: Pa
         ValueError, match=r"cannot load the checkpoint in .*model_max_length .* a number, got \[\]"
     ):
         load_checkpoint(str(folder))
+
+
+def test_integers_without_their_scale_are_refused(saved_tiny: Path, tmp_path: Path) -> None:
+    """transformers casts them: -128 becomes -128.0 and the answers are noise."""
+    shutil.copytree(saved_tiny, tmp_path, dirs_exist_ok=True)
+    weights = load_file(tmp_path / "model.safetensors")
+    name = next(name for name in weights if name.endswith("q_proj.weight"))
+    weights[name] = (weights[name] / weights[name].abs().max() * 127).to(torch.int8)
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        ValueError, match=r"q_proj\.weight in model\.safetensors is I8 and config\.json has no"
+    ):
+        load(str(tmp_path))

@@ -91,8 +91,6 @@ def test_an_identity_has_one_of_each_per_prompt() -> None:
 
 
 def test_a_table_with_a_text_column_is_its_prompts() -> None:
-    import pandas as pd
-
     table = pd.DataFrame({"category": ["a", None], "question": ["Bread?", "Cake?"]}, index=["x", "y"])
     items, identity = gather_prompts(table)
     assert items == ("Bread?", "Cake?") and identity.ids == ("x", "y") and identity.categories == ("a", None)
@@ -104,3 +102,14 @@ def test_a_table_with_a_text_column_is_its_prompts() -> None:
     twice = pd.DataFrame([["a", "b"]], columns=["prompt", "prompt"])
     with pytest.raises(ValueError, match="the table has the column 'prompt' twice; rename one"):
         gather_prompts(twice)
+
+
+def test_an_id_of_two_prompts_is_refused_and_a_repeated_index_is_no_id() -> None:
+    table = pd.DataFrame({"prompt": ["Bread?", "Cake?", "Tea?"], "id": ["a", "b", "a"]})
+    with pytest.raises(
+        ValueError, match="id 'a' stands in rows 0 and 2 of the table; give each prompt its own"
+    ):
+        gather_prompts(table)
+    joined = pd.concat([table[["prompt"]], table[["prompt"]]])
+    assert gather_prompts(joined).identity.ids == ("0", "1", "2", "3", "4", "5")
+    assert gather_prompts(joined["prompt"]).identity.ids == ("0", "1", "2", "3", "4", "5")
