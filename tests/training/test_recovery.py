@@ -15,6 +15,7 @@ from interp.models.chat_model import ChatModel
 from interp.models.tokens import tokenize
 from interp.stats import Estimate
 from interp.training.recovery import RecoveryConfig, pick_step, recover, restored_share
+from interp.training.weight_restoration import restorable_weights
 from tests.conftest import make_tokenizer
 from tests.families import COVERED, build
 from tests.training.recovery_pairs import (
@@ -24,7 +25,9 @@ from tests.training.recovery_pairs import (
     Pair,
     Scores,
     pair,
+    plain_states,
     run,
+    weights,
 )
 
 
@@ -84,6 +87,41 @@ def test_recovery_brings_the_states_of_harmful_prompts_back(both: Pair) -> None:
     assert steps[-1].harmful_cosine > steps[0].harmful_cosine + 0.5 * (1 - steps[0].harmful_cosine)
     assert steps[0].task_cosine == pytest.approx(1, abs=1e-5)
     assert all(step.task_cosine < 1 for step in steps if step.n_aligned and step.task_score)
+
+
+def adapter_pair(tokenizer: PreTrainedTokenizerFast) -> Pair:
+    """A pair that differs in the matrices of attention and MLP alone, in every block, as after a LoRA fine-tuning."""
+    finetuned, aligned = pair(tokenizer)
+    theirs, matrices = dict(aligned.hf.named_parameters()), set(restorable_weights(finetuned, 3).values())
+    for name, weight in finetuned.hf.named_parameters():
+        if weight not in matrices:
+            weight.data.copy_(theirs[name].data)
+    return finetuned, aligned
+
+
+def test_restoring_everything_gives_the_aligned_model_bit_for_bit(tokenizer: PreTrainedTokenizerFast) -> None:
+    finetuned, aligned = adapter_pair(tokenizer)
+    recovered = run(finetuned, aligned, replace(CONFIG, rank_by="all", cut=1.0))
+    assert recovered.delta.result_hash == aligned.weights_hash != finetuned.weights_hash
+    with recovered.applied(finetuned) as model:
+        assert all(torch.equal(value, weights(aligned)[name]) for name, value in weights(model).items())
+
+
+def test_restoring_everything_below_the_cut_gives_the_aligned_states_there_and_the_least_loss(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    finetuned, aligned = adapter_pair(tokenizer)
+    recovered = run(finetuned, aligned, replace(CONFIG, rank_by="all", batch_size=100))
+    assert recovered.steps[0].harmful_cosine < 0.999  # control
+    # The step after everything was restored reads the aligned model's loss; on one full batch it is the least, -1.
+    assert recovered.steps[-1].n_candidates == 0 and recovered.steps[-1].loss == pytest.approx(-1, abs=1e-6)
+    assert recovered.steps[-1].harmful_cosine == pytest.approx(1, abs=1e-6)
+    prompts = tokenize(tokenizer, HARMFUL)
+    with recovered.applied(finetuned) as model, torch.no_grad():
+        found, expected = (plain_states(m, prompts, 2) for m in (model, aligned))
+        assert torch.equal(found, expected)
+        above = [plain_states(m, prompts, 3) for m in (model, aligned)]
+    assert not torch.equal(*above)  # blocks above the cut keep what fine-tuning made of them
 
 
 def test_aligned_weights_may_be_read_from_shards(
