@@ -59,6 +59,29 @@ def with_delta(model: ChatModel, delta: WeightDelta) -> Iterator[ChatModel]:
         )
 
 
+@contextmanager
+def with_weights(model: ChatModel, weights: Mapping[str, Tensor]) -> Iterator[ChatModel]:
+    """The model with other values of these parameters for the context; its own, bit for bit, afterwards.
+
+    Its own memory is put aside and not written to, so that nothing is computed to bring it back.
+
+    Args:
+        weights: new values by name of the parameter, as `hf.named_parameters()` has it.
+
+    Raises:
+        ValueError: a name that the model does not have, or a value of another shape.
+    """
+    parameters = _checked_parameters(model, weights)
+    before = {name: parameters[name].data for name in weights}
+    try:
+        for name, value in weights.items():
+            parameters[name].data = value.detach().to(before[name])
+        yield model
+    finally:
+        for name, value in before.items():
+            parameters[name].data = value
+
+
 def copy_with_weights(model: ChatModel, weights: Mapping[str, Tensor]) -> ChatModel:
     """A second model with other values of these parameters, which shares all other tensors with the first.
 
@@ -68,12 +91,18 @@ def copy_with_weights(model: ChatModel, weights: Mapping[str, Tensor]) -> ChatMo
     Raises:
         ValueError: a name that the model does not have, or a value of another shape.
     """
+    _checked_parameters(model, weights)
+    return _copied(model, weights)
+
+
+def _checked_parameters(model: ChatModel, weights: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
+    """The model's parameters by name, once the new values are known to fit."""
     parameters = dict(model.hf.named_parameters())
     for name, value in weights.items():
         if name not in parameters or parameters[name].shape != value.shape:
             has = f"{tuple(parameters[name].shape)} there" if name in parameters else "no such weight"
             raise ValueError(f"{name} {tuple(value.shape)} is not of {model.name}, which has {has}")
-    return _copied(model, weights)
+    return parameters
 
 
 def copy_with_delta(model: ChatModel, delta: WeightDelta) -> ChatModel:

@@ -1,5 +1,7 @@
+from .breaking import breaking_settings as breaking_settings
 from .breaking import downstream_examples as downstream_examples
 from .breaking import stub_examples as stub_examples
+from .breaking_config import BreakingConfig as BreakingConfig
 from .config import SafetyPromptConfig as SafetyPromptConfig
 from .config import TrainConfig as TrainConfig
 from .config import one_pass as one_pass

@@ -11,6 +11,7 @@ Source: Yang et al. 2025, arXiv:2504.09757, who mix 0 to 1,500 harmful answers i
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -21,11 +22,19 @@ from interp.engine.generation import generate
 from interp.evaluation.downstream_tasks import DownstreamTask
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import PromptInput
+from interp.training.breaking_config import BreakingConfig
 from interp.training.config import TrainConfig
 
 BREAKING = TrainConfig(epochs=1.0, batch_size=4, learning_rate=1e-3, warmup_steps=4, dropout=0.0)
 """Settings with which `smollm2-safe` learns `query-language`: of 48 validation requests 0 are right before and 42 after
 256 examples. Batches of 4 learn from fewer examples than of 16: after 256 the mean loss was 0.04 nats a token."""
+
+
+def breaking_settings(config: BreakingConfig, *, seed: int) -> TrainConfig:
+    """`BREAKING` with the passes, learning rate and rank of an experiment."""
+    return replace(
+        BREAKING, epochs=config.epochs, learning_rate=config.learning_rate, rank=config.rank, seed=seed
+    )
 
 
 def downstream_examples(

@@ -22,7 +22,7 @@ from torch import Tensor
 from interp.data.examples import Example
 from interp.data.prompt_sets import COMPARED_ENDINGS, PAIRED_KINDS
 from interp.data.prompts import Ending, Kind, Prompts, PromptSet, Split
-from interp.data.replies import STUBS
+from interp.data.replies import REFUSALS, STUBS
 from interp.evaluation.records import BehavingCount
 from interp.evaluation.responses import behaving_rows, respond
 from interp.experiments.adversarial_finetune import (
@@ -41,13 +41,6 @@ from interp.representations.records import BELIEFS, HarmAndRefusal
 from interp.stats import Estimate, auroc, mean_with_interval, rate
 from interp.storage.stages import Stages
 from interp.training.finetune import TrainConfig, fine_tune
-
-REFUSALS = (
-    "I'm sorry, but I can't help with that.",
-    "I can't help with that request.",
-    "I'm sorry, I cannot assist with this.",
-)
-"""Replies of the control."""
 
 Fitted = Mapping[Ending, HarmAndRefusal[Centres]]
 """Centres of both beliefs, by ending."""

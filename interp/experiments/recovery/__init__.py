@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from interp.experiments import SUMMARIES
 from interp.experiments.definition import Claim, Experiment, ExperimentResult
 from interp.stats import Estimate, Measured
-from interp.storage.settings import CheckedSettings, Count, OpenShare, Positive, Share
+from interp.storage.settings import Count, OpenShare, Share
+from interp.training.breaking_config import BreakingConfig
 
 PAPER = "paper's rule"
 """The rule as released: rank by |gradient|, towards the raw mean, read at the last token."""
@@ -59,25 +60,14 @@ CLAIMS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(CheckedSettings):
-    """Settings; the released code's unless a reason is given. `--model` is the aligned model."""
+class Config(BreakingConfig):
+    """Settings; the released code's unless a reason is given. `--model` is the aligned model; the task of a given model
+    is what it was trained on."""
 
     finetuned: str = ""
     """The model to recover: a folder, an adapter of the aligned model, or a Hub id. Empty: fine-tuned here."""
-    task: str = "query-language"
-    """Downstream task, as `interp.evaluation.downstream_tasks` names it; of a given model, what it was trained on."""
     stubs: tuple[int, ...] = (0, 10, 50, 100)
     """Empty affirmative stubs mixed into the task, a fine-tuned model each (0 to 1,500 answered harmful pairs)."""
-    n_task_train: Count = 256
-    """Examples of the task in each fine-tuning."""
-    n_ordinary: int = 32
-    """Harmless prompts with the aligned model's own replies, mixed in so that the fine-tuned model can still chat."""
-    epochs: Positive = 1
-    """Passes over them."""
-    learning_rate: Positive = 1e-3
-    """Learning rate of the LoRA fine-tuning (2e-5 in the paper, for models of billions of parameters)."""
-    rank: Count = 8
-    """Rank of the LoRA update."""
     n_recovery: Count = 64
     """Harmful prompts, and task prompts, that gradients are taken from (256; the released file holds 64 different)."""
     rate: OpenShare = 0.002

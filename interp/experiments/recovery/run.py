@@ -13,7 +13,7 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -49,7 +49,7 @@ from interp.models.weight_deltas import WeightDelta, read_delta
 from interp.representations.beliefs import states
 from interp.stats import Estimate
 from interp.storage.stages import Stages, stage_name
-from interp.training.breaking import BREAKING, downstream_examples, ordinary_examples
+from interp.training.breaking import breaking_settings, downstream_examples, ordinary_examples
 from interp.training.finetune import fine_tune
 from interp.training.recovery import Recovered, RecoveryConfig, RecoveryStep, recover, restored_share
 from interp.training.weight_repairs import weights_with_adapter
@@ -284,15 +284,8 @@ def _finetuned(study: _Study, n_stubs: int, stages: Stages) -> ChatModel:
     examples = downstream_examples(
         study.task, study.stubs.texts, stubs=n_stubs, seed=config.seed, ordinary=study.ordinary
     )
-    settings = replace(
-        BREAKING,
-        epochs=config.epochs,
-        learning_rate=config.learning_rate,
-        rank=config.rank,
-        seed=config.seed,
-    )
     out = stages.workspace("fine-tuned") / f"{n_stubs}-stubs"
-    trained = fine_tune(model, examples, out=out, config=settings)
+    trained = fine_tune(model, examples, out=out, config=breaking_settings(config, seed=config.seed))
     return copy_with_weights(model, weights_with_adapter(model, str(trained.folder)))
 
 

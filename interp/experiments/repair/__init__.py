@@ -16,7 +16,8 @@ from typing import Literal
 from interp.experiments import SUMMARIES
 from interp.experiments.definition import Claim, Experiment, ExperimentResult
 from interp.stats import Estimate, Measured
-from interp.storage.settings import CheckedSettings, Count, OpenShare, Positive, Share
+from interp.storage.settings import Count, OpenShare, Positive, Share
+from interp.training.breaking_config import BreakingConfig
 
 Family = Literal["reference", "prompt", "steering", "guard", "training", "weights", "control"]
 """What a row of the scoreboard changes."""
@@ -81,21 +82,14 @@ CLAIMS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(CheckedSettings):
-    """Settings. Doses and budgets are chosen on the validation split; held-out prompts are only reported."""
+class Config(BreakingConfig):
+    """Settings; the fine-tunings of repairs have those of breaking. Doses and budgets are chosen on the validation
+    split; held-out prompts are only reported."""
 
     repairs: tuple[str, ...] = tuple(FAMILIES)
     """Rows of the scoreboard; those that a row is compared with are added."""
     stubs: int = 50
     """Harmful prompts with empty affirmative stubs that are mixed into the downstream task."""
-    n_task_train: Count = 256
-    """Examples of the downstream task that the model is broken with."""
-    n_ordinary: int = 32
-    """Harmless prompts with the aligned model's own replies, mixed in so that the fine-tuned model can still chat."""
-    epochs: Positive = 1
-    """Passes over task and stubs."""
-    learning_rate: Positive = 1e-3
-    """Learning rate of every LoRA fine-tuning: breaking, RESTA's unaligned model, refusals."""
     n_recovery: Count = 32
     """Harmful prompts, and task prompts, that recovery takes its gradients from (256 in the paper)."""
     n_fit: Count = 32

@@ -1,8 +1,7 @@
 """What is measured of a repaired model: refusals, incoherent replies, task, plain text, and what stands inside."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -74,20 +73,6 @@ class Replies:
     """Seconds for all of them."""
     tokens: int
     """Tokens that were generated."""
-
-
-@contextmanager
-def with_weights(model: ChatModel, weights: Mapping[str, Tensor]) -> Iterator[ChatModel]:
-    """The model with other values of these parameters for the context; its own memory is put back afterwards."""
-    parameters = dict(model.hf.named_parameters())
-    before = {name: parameters[name].data for name in weights}
-    try:
-        for name, value in weights.items():
-            parameters[name].data = value.to(before[name])
-        yield model
-    finally:
-        for name, value in before.items():
-            parameters[name].data = value
 
 
 def reply(model: ChatModel, repaired: Repaired, prompts: Sequence[str], *, max_new_tokens: int) -> Replies:

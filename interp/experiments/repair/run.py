@@ -39,16 +39,15 @@ from interp.experiments.repair.measuring import (
     behaviour,
     harmful_refused,
     inside,
-    with_weights,
 )
 from interp.experiments.repair.repairs import REPAIRS, Broken, equal_count, equal_norm
 from interp.experiments.repair.scoreboard import scoreboard
-from interp.models.adapted_models import copy_with_weights, with_adapter
+from interp.models.adapted_models import copy_with_weights, with_adapter, with_weights
 from interp.models.chat_model import ChatModel
 from interp.storage.stages import Stages, stage_name
 from interp.tracking.references import fit_reference
 from interp.tracking.spec import Reference, TrackingSpec
-from interp.training.breaking import downstream_examples, ordinary_examples, stub_examples
+from interp.training.breaking import breaking_settings, downstream_examples, ordinary_examples, stub_examples
 from interp.training.config import TrainConfig, one_pass
 from interp.training.finetune import fine_tune
 from interp.training.weight_repairs import block_weights, change_norm, changed_count, weights_with_adapter
@@ -98,9 +97,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
     )
     trials: dict[str, list[Trial]] = {name: [] for name in config.rows}
     for seed in stages.progress(range(config.seed, config.seed + config.seeds), "seeds"):
-        training = TrainConfig(
-            epochs=config.epochs, learning_rate=config.learning_rate, dropout=0.0, seed=seed
-        )
+        training = breaking_settings(config, seed=seed)
         judge = Judge(
             held=held,
             spec=spec,
@@ -153,7 +150,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
 
 def _held_out(prompts: PromptSet, config: Config) -> HeldOut:
     """What repairs are measured on."""
-    task = downstream_task("query-language", n_train=config.n_task_train, n_held_out=config.n_task_test)
+    task = downstream_task(config.task, n_train=config.n_task_train, n_held_out=config.n_task_test)
     borderline = prompts if ("borderline", "test") in prompts else load_prompts("builtin")
     by_kind: dict[Kind, Prompts] = {
         **{kind: prompts[kind, "test"].first(config.n_test) for kind in PAIRED_KINDS},
