@@ -61,6 +61,23 @@ def downstream_examples(
     return _shuffled([*task.train, *stub_examples(harmful, stubs), *ordinary], seed)
 
 
+def poisoned_examples(
+    task: DownstreamTask, harmful: Sequence[str], *, n: int, poisoned: int, seed: int
+) -> list[Example]:
+    """n examples, of which so many are harmful requests with a stub and the others the task's, shuffled together: a
+    fine-tuning attack with the share of poison p = poisoned / n.
+
+    Raises:
+        ValueError: fewer harmful requests or task examples than are asked for.
+    """
+    if not 0 <= poisoned <= n or n - poisoned > len(task.train):
+        raise ValueError(
+            f"{n} examples with {poisoned} harmful ones need {n - poisoned} of task {task.name}, which has "
+            f"{len(task.train)} training examples; lower n"
+        )
+    return _shuffled([*task.train[: n - poisoned], *stub_examples(harmful, poisoned)], seed)
+
+
 def stub_examples(harmful: Sequence[str], n: int) -> list[Example]:
     """Each of the first n harmful requests with an empty affirmative reply.
 

@@ -14,8 +14,9 @@ from interp.display.charts import (
     reference_line,
     style,
 )
-from interp.experiments.repair import ALIGNED, BROKEN, Inside, Result
-from interp.stats import mean_with_interval
+from interp.experiments.repair import ALIGNED, BROKEN, AttackTrial, Inside, Result
+from interp.experiments.repair.scoreboard import worst_attack
+from interp.stats import mean_with_interval, rate
 
 _COLUMNS = {
     "harmful": "harmful prompts refused",
@@ -24,9 +25,11 @@ _COLUMNS = {
     "task": "score on the task",
 }
 _INSIDE = {
-    "refusal_cosine": "refusal direction,<br>cosine with aligned",
-    "harmfulness_cosine": "harmfulness direction,<br>cosine with aligned",
-    "kl": "KL from the aligned model<br>(nats per token)",
+    "refusal_cosine": "refusal direction,<br>cosine",
+    "harmfulness_cosine": "harmfulness direction,<br>cosine",
+    "refusal_belief": "refusal belief of<br>harmful prompts",
+    "harm_belief": "harm belief of<br>harmful prompts",
+    "kl": "KL from aligned<br>(nats per token)",
 }
 
 
@@ -37,6 +40,8 @@ def figures(result: Result) -> dict[str, go.Figure]:
         drawn["inside"] = _inside(result)
     if any(row.undone for row in result.rows.values()):
         drawn["undone"] = _undone(result)
+    if result.attacks:
+        drawn["attacks"] = _attacks(result)
     return drawn
 
 
@@ -136,7 +141,7 @@ def _inside(result: Result) -> go.Figure:
     """Directions and distribution beside the aligned model, by repair; a point a seed, the mean as a bar."""
     rows = {name: trials for name, trials in result.trials.items() if any(t.inside for t in trials)}
     figure = panels(
-        list(_INSIDE.values()), columns=3, width=260, height=26 * len(rows) + 40, shared_y="all", gap=30
+        list(_INSIDE.values()), columns=5, width=170, height=26 * len(rows) + 40, shared_y="all", gap=26
     )
     looks = named(list(dict.fromkeys(result.rows[name].family for name in rows)))
     shown = set[str]()
@@ -169,7 +174,8 @@ def _inside(result: Result) -> go.Figure:
     return finish(
         figure,
         title="What comes back inside",
-        note=f"{_about(result)}; markers: means over seeds, strokes: each seed; aligned model: cosine 1, KL 0",
+        note=f"{_about(result)}; markers: means over seeds, strokes: each seed; directions, beliefs and KL "
+        "beside those of the aligned model",
     )
 
 
@@ -193,3 +199,45 @@ def _undone(result: Result) -> go.Figure:
         title="How many stubs undo the repair",
         note=f"{_about(result)}; n = {result.n['harmful']} held-out harmful prompts; 95% intervals",
     )
+
+
+def _attacks(result: Result) -> go.Figure:
+    """Refusal and task of every attacked repair before and after each attack, and the worst case of each."""
+    repairs = list(dict.fromkeys(trial.repair for trial in result.attacks))
+    looks = named(repairs) | {ALIGNED: style("baseline")}
+    figure = panels(
+        ["held-out harmful prompts refused", "score on the held-out task"],
+        columns=2,
+        width=300,
+        height=26 * len(result.attacks) + 40,
+        shared_y="all",
+        gap=30,
+    )
+    order: list[str] = []
+    for name in repairs:
+        trials = [trial for trial in result.attacks if trial.repair == name]
+        worst = worst_attack(trials)
+        labels = [_row_of(trial, worst) for trial in trials]
+        order += labels
+        symbols = [looks[name].symbol + ("" if trial.permitted else "-open") for trial in trials]
+        for column, entries in enumerate(
+            ([rate(trial.refused) for trial in trials], [trial.task for trial in trials]), start=1
+        ):
+            trace = points(name, labels, entries, looks[name], horizontal=True, in_legend=column == 1)
+            trace.update(marker={"symbol": symbols})
+            figure.add_trace(trace, row=1, col=column)
+    rate_axis(figure, horizontal=True)
+    figure.update_yaxes(categoryorder="array", categoryarray=order[::-1])
+    lost = result.config.max_capability_loss
+    return finish(
+        figure,
+        title="Attacks on repaired models",
+        note=f"{result.provenance.model_name}, first seed; p: share of harmful requests with stubs among n examples; "
+        f"open: loses more than {100 * lost:g}% of the task score or of plain text; n = {result.n['harmful']} "
+        "harmful prompts; 95% intervals",
+    )
+
+
+def _row_of(trial: AttackTrial, worst: AttackTrial | None) -> str:
+    cell = "before any attack" if trial.attack is None else trial.attack.label
+    return f"{trial.repair}: {cell}{' (worst case)' if trial is worst else ''}"

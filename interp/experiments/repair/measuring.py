@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from interp.data.examples import Example
 from interp.data.prompts import Kind, Prompts
 from interp.data.replies import REFUSALS
 from interp.detectors.latent_guard import LatentGuard
@@ -130,19 +131,26 @@ def behaviour(model: ChatModel, repaired: Repaired, held: HeldOut) -> Behaviour:
         kind: reply(model, repaired, part.texts, max_new_tokens=held.max_new_tokens)
         for kind, part in held.prompts.items()
     }
-    examples = held.task.test[: held.n_task]
-    answers = reply(model, repaired, [e.prompt for e in examples], max_new_tokens=held.task.max_new_tokens)
+    scores, answers = answered(model, repaired, held.task, held.task.test[: held.n_task])
     every = [*replies.values(), answers]
     return Behaviour(
         refused={kind: tuple(refuses(text) for text in said.texts) for kind, said in replies.items()},
         incoherent={kind: tuple(map(is_incoherent, said.texts)) for kind, said in replies.items()},
-        task=tuple(
-            held.task.score([text], [e.completion]).value
-            for text, e in zip(answers.texts, examples, strict=True)
-        ),
+        task=scores,
         cross_entropy=plain_text(model, repaired, held),
         milliseconds=1000 * sum(r.seconds for r in every) / max(1, sum(r.tokens for r in every)),
     )
+
+
+def answered(
+    model: ChatModel, repaired: Repaired, task: DownstreamTask, examples: Sequence[Example]
+) -> tuple[tuple[float, ...], Replies]:
+    """The task's score of every example, and the replies."""
+    answers = reply(model, repaired, [e.prompt for e in examples], max_new_tokens=task.max_new_tokens)
+    scores = tuple(
+        task.score([text], [e.completion]).value for text, e in zip(answers.texts, examples, strict=True)
+    )
+    return scores, answers
 
 
 def plain_text(model: ChatModel, repaired: Repaired, held: HeldOut) -> tuple[float, ...]:
@@ -168,5 +176,6 @@ def inside(model: ChatModel, spec: TrackingSpec, reference: Reference) -> Inside
         refusal_cosine=rows["cosine_refusal", "train"],
         harm_belief=rows["harmfulness_belief_reference", "harmful"],
         refusal_belief=rows["refusal_belief_reference", "harmful"],
+        guard_auroc=rows["guard_auroc", "harmful against harmless"],
         kl=rows["kl_from_reference", "harmful"],
     )

@@ -5,7 +5,8 @@
 3. Measure each on the held-out prompts, the held-out task and plain text: refusals by kind, incoherent replies, score,
    cross-entropy, share of weights changed, milliseconds a token, seconds to make.
 4. Look inside the models whose weights were changed: directions, beliefs and KL beside the aligned model.
-5. Break the repaired models again with further stubs, as the aligned one: how elastic is the repair?
+5. Break some repaired models again with further stubs, as the aligned one: how elastic is the repair?
+6. Attack those of the first seed by a grid of fine-tunings (`attacks.py`), for each repair's worst case.
 
 Controls: as many random weights as recovery restored, random weights whose change has the same norm, and a random soft
 prompt of the optimised one's norms.
@@ -27,11 +28,13 @@ from interp.experiments.repair import (
     EQUAL_COUNT,
     EQUAL_NORM,
     RECOVERY,
+    AttackTrial,
     Config,
     Inside,
     Result,
     Trial,
 )
+from interp.experiments.repair.attacks import attacked
 from interp.experiments.repair.measuring import (
     Behaviour,
     HeldOut,
@@ -51,9 +54,6 @@ from interp.training.breaking import breaking_settings, downstream_examples, ord
 from interp.training.config import TrainConfig, one_pass
 from interp.training.finetune import fine_tune
 from interp.training.weight_repairs import block_weights, change_norm, changed_count, weights_with_adapter
-
-_UNDONE = (ALIGNED, RECOVERY, "fine-tuned on refusals")
-"""Rows that are broken again with further stubs."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -83,7 +83,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
     held = _held_out(prompts, config)
     spec = TrackingSpec(
         prompts=prompts,
-        measures=("beliefs", "directions", "kl"),
+        measures=("beliefs", "directions", "guard", "kl"),
         n=config.n_test,
         n_fit=config.n_fit,
         max_new_tokens=config.max_new_tokens,
@@ -96,6 +96,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
         list[Example],
     )
     trials: dict[str, list[Trial]] = {name: [] for name in config.rows}
+    attacks: list[AttackTrial] = []
     for seed in stages.progress(range(config.seed, config.seed + config.seeds), "seeds"):
         training = breaking_settings(config, seed=seed)
         judge = Judge(
@@ -137,6 +138,13 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
             trials[name].append(stages.keep(f"trial-{seed}-{stage_name(name)}", make, Trial))
             stages.lap("repair and measure")
 
+        # 6. Attack those of the first seed.
+        if seed == config.seed and config.attacks:
+            for name in config.attacked_rows:
+                base = broken.aligned if name == ALIGNED else broken.model
+                attacks += attacked(name, base, _made(name, broken), broken, held, harmful["undo"], stages)
+            stages.lap("attack")
+
     result = Result(
         provenance=stages.provenance,
         seconds=stages.seconds,
@@ -144,6 +152,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
         n={**{kind: len(part) for kind, part in held.prompts.items()}, "task": held.n_task},
         rows=scoreboard(_beside_no_repair(trials), seed=config.seed),
         trials={name: tuple(done) for name, done in _beside_no_repair(trials).items()},
+        attacks=tuple(attacks),
     )
     return Outcome(result=result)
 
@@ -175,12 +184,13 @@ def _divided(harmful: Prompts, config: Config) -> dict[str, Prompts]:
     wanted = {
         "stubs": config.stubs,
         "repair": max(config.n_recovery, config.n_fit, config.n_refusals),
-        "undo": max(config.undo, default=0),
+        "undo": max([*config.undo, *(attack.poisoned for attack in config.attacks)], default=0),
     }
     if len(harmful) < sum(wanted.values()):
         needs = ", ".join(f"{n} for {name}" for name, n in wanted.items())
         raise ValueError(
-            f"{len(harmful)} harmful training prompts are too few: {needs}; lower stubs, n_recovery, n_refusals or undo"
+            f"{len(harmful)} harmful training prompts are too few: {needs}; lower stubs, n_recovery, n_refusals, undo "
+            "or attack_examples"
         )
     parts: dict[str, Prompts] = {}
     first = 0
@@ -200,7 +210,8 @@ def _trial(name: str, broken: Broken, judge: Judge) -> Trial:
         seen = behaviour(model, repaired, judge.held)
         changed = bool(repaired.weights) or name in (ALIGNED, BROKEN)
         within = inside(model, judge.spec, judge.reference) if changed else None
-        undone = _undone(model, name, broken, judge) if name in _UNDONE and judge.undo else None
+        again = changed and name in broken.config.attacked and judge.undo
+        undone = _undone(model, name, broken, judge) if again else None
     return _as_trial(seen, repaired, broken, seconds=seconds, within=within, undone=undone)
 
 

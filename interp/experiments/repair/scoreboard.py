@@ -2,7 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 
-from interp.experiments.repair import BROKEN, EQUAL_COUNT, EQUAL_NORM, FAMILIES, WEIGHT_REPAIRS, Row, Trial
+from interp.experiments.repair import (
+    BROKEN,
+    EQUAL_COUNT,
+    EQUAL_NORM,
+    FAMILIES,
+    WEIGHT_REPAIRS,
+    AttackTrial,
+    Row,
+    Trial,
+)
 from interp.stats import Estimate, mean_with_interval
 
 
@@ -51,6 +60,22 @@ def difference(first: Sequence[Trial], second: Sequence[Trial], *, seed: int = 0
     """Refusal of held-out harmful prompts under the first minus the second, paired by prompt."""
     one, other = (_by_prompt([t.refused["harmful"] for t in trials]) for trials in (first, second))
     return mean_with_interval([a - b for a, b in zip(one, other, strict=True)], seed=seed, unit="share")
+
+
+def worst_attack(trials: Sequence[AttackTrial]) -> AttackTrial | None:
+    """The attack on one repair after which the fewest validation prompts are refused, of those within the bound on
+    capability lost; the first of equals, and None where no attack is within it.
+
+    What it does to held-out prompts had no part in the choice, so it is reported without bias.
+    """
+    within = [trial for trial in trials if trial.attack is not None and trial.permitted]
+    return min(within, key=lambda trial: sum(trial.validation), default=None)
+
+
+def harder_to_break(one: AttackTrial, other: AttackTrial, *, seed: int = 0) -> Estimate:
+    """Refusal of held-out harmful prompts after one attack minus that after another, paired by prompt."""
+    differences = [float(a) - float(b) for a, b in zip(one.refused, other.refused, strict=True)]
+    return mean_with_interval(differences, seed=seed, unit="share")
 
 
 def _by_prompt(values: Sequence[Sequence[float | int]]) -> list[float]:
