@@ -117,12 +117,13 @@ def _stop(_value: object) -> None:
 @contextmanager
 def resuming_at(model: ChatModel, layer: int, resid: Float[Tensor, "batch pos d_model"]) -> Iterator[None]:
     """This thread's passes inside the context skip the blocks below `layer`, whose input is `resid`."""
-    skipped = {block.module: _skip for block in model.blocks[:layer]}
+    skipped = {block.module: passed_through for block in model.blocks[:layer]}
     with model.lock, swapped_forwards(skipped), model.hooks([("resid_pre", layer, lambda _: resid)]):
         yield
 
 
-def _skip(hidden_states: Tensor, *_args: object, **_options: object) -> Tensor:
+def passed_through(hidden_states: Tensor, *_args: object, **_options: object) -> Tensor:
+    """The forward of a block that is skipped."""
     return hidden_states
 
 

@@ -6,6 +6,7 @@ whatever it does beyond a matrix product (caps, scales), for as many positions a
 
     states = completion_states(model, tokens, completions, rows, applied)
     logits = states.logits(model, slice(0, 16))        # of the first 16 scored positions
+    lens = read_out(model, resid)                      # of a residual stream of any depth
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,11 +18,26 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.engine.applying import Applied
-from interp.engine.batching import pad_id, pad_left
+from interp.engine.batching import pad_id, pad_left, passed_through
 from interp.engine.layouts import PassLayout
 from interp.models.chat_model import ChatModel
 from interp.models.threads import swapped_forwards
 from interp.models.tokens import ChatTokens
+
+
+@torch.no_grad()
+def read_out(model: ChatModel, resid: Float[Tensor, "pos d_model"]) -> Float[Tensor, "pos d_vocab"]:
+    """Logits that the model's own final norm and unembedding read from a residual stream of any depth ("logit lens").
+
+    After the last block these are the model's logits. Blocks are swapped for the identity and the first one for the
+    given stream, so that whatever an architecture does beyond a norm and a product (caps, scales) is done here as well.
+    """
+    given = resid[None].to(model.device, model.dtype)
+    skipped: dict[Any, Any] = {block.module: passed_through for block in model.blocks}
+    skipped[model.blocks[0].module] = lambda *_args, **_options: given
+    ids = torch.zeros(1, len(resid), dtype=torch.long, device=model.device)  # only their shape matters
+    with model.lock, swapped_forwards(skipped):
+        return model.hf(input_ids=ids, use_cache=False).logits[0]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -7,10 +7,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from interp.engine import log_probs
+from interp.engine.activations import collect
 from interp.engine.applying import apply
 from interp.engine.interventions import Ablate
 from interp.engine.log_probs import map_completions, map_positions, token_count
-from interp.engine.unembedding import completion_states
+from interp.engine.unembedding import completion_states, read_out
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens
 from tests.conftest import tiny_config
@@ -124,3 +125,21 @@ def test_completions_and_prompts_must_match(tiny: ChatModel) -> None:
         ValueError, match="completion 1 holds token 280, which is none of the tokenizer's 259"
     ):
         list(map_positions([tiny], [starts(tiny, PROMPTS[:2])], [[1], [280]], log_softmax))
+
+
+@torch.no_grad()
+def test_the_lens_of_every_family_reads_the_stream_after_the_last_block_as_the_model(
+    family: ChatModel,
+) -> None:
+    ids = list(family.tokenizer("The river rose in the night.")["input_ids"])
+    acts = collect(
+        family,
+        starts(family, [ids]),
+        sites=("resid_pre", "resid_post"),
+        positions=list(range(-len(ids), 0)),
+        fast=False,
+    )
+    own = family.hf(torch.tensor([ids])).logits[0]
+    torch.testing.assert_close(read_out(family, acts["resid_post"][0, -1]), own, rtol=1e-4, atol=1e-4)
+    assert (read_out(family, acts["resid_pre"][0, -1]) - own).abs().max() > 1e-2  # control: one block less
+    torch.testing.assert_close(family.hf(torch.tensor([ids])).logits[0], own)  # the model is as it was
