@@ -23,14 +23,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from interp.detectors.machine_text.perturbers import Perturber
-from interp.detectors.machine_text.reading import map_texts, score_texts, token_ids
-from interp.detectors.machine_text.scores import TextScores, distribution_columns
+from interp.detectors.machine_text.reading import check_finite, map_texts, token_ids
+from interp.detectors.machine_text.scores import TextScores, TokenScores, distribution_columns, text_scores
+from interp.display.progress import progress
+from interp.engine.activations import fast_path_agrees
 from interp.engine.generation import generate
 from interp.engine.interventions import Intervention
 from interp.engine.log_probs import token_count
-from interp.engine.plain_texts import leading_ids
+from interp.engine.packed_texts import map_packed_positions
+from interp.engine.plain_texts import leading_ids, scored_windows
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens
 
@@ -57,12 +61,18 @@ def perturbation_scores(
     n_perturbations: int = 10,
     seed: int = 0,
     interventions: Sequence[Intervention] = (),
+    fast: bool = True,
+    show_progress: bool = False,
 ) -> list[PerturbationScores]:
     """DetectGPT and NPR of every text, in order.
+
+    A text and its versions run as one prefix tree (`interp.engine.packed_texts`), unless there are interventions, a
+    text is longer than the context, or the model cannot be packed.
 
     Args:
         perturber: `WordPerturber()`, `MaskedPerturber.load(name)`, or a function of the same signature.
         n_perturbations: published with 1, 10 and 100.
+        fast: False runs every version by itself, in padded batches.
 
     Raises:
         ValueError: no perturbations, a perturber that gives another number of versions, or a text that is too short.
@@ -70,15 +80,40 @@ def perturbation_scores(
     if n_perturbations < 1:
         raise ValueError(f"n_perturbations must be 1 or more, got {n_perturbations}")
     found = []
-    for number, text in enumerate(texts):
+    shown = progress(texts, total=len(texts), label="perturbed texts", show=show_progress)
+    for number, text in enumerate(shown):
         versions = perturber(text, n_perturbations, seed=seed + number)
         if len(versions) != n_perturbations:
             raise ValueError(f"the perturber gave {len(versions)} versions of {n_perturbations} asked for")
-        own, *changed = score_texts(model, [text, *versions], interventions=interventions)
-        found.append(
-            compare(own, changed),
-        )
+        own, *changed = _version_scores(model, [text, *versions], interventions, fast)
+        found.append(compare(own, changed))
     return found
+
+
+def _version_scores(
+    model: ChatModel, versions: Sequence[str], interventions: Sequence[Intervention], fast: bool
+) -> list[TextScores]:
+    ids = token_ids([model], versions)
+    bos = leading_ids(model.tokenizer)
+    whole = [(*bos, *row) for row in ids]
+    tokens = ChatTokens(
+        ids=tuple(whole),
+        starts=(0,) * len(whole),
+        ends=tuple(map(len, whole)),
+        tokenizer=model.tokenizer,
+    )
+    fits = len(scored_windows([model], ids).texts) == len(ids)
+    if fast and not interventions and fits and fast_path_agrees(model, tokens):
+        columns = map_packed_positions(model, tokens, distribution_columns)
+    else:
+        parts = map_texts([model], ids, distribution_columns, interventions=interventions)
+        columns = [part.values for part in parts]
+    for number, values in enumerate(columns):
+        check_finite(values, number)
+    return [
+        text_scores(TokenScores.of_columns(torch.tensor(row[-len(values) :]), values))
+        for row, values in zip(ids, columns, strict=True)
+    ]
 
 
 def compare(own: TextScores, changed: Sequence[TextScores]) -> PerturbationScores:
@@ -117,6 +152,7 @@ def dna_gpt(
     temperature: int | float = 1.0,
     seed: int = 0,
     interventions: Sequence[Intervention] = (),
+    show_progress: bool = False,
 ) -> list[RegenerationScores]:
     """DNA-GPT of every text, in order: the model continues the text's beginning, to the text's own length.
 
@@ -134,7 +170,10 @@ def dna_gpt(
         )
     found, size = list[RegenerationScores](), token_count(model)
     special = set(model.tokenizer.all_special_ids)
-    for number, ids in enumerate(token_ids([model], texts)):
+    rows = token_ids([model], texts)
+    for number, ids in enumerate(
+        progress(rows, total=len(rows), label="regenerated texts", show=show_progress)
+    ):
         kept = max(1, int(truncation * len(ids)))
         start = (*leading_ids(model.tokenizer), *ids[:kept])
         prompts = ChatTokens(

@@ -117,7 +117,7 @@ def read_texts(
             show_progress=show_progress,
         )
         for number, part in enumerate(parts):
-            _check_finite(part.values, first + number)
+            check_finite(part.values, first + number)
             tokens = TokenScores.of_columns(torch.tensor(ids[number][-len(part.values) :]), part.values)
             yield ReadText(tokens, part.states)
         first += len(chunk)
@@ -206,7 +206,8 @@ def check_shared_vocabulary(model: ChatModel, reference: ChatModel) -> None:
         )
 
 
-def _check_finite(columns: Float[Tensor, "token column"], text: int) -> None:
+def check_finite(columns: Float[Tensor, "token column"], text: int) -> None:
+    """Raise a ValueError where the reduced distributions of a text are not finite."""
     if not torch.isfinite(columns).all():
         token = int((~torch.isfinite(columns)).nonzero()[0, 0])
         raise ValueError(
@@ -251,7 +252,7 @@ def sampled_fast_detect_gpt(
     scores = []
     for number, text in enumerate(texts):  # one at a time: a text has tokens times samples of them
         (part,) = map_texts(models, token_ids(models, [text], first=number), draw)
-        _check_finite(part.values, number)
+        check_finite(part.values, number)
         sums = part.values.double().mean(0)
         scores.append(float((sums[0] - sums[1:].mean()) / sums[1:].std()))
     return scores

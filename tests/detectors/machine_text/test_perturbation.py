@@ -1,15 +1,20 @@
 """DetectGPT, NPR and DNA-GPT are the formulas over plain scores."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import torch
 
+from interp.detectors.machine_text import perturbation
 from interp.detectors.machine_text.perturbation import compare, dna_gpt, ngram_overlap, perturbation_scores
 from interp.detectors.machine_text.perturbers import WordPerturber
 from interp.detectors.machine_text.reading import score_texts
 from interp.detectors.machine_text.scores import TextScores
 from interp.engine.generation import generate
+from interp.engine.log_probs import PositionReducer
+from interp.engine.packed_texts import map_packed_positions
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens
 
@@ -56,6 +61,32 @@ def test_perturbation_scores_are_those_of_the_versions(tiny: ChatModel) -> None:
     # A perturber that changes nothing leaves nothing to find.
     (same,) = perturbation_scores(tiny, TEXTS[:1], unchanged, n_perturbations=3)
     assert same.detect_gpt_difference == pytest.approx(0, abs=1e-5) and same.npr == pytest.approx(1, abs=1e-4)
+
+
+def test_versions_run_as_one_prefix_tree_score_as_each_by_itself(
+    tiny: ChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = perturbation_scores(tiny, TEXTS, WordPerturber(), n_perturbations=8, fast=False)
+    ran = list[int]()
+
+    def counted(model: ChatModel, tokens: ChatTokens, reduce: PositionReducer) -> list[torch.Tensor]:
+        def once(logits: Sequence[torch.Tensor], ids: torch.Tensor) -> torch.Tensor:
+            ran.append(len(ids))
+            return reduce(logits, ids)
+
+        return map_packed_positions(model, tokens, once)
+
+    monkeypatch.setattr(perturbation, "map_packed_positions", counted)
+    packed = perturbation_scores(tiny, TEXTS, WordPerturber(), n_perturbations=8)
+    for ours, theirs in zip(packed, plain, strict=True):
+        for name in ("detect_gpt", "detect_gpt_difference", "npr"):
+            assert getattr(ours, name) == pytest.approx(getattr(theirs, name), rel=2e-3, abs=1e-5), name
+    # A node for each distinct prefix of two bytes or more, of each text with its versions.
+    nodes = 0
+    for number, text in enumerate(TEXTS):
+        versions = [text, *WordPerturber()(text, 8, seed=number)]
+        nodes += len({version[:n] for version in versions for n in range(2, len(version) + 1)})
+    assert sum(ran) == nodes < sum(len(t) for t in TEXTS) * 9 - 18
 
 
 def test_a_perturber_must_give_what_is_asked(tiny: ChatModel) -> None:
