@@ -51,7 +51,8 @@ def list_experiments(json_output: JsonOption = False) -> None:
     Example: `interp list`
     """
     prompts = {
-        "builtin": "600 matched pairs in ten harm categories; 60 borderline-safe test prompts, 150 to train on"
+        "builtin": "600 matched pairs in ten harm categories; 60 borderline-safe test prompts, 150 to train on",
+        "advbench+alpaca": "harmful and harmless prompts of named public sets, which `interp data ls` lists",
     }
     if json_output:
         print_json({"experiments": SUMMARIES, "models": BUNDLED_MODELS, "prompts": prompts})

@@ -84,7 +84,10 @@ _MODEL_OPTIONS = {
 PromptsOption = Annotated[
     str,
     typer.Option(
-        "--prompts", "-p", help="builtin, a folder, or harmful=FILE,harmless=FILE (files or hub:owner/name)."
+        "--prompts",
+        "-p",
+        help="builtin, named sets (advbench+alpaca; interp data ls), a folder, or harmful=FILE,harmless=FILE (files or "
+        "hub:owner/name).",
     ),
 ]
 ColumnOption = Annotated[str | None, typer.Option(help="Text column of the prompt files.")]

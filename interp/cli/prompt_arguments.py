@@ -11,19 +11,21 @@ if TYPE_CHECKING:  # reading prompts needs no torch, printing help not even pand
     from interp.data.prompt_sets import Prompts
 
 PROMPTS_HELP = (
-    "An instruction; a file with a prompt a row (.jsonl, .json, .csv, .tsv, .parquet, .txt, or hub:owner/name); or - "
-    "for standard input, a prompt a line."
+    "An instruction; a file with a prompt a row (.jsonl, .json, .csv, .tsv, .parquet, .txt, or hub:owner/name); "
+    "data:NAME[:KIND] of `interp data ls`; or - for standard input, a prompt a line."
 )
 
 
 def is_prompt_file(argument: str) -> bool:
     """Whether an argument names a file or standard input rather than being an instruction itself.
 
-    It does when it is `-`, `hub:...`, an existing file with a known ending, or one word with a known ending.
+    It does when it is `-`, `hub:...`, `data:...` in one word, an existing file with a known ending, or one word with a
+    known ending.
     """
     from interp.data.files import SUFFIXES
 
-    if argument == "-" or argument.startswith("hub:"):
+    named = argument.startswith("data:") and len(argument.split()) == 1 and len(argument) > len("data:")
+    if argument == "-" or argument.startswith("hub:") or named:
         return True
     if not argument.endswith(SUFFIXES):
         return False

@@ -1,13 +1,16 @@
 """Reading rows of prompt files, data sets on the Hub and streams.
 
-A row is an object with a column for the text; a line of plain text is `{"text": line}`. What would lose part of a row
-without a word is refused: more fields than the header has columns, a column or key given twice, a quote that is never
-closed, text in another encoding.
+A row is an object with a column for the text; a line of plain text is `{"text": line}`. A file may be compressed
+(`.jsonl.gz`, `.csv.xz`). JSON is a list of rows, or an object that holds one: a list under some name, columns of equal
+length, or categories of texts. What would lose part of a row without a word is refused: more fields than the header has
+columns, a column or key given twice, a quote that is never closed, text in another encoding.
 """
 
 import csv
+import gzip
 import io
 import json
+import lzma
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,10 +19,29 @@ from typing import Any
 from interp.models.prompt_inputs import TEXT_COLUMNS, is_text
 from interp.storage.typed_json import first_line
 
-__all__ = ["SUFFIXES", "TEXT_COLUMNS", "prompt_lines", "read_rows", "read_text", "source_rows", "text_column"]
+__all__ = [
+    "DATA_SUFFIXES",
+    "SUFFIXES",
+    "TEXT_COLUMNS",
+    "ends_as_data",
+    "prompt_lines",
+    "read_rows",
+    "read_text",
+    "source_rows",
+    "text_column",
+]
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_OPENERS = {".gz": gzip.open, ".xz": lzma.open}
+DATA_SUFFIXES = (
+    *SUFFIXES,
+    *(kind + packed for kind in SUFFIXES for packed in _OPENERS if kind != ".parquet"),
+)
+"""Endings of files of rows, compressed ones too."""
+PUBLIC_TEXT_COLUMNS = (*TEXT_COLUMNS, "forbidden_prompt", "user_input", "behavior")
+"""Columns of prompts in public data sets, in any case; looked for where a file has none of `TEXT_COLUMNS` as it is."""
+_TAB = "\t"
+_DELIMITERS = {".csv": ",", ".tsv": _TAB}
 
 
 def source_rows(source: str) -> list[Any]:
@@ -94,11 +116,16 @@ def _decoded(lines: Iterable[str], source: str) -> Iterator[str]:
 def text_column(rows: list[Any], column: str | None, source: str) -> str:
     """The column that holds the prompts: the given one, or the first of `TEXT_COLUMNS` that the first row has.
 
+    Where it has none of them, the first of `PUBLIC_TEXT_COLUMNS` in any case, such as `Goal`.
+
     Raises:
         ValueError: no such column; the message names the source and the columns that it has.
     """
     have = list(rows[0]) if isinstance(rows[0], Mapping) else []
     name = column or next((name for name in TEXT_COLUMNS if name in have), None)
+    if name is None:
+        plain = {str(name).lower().strip(): name for name in reversed(have)}
+        name = next((plain[name] for name in PUBLIC_TEXT_COLUMNS if name in plain), None)
     if name is None or name not in have:
         wanted = f"column {column!r}" if column else f"any of the columns {', '.join(TEXT_COLUMNS)}"
         raise ValueError(
@@ -111,41 +138,85 @@ def _file_rows(path: Path) -> list[Any]:
     path = path.expanduser()
     if not path.is_file():
         raise ValueError(f"no such prompt file: {path}")
-    if path.suffix not in SUFFIXES:
+    kind = path.with_suffix("").suffix if path.suffix in _OPENERS else path.suffix
+    if kind not in SUFFIXES or (kind == ".parquet" and path.suffix != kind):
         raise ValueError(f"{path}: unknown kind of file; known: {', '.join(SUFFIXES)}")
     try:
-        if path.suffix == ".parquet":
+        if kind == ".parquet":
             return _parquet_rows(path)
         text = read_text(path)
-        if path.suffix == ".txt":
+        if kind == ".txt":
             return [{"text": line} for line in text.split("\n") if line.strip()]
-        if path.suffix == ".jsonl":
+        if kind == ".jsonl":
             return [
                 _json_line(line, path, number)
                 # Not splitlines(): it also splits at U+2028 and the like, which JSON strings may contain.
                 for number, line in enumerate(text.split("\n"), 1)
                 if line.strip()
             ]
-        if path.suffix == ".json":
+        if kind == ".json":
             rows = _json(text)
+            if isinstance(rows, dict):
+                rows = _held_rows(rows)
             if not isinstance(rows, list):
                 raise ValueError("expected a list of prompts or of objects")
             return [{"text": row} if isinstance(row, str) else row for row in rows]
-        return _table_rows(text, path)
-    except (ValueError, OSError, csv.Error) as error:
+        return _table_rows(text, path, delimiter=_DELIMITERS[kind])
+    except (ValueError, OSError, EOFError, lzma.LZMAError, csv.Error) as error:
         if str(path) in str(error):
             raise
         raise ValueError(f"cannot read {path}: {error}") from error
 
 
+def ends_as_data(name: str) -> bool:
+    """Whether a file's name has the ending of a file of rows, compressed or not."""
+    return name.lower().endswith(DATA_SUFFIXES)
+
+
+def _held_rows(whole: dict[str, Any]) -> list[Any] | None:
+    """The rows that a JSON object holds; None where it holds none in a form that is known.
+
+    A list of objects under one name; columns of equal length of which one is a text column; or texts in lists, under
+    the names of their category and subcategory.
+    """
+    values = list(whole.values())
+    lists = [value for value in values if isinstance(value, list)]
+    tables = [value for value in lists if value and all(isinstance(row, dict) for row in value)]
+    if len(tables) == 1 and len(lists) == 1:
+        return tables[0]
+    columns = {name.lower() for name in whole}
+    if len(lists) == len(values) > 0 and columns & set(PUBLIC_TEXT_COLUMNS):
+        if len({len(column) for column in lists}) > 1:
+            return None
+        return [dict(zip(whole, row, strict=True)) for row in zip(*lists, strict=True)]
+    rows = list(_grouped_texts(whole, ()))
+    return rows if rows and None not in rows else None
+
+
+def _grouped_texts(group: Any, path: tuple[str, ...]) -> Iterator[dict[str, str] | None]:
+    """Rows of texts below the names of their groups; None for anything else that is found there."""
+    if isinstance(group, dict) and len(path) < 2:
+        for name, inner in group.items():
+            yield from _grouped_texts(inner, (*path, str(name)))
+    elif isinstance(group, list) and path and all(isinstance(text, str) for text in group):
+        groups = dict(zip(("category", "subcategory"), path, strict=False))
+        yield from ({"prompt": text, **groups} for text in group)
+    else:
+        yield None
+
+
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, without a byte order mark.
+    """The text of a UTF-8 file, compressed or not, without a byte order mark.
 
     Raises:
         ValueError: another encoding; UTF-16 without a mark also decodes, with NUL between its letters.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        if (opener := _OPENERS.get(path.suffix)) is None:
+            text = path.read_text(encoding="utf-8-sig")
+        else:
+            with opener(path, "rt", encoding="utf-8-sig") as stream:
+                text = stream.read()
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it"
@@ -156,9 +227,9 @@ def read_text(path: Path) -> str:
     return text
 
 
-def _table_rows(text: str, path: Path) -> list[dict[str, str]]:
+def _table_rows(text: str, path: Path, *, delimiter: str) -> list[dict[str, str]]:
     """Rows of a table with a header; a row that ends early lacks its last columns."""
-    reader = csv.reader(io.StringIO(text), delimiter=_DELIMITERS[path.suffix], strict=True)
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
     try:
         header = next(reader, [])
         if twice := [name for name, count in Counter(header).items() if count > 1]:
@@ -169,7 +240,7 @@ def _table_rows(text: str, path: Path) -> list[dict[str, str]]:
                 raise ValueError(
                     f"{path}, row {len(rows) + 1} (line {reader.line_num}) has {len(fields)} fields for "
                     f"{len(header)} columns ({', '.join(header)}); put text that holds a "
-                    f"{'tab' if path.suffix == '.tsv' else 'comma'} in double quotes"
+                    f"{'tab' if delimiter == _TAB else 'comma'} in double quotes"
                 )
             if fields:
                 rows.append(dict(zip(header, fields, strict=False)))

@@ -99,6 +99,18 @@ class Prompts(Shown):
             conversations=tuple(self.conversations[i] for i in rows) if self.conversations else (),
         )
 
+    def joined(self, other: "Prompts") -> "Prompts":
+        """These prompts followed by those of `other`, under the name of these."""
+        if bool(self.conversations) != bool(other.conversations):
+            raise ValueError(f"{self.source} and {other.source} are not both instructions")
+        return replace(
+            self,
+            texts=self.texts + other.texts,
+            ids=self.ids + other.ids,
+            categories=self.categories + other.categories,
+            conversations=self.conversations + other.conversations,
+        )
+
     def with_ending(self, ending: Ending) -> "Prompts":
         """The same prompts with endings as-is, stripped of closing punctuation, or with a full stop.
 

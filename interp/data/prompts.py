@@ -1,6 +1,7 @@
-"""Loading prompt sets: the builtin one, folders, single files, data sets from the Hub.
+"""Loading prompt sets: the builtin one, named public ones, folders, single files, data sets from the Hub.
 
     prompts = load_prompts("builtin", ending="period")
+    prompts = load_prompts("advbench+alpaca")            # of `interp data ls`
     prompts["harmful", "train"].texts[:2]
 
 `interp.data.prompt_sets` defines prompt sets and explains why their endings matter; its names are re-exported here.
@@ -11,10 +12,13 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from interp.data.files import SUFFIXES, source_rows, text_column
+from interp.data.named_prompts import named_parts
+from interp.data.overlaps import overlap
 from interp.data.prompt_sets import (
     CLOSING,
     COMPARED_ENDINGS,
@@ -29,6 +33,7 @@ from interp.data.prompt_sets import (
     as_prompts,
     with_ending,
 )
+from interp.data.registry import names_sets
 
 __all__ = [
     "ANSWER_COLUMNS",
@@ -58,6 +63,8 @@ ANSWER_COLUMNS = ("output", "completion", "response", "answer")
 _BUILTIN = Path(__file__).parent / "assets" / "builtin"
 HELD_OUT_TEXT = _BUILTIN / "text.txt"
 """A page of plain prose for cross-entropy, which none of the bundled models was trained on."""
+_COMPARED = 2000
+"""Prompts of a split that are compared with those of another for being nearly the same; 0.2 ms each."""
 _FRACTIONS = {"train": 0.6, "val": 0.2, "test": 0.2}
 
 
@@ -71,10 +78,13 @@ def load_prompts(
     """Load a prompt set.
 
     Args:
-        source: `builtin`; a folder with `{harmful,harmless,borderline}_{train,val,test}` in files of
-            `files.SUFFIXES`; or single sources by part, `{"harmful": F, "harmless": G}` or `{"harmful_train": F, ...}`,
-            each a file or `hub:owner/name[:config][:split]`. As a string: `harmful=F,harmless=G`. Missing splits are
-            cut from the existing ones by a seeded shuffle, and noted.
+        source: `builtin`; named public sets, `advbench+alpaca` or `jailbreakbench:harmful+alpaca`
+            (`interp.data.registry`), whose files are on this machine; a folder with
+            `{harmful,harmless,borderline}_{train,val,test}` in files of `files.SUFFIXES`; or single sources by part,
+            `{"harmful": F, "harmless": G}` or `{"harmful_train": F, ...}`, each a file,
+            `hub:owner/name[:config][:split]` or a named set. As a string: `harmful=F,harmless=G`. Missing splits are
+            cut from the existing ones by a seeded shuffle, and noted, as are prompts that stand in two splits exactly
+            or nearly.
         ending: treatment of the prompts' endings.
         column: text column; by default the first of `TEXT_COLUMNS` that is present.
         seed: seed of the shuffle that cuts missing splits.
@@ -92,23 +102,31 @@ def load_prompts(
             raise ValueError(
                 f"a part is given twice in {','.join('='.join(p) for p in pairs)!r}; give each once"
             )
-    if isinstance(source, Mapping):
+    if isinstance(source, str) and names_sets(source):
+        name, read = source, named_parts(source)
+        if ("harmless", None) not in read and not any(kind == "harmless" for kind, _ in read):
+            raise ValueError(f"{source} has no harmless prompts; add a set that has, such as {source}+alpaca")
+    elif isinstance(source, Mapping):
         name = ",".join(f"{key}={value}" for key, value in source.items())
-        files = {key: str(value) for key, value in source.items()}
+        read = {
+            _part(key): _read(str(value), column, label=f"{name}/{key}", kind=_part(key)[0])
+            for key, value in source.items()
+        }
     elif str(source).startswith("hub:"):
         raise ValueError(f"{source} is one list of prompts; say what it holds: harmful={source},harmless=...")
     else:
-        name, files = str(source), _folder_files(Path(source).expanduser())
-    read = {_part(key): _read(value, column, label=f"{name}/{key}") for key, value in files.items()}
+        name = str(source)
+        files = _folder_files(Path(source).expanduser())
+        read = {_part(key): _read(value, column, label=f"{name}/{key}") for key, value in files.items()}
     parts, notes = _complete(read, seed)
-    notes += _duplicates(parts)
+    notes += _duplicates(parts) + _near_duplicates(parts)
     for note in notes:
         logger.warning("%s: %s", name, note)
     return PromptSet(name, parts, notes=tuple(notes)).with_ending(ending)
 
 
 def read_prompts(path: str | Path, *, column: str | None = None) -> Prompts:
-    """Read the prompts of one file or `hub:owner/name[:config][:split]`.
+    """Read the prompts of one file, `hub:owner/name[:config][:split]`, or `data:NAME[:KIND]` of a named set.
 
     Raises:
         ValueError: as `load_prompts`.
@@ -189,8 +207,8 @@ def _part(key: str) -> tuple[Kind, Split | None]:
 def _folder_files(folder: Path) -> dict[str, str]:
     if not folder.is_dir():
         raise ValueError(
-            f"unknown prompt set {str(folder)!r}: not 'builtin', no such folder; give single files as "
-            "harmful=F,harmless=G"
+            f"unknown prompt set {str(folder)!r}: not 'builtin', not of `interp data ls`, no such folder; give single "
+            "files as harmful=F,harmless=G"
         )
     files: dict[str, str] = {}
     for kind in KINDS:
@@ -211,9 +229,28 @@ def _folder_files(folder: Path) -> dict[str, str]:
     return files
 
 
-def _read(source: str, column: str | None, *, label: str) -> Prompts:
+def _read(source: str, column: str | None, *, label: str, kind: Kind | None = None) -> Prompts:
+    """The prompts of a file, a Hub data set, or, where a kind is asked for or after `data:`, of a named set."""
+    named = source.removeprefix("data:")
+    if source != named or (kind is not None and names_sets(source) and not Path(source).exists()):
+        return _named(named, kind, label)
     rows = source_rows(source)
     return _prompts(rows, column, source, label)
+
+
+def _named(source: str, kind: Kind | None, label: str) -> Prompts:
+    """All prompts of one kind of a named set, whatever its splits; of its only kind when None is asked for."""
+    read = named_parts(source)
+    kinds = list(dict.fromkeys(k for k, _ in read))
+    if kind is None and len(kinds) > 1:
+        raise ValueError(
+            f"data:{source} has {' and '.join(kinds)} prompts; say which: data:{source}:{kinds[0]}"
+        )
+    wanted = kinds[0] if kind is None else kind
+    lists = [part for (k, _), part in read.items() if k == wanted]
+    if not lists:
+        raise ValueError(f"{source} has no {wanted} prompts; it has {', '.join(kinds)}")
+    return replace(reduce(Prompts.joined, lists), source=label)
 
 
 def _prompts(rows: list[Any], column: str | None, source: str, label: str) -> Prompts:
@@ -293,6 +330,20 @@ def _complete(
             )
         parts |= {(kind, split): have[split] for split in SPLITS}
     return parts, notes
+
+
+def _near_duplicates(parts: Mapping[tuple[Kind, Split], Prompts]) -> list[str]:
+    """Notes on test prompts that a training prompt of the same kind nearly is, of the first `_COMPARED` of each."""
+    notes = []
+    for kind in ("harmful", "harmless"):
+        train, test = (parts[kind, split].first(_COMPARED) for split in ("train", "test"))
+        found = overlap(train, test)
+        if found.near:
+            notes.append(
+                f"{found.near} of {len(test)} {kind} test prompts are nearly a training prompt (Jaccard index "
+                f"{found.threshold:g} of 5-grams): held-out results are optimistic"
+            )
+    return notes
 
 
 def _duplicates(parts: Mapping[tuple[Kind, Split], Prompts]) -> list[str]:

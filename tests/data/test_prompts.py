@@ -134,10 +134,10 @@ def test_missing_splits_are_cut_from_those_that_are_there(
     if not given and n == 50:
         assert [len(part) for part in parts] == [30, 10, 10]
     missing = " and ".join(split for split in SPLITS if split not in given)
-    (note,) = found.notes
+    (note,) = (note for note in found.notes if "nearly" not in note)  # texts with a number are alike
     assert re.match(rf"harmful {missing} cut from .*\(seed 0\), as the set has none", note)
     assert note in caplog.text
-    assert found.provenance["notes"] == [note]
+    assert found.provenance["notes"] == list(found.notes)
 
     assert load_prompts(tmp_path).provenance == found.provenance
     if n == 50:
@@ -207,7 +207,7 @@ def two_files(folder: Path, harmful: Path | str) -> str:
 
 
 def test_unknown_set(tmp_path: Path) -> None:
-    message = r"unknown prompt set '.*nowhere': not 'builtin', no such folder; .*harmful=F,harmless=G"
+    message = r"unknown prompt set '.*nowhere': not 'builtin', .*no such folder; .*harmful=F,harmless=G"
     with pytest.raises(ValueError, match=message):
         load_prompts(str(tmp_path / "nowhere"))
 
