@@ -120,6 +120,17 @@ class ClassifierScorer:
             )
         return classify
 
+    def probabilities(self, replies: Sequence[str]) -> list[float]:
+        """Probability of the label for every reply, by the classifier's softmax over all labels."""
+        rows = self._classify(
+            [reply or " " for reply in replies],
+            truncation=True,
+            batch_size=16,
+            top_k=None,
+            function_to_apply="softmax",
+        )
+        return [next(entry["score"] for entry in row if entry["label"] == self.label) for row in rows]
+
     def __call__(self, replies: Sequence[str]) -> list[bool]:
         labels = self._classify([reply or " " for reply in replies], truncation=True, batch_size=16)
         return [row["label"] == self.label for row in labels]

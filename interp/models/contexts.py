@@ -139,3 +139,9 @@ def _run_first_block(hf: PreTrainedModel, block: nn.Module, n_tokens: int, mode:
         pass
     finally:
         handle.remove()
+
+
+def fitting_rows(model: Any, tokens: ChatTokens, *, new_tokens: int = 0) -> list[int]:
+    """Rows of the prompts that fit into the context of a `ChatModel` with so many tokens after them."""
+    limit = model.context_length
+    return [row for row, ids in enumerate(tokens.ids) if limit is None or len(ids) + new_tokens <= limit]
