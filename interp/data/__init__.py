@@ -8,7 +8,8 @@ Hands out:
 `Prompts`, `load_prompts`, `query_examples`, `query_splits`, `read_answered`, `read_prompts`, `find_suffixes`,
 `TASK_FORMATS`, `TaskFormat`, `read_task`, `Task`, `TaskProvenance`, `load_task`, `stubs`, `Attempt`, `Wrapper`,
 `attempts`, `read_attacks`, `read_suffixes`, `with_held_out`, `SAFETY_TEXTS`, `safety_text`, `adopt`, `fetch`,
-`named_rows`, `Overlap`, `overlap`, `DataSet`, `data_set`, `known_sets`, `CheckedSet`, `check_set`.
+`named_rows`, `Overlap`, `overlap`, `DataSet`, `data_set`, `known_sets`, `CheckedSet`, `check_set`,
+`load_preferences`, `PairLabels`, `PreferencePair`, `PreferenceSet`, `builtin_preferences`, `cut_by_prompt`.
 """
 
 import lazy_loader

@@ -10,6 +10,12 @@ from .files import prompt_lines as prompt_lines
 from .named_prompts import named_rows as named_rows
 from .overlaps import Overlap as Overlap
 from .overlaps import overlap as overlap
+from .preference_files import load_preferences as load_preferences
+from .preferences import PairLabels as PairLabels
+from .preferences import PreferencePair as PreferencePair
+from .preferences import PreferenceSet as PreferenceSet
+from .preferences import builtin_preferences as builtin_preferences
+from .preferences import cut_by_prompt as cut_by_prompt
 from .prompt_sets import Prompts as Prompts
 from .prompt_sets import PromptSet as PromptSet
 from .prompt_sets import with_held_out as with_held_out
