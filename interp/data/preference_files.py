@@ -12,7 +12,7 @@
 | tldr | info, summaries, choice (the comparisons of `summarize_from_feedback`) | post with title and subreddit |
 
 A bad row (an empty side, identical replies, transcripts that part before the last reply) is refused by name, or left
-out and counted with `skip_bad`: the Hub's sets have a few. Equal scores say nothing and count as bad.
+out and counted with `skip_bad`: the Hub's sets have a few. Rows whose two scores are equal count as bad.
 
 Sources: Bai et al. 2022, arXiv:2204.05862 (HH-RLHF); Ji et al. 2024, arXiv:2406.15513 (PKU-SafeRLHF); Stiennon et al.
 2020, arXiv:2009.01325 (TL;DR); Cui et al. 2023, arXiv:2310.01377 (UltraFeedback).

@@ -10,7 +10,8 @@ Hands out:
 `RecoveryConfig`, `Recovered`, `RecoveryStep`, `pick_step`, `restored_share`, `downstream_examples`, `stub_examples`,
 `block_weights`, `full_restore`, `interpolate`, `random_restore`, `random_restore_of_norm`, `safe_lora`,
 `task_arithmetic`, `weights_of`, `weights_with_adapter`, `SafetyPromptConfig`, `TrainedPrompt`, `fit_safety_space`,
-`optimise_prompt`, `safety_prompt`, `tune_prompt`, `BreakingConfig`, `breaking_settings`.
+`optimise_prompt`, `safety_prompt`, `tune_prompt`, `BreakingConfig`, `breaking_settings`, `load_reward_model`,
+`RewardModel`, `RewardModelConfig`, `train_reward_model`, `reward_by_layer`, `reward_cosines`.
 """
 
 import lazy_loader

@@ -13,6 +13,12 @@ from .recovery import RecoveryStep as RecoveryStep
 from .recovery import pick_step as pick_step
 from .recovery import recover as recover
 from .recovery import restored_share as restored_share
+from .reward_files import load_reward_model as load_reward_model
+from .reward_models import RewardModel as RewardModel
+from .reward_models import RewardModelConfig as RewardModelConfig
+from .reward_trainer import train_reward_model as train_reward_model
+from .reward_views import reward_by_layer as reward_by_layer
+from .reward_views import reward_cosines as reward_cosines
 from .runner import steps_of as steps_of
 from .safety_adapter import best_alpha as best_alpha
 from .safety_adapter import calibrate as calibrate

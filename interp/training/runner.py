@@ -92,7 +92,7 @@ def _train(
 ) -> dict[str, Any]:
     """Train, write the checkpoints and the adapter or model; returns the record of the run."""
     set_seed(config.seed)
-    with _trainable(model, config, start) as adapted:
+    with trainable_module(model, config, start) as adapted:
         parts = open_parts(out, key)  # after what may refuse the arguments
         last = last_state(parts)
         save = _Save(adapted, out, model, config, steps)
@@ -211,7 +211,7 @@ class _Save(TrainerCallback):
 
 
 @contextmanager
-def _trainable(model: ChatModel, config: TrainConfig, start: str | Path | None) -> Iterator[Any]:
+def trainable_module(model: ChatModel, config: TrainConfig, start: str | Path | None) -> Iterator[Any]:
     """The module to train; the model is restored when the context exits.
 
     TRL's trainers patch `forward`, switch dropout off and align the configs' special tokens: this is also undone.
