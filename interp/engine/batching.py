@@ -80,7 +80,7 @@ def run_batches(
         try:
             result = run(rows)
         except (RuntimeError, MemoryError) as error:
-            if len(rows) == 1 or not _is_out_of_memory(error):
+            if len(rows) == 1 or not is_out_of_memory(error):
                 raise
             limit, fitting = (len(rows) + 1) // 2, 0
             logger.warning("out of memory with %d prompts in a batch; going on with %d", len(rows), limit)
@@ -202,7 +202,8 @@ def pad_id(model: ChatModel) -> int:
     return 0
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch or Python says that memory is exhausted."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
 

@@ -166,11 +166,13 @@ def decode_steps(
     *,
     max_new_tokens: int,
     shrink: bool,
+    limits: Sequence[int] | None = None,
 ) -> Iterator[DecodingStep]:
     """Decode one batch, one decoding step at a time; row indices refer to that batch.
 
     Args:
         prompts: tokens of each row's prompt.
+        limits: tokens of each row at most, 1 or more, where rows differ.
     """
     stops = stop_ids(model)
     alive, ended = list(range(len(logits))), set[int]()
@@ -187,6 +189,7 @@ def decode_steps(
         for row, token in zip(step.rows, step.ids, strict=True):
             so_far[row].append(token)
         ended |= {row for row, token in zip(step.rows, step.ids, strict=True) if token in stops}
+        ended |= set() if limits is None else {row for row in step.rows if number + 1 >= limits[row]}
         keep = [i for i, row in enumerate(alive) if row not in ended]
         if number == max_new_tokens - 1 or not keep:
             return

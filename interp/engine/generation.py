@@ -119,7 +119,7 @@ def generate(
             temperature, seed, top_k or top_p out of range, an intervention that does not fit, or a safety prompt of
             another model.
     """
-    pick = _picker(max_new_tokens, temperature, seed, processors, top_k=top_k, top_p=top_p)
+    pick = picker(max_new_tokens, temperature, seed, processors, top_k=top_k, top_p=top_p)
     with under(model, prompts, safety_prompt) as tokens:
         check_context(model, tokens, new_tokens=max_new_tokens)
         return _generate(
@@ -179,7 +179,7 @@ def stream(
     else between its decoding steps. Up to the budget's `decode_rows` prompts decode together. Arguments and errors are
     those of `generate`.
     """
-    pick = _picker(max_new_tokens, temperature, seed, processors)
+    pick = picker(max_new_tokens, temperature, seed, processors)
 
     def decode() -> Iterator[DecodingStep]:
         with under(model, prompts, safety_prompt) as tokens, apply(model, interventions) as applied:
@@ -277,7 +277,7 @@ def generate_each(
     return [_completions(model, replies, tokens) for replies in done]
 
 
-def _picker(
+def picker(
     max_new_tokens: int,
     temperature: float,
     seed: int,

@@ -11,7 +11,8 @@ Hands out:
 `block_weights`, `full_restore`, `interpolate`, `random_restore`, `random_restore_of_norm`, `safe_lora`,
 `task_arithmetic`, `weights_of`, `weights_with_adapter`, `SafetyPromptConfig`, `TrainedPrompt`, `fit_safety_space`,
 `optimise_prompt`, `safety_prompt`, `tune_prompt`, `BreakingConfig`, `breaking_settings`, `load_reward_model`,
-`RewardModel`, `RewardModelConfig`, `train_reward_model`, `reward_by_layer`, `reward_cosines`.
+`RewardModel`, `RewardModelConfig`, `train_reward_model`, `reward_by_layer`, `reward_cosines`, `OptimisedPolicy`,
+`PolicyConfig`, `optimise_policy`.
 """
 
 import lazy_loader

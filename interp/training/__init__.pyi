@@ -7,6 +7,9 @@ from .config import TrainConfig as TrainConfig
 from .config import one_pass as one_pass
 from .finetune import fine_tune as fine_tune
 from .finetune import preference_tune as preference_tune
+from .policy_config import OptimisedPolicy as OptimisedPolicy
+from .policy_config import PolicyConfig as PolicyConfig
+from .policy_optimisation import optimise_policy as optimise_policy
 from .recovery import Recovered as Recovered
 from .recovery import RecoveryConfig as RecoveryConfig
 from .recovery import RecoveryStep as RecoveryStep

@@ -1,0 +1,116 @@
+"""Rollouts of a policy in training, by the engine's generation; resets to a uniform cut of a reference answer.
+
+    prefixes = draw_resets(references, share=1.0, generator=generator)
+    rollouts = roll_out(policy.refreshed(), prompts, prefixes, max_new_tokens=32, temperature=0.7, seed=0)
+
+A state of text generation is the prompt with a part of an answer, so a rollout can start anywhere: the reset prefix is
+fed with the prompt, and the policy finishes. Prompt, prefix and answer share one tokenisation; the length of prefix and
+generated tokens together is the same with and without a reset.
+
+Source: Chang et al. 2024, arXiv:2404.08495, sections 3 and 5: the roll-in length is uniform on 1..len-1, each rollout
+is reset independently with probability beta, references of fewer than 2 tokens are not.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from interp.engine.applying import apply
+from interp.engine.decoding import decode_steps, decoding_passes, packed_weights, stop_ids
+from interp.engine.generation import picker
+from interp.models.chat_model import ChatModel
+from interp.models.tokens import ChatTokens
+from interp.training.reward_models import with_replies
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollouts:
+    """Answers to a batch of prompts."""
+
+    prompts: ChatTokens
+    """The prompts, without their reset prefixes."""
+    answers: tuple[tuple[int, ...], ...]
+    """Reset prefix and generated tokens of each answer, its end-of-turn token included."""
+    forced: tuple[int, ...]
+    """Length of each reset prefix; 0 without a reset."""
+    finished: tuple[bool, ...]
+    """Whether the policy ended the answer itself."""
+
+    def __len__(self) -> int:
+        return len(self.answers)
+
+    @property
+    def generated(self) -> list[int]:
+        """Tokens that the policy generated in each answer."""
+        return [len(answer) - forced for answer, forced in zip(self.answers, self.forced, strict=True)]
+
+
+def draw_resets(
+    references: Sequence[Sequence[int]], *, share: float | int, generator: torch.Generator
+) -> list[tuple[int, ...]]:
+    """The tokens that each answer is reset to: a prefix of its reference of uniform length on 1..len-1, or none.
+
+    Args:
+        references: token ids of a reference answer to each prompt.
+        share: probability of a reset (beta).
+    """
+    draws = torch.rand(2, len(references), generator=generator)
+    prefixes: list[tuple[int, ...]] = []
+    for reference, (reset, cut) in zip(references, draws.T.tolist(), strict=True):
+        n = len(reference)
+        length = 1 + min(int(cut * (n - 1)), n - 2) if n >= 2 and reset < share else 0
+        prefixes.append(tuple(reference[:length]))
+    return prefixes
+
+
+def roll_out(
+    model: ChatModel,
+    prompts: ChatTokens,
+    prefixes: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float | int,
+    seed: int,
+) -> Rollouts:
+    """Let the model finish every prompt from its reset prefix, sampling at a temperature.
+
+    Args:
+        prefixes: forced tokens of each answer, fewer than max_new_tokens; empty ones start at the prompt.
+        max_new_tokens: length of prefix and generated tokens together.
+
+    Raises:
+        ValueError: a prefix that leaves nothing to generate, or as `generate`.
+    """
+    limits = [max_new_tokens - len(prefix) for prefix in prefixes]
+    if min(limits) < 1:
+        raise ValueError(
+            f"a reset prefix of {max(map(len, prefixes))} tokens leaves nothing of {max_new_tokens} to generate; cut "
+            "references to max_new_tokens"
+        )
+    tokens = with_replies(prompts, prefixes)
+    pick = picker(max_new_tokens, float(temperature), seed, ())
+    done: list[list[int]] = [[] for _ in range(len(tokens))]
+    weights = packed_weights(model, len(tokens), max_new_tokens)
+    with torch.no_grad(), apply(model, ()) as applied:
+        for rows, (logits, state) in decoding_passes(model, tokens, applied, weights, max_new_tokens):
+            steps = decode_steps(
+                model,
+                logits,
+                state,
+                pick,
+                [tokens.ids[row] for row in rows],
+                max_new_tokens=max(limits[row] for row in rows),
+                shrink=True,
+                limits=[limits[row] for row in rows],
+            )
+            for step in steps:
+                for row, token in zip(step.rows, step.ids, strict=True):
+                    done[rows[row]].append(token)
+    stops = stop_ids(model)
+    return Rollouts(
+        prompts=prompts,
+        answers=tuple((*prefix, *ids) for prefix, ids in zip(prefixes, done, strict=True)),
+        forced=tuple(map(len, prefixes)),
+        finished=tuple(ids[-1] in stops for ids in done),
+    )
