@@ -78,7 +78,7 @@ class Recovered:
     used_rollback: bool
     """Whether each step was followed by a rollback."""
     floor: Measured
-    """Task score that a step must exceed."""
+    """Task score that a step must exceed; minus infinity where any loss is allowed."""
     n_different: int
     """Weights below the cut that differ from the aligned ones; 0 where there is nothing to recover."""
     places: Mapping[str, Place]

@@ -218,7 +218,8 @@ class _Schedule:
                 f"the task score of {self._model.name} is {start.task_score.value:g}, so no share of it can be kept; "
                 "give a score above 0 where higher is better"
             )
-        return start.task_score.value * (1 - self._config.max_task_drop)
+        allowed = self._config.max_task_drop
+        return -math.inf if allowed == 1 else start.task_score.value * (1 - allowed)
 
     def _walk(self, done: int, last: int, *, rollback: bool) -> list[RecoveryStep]:
         """Steps after `done` up to `last`, ended early once nothing is left to restore; the saved ones are scored."""

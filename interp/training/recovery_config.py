@@ -28,7 +28,7 @@ class RecoveryConfig(CheckedSettings):
     save_every: Count = 5
     """Steps between task scores."""
     max_task_drop: Share = 0.05
-    """Allowed loss of task score, as a share of the fine-tuned model's."""
+    """Allowed loss of task score, as a share of the fine-tuned model's; 1 allows any, so that all steps are taken."""
     cut: _Above0 = 4 / 6
     """Share of the depth that may change and is computed: blocks 0..floor(cut x layers) - 1."""
     batch_size: Count = 8

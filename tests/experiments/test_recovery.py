@@ -72,6 +72,7 @@ def test_every_model_is_recovered_and_measured_at_every_saved_step(run) -> None:
         assert case.recovery.behaviour == case.recovery.saved[4]
         assert case.recovery.share > 0
     assert set(result.ablations) == {RANDOM, EVERYTHING}
+    assert result.all_steps.picked == 4 and not result.all_steps.used_rollback
     assert result.ablations[EVERYTHING].share > result.cases["4 stubs"].recovery.share
     assert list(result.cuts) == ["0.3333"]
     assert result.rates["0.05"].share > result.cases["4 stubs"].recovery.share
@@ -143,5 +144,5 @@ def test_every_figure_and_the_page_are_drawn(run) -> None:
         "fig06_states",
     ]
     assert "Alignment, put back" in EXPERIMENT.report(run[0].result)
-    assert len(EXPERIMENT.table(run[0].result).rows) == 1 + 2 * 2 + 2
+    assert len(EXPERIMENT.table(run[0].result).rows) == 1 + 2 * 2 + 1 + 2
     assert EXPERIMENT.verdicts(run[0].result)

@@ -8,6 +8,7 @@ import pytest
 from interp.data.prompts import load_prompts
 from interp.experiments.repair import (
     ALIGNED,
+    ALL_STEPS,
     BROKEN,
     EQUAL_COUNT,
     EQUAL_NORM,
@@ -55,8 +56,15 @@ def trial(refused: int, *, task: float = 0.8, inside: Inside | None = None) -> T
 
 def planted(recovery: int, control: int, *, task: float = 0.8) -> Result:
     """A result in which recovery and both random restores refuse so many of 20 harmful prompts."""
-    config = Config(repairs=(RECOVERY, "system prompt"), seeds=2)
-    counts = {ALIGNED: 19, BROKEN: 4, RECOVERY: recovery, EQUAL_COUNT: control, EQUAL_NORM: control}
+    config = Config(repairs=(RECOVERY, ALL_STEPS, "system prompt"), seeds=2)
+    counts = {
+        ALIGNED: 19,
+        BROKEN: 4,
+        RECOVERY: recovery,
+        ALL_STEPS: recovery,
+        EQUAL_COUNT: control,
+        EQUAL_NORM: control,
+    }
     near, far = (
         Inside(
             harmfulness_cosine=c, refusal_cosine=c, harm_belief=c, refusal_belief=c, guard_auroc=c, kl=1 - c
@@ -65,12 +73,12 @@ def planted(recovery: int, control: int, *, task: float = 0.8) -> Result:
     )
     own = replace(near, harmfulness_cosine=1.0, refusal_cosine=1.0, refusal_belief=0.85, kl=0.0)
     trials = {
-        name: (trial(counts.get(name, 4), task=task if name == RECOVERY else 0.8),) * 2
+        name: (trial(counts.get(name, 4), task=task if name in (RECOVERY, ALL_STEPS) else 0.8),) * 2
         for name in config.rows
     }
     trials[ALIGNED] = tuple(replace(t, inside=own, undone={16: (True,) * N}) for t in trials[ALIGNED])
     trials[BROKEN] = tuple(replace(t, inside=far, undone={16: (False,) * N}) for t in trials[BROKEN])
-    trials[RECOVERY] = tuple(replace(t, inside=near, undone={16: (True,) * N}) for t in trials[RECOVERY])
+    trials[ALL_STEPS] = tuple(replace(t, inside=near, undone={16: (True,) * N}) for t in trials[ALL_STEPS])
     about = provenance_of(None, None, seed=0)
     return Result(
         provenance=about,
@@ -79,7 +87,7 @@ def planted(recovery: int, control: int, *, task: float = 0.8) -> Result:
         n={"harmful": N, "harmless": N, "borderline": 10, "task": 10},
         rows=scoreboard(trials),
         trials=trials,
-        attacks=(*attacks(ALIGNED, 18, 10, 2), *attacks(RECOVERY, 18, recovery // 3, 1)),
+        attacks=(*attacks(ALIGNED, 18, 10, 2), *attacks(ALL_STEPS, 18, recovery // 3, 1)),
     )
 
 
@@ -166,9 +174,9 @@ def test_the_grid_is_every_combination_and_stubs_are_counted_from_the_share() ->
 
 def test_what_came_back_inside_is_nearer_to_the_aligned_model() -> None:
     lines = EXPERIMENT.verdicts(planted(18, 5))
-    assert any(line.startswith("Seen: recovery brings back the inside") for line in lines)
+    assert any(line.startswith("Seen: recovery with all steps brings back the inside") for line in lines)
     table = inside_table(planted(18, 5))
-    assert [row[0] for row in table.rows] == [ALIGNED, BROKEN, RECOVERY]
+    assert [row[0] for row in table.rows] == [ALIGNED, BROKEN, ALL_STEPS]
     assert table.rows[2][3] == "0.900" and table.rows[0][-1] == "0.000"
 
 
@@ -182,7 +190,7 @@ def test_intervals_resample_prompts_each_with_its_mean_over_seeds() -> None:
 
 
 def test_rows_bring_what_they_are_compared_with() -> None:
-    assert Config(repairs=("RESTA",)).rows == (ALIGNED, BROKEN, "RESTA", RECOVERY, EQUAL_COUNT, EQUAL_NORM)
+    assert Config(repairs=("RESTA",)).rows == (ALIGNED, BROKEN, "RESTA", ALL_STEPS, EQUAL_COUNT, EQUAL_NORM)
     assert Config(repairs=("system prompt",)).rows == (ALIGNED, BROKEN, "system prompt")
     assert Config().rows == tuple(FAMILIES)
     with pytest.raises(ValueError, match="unknown repair 'magic'"):
@@ -221,7 +229,7 @@ TINY = Config(
     doses=(0.5,),
     prompt_epochs=1,
     undo=(4,),
-    attacked=(ALIGNED, RECOVERY),
+    attacked=(ALIGNED, ALL_STEPS),
     attack_poison=(0.5, 1.0),
     attack_examples=(4,),
     max_new_tokens=2,
@@ -247,9 +255,9 @@ def test_a_run_measures_every_repair(run) -> None:
     assert tuple(result.rows) == tuple(FAMILIES)
     changed = {name: trials[0].weights_changed for name, trials in result.trials.items()}
     assert changed[RECOVERY] > 0
-    assert changed[EQUAL_COUNT] == changed[RECOVERY]  # as many coordinates
+    assert changed[EQUAL_COUNT] == changed[ALL_STEPS]  # as many coordinates
     norms = {name: trials[0].change_norm for name, trials in result.trials.items()}
-    assert norms[EQUAL_NORM] == pytest.approx(norms[RECOVERY], rel=0.05)
+    assert norms[EQUAL_NORM] == pytest.approx(norms[ALL_STEPS], rel=0.05)
     assert changed["system prompt"] == changed["guard answers with a refusal"] == 0
     assert result.trials["interpolation (WiSE)"][0].change_norm == pytest.approx(0.5, rel=1e-4)
     assert result.trials[BROKEN][0].extra_milliseconds == 0
@@ -257,7 +265,7 @@ def test_a_run_measures_every_repair(run) -> None:
         assert (trials[0].inside is not None) == (changed[name] > 0 or name in (ALIGNED, BROKEN)), name
     assert result.trials[ALIGNED][0].inside.kl == pytest.approx(0, abs=1e-4)
     assert result.trials[ALIGNED][0].inside.refusal_cosine == pytest.approx(1, abs=1e-4)
-    assert set(result.trials[RECOVERY][0].undone) == {4}
+    assert set(result.trials[ALL_STEPS][0].undone) == {4}
     assert {name for name, trials in result.trials.items() if trials[0].undone} == set(TINY.attacked)
 
 

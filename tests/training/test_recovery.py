@@ -78,6 +78,8 @@ def test_the_picked_step_is_the_last_before_the_first_at_or_below_the_floor(
     assert recovered.delta.n_changed == recovered.steps[2].n_aligned < recovered.steps[6].n_aligned
     nothing = run(finetuned, aligned, config, Scores(1.0, 0.5))
     assert nothing.picked_step == 0 and nothing.delta.n_changed == 0
+    every = run(finetuned, aligned, replace(config, max_task_drop=1.0), Scores(1.0, 0.5, 0.1, 0.0))
+    assert every.picked_step == 6 and not every.used_rollback and every.floor == -math.inf
     assert nothing.delta.result_hash == finetuned.weights_hash
 
 

@@ -26,8 +26,11 @@ ABLATIONS: dict[str, dict[str, str]] = {
     RANDOM: {"rank_by": "random"},
     EVERYTHING: {"rank_by": "all"},
 }
-"""Ablations, each one setting of `interp.training.recovery.RecoveryConfig` away from the paper's rule."""
-ALIGNED, FINE_TUNED, RECOVERED = "aligned", "fine-tuned", "recovered"
+"""Ablations, each one setting of `interp.training.recovery.RecoveryConfig` away from the paper's rule. Like the sweeps
+they take all steps, whatever the task loses, so that choices of weights are compared at one budget."""
+ALL_STEPS = f"{PAPER}, all steps"
+"""The paper's choice of weights without its floor for the task score: what ablations and sweeps are compared with."""
+ALIGNED, FINE_TUNED, RECOVERED = "aligned", "fine-tuned", "all steps"
 MODELS = (ALIGNED, FINE_TUNED, RECOVERED)
 """Models that are compared from the inside."""
 
@@ -51,10 +54,16 @@ CLAIMS = (
         same_when="held-out task score after recovery at least 95% of the fine-tuned model's",
     ),
     Claim(
+        text="The steps restore refusal, whatever the task loses (question of this project).",
+        where="none",
+        theirs="not reported",
+        same_when="refusal after the last step above that of the fine-tuned model, paired by prompt",
+    ),
+    Claim(
         text="The gradient finds the weights that matter (control of this project).",
         where="none",
         theirs="not measured",
-        same_when="refusal above that of as many random weights, paired by prompt",
+        same_when="refusal after all steps above that of as many random weights, paired by prompt",
     ),
 )
 
@@ -156,7 +165,7 @@ class Recovery:
     steps: tuple[Step, ...]
     """Its steps."""
     floor: Measured
-    """Task score on the validation split that a saved step must exceed."""
+    """Task score on the validation split that a saved step must exceed; NaN where all steps are taken."""
     picked: int
     """Step whose model is the result; 0 is the fine-tuned model itself."""
     used_rollback: bool
@@ -224,7 +233,9 @@ class Result(ExperimentResult):
     cases: dict[str, Case]
     """By `N stubs`, or `given model`."""
     compared: str
-    """The case that ablations, sweeps, profiles and plane are of: the last."""
+    """The case that all steps, ablations, sweeps, profiles and plane are of: the last."""
+    all_steps: Recovery
+    """The paper's choice of weights with every step taken."""
     ablations: dict[str, Recovery]
     """By name."""
     cuts: dict[str, Recovery]

@@ -18,7 +18,16 @@ from interp.display.charts import (
     reference_line,
     style,
 )
-from interp.experiments.recovery import ALIGNED, FINE_TUNED, MODELS, PAPER, RECOVERED, Behaviour, Result
+from interp.experiments.recovery import (
+    ALIGNED,
+    ALL_STEPS,
+    FINE_TUNED,
+    MODELS,
+    PAPER,
+    RECOVERED,
+    Behaviour,
+    Result,
+)
 
 TASK = Style("#44AA99", "dash", "square", "/")
 """Look of the task."""
@@ -107,17 +116,20 @@ def _steps(result: Result) -> go.Figure:
 
 
 def _restored(result: Result) -> go.Figure:
-    """Figure 2: share of restored weights by layer and tensor; beside it, what rollbacks gave back."""
+    """Figure 2: share of restored weights by layer and tensor after all steps; beside it the picked model's, before and
+    after rollbacks, where a step was picked."""
     recovery = result.cases[result.compared].recovery
-    both = {"restored": recovery.shares_before_rollback}
-    if recovery.used_rollback:
-        both["left after rollback"] = recovery.shares
-    names = list(recovery.shares)
+    both = {"all steps": result.all_steps.shares}
+    if recovery.picked and recovery.used_rollback:
+        both["picked, before rollback"] = recovery.shares_before_rollback
+    if recovery.picked:
+        both["picked"] = recovery.shares
+    names = list(result.all_steps.shares)
     top = max((v for shares in both.values() for row in shares.values() for v in row), default=0.0)
     figure = panels(
         list(both) if len(both) > 1 else ("",),
         columns=len(both),
-        width=420 if len(both) > 1 else 700,
+        width=(700, 420, 330)[len(both) - 1],
         height=70 + 30 * len(names),
         x_title="layer",
     )
@@ -139,7 +151,7 @@ def _restored(result: Result) -> go.Figure:
     return finish(
         figure,
         title="Where weights were restored",
-        note=f"{_about(result)}, {result.compared}; step {recovery.picked}; blocks above the cut "
+        note=f"{_about(result)}, {result.compared}; picked step: {recovery.picked}; blocks above the cut "
         f"({result.cut_layer}) are never changed",
         right=130,
     )
@@ -187,6 +199,7 @@ def _pareto(result: Result) -> go.Figure:
         "aligned model": result.aligned,
         "fine-tuned model": case.finetuned,
         PAPER: case.recovery.behaviour,
+        ALL_STEPS: result.all_steps.behaviour,
         **{name: recovery.behaviour for name, recovery in result.ablations.items()},
     }
     looks = named(list(entries))
@@ -212,7 +225,7 @@ def _pareto(result: Result) -> go.Figure:
 
 def _sweeps(result: Result) -> go.Figure:
     """Figure 5: cut and rate."""
-    case = result.cases[result.compared].recovery
+    case = result.all_steps
     cuts = {**{float(k): v for k, v in result.cuts.items()}, result.config.cut: case}
     rates = {**{float(k): v for k, v in result.rates.items()}, result.config.rate: case}
     figure = panels(

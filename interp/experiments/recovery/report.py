@@ -2,7 +2,17 @@
 
 from interp.display.cards import Table
 from interp.display.page import Section, html_report
-from interp.experiments.recovery import ABLATIONS, EVERYTHING, PAPER, RANDOM, Behaviour, Recovery, Result
+from interp.experiments.recovery import (
+    ABLATIONS,
+    ALL_STEPS,
+    EVERYTHING,
+    PAPER,
+    RANDOM,
+    Behaviour,
+    Case,
+    Recovery,
+    Result,
+)
 from interp.experiments.recovery.figures import figures
 from interp.stats import Estimate, mean_with_interval
 
@@ -16,9 +26,8 @@ def rate_table(result: Result) -> Table:
             _row(f"{name}, fine-tuned", case.finetuned, None),
             _row(f"{name}, recovered", case.recovery.behaviour, case.recovery),
         ]
-    rows += [
-        _row(f"{result.compared}, {name}", entry.behaviour, entry) for name, entry in result.ablations.items()
-    ]
+    compared = {ALL_STEPS: result.all_steps, **result.ablations}
+    rows += [_row(f"{result.compared}, {name}", entry.behaviour, entry) for name, entry in compared.items()]
     header = [
         "model",
         f"refused, harmful (n = {n['harmful']})",
@@ -80,15 +89,28 @@ def verdicts(result: Result) -> list[str]:
             f"{after.task.percent} of held-out examples; step {case.recovery.picked} picked, "
             f"{'with' if case.recovery.used_rollback else 'without'} rollback)."
         )
+        lines.append(_all_steps(name, case))
     if RANDOM in result.ablations and not lines[-1].startswith("Not testable"):
-        ours, control = result.cases[result.compared].recovery, result.ablations[RANDOM]
+        ours, control = result.all_steps, result.ablations[RANDOM]
         over = gain(ours.behaviour, control.behaviour)
         lines.append(
-            f"{'Seen' if over.positive else 'Not seen'}: the gradient finds the weights that matter "
-            f"({over.points} over as many random weights; {100 * ours.share:.2f}% and {100 * control.share:.2f}% of "
+            f"{'Seen' if over.positive else 'Not seen'}: the gradient finds the weights that matter (all steps; "
+            f"{over.points} over as many random weights; {100 * ours.share:.2f}% and {100 * control.share:.2f}% of "
             "the weights)."
         )
     return lines
+
+
+def _all_steps(name: str, case: Case) -> str:
+    """What the last step restores of refusal, whatever it costs the task: the picked one may be none."""
+    last = max(case.recovery.saved)
+    before, after = case.finetuned, case.recovery.saved[last]
+    rise = gain(after, before)
+    return (
+        f"{'Seen' if rise.positive else 'Not seen'} on {name}: the steps restore refusal, whatever the task loses "
+        f"(after step {last} {after.refusal_rate['harmful'].percent} refused, {rise.points}; task "
+        f"{after.task.percent})."
+    )
 
 
 def report(result: Result) -> str:
@@ -111,8 +133,9 @@ def report(result: Result) -> str:
         Section(
             title="Which weights",
             text=[
-                f"The picked model has {share} of the weights of all blocks from the aligned one: those of large "
-                "gradient whose copy lowers the loss to first order."
+                f"The picked model has {share} of the weights of all blocks from the aligned one, and "
+                f"{100 * result.all_steps.share:.2f}% after all steps: those of large gradient whose copy lowers the "
+                "loss to first order."
             ],
             figures=[charts["fig02_restored_weights"]],
         ),
@@ -127,6 +150,7 @@ def report(result: Result) -> str:
         Section(
             title=f"What else could be chosen: {PAPER} against {len(ABLATIONS)} ablations",
             text=[
+                "All take every step, whatever the task loses, so that they are compared at one budget. "
                 f"{EVERYTHING.capitalize()} is the most that any choice can restore; random weights are the control."
             ],
             figures=[charts["fig04_pareto"], *([charts["fig05_sweeps"]] if "fig05_sweeps" in charts else [])],

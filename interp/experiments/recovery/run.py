@@ -31,6 +31,7 @@ from interp.experiments.definition import Outcome
 from interp.experiments.recovery import (
     ABLATIONS,
     ALIGNED,
+    ALL_STEPS,
     FINE_TUNED,
     MODELS,
     RECOVERED,
@@ -87,7 +88,9 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
         cases[label] = Case(finetuned=recovery.saved[0], recovery=recovery)
         stages.lap("recover")
 
-    # 3. Ablations. 4. Sweeps.
+    # 3. All steps, and ablations. 4. Sweeps.
+    taken = partial(study.recovery, finetuned, ALL_STEPS, _EVERY_STEP)
+    all_steps = stages.keep("all-steps", taken, Recovery)
     variants: dict[str, Mapping[str, Mapping[str, object]]] = {
         "ablations": {name: ABLATIONS[name] for name in config.ablations},
         "cuts": {f"{cut:.4g}": {"cut": cut} for cut in config.cuts},
@@ -97,13 +100,13 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
     for group, settings in variants.items():
         further[group] = {}
         for name, changed in stages.progress(settings.items(), group):
-            make = partial(study.recovery, finetuned, f"{group} {name}", changed)
+            make = partial(study.recovery, finetuned, f"{group} {name}", {**_EVERY_STEP, **changed})
             further[group][name] = stages.keep(f"{group}-{stage_name(name)}", make, Recovery)
         stages.lap(group)
 
     # 5. The states of the three models.
     read = {ALIGNED: study.states(model), FINE_TUNED: study.states(finetuned)}
-    with with_delta(finetuned, study.delta(label)) as recovered:
+    with with_delta(finetuned, study.delta(ALL_STEPS)) as recovered:
         read[RECOVERED] = study.states(recovered)
     cut = study.settings({}).cut_layer(model.n_layers)
     stages.lap("states")
@@ -117,6 +120,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
         aligned=aligned,
         cases=cases,
         compared=label,
+        all_steps=all_steps,
         ablations=further["ablations"],
         cuts=further["cuts"],
         rates=further["rates"],
@@ -124,6 +128,9 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
         plane=plane(read, cut),
     )
     return Outcome(result=result)
+
+
+_EVERY_STEP: Mapping[str, object] = {"max_task_drop": 1.0}
 
 
 def _models(config: Config) -> dict[str, int]:

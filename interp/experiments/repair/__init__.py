@@ -27,9 +27,11 @@ Family = Literal["reference", "prompt", "steering", "guard", "training", "weight
 BROKEN, ALIGNED = "no repair", "aligned model"
 """Rows of the model as fine-tuned, and as it was before."""
 RECOVERY = "recovery"
+ALL_STEPS = "recovery, all steps"
+"""Recovery without its floor for the task score, which on a small model often allows no step at all."""
 FULL = "full restore below the cut"
 EQUAL_COUNT, EQUAL_NORM = "random restore, equal count", "random restore, equal norm"
-"""Controls of recovery's budget: as many weights, and as large a change, at random coordinates."""
+"""Controls of recovery's budget after all steps: as many weights, and as large a change, at random coordinates."""
 FAMILIES: dict[str, Family] = {
     ALIGNED: "reference",
     BROKEN: "reference",
@@ -45,6 +47,7 @@ FAMILIES: dict[str, Family] = {
     "SafeLoRA": "weights",
     "interpolation (WiSE)": "weights",
     RECOVERY: "weights",
+    ALL_STEPS: "weights",
     "recovery by |gradient x difference|": "weights",
     "recovery by |difference|": "weights",
     EQUAL_COUNT: "control",
@@ -69,7 +72,7 @@ CLAIMS = (
         text="The weights that recovery chooses matter (control of this project).",
         where="none",
         theirs="not measured",
-        same_when="refuses more than random restores of equal count and of equal norm, paired by prompt",
+        same_when="after all steps refuses more than random restores of equal count and norm, paired by prompt",
     ),
     Claim(
         text="Recovery beats RESTA and SoftSFT.",
@@ -126,7 +129,7 @@ class Config(BreakingConfig):
     """Share of the aligned weights in the interpolation."""
     prompt_epochs: Count = 8
     """Passes of the soft prompt over its queries (40 in the paper)."""
-    attacked: tuple[str, ...] = (ALIGNED, RECOVERY, "fine-tuned on refusals")
+    attacked: tuple[str, ...] = (ALIGNED, ALL_STEPS, "fine-tuned on refusals")
     """Rows that are broken again, by stubs alone and by every attack of the grid."""
     undo: tuple[Count, ...] = (16, 32)
     """Further stubs after which these are measured again, at every seed: how elastic they are."""
@@ -162,7 +165,7 @@ class Config(BreakingConfig):
         """Rows that are measured, in the order of the scoreboard: those asked for and what they are compared with."""
         wanted = {ALIGNED, BROKEN, *self.repairs}
         if wanted & set(WEIGHT_REPAIRS):
-            wanted |= {RECOVERY, EQUAL_COUNT, EQUAL_NORM}
+            wanted |= {ALL_STEPS, EQUAL_COUNT, EQUAL_NORM}
         return tuple(name for name in FAMILIES if name in wanted)
 
     @property

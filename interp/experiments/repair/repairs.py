@@ -21,7 +21,7 @@ from interp.engine.interventions import Add
 from interp.engine.safety_prompts import SafetyPrompt
 from interp.evaluation.downstream_tasks import DownstreamTask, score_model
 from interp.evaluation.refusals import refuses
-from interp.experiments.repair import BROKEN, FULL, RECOVERY, Config
+from interp.experiments.repair import ALL_STEPS, BROKEN, FULL, RECOVERY, Config
 from interp.experiments.repair.measuring import Repaired, reply
 from interp.models.chat_model import ChatModel
 from interp.models.weight_deltas import WeightDelta, read_delta, write_delta
@@ -246,9 +246,9 @@ def wise(broken: Broken) -> Repaired:
     return Repaired(weights=weights, chosen=f"{share:g} of the aligned weights")
 
 
-def recovery(broken: Broken, rank_by: str = "gradient") -> Repaired:
-    """Recovery by the paper's rule, or ranked otherwise."""
-    path = broken.out / f"recovery-{rank_by.replace(' ', '-')}.safetensors"
+def recovery(broken: Broken, rank_by: str = "gradient", max_task_drop: float = 1.0) -> Repaired:
+    """Recovery by the paper's rule with all its steps, or ranked otherwise, or with a floor for the task score."""
+    path = broken.out / f"recovery-{rank_by}-{max_task_drop:g}.safetensors"
     if not path.is_file():
         n = broken.config.n_recovery
         done = recover(
@@ -257,7 +257,7 @@ def recovery(broken: Broken, rank_by: str = "gradient") -> Repaired:
             broken.harmful.first(n),
             [example.prompt for example in broken.task.train[:n]],
             broken.task_score,
-            RecoveryConfig(rank_by=rank_by, seed=broken.seed),  # pyright: ignore[reportArgumentType]
+            RecoveryConfig(rank_by=rank_by, max_task_drop=max_task_drop, seed=broken.seed),  # pyright: ignore[reportArgumentType]
         )
         about = f"step {done.picked_step}, {'with' if done.used_rollback else 'without'} rollback"
         write_delta(path, replace(done.delta, provenance={"chosen": about}))
@@ -324,7 +324,8 @@ REPAIRS: Mapping[str, Callable[[Broken], Repaired]] = {
     "RESTA": resta,
     "SafeLoRA": safelora,
     "interpolation (WiSE)": wise,
-    RECOVERY: recovery,
+    RECOVERY: partial(recovery, max_task_drop=RecoveryConfig().max_task_drop),
+    ALL_STEPS: recovery,
     "recovery by |gradient x difference|": partial(recovery, rank_by="gradient-x-difference"),
     "recovery by |difference|": partial(recovery, rank_by="difference"),
     FULL: everything,

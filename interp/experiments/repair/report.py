@@ -6,6 +6,7 @@ from interp.display.cards import Table
 from interp.display.page import Section, html_report
 from interp.experiments.repair import (
     ALIGNED,
+    ALL_STEPS,
     BROKEN,
     EQUAL_COUNT,
     EQUAL_NORM,
@@ -95,11 +96,15 @@ def verdicts(result: Result) -> list[str]:
             f"{row.refused['harmful'].percent}, {row.gain.points} over no repair; task {row.task.percent}, "
             f"{rows[BROKEN].task.percent} without)."
         )
+    if ALL_STEPS in rows:
+        row = rows[ALL_STEPS]
         chosen = row.over_count.positive and row.over_norm.positive
         lines.append(
-            f"{'Seen' if chosen else 'Not seen'}: the weights that recovery chooses matter ({row.over_count.points} "
+            f"{'Seen' if chosen else 'Not seen'}: the weights that recovery chooses matter (after all steps refused "
+            f"{row.refused['harmful'].percent}, {row.gain.points} over no repair, {row.over_count.points} "
             f"over a random restore of as many weights, {row.over_norm.points} over one of as large a change)."
         )
+    if RECOVERY in rows:
         for other in ("RESTA", "SoftSFT while fine-tuning"):
             if other in rows:
                 lines.append(_against(result, other))
@@ -121,9 +126,11 @@ def _against(result: Result, other: str) -> str:
 
 
 def _inside_lines(result: Result) -> list[str]:
+    if ALL_STEPS not in result.trials:
+        return []
     inside = {
         name: [trial.inside for trial in result.trials[name] if trial.inside is not None]
-        for name in (BROKEN, RECOVERY, ALIGNED)
+        for name in (BROKEN, ALL_STEPS, ALIGNED)
     }
     if not all(inside.values()):
         return []
@@ -137,7 +144,8 @@ def _inside_lines(result: Result) -> list[str]:
         ("kl", "KL from the aligned model"),
     ):
         before, after, aligned = (
-            [float(getattr(entry, measure)) for entry in inside[name]] for name in (BROKEN, RECOVERY, ALIGNED)
+            [float(getattr(entry, measure)) for entry in inside[name]]
+            for name in (BROKEN, ALL_STEPS, ALIGNED)
         )
         if not all(map(math.isfinite, [*before, *after, *aligned])):
             continue
@@ -148,7 +156,7 @@ def _inside_lines(result: Result) -> list[str]:
     if not nearer:
         return ["Not testable: nothing inside could be measured at every seed."]
     word = "Seen" if all(nearer.values()) else "Seen in part" if any(nearer.values()) else "Not seen"
-    return [f"{word}: recovery brings back the inside, at every seed ({'; '.join(shown)})."]
+    return [f"{word}: recovery with all steps brings back the inside, at every seed ({'; '.join(shown)})."]
 
 
 def _attack_lines(result: Result) -> list[str]:

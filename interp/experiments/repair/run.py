@@ -24,10 +24,10 @@ from interp.evaluation.downstream_tasks import downstream_task
 from interp.experiments.definition import Outcome
 from interp.experiments.repair import (
     ALIGNED,
+    ALL_STEPS,
     BROKEN,
     EQUAL_COUNT,
     EQUAL_NORM,
-    RECOVERY,
     AttackTrial,
     Config,
     Inside,
@@ -219,7 +219,7 @@ def _made(name: str, broken: Broken) -> Repaired:
     if name == ALIGNED:
         return Repaired()
     if name in (EQUAL_COUNT, EQUAL_NORM):
-        like = REPAIRS[RECOVERY](broken).weights
+        like = REPAIRS[ALL_STEPS](broken).weights
         return (equal_count if name == EQUAL_COUNT else equal_norm)(broken, like)
     return REPAIRS[name](broken)
 
