@@ -202,7 +202,7 @@ def shift_table(
 ) -> tuple[Shift, ...]:
     """Mean shift of harmful and harmless queries under every other system prompt.
 
-    Both normals are no right angle apart in general: the components along them are projections, and do not add up.
+    The two normals are not orthogonal in general: the components along them are projections, and do not add up.
 
     Args:
         base: condition that shifts are counted from.

@@ -112,8 +112,8 @@ def _shifts(result: Result) -> go.Figure:
         figure,
         title="What each system prompt moves",
         note=f"{result.provenance.model_name}, after the final norm; {result.n['harmful']} harmful and "
-        f"{result.n['harmless']} held-out harmless queries; projections on normals of unit length, 95% intervals over "
-        "queries; the normals are no right angle apart",
+        f"{result.n['harmless']} harmless held-out queries; projections on normals of unit length, 95% intervals over "
+        "queries; the normals are not orthogonal",
     )
 
 
