@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT / "docs" / "extensions"))
 import api_pages  # noqa: E402 (its folder is put on the path above)
 import file_tree  # noqa: E402
 import offline  # noqa: E402
+import stored_entries  # noqa: E402
 import stored_paths  # noqa: E402
 
 
@@ -57,18 +58,18 @@ def test_a_number_that_is_not_stored_is_named() -> None:
     ):
         stored_paths.text_of("demo: harmful abalation")
     with pytest.raises(KeyError, match="no 'x' at a/x; there is b"):
-        stored_paths.follow({"a": {"b": 1}}, ("a", "x"))
+        stored_entries.follow({"a": {"b": 1}}, ("a", "x"))
     with pytest.raises(KeyError, match="picks 2 rows"):
-        stored_paths.follow([{"a": 1}, {"a": 1}], ({"a": 1},))
+        stored_entries.follow([{"a": 1}, {"a": 1}], ({"a": 1},))
 
 
 def test_numbers_are_written_with_their_interval() -> None:
     entry = {"value": 0.966, "n": 60, "low": 0.886, "high": 0.991}
-    assert stored_paths.formatted(entry, stored_paths.percent()) == "97% [89, 99]"
-    assert stored_paths.formatted(entry, stored_paths.at(form="+.2f")) == "+0.97 [0.89, 0.99]"
-    assert stored_paths.formatted(entry, stored_paths.at(bare=True)) == "0.97"
+    assert stored_entries.formatted(entry, stored_entries.percent()) == "97% [89, 99]"
+    assert stored_entries.formatted(entry, stored_entries.at(form="+.2f")) == "+0.97 [0.89, 0.99]"
+    assert stored_entries.formatted(entry, stored_entries.at(bare=True)) == "0.97"
     with pytest.raises(ValueError, match="not measurable"):
-        stored_paths.formatted({**entry, "value": None}, stored_paths.at())
+        stored_entries.formatted({**entry, "value": None}, stored_entries.at())
 
 
 def test_architecture_lists_the_rooms_in_their_order() -> None:

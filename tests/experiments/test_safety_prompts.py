@@ -206,6 +206,7 @@ def planted(
     neutral: float = 0.2,
     towards: float = 1.0,
     without_r: float = 0.6,
+    against: float = -1.0,
 ) -> Result:
     """A result in which every claim holds, unless something else is asked for."""
     at = {"harmful": ((3.0, 1.0), (4.0, 0.0)), "harmless": ((-3.0, 1.0), (-4.0, 0.0))}
@@ -256,7 +257,10 @@ def planted(
         NEUTRAL: effects(5),
         TEXT: effects(text),
         TUNED: effects(text),
-        DRO: effects(dro, harmless=harmless, high=0.9),
+        DRO: replace(
+            effects(dro, harmless=harmless, high=0.9),
+            shift={"harmful": parts(2.0)["harmful"], "harmless": parts(against)["harmless"]},
+        ),
         "DRO without L_r": effects(text, high=without_r),
         "DRO without L_h": effects(dro, high=0.9),
         RANDOM: effects(2),
@@ -284,16 +288,18 @@ def test_verdicts_follow_from_planted_numbers() -> None:
         "Seen",
         "Seen",
         "Seen",
+        "Seen",
         "Not seen",
         "Seen",
     ]  # prompt tuning does nothing
     assert begins(planted(separable=0.55))[0] == "Not seen"
     assert begins(planted(neutral=0.85))[1] == "Not seen"
     assert begins(planted(towards=0.05))[2] == "Not seen"
-    assert begins(planted(dro=8))[3] == "Not seen"
-    assert begins(planted(harmless=10))[3] == "Not seen"  # it refuses everything more
-    assert begins(planted(text=18))[3] == "Not testable"
-    assert begins(planted(without_r=0.95))[5] == "Not seen"
+    assert begins(planted(against=1.0))[3] == "Not seen"
+    assert begins(planted(dro=8))[4] == "Not seen"
+    assert begins(planted(harmless=10))[4] == "Not seen"  # it refuses everything more
+    assert begins(planted(text=18))[4] == "Not testable"
+    assert begins(planted(without_r=0.95))[6] == "Not seen"
 
 
 def test_incoherent_replies_do_not_comply_and_probabilities_count_by_kind() -> None:

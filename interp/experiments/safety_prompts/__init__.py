@@ -59,6 +59,13 @@ CLAIMS = (
         "held-out queries",
     ),
     Claim(
+        text="DRO moves harmful queries along the refusal direction, and harmless ones against it.",
+        where="abstract; figure 5",
+        theirs="arrows from the text to the optimised prompt point so",
+        same_when="component along the refusal normal of the mean shift of held-out harmful queries above that under "
+        "the text, of harmless ones below it, intervals over queries apart; a random soft prompt beside it",
+    ),
+    Claim(
         text="DRO lowers compliance with harmful queries, and refuses no more harmless ones than the text.",
         where="table of results, any of 20 answers",
         theirs="complied 9.8% -> 1.6% (MaliciousInstruct), 10.3% -> 1.4% (AdvBench); harmless refused 7.1% -> 2.0%; "

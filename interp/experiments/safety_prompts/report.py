@@ -9,6 +9,7 @@ from interp.display.charts import ENDING_LABELS
 from interp.display.page import Section, html_report
 from interp.experiments.safety_prompts import (
     DRO,
+    RANDOM,
     SAFETY,
     TUNED,
     Behaviour,
@@ -80,6 +81,7 @@ def verdicts(result: Result) -> list[str]:
         *_separable(result),
         *_alike(result),
         *_towards_refusal(result),
+        _moves(result),
         *_lowers_compliance(result),
         *_ablations(result),
     ]
@@ -127,6 +129,24 @@ def _towards_refusal(result: Result) -> list[str]:
         f"{_word(seen)}: the shift has a component towards refusal, also for harmless queries (along the refusal "
         f"normal, in units of the states; {shown})."
     ]
+
+
+def _moves(result: Result) -> str:
+    parts = {
+        name: {kind: result.behaviour[name].shift[kind].refusal for kind in PAIRED_KINDS}
+        for name in (result.config.text, DRO, RANDOM)
+    }
+    text, trained = parts[result.config.text], parts[DRO]
+    seen = trained["harmful"].above(text["harmful"]) and trained["harmless"].below(text["harmless"])
+    shown = "; ".join(
+        f"{kind}: {text[kind].rounded(2)} under the text, {trained[kind].rounded(2)} under DRO, "
+        f"{parts[RANDOM][kind].rounded(2)} under a random soft prompt"
+        for kind in PAIRED_KINDS
+    )
+    return (
+        f"{_word(seen)}: DRO moves harmful queries along the refusal normal and harmless ones against it (mean shift "
+        f"of held-out queries; {shown})."
+    )
 
 
 def _lowers_compliance(result: Result) -> list[str]:

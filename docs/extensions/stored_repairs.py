@@ -1,0 +1,78 @@
+"""Numbers of the pages on repairs: alignment recovery and safety prompts."""
+
+from collections.abc import Callable
+from typing import Any
+
+from stored_entries import Step, Stored, at, percent
+
+from interp.stats import Estimate, mean_with_interval, rate
+
+
+def recovery(compared: str) -> dict[str, Stored]:
+    """Refusal of harmful prompts and task score of every model, and what was restored in the compared one."""
+    models: dict[str, tuple[Step, ...]] = {
+        "aligned": ("aligned",),
+        "0 stubs, fine-tuned": ("cases", "0 stubs", "finetuned"),
+        "0 stubs, picked": ("cases", "0 stubs", "recovery", "behaviour"),
+        "0 stubs, last step": ("cases", "0 stubs", "recovery", "saved", "20"),
+        "fine-tuned": ("cases", compared, "finetuned"),
+        "picked": ("cases", compared, "recovery", "behaviour"),
+        "last step": ("cases", compared, "recovery", "saved", "20"),
+        "all steps": ("all_steps", "behaviour"),
+        "random": ("ablations", "random weights (control)", "behaviour"),
+        "attribution": ("ablations", "|gradient x difference|", "behaviour"),
+        "everything": ("ablations", "everything below the cut", "behaviour"),
+    }
+    entries: dict[str, Stored] = {}
+    for name, where in models.items():
+        entries[f"{name}: harmful"] = percent(*where, "refusal_rate", "harmful")
+        entries[f"{name}: harmless"] = percent(*where, "refusal_rate", "harmless")
+        entries[f"{name}: task"] = percent(*where, "task")
+    return entries | {
+        "n harmful": at("n", "harmful", form="d"),
+        "n task": at("n", "task", form="d"),
+        "0 stubs, step": at("cases", "0 stubs", "recovery", "picked", form="d"),
+        "step": at("cases", compared, "recovery", "picked", form="d"),
+        "share": at("all_steps", "share", form=".2%"),
+        "random share": at("ablations", "random weights (control)", "share", form=".2%"),
+        "first step's prediction": at("cases", compared, "recovery", "steps", 1, "predicted", form=".2g"),
+        "loss before": at("cases", compared, "recovery", "steps", 1, "loss", form=".3f"),
+        "loss after a step": at("cases", compared, "recovery", "steps", 2, "loss", form=".3f"),
+    }
+
+
+def safety_prompts() -> dict[str, Stored]:
+    """Separation, shifts along the refusal normal, and held-out behaviour under every system prompt."""
+    prompts = {
+        "none": "none",
+        "neutral": "neutral text (control)",
+        "text": "text: default",
+        "tuning": "prompt tuning",
+        "DRO": "DRO",
+        "random": "random soft prompt (control)",
+    }
+    as_is = ("geometry", "as-is")
+    entries = {
+        "auroc": at(*as_is, "separation", "harmfulness"),
+        "auroc, shuffled": at(*as_is, "separation", "shuffled"),
+        "auroc, equal endings": at("geometry", "period", "separation", "harmfulness"),
+        "alike": at(*as_is, "similarity", "harmful", "safety"),
+        "alike, neutral": at(*as_is, "similarity", "harmful", "neutral"),
+        "n": at("n", "harmful", form="d"),
+        "n train": at("config", "n_train", form="d"),
+    }
+    for name, key in prompts.items():
+        entries[f"{name}: harmful probability"] = Stored(_probability_under(key, "harmful"))
+        for kind in ("harmful", "harmless"):
+            entries[f"{name}: {kind} refused"] = Stored(_refused_under(key, kind), "percent")
+            if name != "none":
+                entries[f"{name}: {kind} shift"] = at("behaviour", key, "shift", kind, "refusal", form="+.2f")
+    return entries
+
+
+def _refused_under(prompt: str, kind: str) -> Callable[[Any], Estimate]:
+    return lambda result: rate(result["behaviour"][prompt]["refused"][kind])
+
+
+def _probability_under(prompt: str, kind: str) -> Callable[[Any], Estimate]:
+    return lambda result: mean_with_interval(result["behaviour"][prompt]["probability"][kind])
