@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.engine.model_exports import SavedModel, save_model
@@ -73,6 +73,9 @@ class Recovered:
     """The steps that led there and beyond, from the fine-tuned model on; empty where no weight differs."""
     discarded: tuple[RecoveryStep, ...]
     """The warm-up, where it was thrown away for a new start with rollback."""
+    saved: Mapping[int, Mapping[str, Int[Tensor, " place"]]]
+    """Flat indices of the weights that have their aligned values at every saved step, by tensor; 0 is the fine-tuned
+    model, without any."""
     picked_step: int
     """The last saved step before the first whose task score is at or below the floor; 0 is the fine-tuned model."""
     used_rollback: bool
@@ -110,6 +113,28 @@ class Recovered:
             ValueError: another model than was recovered.
         """
         return copy_with_delta(finetuned, self.delta)
+
+    def weights_at(
+        self, step: int, finetuned: Mapping[str, Tensor], aligned: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The weights of a saved step, of the tensors that differ from the fine-tuned ones.
+
+        Args:
+            step: a step of `saved`.
+            finetuned: weights of the fine-tuned model, by name.
+            aligned: weights of the aligned model, by name.
+
+        Raises:
+            ValueError: a step that was not saved.
+        """
+        if step not in self.saved:
+            raise ValueError(f"step {step} was not saved; saved are {', '.join(map(str, self.saved))}")
+        weights: dict[str, Tensor] = {}
+        for name, places in self.saved[step].items():
+            value = finetuned[name].detach().clone(memory_format=torch.contiguous_format)
+            value.view(-1)[places] = aligned[name].detach().to(value).reshape(-1)[places]
+            weights[name] = value
+        return weights
 
     def write(self, path: str | Path) -> Path:
         """Write the sparse change, for `interp.load(finetuned, delta=path)`; raises as `write_delta`."""

@@ -69,7 +69,8 @@ class RecoverySteps:
         self._budget = math.ceil(config.rate * n_block_parameters(model) - 1e-9)
         self.gradients: dict[str, Tensor] = {}
         """Sums that the last selection ranked by, for the tensors that differ."""
-        self._n_batches = 0  # that these are summed over
+        self.n_batches = 0
+        """Number of mini-batches that these are summed over."""
         self._references: tuple[Reference, Reference] | None = None
         self._aligned = aligned
 
@@ -97,13 +98,20 @@ class RecoverySteps:
         self.restoration.undo()
         self._clear()
 
+    def resume(self, places: Mapping[str, Tensor], gradients: Mapping[str, Tensor], n_batches: int) -> None:
+        """Go on from a saved step: the weights at these places restored, and the gradients summed so far."""
+        _ = self.references  # of the models as they are before any weight is restored
+        self.restoration.copy(places)
+        self.gradients = {name: sums.to(self._weights[name].device) for name, sums in gradients.items()}
+        self.n_batches = n_batches
+
     def recovery_step(self, number: int, *, rollback: bool) -> RecoveryStep:
         """Gradients towards d_harm, sign test, global top-k and hard copy."""
         config = self._config
         if rollback or config.accumulate == "cleared":
             self._clear()
         summed = self._summed(self._harmful, self.references[0])
-        self._n_batches += summed.n_batches
+        self.n_batches += summed.n_batches
         # More than there are weights to choose from, so that none is left out.
         k = n_block_parameters(self._model) + 1 if config.rank_by == "all" else self._budget
         chosen = global_top_k(lambda: self._recovery_ranks(number), k, tie_rule=config.tie_rule)
@@ -115,7 +123,7 @@ class RecoverySteps:
             n_restored=_count(chosen),
             n_aligned=self.restoration.n_restored,
             loss=summed.loss,
-            predicted_decrease=predicted_decrease(self.restoration, self.gradients) / self._n_batches,
+            predicted_decrease=predicted_decrease(self.restoration, self.gradients) / self.n_batches,
             restored_by_tensor={name: len(indices) for name, indices in chosen.indices.items()},
         )
 
@@ -185,7 +193,7 @@ class RecoverySteps:
 
     def _clear(self) -> None:
         self.gradients.clear()
-        self._n_batches = 0
+        self.n_batches = 0
 
 
 def untouched() -> RecoveryStep:

@@ -78,6 +78,40 @@ def test_every_model_is_recovered_and_measured_at_every_saved_step(run) -> None:
     assert result.rates["0.05"].share > result.cases["4 stubs"].recovery.share
 
 
+def test_bounds_are_measured_whatever_the_task_and_a_result_without_them_is_read(run) -> None:
+    result = run[0].result
+    assert result.all_below is not None and result.all_above is not None
+    # The task never loses here, so that everything below the cut is picked.
+    assert result.all_below.refused == result.ablations[EVERYTHING].behaviour.refused
+    lines = EXPERIMENT.verdicts(result)
+    assert lines[-1].startswith("Bounds on 4 stubs")
+    older = replace(result, all_below=None, all_above=None)
+    assert EXPERIMENT.verdicts(older) == lines[:-1]
+    assert len(EXPERIMENT.table(older).rows) == len(EXPERIMENT.table(result).rows) - 2
+
+
+def test_an_interrupted_run_goes_on_inside_a_recovery_with_an_equal_result(
+    run, tiny: ChatModel, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[str] = []
+
+    def score(model: ChatModel, task: Any, *, split: str, n: int) -> Estimate:  # noqa: ARG001
+        scored.append(split)
+        if split == "validation" and scored.count("validation") == 3:
+            raise KeyboardInterrupt  # at the last saved step of the first recovery
+        return replace(rate([True] * n), value=0.8)
+
+    monkeypatch.setattr(method, "score_model", score)
+    small = replace(SMALL, ablations=(), cuts=(), rates=())
+    with pytest.raises(KeyboardInterrupt):
+        EXPERIMENT.run(tiny, load_prompts(), small, out=tmp_path / "run")
+    kept = list((tmp_path / "run.parts" / "deltas").iterdir())
+    assert [path.name for path in kept] == ["0-stubs.progress.safetensors"]
+    found = EXPERIMENT.run(tiny, load_prompts(), small, out=tmp_path / "run").result
+    ours, theirs = found.cases["0 stubs"].recovery, run[0].result.cases["0 stubs"].recovery
+    assert repr(replace(ours, seconds=0.0)) == repr(replace(theirs, seconds=0.0))
+
+
 def test_the_recovered_states_are_nearer_to_the_aligned_ones(run) -> None:
     profiles = run[0].result.profiles
     cut = run[0].result.cut_layer - 1
@@ -144,5 +178,5 @@ def test_every_figure_and_the_page_are_drawn(run) -> None:
         "fig06_states",
     ]
     assert "Alignment, put back" in EXPERIMENT.report(run[0].result)
-    assert len(EXPERIMENT.table(run[0].result).rows) == 1 + 2 * 2 + 1 + 2
+    assert len(EXPERIMENT.table(run[0].result).rows) == 1 + 2 * 2 + 1 + 2 + 2
     assert EXPERIMENT.verdicts(run[0].result)

@@ -13,8 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 import interp
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import tokenize
-from interp.stats import Estimate
-from interp.training.recovery import RecoveryConfig, pick_step, recover, restored_share
+from interp.training.recovery import RecoveryConfig, recover, restored_share
 from interp.training.weight_restoration import restorable_weights
 from tests.conftest import make_tokenizer
 from tests.families import COVERED, build
@@ -42,45 +41,6 @@ def test_equal_models_have_no_candidates_no_change_and_no_crash(
         assert recovered.steps == () and not recovered.used_rollback
         assert recovered.delta.result_hash == recovered.delta.base_hash == same.weights_hash
     assert score.calls == 0
-
-
-def test_a_failed_warm_up_is_thrown_away_and_every_step_rolls_back(
-    both: Pair,
-) -> None:
-    finetuned, aligned = both
-    fine = run(finetuned, aligned, score=Scores(1.0, 0.95, 0.96, 0.97))  # at the floor is not below it
-    assert not fine.used_rollback and fine.discarded == () and fine.floor == pytest.approx(0.95)
-    assert [step.step for step in fine.steps] == [0, 1, 2, 3, 4]
-    assert [step.n_returned for step in fine.steps] == [0] * 5
-    assert [s.task_score is not None for s in fine.steps] == [True, False, True, False, True]
-    assert [math.isfinite(s.harmful_cosine) for s in fine.steps] == [True, False, True, False, True]
-    rolled = run(finetuned, aligned, score=Scores(1.0, 0.94, 0.96, 0.97))
-    assert rolled.used_rollback and [step.step for step in rolled.discarded] == [1, 2]
-    assert [step.step for step in rolled.steps] == [0, 1, 2, 3, 4] and rolled.picked_step == 4
-    assert all(step.n_returned > 0 for step in rolled.steps[1:])
-    assert rolled.steps[1].loss == pytest.approx(rolled.discarded[0].loss, abs=1e-6)  # from the start again
-    assert rolled.delta.n_changed < fine.steps[-1].n_aligned
-
-
-def test_the_picked_step_is_the_last_before_the_first_at_or_below_the_floor(
-    both: Pair,
-) -> None:
-    def scores(*values: float) -> dict[int, Estimate]:
-        return {5 * (i + 1): Estimate(value=value, n=1) for i, value in enumerate(values)}
-
-    assert pick_step(scores(1.0, 0.99, 0.98, 0.97), 0.95) == 20
-    assert pick_step(scores(1.0, 0.95, 1.0, 1.0), 0.95) == 5  # later ones do not count
-    assert pick_step(scores(0.9, 1.0), 0.95) == 0
-    finetuned, aligned = both
-    config = replace(CONFIG, steps=6)
-    recovered = run(finetuned, aligned, config, Scores(1.0, 1.0, 0.9, 1.0))
-    assert recovered.picked_step == 2
-    assert recovered.delta.n_changed == recovered.steps[2].n_aligned < recovered.steps[6].n_aligned
-    nothing = run(finetuned, aligned, config, Scores(1.0, 0.5))
-    assert nothing.picked_step == 0 and nothing.delta.n_changed == 0
-    every = run(finetuned, aligned, replace(config, max_task_drop=1.0), Scores(1.0, 0.5, 0.1, 0.0))
-    assert every.picked_step == 6 and not every.used_rollback and every.floor == -math.inf
-    assert nothing.delta.result_hash == finetuned.weights_hash
 
 
 def test_recovery_brings_the_states_of_harmful_prompts_back(both: Pair) -> None:

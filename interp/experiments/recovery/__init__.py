@@ -181,7 +181,7 @@ class Recovery:
     shares_before_rollback: dict[str, tuple[float, ...]]
     """The same without what rollbacks gave back."""
     seconds: float
-    """Seconds of the recovery, without measuring."""
+    """Seconds of the recovery, without measuring it, and without those before an interruption."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,6 +246,11 @@ class Result(ExperimentResult):
     """By model of `MODELS`."""
     plane: Plane
     """States of harmful and harmless prompts of the three models."""
+    all_below: Behaviour | None = None
+    """The compared model with every aligned weight below the cut, whatever the task score: the most that recovery can
+    restore."""
+    all_above: Behaviour | None = None
+    """The same with every aligned weight above the cut and none below: what recovery never touches."""
 
 
 EXPERIMENT = Experiment(

@@ -28,6 +28,11 @@ def rate_table(result: Result) -> Table:
         ]
     compared = {ALL_STEPS: result.all_steps, **result.ablations}
     rows += [_row(f"{result.compared}, {name}", entry.behaviour, entry) for name, entry in compared.items()]
+    for side, bound in (("below", result.all_below), ("above", result.all_above)):
+        if bound is not None:
+            rows.append(
+                _row(f"{result.compared}, all aligned weights {side} the cut, not picked", bound, None)
+            )
     header = [
         "model",
         f"refused, harmful (n = {n['harmful']})",
@@ -97,6 +102,14 @@ def verdicts(result: Result) -> list[str]:
             f"{'Seen' if over.positive else 'Not seen'}: the gradient finds the weights that matter (all steps; "
             f"{over.points} over as many random weights; {100 * ours.share:.2f}% and {100 * control.share:.2f}% of "
             "the weights)."
+        )
+    if result.all_below is not None and result.all_above is not None:
+        below, above = result.all_below, result.all_above
+        lines.append(
+            f"Bounds on {result.compared}, whatever the task: every aligned weight below block {result.cut_layer} has "
+            f"{below.refusal_rate['harmful'].percent} of held-out harmful prompts refused (task {below.task.percent}), "
+            f"the most that recovery can restore; every one from there on, which it never touches, "
+            f"{above.refusal_rate['harmful'].percent} (task {above.task.percent})."
         )
     return lines
 

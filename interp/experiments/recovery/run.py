@@ -7,12 +7,13 @@
 3. Ablations on the last of them: what weights are ranked by, the target, the token that is read, gradients cleared, and
    the controls: random weights, and all weights below the cut.
 4. Sweeps of the cut and of the rate.
-5. The states: cosines with both references by layer, raw and centred, and one plane for all three models.
+5. Bounds: all aligned weights below the cut, or above it, whatever the task score.
+6. The states: cosines with both references by layer, raw and centred, and one plane for all three models.
 """
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -44,7 +45,7 @@ from interp.experiments.recovery import (
     Result,
     Step,
 )
-from interp.models.adapted_models import copy_with_weights, with_delta
+from interp.models.adapted_models import copy_with_weights, with_delta, with_weights
 from interp.models.chat_model import ChatModel, load
 from interp.models.weight_deltas import WeightDelta, read_delta
 from interp.representations.beliefs import states
@@ -53,7 +54,7 @@ from interp.storage.stages import Stages, stage_name
 from interp.training.breaking import breaking_settings, downstream_examples, ordinary_examples
 from interp.training.finetune import fine_tune
 from interp.training.recovery import Recovered, RecoveryConfig, RecoveryStep, recover, restored_share
-from interp.training.weight_repairs import weights_with_adapter
+from interp.training.weight_repairs import block_weights, weights_of, weights_with_adapter
 
 
 def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) -> Outcome[Result]:
@@ -71,6 +72,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
         test={kind: prompts[kind, "test"].first(config.n_test) for kind in PAIRED_KINDS},
         config=config,
         deltas=stages.workspace("deltas"),
+        stages=stages,
         ordinary=_ordinary(model, prompts, config, stages),
         **_training_prompts(prompts, config),
     )
@@ -104,11 +106,20 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
             further[group][name] = stages.keep(f"{group}-{stage_name(name)}", make, Recovery)
         stages.lap(group)
 
-    # 5. The states of the three models.
+    # 5. Bounds.
+    cut = study.settings({}).cut_layer(model.n_layers)
+    below = set(block_weights(model, cut=cut))
+    sides = {"below": below, "above": set(block_weights(model)) - below}
+    bounds = {
+        side: stages.keep(f"all-{side}", partial(study.restored, finetuned, names), Behaviour)
+        for side, names in sides.items()
+    }
+    stages.lap("bounds")
+
+    # 6. The states of the three models.
     read = {ALIGNED: study.states(model), FINE_TUNED: study.states(finetuned)}
     with with_delta(finetuned, study.delta(ALL_STEPS)) as recovered:
         read[RECOVERED] = study.states(recovered)
-    cut = study.settings({}).cut_layer(model.n_layers)
     stages.lap("states")
 
     result = Result(
@@ -126,6 +137,8 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
         rates=further["rates"],
         profiles=profiles(read),
         plane=plane(read, cut),
+        all_below=bounds["below"],
+        all_above=bounds["above"],
     )
     return Outcome(result=result)
 
@@ -182,7 +195,9 @@ class _Study:
     ordinary: Sequence[Example]
     """Harmless prompts with the aligned model's own replies."""
     deltas: Path
-    """Folder of the recoveries' weights."""
+    """Folder of the recoveries' weights, and of how far each has come."""
+    stages: Stages
+    """Stages of the run."""
 
     @property
     def task_prompts(self) -> list[str]:
@@ -218,52 +233,63 @@ class _Study:
         saved: bool = False,
     ) -> Recovery:
         """A recovery, measured on what is held out; every saved model as well where asked."""
-        measured: list[Behaviour] = []
-        measuring = 0.0
 
         def task_score(model: ChatModel) -> Estimate:
-            nonlocal measuring
-            begun = time.perf_counter()
-            if saved:
-                measured.append(self.behaviour(model))
-            measuring += time.perf_counter() - begun
             n = min(self.config.n_val, len(self.task.validation))
             return score_model(model, self.task, split="validation", n=n)
 
         begun = time.perf_counter()
         done = recover(
-            finetuned, self.aligned, self.harmful, self.task_prompts, task_score, self.settings(changed)
+            finetuned,
+            self.aligned,
+            self.harmful,
+            self.task_prompts,
+            task_score,
+            self.settings(changed),
+            resume=self._file(name, "progress"),
         )
-        seconds = time.perf_counter() - begun - measuring
+        seconds = time.perf_counter() - begun
         if not done.n_different:
             raise ValueError(
                 f"{finetuned.name} has the weights of the aligned model below the cut, so there is nothing to recover; "
                 "check finetuned and --model"
             )
         done.write(self._file(name))
-        kept = [0, *(s.step for s in done.steps[1:] if s.task_score is not None)]
-        thrown = sum(s.task_score is not None for s in done.discarded)
-        behaviours = dict(zip(kept, [*measured[:1], *measured[1 + thrown :]], strict=True)) if saved else {}
-        if done.picked_step in behaviours:
-            behaviour = behaviours[done.picked_step]
-        else:
-            with done.applied(finetuned) as model:
-                behaviour = self.behaviour(model)
+        wanted = tuple(done.saved) if saved else (done.picked_step,)
+        behaviours = {step: self._behaviour_at(step, done, finetuned, name) for step in wanted}
+        self._file(name, "progress").unlink(missing_ok=True)
         return Recovery(
             steps=tuple(_step(step) for step in done.steps),
             floor=done.floor,
             picked=done.picked_step,
             used_rollback=done.used_rollback,
-            behaviour=behaviour,
-            saved=behaviours,
+            behaviour=behaviours[done.picked_step],
+            saved=behaviours if saved else {},
             share=done.delta.n_changed / _block_size(finetuned),
             shares=_by_module(done, before_rollback=False),
             shares_before_rollback=_by_module(done, before_rollback=True),
             seconds=seconds,
         )
 
-    def _file(self, name: str) -> Path:
-        return self.deltas / f"{stage_name(name)}.safetensors"
+    def restored(self, finetuned: ChatModel, names: Collection[str]) -> Behaviour:
+        """The fine-tuned model with the aligned values of these weights, all of them."""
+        aligned = weights_of(self.aligned)
+        with with_weights(finetuned, {name: aligned[name] for name in names}) as model:
+            return self.behaviour(model)
+
+    def _behaviour_at(self, step: int, done: Recovered, finetuned: ChatModel, name: str) -> Behaviour:
+        """A saved model of a recovery, measured on what is held out."""
+
+        def measured() -> Behaviour:
+            weights = done.weights_at(step, weights_of(finetuned), weights_of(self.aligned))
+            with with_weights(finetuned, weights) as model:
+                return self.behaviour(model)
+
+        return self.stages.keep(f"saved-{stage_name(name)}-{step}", measured, Behaviour)
+
+    def _file(self, name: str, kind: str = "delta") -> Path:
+        ending = ".safetensors" if kind == "delta" else f".{kind}.safetensors"
+        return self.deltas / f"{stage_name(name)}{ending}"
 
     def delta(self, name: str) -> WeightDelta:
         """The weights that a recovery changed."""

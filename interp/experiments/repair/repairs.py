@@ -250,7 +250,7 @@ def recovery(broken: Broken, rank_by: str = "gradient", max_task_drop: float = 1
     """Recovery by the paper's rule with all its steps, or ranked otherwise, or with a floor for the task score."""
     path = broken.out / f"recovery-{rank_by}-{max_task_drop:g}.safetensors"
     if not path.is_file():
-        n = broken.config.n_recovery
+        n, progress = broken.config.n_recovery, path.with_suffix(".progress.safetensors")
         done = recover(
             broken.model,
             broken.aligned,
@@ -258,9 +258,11 @@ def recovery(broken: Broken, rank_by: str = "gradient", max_task_drop: float = 1
             [example.prompt for example in broken.task.train[:n]],
             broken.task_score,
             RecoveryConfig(rank_by=rank_by, max_task_drop=max_task_drop, seed=broken.seed),  # pyright: ignore[reportArgumentType]
+            resume=progress,
         )
         about = f"step {done.picked_step}, {'with' if done.used_rollback else 'without'} rollback"
         write_delta(path, replace(done.delta, provenance={"chosen": about}))
+        progress.unlink(missing_ok=True)
     delta = read_delta(path)
     return Repaired(weights=_with_delta(broken, delta), chosen=str(delta.provenance["chosen"]))
 
