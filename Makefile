@@ -64,7 +64,7 @@ SETTINGS_harmfulness := --set steer_every=3
 SETTINGS_jailbreaks := --set n_test=40
 SETTINGS_adversarial-finetune := --set 'sizes=[50,100,200]' --set n_centres=60 --set n_test=30
 SETTINGS_recovery := --set 'stubs=[0,50]' --set n_recovery=32 --set 'cuts=[]' --set 'rates=[]' \
-	--set 'ablations=["random weights (control)","|gradient x difference|","everything below the cut"]'
+	--set 'ablations=["random weights (control)","|gradient x difference|"]'
 figures-%: $(READY)
 	$(BIN)/interp run $* $(SETTINGS_$*) --out runs/$*
 	mkdir -p figures/$* && gzip -9nc runs/$*/result.json > figures/$*/result.json.gz
