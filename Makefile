@@ -45,6 +45,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.selection
 	$(BIN)/python -m benchmarks.guard
 	$(BIN)/python -m benchmarks.machine_text
+	$(BIN)/python -m benchmarks.multiple_choice
 	$(BIN)/python -m benchmarks.tracking
 	$(BIN)/python -m benchmarks.recovery
 

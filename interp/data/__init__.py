@@ -9,7 +9,8 @@ Hands out:
 `TASK_FORMATS`, `TaskFormat`, `read_task`, `Task`, `TaskProvenance`, `load_task`, `stubs`, `Attempt`, `Wrapper`,
 `attempts`, `read_attacks`, `read_suffixes`, `with_held_out`, `SAFETY_TEXTS`, `safety_text`, `adopt`, `fetch`,
 `named_rows`, `Overlap`, `overlap`, `DataSet`, `data_set`, `known_sets`, `CheckedSet`, `check_set`,
-`load_preferences`, `PairLabels`, `PreferencePair`, `PreferenceSet`, `builtin_preferences`, `cut_by_prompt`.
+`load_preferences`, `PairLabels`, `PreferencePair`, `PreferenceSet`, `builtin_preferences`, `cut_by_prompt`,
+`Question`, `Questions`, `load_questions`, `read_questions`.
 """
 
 import lazy_loader

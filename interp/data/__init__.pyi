@@ -7,6 +7,10 @@ from .examples import Example as Example
 from .examples import ExampleSplits as ExampleSplits
 from .examples import Preference as Preference
 from .files import prompt_lines as prompt_lines
+from .multiple_choice import Question as Question
+from .multiple_choice import Questions as Questions
+from .multiple_choice import load_questions as load_questions
+from .multiple_choice import read_questions as read_questions
 from .named_prompts import named_rows as named_rows
 from .overlaps import Overlap as Overlap
 from .overlaps import overlap as overlap

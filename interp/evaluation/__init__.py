@@ -9,7 +9,9 @@ Hands out:
 `refusal_metric`, `refusal_rate`, `refusal_scores`, `Responses`, `behaving_rows`, `is_incoherent`, `respond`,
 `respond_each`, `Scorer`, `scorer`, `DownstreamTask`, `downstream_task`, `score_model`, `BinaryF1`, `Metric`,
 `command_accuracy`, `exact_match`, `rouge_1`, `sql_exact_match`, `RefusalSamples`, `any_of_k`, `first_token_refusal`,
-`sample_refusals`, `single_sample`, `string_judge`.
+`sample_refusals`, `single_sample`, `string_judge`, `letter_of`, `released_letter`, `ChoiceAnswer`, `ChoiceScores`,
+`Stability`, `g_pass`, `leaderboard_row`, `read_outputs`, `score_answers`, `stability`, `voted`, `voted_by_models`,
+`ChoiceFormat`, `OptionScores`, `option_scores`, `replied_answers`.
 """
 
 import lazy_loader

@@ -1,3 +1,15 @@
+from .choice_answers import letter_of as letter_of
+from .choice_answers import released_letter as released_letter
+from .choice_scores import ChoiceAnswer as ChoiceAnswer
+from .choice_scores import ChoiceScores as ChoiceScores
+from .choice_scores import Stability as Stability
+from .choice_scores import g_pass as g_pass
+from .choice_scores import leaderboard_row as leaderboard_row
+from .choice_scores import read_outputs as read_outputs
+from .choice_scores import score_answers as score_answers
+from .choice_scores import stability as stability
+from .choice_scores import voted as voted
+from .choice_scores import voted_by_models as voted_by_models
 from .compression import CodeLengths as CodeLengths
 from .compression import bits as bits
 from .downstream_tasks import DownstreamTask as DownstreamTask
@@ -9,6 +21,10 @@ from .losses import kl_divergence as kl_divergence
 from .losses import text_cross_entropy as text_cross_entropy
 from .losses import text_windows as text_windows
 from .losses import token_kl as token_kl
+from .multiple_choice import ChoiceFormat as ChoiceFormat
+from .multiple_choice import OptionScores as OptionScores
+from .multiple_choice import option_scores as option_scores
+from .multiple_choice import replied_answers as replied_answers
 from .records import BehavingCount as BehavingCount
 from .records import Flag as Flag
 from .records import RefusalRates as RefusalRates
