@@ -9,7 +9,18 @@ from typing import Annotated
 import typer
 from rich.logging import RichHandler
 
-from interp.cli import activations, data, detect, experiments, exporting, guard, runs, steering, tracking
+from interp.cli import (
+    activations,
+    data,
+    detect,
+    evaluating,
+    experiments,
+    exporting,
+    guard,
+    runs,
+    steering,
+    tracking,
+)
 from interp.cli.options import EXIT_CODES, errors, print_lines, set_quiet
 
 app = typer.Typer(
@@ -62,6 +73,7 @@ app.command()(activations.collect)
 app.command()(activations.directions)
 app.command()(exporting.export)
 app.add_typer(data.app, name="data")
+app.command("eval")(evaluating.evaluate)
 app.add_typer(guard.app, name="guard")
 app.add_typer(detect.app, name="detect")
 app.command("track")(tracking.track_series)
