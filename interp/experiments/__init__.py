@@ -15,6 +15,7 @@ EXPERIMENTS = {
     "recovery": "interp.experiments.recovery",
     "safety-prompts": "interp.experiments.safety_prompts",
     "repair": "interp.experiments.repair",
+    "endings": "interp.experiments.endings",
     "elasticity-theory": "interp.experiments.elasticity_theory",
     "trajectory": "interp.experiments.trajectory",
     "rebound": "interp.experiments.rebound",
@@ -51,6 +52,7 @@ SUMMARIES = {
         "a safety prompt optimised in representation space, and what system prompts move (Zheng et al. 2024)"
     ),
     "repair": "one scoreboard of everything that puts alignment back, with random controls",
+    "endings": "how prompts end: what it leaks, and what it does to directions and guards, over sets and models",
     "elasticity-theory": (
         "the theorem of alignment elasticity in models that can be computed and a tiny transformer; no "
         "chat model"
