@@ -16,6 +16,7 @@ EXPERIMENTS = {
     "safety-prompts": "interp.experiments.safety_prompts",
     "repair": "interp.experiments.repair",
     "endings": "interp.experiments.endings",
+    "safelawbench": "interp.experiments.safelawbench",
     "elasticity-theory": "interp.experiments.elasticity_theory",
     "trajectory": "interp.experiments.trajectory",
     "rebound": "interp.experiments.rebound",
@@ -53,6 +54,7 @@ SUMMARIES = {
     ),
     "repair": "one scoreboard of everything that puts alignment back, with random controls",
     "endings": "how prompts end: what it leaks, and what it does to directions and guards, over sets and models",
+    "safelawbench": "does refusing cost knowledge of the law on safety? accuracy under steering (Cao et al. 2025)",
     "elasticity-theory": (
         "the theorem of alignment elasticity in models that can be computed and a tiny transformer; no "
         "chat model"
