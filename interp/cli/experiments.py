@@ -1,6 +1,7 @@
 """Running, listing and drawing experiments: `demo`, `list`, `run`, `plot`."""
 
 import json
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
@@ -13,6 +14,7 @@ from interp.cli.options import (
     MODEL_HELP,
     ColumnOption,
     JsonOption,
+    JudgesOption,
     PromptsOption,
     SeedOption,
     console,
@@ -24,6 +26,7 @@ from interp.cli.options import (
     takes_model,
     user_errors,
 )
+from interp.cli.prompt_arguments import names_of
 from interp.experiments import EXPERIMENTS, SUMMARIES
 from interp.models.sources import BUNDLED_MODELS, ModelSource
 
@@ -34,6 +37,7 @@ def demo(
     prompts: PromptsOption = "builtin",
     column: ColumnOption = None,
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/demo"),
+    judges: JudgesOption = None,
     seed: SeedOption = 0,
     json_output: JsonOption = False,
 ) -> None:
@@ -42,7 +46,9 @@ def demo(
     Example: `interp demo --model Qwen/Qwen2.5-0.5B-Instruct --out runs/qwen`
     """
     with user_errors():
-        _run_experiment("demo", model, prompts, column, out, {"seed": seed}, json_output)
+        _run_experiment(
+            "demo", model, prompts, column, out, {"seed": seed}, json_output, judges=names_of(judges or "")
+        )
 
 
 def list_experiments(json_output: JsonOption = False) -> None:
@@ -99,6 +105,7 @@ def run(
             "figures/; any: open it where there is one, else compute."
         ),
     ] = "computed",
+    judges: JudgesOption = None,
     seed: SeedOption = 0,
     json_output: JsonOption = False,
 ) -> None:
@@ -130,6 +137,7 @@ def run(
             },
             json_output,
             source,
+            names_of(judges or ""),
         )
 
 
@@ -190,6 +198,7 @@ def _run_experiment(
     settings: dict[str, Any],
     as_json: bool,
     source: Literal["computed", "stored", "any"] = "computed",
+    judges: Sequence[str] = (),
 ) -> None:
     from interp.experiments.running import experiment, request, run
 
@@ -197,7 +206,7 @@ def _run_experiment(
     needs = chosen.default_model is not None
     if not needs and model != ModelSource(""):
         raise ValueError(f"{name} needs no model, got {_given(model)}; leave it out")
-    asked = request(name, model=model if needs else None, settings=settings)
+    asked = request(name, model=model if needs else None, settings=settings, judges=judges)
     if source == "computed":
         asked.check(target)
     loaded: Any = "builtin"
@@ -213,6 +222,7 @@ def _run_experiment(
         model=ready.model,
         prompts=loaded,
         settings=settings,
+        judges=judges,
         out=target if source == "computed" else out,
         show_progress=shows_progress(),
     )
@@ -224,6 +234,11 @@ def _run_experiment(
         return
     shown = chosen.table(finished.result)
     print_table(shown, title=f"{shown.title}, {finished.provenance.model_name}, 95% intervals")
+    if finished.result.judgements is not None:
+        from interp.evaluation.judges.records import judgement_tables
+
+        for table in judgement_tables(finished.result.judgements):
+            print_table(table, title=table.title)
     print_lines(*finished.verdicts())
     assert finished.folder is not None
     print_lines(f"report: {(finished.folder / 'report.html').resolve()}")

@@ -17,6 +17,7 @@ from interp.cli import (
     experiments,
     exporting,
     guard,
+    judging,
     runs,
     steering,
     tracking,
@@ -76,5 +77,6 @@ app.add_typer(data.app, name="data")
 app.command("eval")(evaluating.evaluate)
 app.add_typer(guard.app, name="guard")
 app.add_typer(detect.app, name="detect")
+app.command()(judging.judge)
 app.command("track")(tracking.track_series)
 app.command("train-safe")(tracking.train_safe)

@@ -94,6 +94,14 @@ ColumnOption = Annotated[str | None, typer.Option(help="Text column of the promp
 SeedOption = Annotated[
     int, typer.Option(min=0, max=2**63 - 1, help="Of random directions and of splits that are cut here.")
 ]
+JudgesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--judges",
+        help="Judges of every reply, with commas between them: arditi, zhao, normalised, latent, or NAME=MODEL "
+        "(`interp judge --help`).",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 

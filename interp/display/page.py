@@ -149,6 +149,21 @@ def html_report(
     )
 
 
+def with_section(page: str, section: Section) -> str:
+    """A finished page with one more section of text and tables before its provenance."""
+    name = re.sub(r"[^a-z0-9]+", "-", section.title.lower())
+    body = [
+        f'<h2 id="{name}">{escape(section.title)}</h2>',
+        *(f"<p>{escape(text)}</p>" for text in section.text),
+    ]
+    body += [f'<p class="note">{escape(text)}</p>' for text in section.notes]
+    for table in section.tables:
+        body += [f"<p><b>{escape(table.title)}</b></p>", table_html(table)]
+    link, place = '<li><a href="#provenance">', '<h2 id="provenance">'
+    linked = page.replace(link, f'<li><a href="#{name}">{escape(section.title)}</a></li>{link}', 1)
+    return linked.replace(place, "".join(body) + place, 1)
+
+
 def _contents(titles: Sequence[str]) -> str:
     links = "".join(
         f'<li><a href="#section-{number}">{escape(title)}</a></li>'

@@ -38,6 +38,7 @@ from interp.models.contexts import check_context
 from interp.models.prompt_inputs import PromptIdentity
 from interp.models.thinking import opens_thought, separated
 from interp.models.tokens import ChatTokens, PromptInput, as_tokens
+from interp.storage.reply_records import record_replies
 
 _SHOWN_ROWS = 8
 
@@ -158,7 +159,7 @@ def _generate(
             size=lambda step: len(step.rows),
         )
         _gather(shown, done)
-    return _completions(model, done, tokens)
+    return _completions(model, done, tokens, interventions)
 
 
 def stream(
@@ -274,7 +275,7 @@ def generate_each(
                         flush()
                     waiting.append((arm, [chunk[row] for row in rows], logits, state))
             flush()
-    return [_completions(model, replies, tokens) for replies in done]
+    return [_completions(model, replies, tokens, arm) for replies, arm in zip(done, arms, strict=True)]
 
 
 def picker(
@@ -363,7 +364,9 @@ def _gather(steps: Iterator[DecodingStep], places: Sequence[list[int]]) -> None:
             places[row].append(token)
 
 
-def _completions(model: ChatModel, done: Sequence[Sequence[int]], tokens: ChatTokens) -> Completions:
+def _completions(
+    model: ChatModel, done: Sequence[Sequence[int]], tokens: ChatTokens, active: Sequence[Intervention]
+) -> Completions:
     stops, decode = stop_ids(model), model.tokenizer.batch_decode
     ids = [list(row) for row in done]
     texts = decode(ids, skip_special_tokens=True)
@@ -374,7 +377,7 @@ def _completions(model: ChatModel, done: Sequence[Sequence[int]], tokens: ChatTo
         separated(text, opened=opens_thought(prompt)) for text, prompt in zip(marked, before, strict=True)
     ]
     special = model.tokenizer.all_special_tokens
-    return Completions(
+    completions = Completions(
         texts=tuple(texts),
         ids=tuple(map(tuple, ids)),
         finished=tuple(row[-1] in stops for row in ids),
@@ -385,6 +388,8 @@ def _completions(model: ChatModel, done: Sequence[Sequence[int]], tokens: ChatTo
             for text, part in zip(texts, parts, strict=True)
         ),
     )
+    record_replies(tokens.identity.ids, tokens.identity.texts, completions.answers, active)
+    return completions
 
 
 def _without(text: str, tokens: Sequence[str]) -> str:

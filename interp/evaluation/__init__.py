@@ -1,4 +1,4 @@
-"""Evaluating completions and distributions: refusals, losses, compression, scorers, tasks.
+"""Evaluating completions and distributions: refusals, judges, losses, compression, scorers, tasks.
 
 Numbers are `interp.stats.Estimate` objects.
 Never changes a model.
@@ -11,7 +11,8 @@ Hands out:
 `command_accuracy`, `exact_match`, `rouge_1`, `sql_exact_match`, `RefusalSamples`, `any_of_k`, `first_token_refusal`,
 `sample_refusals`, `single_sample`, `string_judge`, `letter_of`, `released_letter`, `ChoiceAnswer`, `ChoiceScores`,
 `Stability`, `g_pass`, `leaderboard_row`, `read_outputs`, `score_answers`, `stability`, `voted`, `voted_by_models`,
-`ChoiceFormat`, `OptionScores`, `option_scores`, `replied_answers`.
+`ChoiceFormat`, `OptionScores`, `option_scores`, `replied_answers`, `agreement`, `cohen_kappa`, `fleiss_kappa`,
+`Exchange`, `Judge`, `Judgement`, `judge_all`, `load_judges`.
 """
 
 import lazy_loader

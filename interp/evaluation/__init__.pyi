@@ -15,6 +15,14 @@ from .compression import bits as bits
 from .downstream_tasks import DownstreamTask as DownstreamTask
 from .downstream_tasks import downstream_task as downstream_task
 from .downstream_tasks import score_model as score_model
+from .judges.agreement import agreement as agreement
+from .judges.agreement import cohen_kappa as cohen_kappa
+from .judges.agreement import fleiss_kappa as fleiss_kappa
+from .judges.judgements import Exchange as Exchange
+from .judges.judgements import Judge as Judge
+from .judges.judgements import Judgement as Judgement
+from .judges.judgements import judge_all as judge_all
+from .judges.loading import load_judges as load_judges
 from .losses import KLFrom as KLFrom
 from .losses import cross_entropy as cross_entropy
 from .losses import kl_divergence as kl_divergence

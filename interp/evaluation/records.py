@@ -8,6 +8,9 @@ from interp.stats import Estimate
 Group = Literal["refused harmful", "accepted harmful", "refused harmless", "accepted harmless"]
 """A behaviour group: the kind of a prompt crossed with the model's behaviour."""
 GROUPS: tuple[Group, ...] = get_args(Group)
+RefusalList = Literal["normalised", "arditi", "zhao"]
+"""Name of a list of refusal substrings: ours, or a published one by its first author."""
+REFUSAL_LISTS: tuple[RefusalList, ...] = get_args(RefusalList)
 MIN_IN_GROUP = 5
 """Minimum prompts of a group for a claim about it."""
 

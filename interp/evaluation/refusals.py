@@ -12,7 +12,6 @@ thought has none.
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -22,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from interp.engine.generation import Completions
 from interp.engine.interventions import Intervention
 from interp.engine.log_probs import map_next_token
-from interp.evaluation.records import RefusalTokens
+from interp.evaluation.records import REFUSAL_LISTS, RefusalList, RefusalTokens
 from interp.models.chat_model import ChatModel
 from interp.models.thinking import separated
 from interp.models.tokens import PromptInput
@@ -95,9 +94,6 @@ REFUSAL_SUBSTRINGS_NORMALISED = (
 """Substrings of Arditi et al. 2024 and further openings of current models: anywhere in the answer, case-insensitive,
 after Unicode normalisation of both."""
 
-RefusalList = Literal["normalised", "arditi", "zhao"]
-"""Name of a list of refusal substrings: ours, or a published one by its first author."""
-REFUSAL_LISTS: tuple[RefusalList, ...] = get_args(RefusalList)
 _APOSTROPHES = str.maketrans(
     dict.fromkeys("\u2018\u2019\u201b\u02bc\u02b9\u2032\u00b4\u0060\u055a\ua78c", "'")
 )

@@ -11,9 +11,9 @@ transformers; `run.py` has the method, section by section; `figures.py` and `rep
 """
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
@@ -23,7 +23,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from interp.display.cards import Card, Shown, Table
+from interp.evaluation.judges.records import RunJudgements, judgement_lines, judgement_tables
 from interp.storage.provenance import Provenance, content_key, provenance_of
+from interp.storage.reply_records import RecordedReply, recording
 from interp.storage.run_folders import (
     Header,
     check_target,
@@ -34,7 +36,7 @@ from interp.storage.run_folders import (
     write_run,
 )
 from interp.storage.settings import problem
-from interp.storage.stages import open_stages
+from interp.storage.stages import Stages, open_stages
 from interp.storage.typed_json import first_line, to_plain
 
 if TYPE_CHECKING:
@@ -70,6 +72,8 @@ class ExperimentResult:
     """Model, prompts, seed, versions."""
     seconds: dict[str, float]
     """Seconds by stage, and in `total`."""
+    judgements: RunJudgements | None = None
+    """What the judges that were asked for say about the run's replies; None where none was."""
 
 
 ResultT = TypeVar("ResultT", bound=ExperimentResult)
@@ -148,6 +152,7 @@ class Experiment:
         config: Any = None,
         *,
         out: str | Path | None = None,
+        judges: Sequence[str] = (),
         show_progress: bool = False,
     ) -> "Run[Any]":
         """Run the experiment.
@@ -158,12 +163,17 @@ class Experiment:
             config: the defaults when None.
             out: run folder; finished stages are kept in `<out>.parts` until the run is whole, and a run started again
                 continues.
+            judges: names of judges (`interp.evaluation.judges.loading`) that also judge every reply of the run.
 
         Raises:
-            ValueError: no model or prompts where they are needed, an experiment that another command runs, or as the
-                experiment's own `run` says.
+            ValueError: an unknown judge, no model or prompts where they are needed, an experiment that another
+                command runs, or as the experiment's own `run` says.
         """
         self.check(out)
+        if judges:
+            from interp.evaluation.judges.loading import check_names
+
+            check_names(judges)
         config = self.config() if config is None else config
         needs = self.default_model is not None
         if needs and (model is None or prompts is None):
@@ -171,13 +181,19 @@ class Experiment:
                 f"{self.name} needs a model and prompts; pass interp.load(...) and interp.load_prompts(...)"
             )
         about = provenance_of(model if needs else None, prompts if needs else None, seed=config.seed)
-        key = self._key(about, config)
+        # Stages that were finished without recording have no replies to judge: they are not continued with.
+        key = self._key(about, config) | ({"replies": "recorded"} if judges else {})
         with open_stages(out, key=key, provenance=about, show_progress=show_progress) as stages:
             method = import_module(f"{self.package}.run").run
-            outcome = method(model, prompts, config, stages) if needs else method(config, stages)
+            with recording() if judges else nullcontext() as recorder:
+                outcome = method(model, prompts, config, stages) if needs else method(config, stages)
+            result = outcome.result
+            if recorder is not None:
+                found = _judgements(recorder.replies, judges, model, prompts, stages)
+                result = replace(result, judgements=found, seconds=stages.seconds)
             finished = Run(
                 experiment=self,
-                result=outcome.result,
+                result=result,
                 folder=None if out is None else Path(out),
                 computed=dict(outcome.tensors),
                 files=dict(outcome.files),
@@ -218,7 +234,15 @@ class Experiment:
 
     def report(self, result: Any) -> str:
         """The page, as HTML."""
-        return import_module(f"{self.package}.report").report(result)
+        page = import_module(f"{self.package}.report").report(result)
+        if result.judgements is None:
+            return page
+        from interp.display.page import Section, with_section
+
+        found: RunJudgements = result.judgements
+        scales = [f"Harmful, by {name}: {scale}." for name, scale in found.scales.items() if scale]
+        text = [*judgement_lines(found), *scales]
+        return with_section(page, Section(title="Judges", text=text, tables=judgement_tables(found)))
 
     def table(self, result: Any) -> Table:
         """The main numbers."""
@@ -226,7 +250,22 @@ class Experiment:
 
     def verdicts(self, result: Any) -> list[str]:
         """Verdicts on the claims, in words that follow from the data."""
-        return import_module(f"{self.package}.report").verdicts(result)
+        lines = import_module(f"{self.package}.report").verdicts(result)
+        return lines if result.judgements is None else [*lines, *judgement_lines(result.judgements)]
+
+
+def _judgements(
+    replies: Sequence[RecordedReply],
+    judges: Sequence[str],
+    model: "ChatModel | None",
+    prompts: "PromptSet | None",
+    stages: Stages,
+) -> RunJudgements:
+    from interp.experiments.judging import judge_replies
+
+    found = judge_replies(replies, judges, model=model, prompts=prompts)
+    stages.lap("judges")
+    return found
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)

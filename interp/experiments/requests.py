@@ -33,6 +33,8 @@ class Request:
     """What to load, or a loaded model; None where the experiment needs none."""
     prompts: "str | PromptSet | None"
     """Specification or loaded prompts; None where the experiment needs none."""
+    judges: tuple[str, ...] = ()
+    """Judges that are to judge the run's replies; a stored run may have more."""
 
     def differences(self, stored: Run[Any]) -> list[str]:
         """Differences of a stored run's request, in words; empty when it answers this request."""
@@ -45,6 +47,10 @@ class Request:
         ours, was = (to_plain(c, self.experiment.config) for c in (self.config, stored.result.config))
         for name, value in ours.items():
             found += _differs(name, was[name], value)
+        judgements = stored.result.judgements
+        judged = () if judgements is None else judgements.asked
+        if missing := [name for name in self.judges if name not in judged]:
+            found.append(f"judges: {', '.join(missing)} did not judge the stored run")
         return found
 
     def check(self, out: str | Path | None) -> None:
@@ -54,6 +60,10 @@ class Request:
             ValueError: the message names what is wrong and the remedy.
         """
         self.experiment.check(out)
+        if self.judges:
+            from interp.evaluation.judges.loading import check_names
+
+            check_names(self.judges)
         if isinstance(self.model, ModelSource):
             self.model.check()
 

@@ -66,6 +66,7 @@ def run(
     adapter: str | None = None,
     prompts: "str | PromptSet" = "builtin",
     settings: Mapping[str, Any] | None = None,
+    judges: Sequence[str] = (),
     out: str | Path | None = None,
     show_progress: bool = True,
 ) -> Run[Any]:
@@ -80,6 +81,7 @@ def run(
         adapter: PEFT adapter, with a model given by name.
         prompts: what `interp.load_prompts` takes, or a loaded set.
         settings: of the experiment's `Config`, by name; the others have their defaults.
+        judges: names of judges (`interp.evaluation.judges.loading`) that also judge every reply of the run.
         out: run folder to look in and to write to; when None, looks through `runs/` and `figures/` here and up to two
             folders above, and writes to `runs/<name>`.
 
@@ -87,7 +89,7 @@ def run(
         ValueError: unknown experiment, source or setting; or `source="stored"` and no stored run answers the question:
             the message says what differs.
     """
-    asked = request(name, model=model, adapter=adapter, prompts=prompts, settings=settings)
+    asked = request(name, model=model, adapter=adapter, prompts=prompts, settings=settings, judges=judges)
     if source not in ("any", "stored", "computed"):
         raise ValueError(f"source must be 'any', 'stored' or 'computed', got {source!r}")
     if source != "computed":
@@ -113,6 +115,7 @@ def request(
     adapter: str | None = None,
     prompts: "str | PromptSet" = "builtin",
     settings: Mapping[str, Any] | None = None,
+    judges: Sequence[str] = (),
 ) -> Request:
     """What is asked of an experiment; nothing is loaded.
 
@@ -126,7 +129,7 @@ def request(
             raise ValueError(
                 f"{name} needs no model, got {adapter if model is None else model}; leave it out"
             )
-        return Request(experiment=found, config=config, model=None, prompts=None)
+        return Request(experiment=found, config=config, model=None, prompts=None, judges=tuple(judges))
     chosen = found.default_model if model is None else model
     if isinstance(chosen, str):
         chosen = ModelSource(chosen, adapter)
@@ -134,7 +137,7 @@ def request(
         raise ValueError("adapter= goes with a model given by name; a loaded model has its adapter already")
     if isinstance(chosen, ModelSource) and not chosen.name:
         chosen = replace(chosen, name=found.default_model)
-    return Request(experiment=found, config=config, model=chosen, prompts=prompts)
+    return Request(experiment=found, config=config, model=chosen, prompts=prompts, judges=tuple(judges))
 
 
 def compute(asked: Request, *, out: Path, show_progress: bool = False) -> Run[Any]:
@@ -142,7 +145,12 @@ def compute(asked: Request, *, out: Path, show_progress: bool = False) -> Run[An
     asked.check(out)
     ready: Any = asked.loaded()
     return asked.experiment.run(
-        ready.model, ready.prompts, asked.config, out=out, show_progress=show_progress
+        ready.model,
+        ready.prompts,
+        asked.config,
+        out=out,
+        judges=asked.judges,
+        show_progress=show_progress,
     )
 
 

@@ -18,7 +18,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,11 +27,14 @@ from interp.display.progress import progress
 from interp.storage.atomic_files import remove_folder, remove_strays, write_file, write_tensors
 from interp.storage.locks import folder_lock, resolved
 from interp.storage.provenance import Provenance, provenance_of
+from interp.storage.reply_records import RecordedReply, recorder
 from interp.storage.typed_json import first_line, from_json, to_json, to_plain
 
 logger = logging.getLogger(__name__)
 _SETTINGS, _CODE = "settings.sha256", "code.sha256"
 """Files that say which settings, and which version of the code, the values were computed with."""
+_REPLIES = ".replies"
+"""Ending of the name under which a stage's recorded replies are stored."""
 T = TypeVar("T")
 
 
@@ -92,7 +95,8 @@ class StageCache:
         stems = {
             p.stem for ending in ("json", "safetensors") for p in self.folder.glob(f"{prefix}*.{ending}")
         }
-        return sorted(name for name in stems if not name.startswith("."))  # a hidden one is a draft
+        # A hidden one is a draft; recorded replies belong to the value of their stage.
+        return sorted(name for name in stems if not name.startswith(".") and not name.endswith(_REPLIES))
 
     def get(self, name: str, kind: Any = Any) -> Any:
         """The stored value of this name, or None; mappings of tensors need no `kind`.
@@ -131,9 +135,26 @@ class StageCache:
                 self.drop(name)
             else:
                 logger.info("continuing: %s is there", name)
+                self._recall(name)
                 return value
-        self.put(name, compute(), kind)
+        self.put(name, self._recorded(name, compute), kind)
         return self.get(name, kind)
+
+    def _recorded(self, name: str, compute: Callable[[], T]) -> T:
+        """Compute a value; replies that are recorded meanwhile are stored before it, and given back by `_recall`."""
+        record = recorder()
+        if record is None:
+            return compute()
+        with record.stage(name) as replies:
+            value = compute()
+        if replies:
+            self.put(f"{name}{_REPLIES}", tuple(replies), tuple[RecordedReply, ...])
+        return value
+
+    def _recall(self, name: str) -> None:
+        """Give a finished stage's replies back to the recorder of this context."""
+        if (record := recorder()) is not None:
+            record.replies += self.get(f"{name}{_REPLIES}", tuple[RecordedReply, ...]) or ()
 
     def open_tensors(self, name: str) -> Any:
         """A context that reads large tensors of this name one at a time (`safetensors.safe_open`)."""
@@ -199,7 +220,9 @@ class Stages:
         """
         if self.cache is not None:
             return self.cache.keep(name, compute, kind)
-        value = compute()
+        record = recorder()
+        with nullcontext() if record is None else record.stage(name):
+            value = compute()
         if _is_tensors(value):
             return value
         return from_json(kind, to_json(value, kind), source=name)
@@ -209,6 +232,8 @@ class Stages:
         now = time.perf_counter()
         self._seconds[stage] = round(self._seconds.get(stage, 0.0) + now - self._begun, 3)
         self._begun = now
+        if (record := recorder()) is not None:
+            record.lap(stage)
 
     def progress(self, items: Iterable[T], label: str) -> Iterator[T]:
         """Iterate over the items, with a progress bar where `show_progress` is set."""

@@ -133,7 +133,7 @@ def agreement_of(
     rows = list(zip(*verdicts.values(), strict=True)) if verdicts else []
     return Agreement(
         question=question,
-        rates={name: _rate(each) for name, each in verdicts.items()},
+        rates={name: verdict_rate(each) for name, each in verdicts.items()},
         pairs=tuple(pairs),
         fleiss=fleiss_kappa(list(verdicts.values()))
         if len(verdicts) > 1
@@ -142,7 +142,7 @@ def agreement_of(
     )
 
 
-def _rate(verdicts: Verdicts) -> Estimate:
+def verdict_rate(verdicts: Verdicts) -> Estimate:
     """Share of yes among the answers that were judged, with the number that could not be."""
     return replace(
         rate([bool(each) for each in verdicts if each is not None]),

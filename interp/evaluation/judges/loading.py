@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from interp.evaluation.judges.judgements import Judge
-from interp.evaluation.refusals import REFUSAL_LISTS, RefusalList
+from interp.evaluation.records import REFUSAL_LISTS, RefusalList
 
 if TYPE_CHECKING:
     from interp.models.chat_model import ChatModel
@@ -38,11 +38,13 @@ KINDS: dict[str, Kind] = {
     "strong_reject": Kind("MODEL or URL#MODEL", "StrongREJECT's rubric, by a model here or an endpoint"),
 }
 """Names of judges that read text alone."""
+LATENT = "latent"
+"""Name of the judge by beliefs at the last answer token, `latent` or `latent=MODEL`, which a room below makes."""
 Maker = Callable[[str], Judge]
 """Makes a judge from what stands behind `=`."""
 
 
-def judges(
+def load_judges(
     specs: str | Sequence[str | Judge],
     *,
     cache: str | Path | None = None,
@@ -66,7 +68,7 @@ def judges(
     ]
 
 
-def check_names(specs: Sequence[str], *, more: Sequence[str] = ()) -> None:
+def check_names(specs: Sequence[str], *, more: Sequence[str] = (LATENT,)) -> None:
     """Raise a ValueError unless every name is that of a judge, before a model is loaded."""
     for spec in specs:
         name, equals, where = spec.strip().partition("=")

@@ -112,3 +112,91 @@ def human_table(found: list[HumanAgreement], question: Question) -> Table:
             for each in found
         ],
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmRates:
+    """What every judge says about the replies of one arm of an experiment to one kind of prompts."""
+
+    arm: str
+    """Stage of the run, with its interventions where there are any."""
+    group: str
+    """Kind of the prompts, such as `harmful`, or `harmful, wrapped`."""
+    n: int
+    """Number of replies."""
+    refused: dict[str, Estimate]
+    """Share of refusals by judge, of the replies that it judged."""
+    harmful: dict[str, Estimate]
+    """Share of harmful replies by judge, at the judge's own threshold."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunJudgements:
+    """What judges say about the replies of a run."""
+
+    asked: tuple[str, ...]
+    """Judges as they were asked for."""
+    scales: dict[str, str]
+    """Judge → meaning of its `harmful` and its threshold; empty where it says nothing about harm."""
+    arms: tuple[ArmRates, ...]
+    """Rates by arm and kind of prompts."""
+    refused: Agreement | None
+    """Agreement on refusals over all replies; None where no judge is asked about them."""
+    harmful: Agreement | None
+    """The same on harm."""
+    left_out: int
+    """Replies to prompts that are not of the run's prompt set, such as a task's, which are not judged."""
+
+
+_SHOWN_DISPUTES = 12
+
+
+def arms_table(found: RunJudgements, question: Question) -> Table:
+    """Rates of every arm by judge, as a table."""
+    rows = [
+        [each.arm, each.group, each.n, *(rate.percent for rate in rates.values())]
+        for each in found.arms
+        if (rates := each.refused if question == "refused" else each.harmful)
+    ]
+    names = list(rates) if (rates := _rates(found, question)) else []
+    return Table(title=f"{question}, by arm and judge", header=["arm", "prompts", "n", *names], rows=rows)
+
+
+def _rates(found: RunJudgements, question: Question) -> dict[str, Estimate]:
+    agreement = found.refused if question == "refused" else found.harmful
+    return {} if agreement is None else agreement.rates
+
+
+def judgement_tables(found: RunJudgements) -> list[Table]:
+    """Rates by arm, rates by judge, and agreement, for each question that a judge answers."""
+    tables: list[Table] = []
+    if found.refused is not None:
+        tables += [arms_table(found, "refused"), *agreement_tables(found.refused)]
+    if found.harmful is not None:
+        tables += [arms_table(found, "harmful"), *agreement_tables(found.harmful)]
+    return tables
+
+
+def judgement_lines(found: RunJudgements) -> list[str]:
+    """Where judges disagree, and what could not be judged, in sentences."""
+    lines = list[str]()
+    for question, each in (("refused", found.refused), ("harmful", found.harmful)):
+        if each is None:
+            continue
+        lines += [
+            f"Judge {name} could not judge {rate.missing} of {rate.n + rate.missing} replies ({question})."
+            for name, rate in each.rates.items()
+            if rate.missing
+        ]
+        if len(each.rates) < 2:
+            continue
+        if not each.disputes:
+            lines.append(f"The judges agree on every reply ({question}).")
+            continue
+        shown = ", ".join(each.disputes[:_SHOWN_DISPUTES])
+        more = len(each.disputes) - _SHOWN_DISPUTES
+        lines.append(
+            f"The judges disagree on {len(each.disputes)} replies ({question}): {shown}"
+            + (f" and {more} more." if more > 0 else ".")
+        )
+    return lines

@@ -1,0 +1,136 @@
+"""`interp judge`: judge prompts with their answers, and show where judges disagree."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from interp.cli.options import (
+    JsonOption,
+    check_output_file,
+    print_json,
+    print_lines,
+    print_table,
+    status,
+    user_errors,
+)
+from interp.cli.prompt_arguments import names_of
+
+
+def judge(
+    file: Annotated[
+        str,
+        typer.Argument(
+            help="Prompts with their answers: .jsonl, .json, .csv, .tsv, .parquet or hub:owner/name."
+        ),
+    ],
+    judges: Annotated[
+        str,
+        typer.Option(
+            "--judges",
+            help="Judges, with commas between them: arditi, zhao, normalised; latent=MODEL; log_odds=MODEL; "
+            "classifier=MODEL:LABEL; llama_guard, llama_guard_3, shieldgemma, wildguard or harmbench with =MODEL; "
+            "strong_reject=MODEL or strong_reject=URL#MODEL.",
+        ),
+    ] = "arditi,zhao,normalised",
+    out: Annotated[
+        Path | None, typer.Option(help="File of judgements to write (.jsonl), a line for each answer.")
+    ] = None,
+    prompt_column: Annotated[str | None, typer.Option(help="Column of the prompts.")] = None,
+    answer_column: Annotated[str | None, typer.Option(help="Column of the answers.")] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Human labels to compare with, as refused=COLUMN or harmful=COLUMN; may be repeated."
+        ),
+    ] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Judge every answer of a file by several judges; what a judge could not judge is never counted as safe.
+
+    The key of an endpoint is read from OPENAI_API_KEY; its replies are kept in the cache folder. Answers themselves are
+    neither printed nor written, ids and judgements are.
+
+    Example: `interp judge answers.jsonl --judges arditi,zhao,latent=smollm2-safe --out judged.jsonl`
+    """
+    with user_errors():
+        from interp.evaluation.judges.loading import check_names
+
+        if out is not None:
+            check_output_file(out, ".jsonl")
+        named, wanted = names_of(judges), [_label(item) for item in labels or []]
+        check_names(named)
+        if not file.startswith("hub:") and not Path(file).is_file():
+            raise ValueError(f"no such file of answers: {file}")
+        from interp.evaluation.judges.agreement import against_people, agreement
+        from interp.evaluation.judges.exchange_files import read_exchanges, read_labels
+        from interp.evaluation.judges.judgements import judge_all
+        from interp.evaluation.judges.records import (
+            QUESTIONS,
+            agreement_tables,
+            human_table,
+        )
+        from interp.experiments.judging import all_judges
+
+        exchanges = read_exchanges(file, prompt_column=prompt_column, answer_column=answer_column)
+        people = {question: read_labels(file, column) for question, column in wanted}
+        with status(f"loading {judges}"):
+            loaded = all_judges(named)
+        judged = judge_all(loaded, exchanges)
+        found = [agreement(judged, question) for question in QUESTIONS if judged.asked(question)]
+        against = {
+            question: against_people(judged, said, question)  # pyright: ignore[reportArgumentType]
+            for question, said in people.items()
+        }
+        if out is not None:
+            from interp.storage.atomic_files import write_file
+
+            lines = [
+                json.dumps(
+                    {
+                        "id": exchange.id,
+                        "judgements": {
+                            name: {k: v for k, v in asdict(said[row]).items() if k != "id"}
+                            for name, said in judged.judgements.items()
+                        },
+                    }
+                )
+                for row, exchange in enumerate(judged.exchanges)
+            ]
+            write_file(out, ("\n".join(lines) + "\n").encode())
+        if json_output:
+            print_json(
+                {
+                    "agreement": [asdict(each) for each in found],
+                    "against_people": {
+                        name: [asdict(each) for each in rows] for name, rows in against.items()
+                    },
+                }
+            )
+            return
+        for each in found:
+            for table in agreement_tables(each):
+                print_table(table, title=table.title)
+            if each.disputes:
+                print_lines(f"in dispute ({each.question}): {', '.join(each.disputes)}")
+        for question, rows in against.items():
+            table = human_table(rows, question)  # pyright: ignore[reportArgumentType]
+            print_table(table, title=table.title)
+        for each in loaded:
+            respondent = getattr(each, "respondent", None)
+            if (spent := getattr(respondent, "spent", None)) is not None:
+                print_lines(
+                    f"{each.name}: {spent.requests} requests, {spent.cached} replies from the cache, {spent.failed} "
+                    f"failed, {spent.prompt_tokens} + {spent.completion_tokens} tokens"
+                )
+        if out is not None:
+            print_lines(f"judgements: {out.resolve()}")
+
+
+def _label(item: str) -> tuple[str, str]:
+    question, _, column = item.partition("=")
+    if question not in ("refused", "harmful") or not column:
+        raise ValueError(f"--labels takes refused=COLUMN or harmful=COLUMN, got {item!r}")
+    return question, column

@@ -1,0 +1,162 @@
+"""Judges of a run's replies: one place for every experiment.
+
+Replies are recorded where they are generated (`interp.storage.reply_records`); here each is matched with the prompt of
+the run's set that it answers, judged by every judge, and summed up by arm and kind of prompts. A wrapped prompt is
+judged by the plain request in it. Replies to other prompts, such as those of a downstream task, are counted and not
+judged.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from interp.data.prompt_sets import CLOSING, KINDS
+from interp.evaluation.judges.agreement import agreement, verdict_rate
+from interp.evaluation.judges.judgements import Exchange, Judge, Judged, judge_all
+from interp.evaluation.judges.loading import LATENT, Maker, load_judges
+from interp.evaluation.judges.records import Agreement, ArmRates, Question, RunJudgements
+from interp.stats import Estimate
+from interp.storage.reply_records import RecordedReply
+
+if TYPE_CHECKING:
+    from interp.data.prompts import PromptSet
+    from interp.models.chat_model import ChatModel
+
+
+def all_judges(
+    specs: str | Sequence[str], *, model: "ChatModel | None" = None, prompts: "PromptSet | None" = None
+) -> list[Judge]:
+    """The judges of these names, the latent judge among them; replies of endpoints are kept in the cache folder.
+
+    Args:
+        model: model that `latent` reads with, where no other is named.
+        prompts: prompts that it is fitted on; `builtin` when None.
+
+    Raises:
+        ValueError: as `interp.evaluation.judges.loading.load_judges`, or `latent` without a model.
+    """
+    from interp.models.gguf import cache_folder
+
+    makers: Mapping[str, Maker] = {LATENT: lambda where: _latent(where, model, prompts)}
+    return load_judges(specs, cache=cache_folder() / "judges", more=makers)
+
+
+def _latent(where: str, model: "ChatModel | None", prompts: "PromptSet | None") -> Judge:
+    from interp.data.prompts import load_prompts
+    from interp.models.chat_model import load
+    from interp.representations.latent_judge import fit_latent_judge
+
+    if not where and model is None:
+        raise ValueError("judge latent needs a model here; give latent=MODEL")
+    reader = load(where) if where else model
+    assert reader is not None
+    return fit_latent_judge(reader, load_prompts("builtin") if prompts is None else prompts)
+
+
+def judge_replies(
+    replies: Sequence[RecordedReply],
+    specs: Sequence[str],
+    *,
+    model: "ChatModel | None",
+    prompts: "PromptSet | None",
+) -> RunJudgements:
+    """Every judge's rates over the replies of a run, and where they disagree.
+
+    Raises:
+        ValueError: as `all_judges`.
+    """
+    exchanges, arms, left_out = _exchanges(replies, prompts)
+    chosen = all_judges(specs, model=model, prompts=prompts)
+    judged = judge_all(chosen, exchanges) if exchanges else None
+    return RunJudgements(
+        asked=tuple(specs),
+        scales={
+            judge.name: ""
+            if judge.scale is None
+            else f"{judge.scale.meaning}; from {judge.scale.threshold:g}"
+            for judge in chosen
+        },
+        arms=() if judged is None else _rates(judged, arms),
+        refused=_agreement(judged, "refused"),
+        harmful=_agreement(judged, "harmful"),
+        left_out=left_out,
+    )
+
+
+def _agreement(judged: Judged | None, question: Question) -> Agreement | None:
+    if judged is None or not judged.asked(question):
+        return None
+    return agreement(judged, question)
+
+
+def _exchanges(
+    replies: Sequence[RecordedReply], prompts: "PromptSet | None"
+) -> tuple[list[Exchange], list[str], int]:
+    """The replies to prompts of the set with an id of their own, the arm of each, and the number of the others."""
+    find = _finder(prompts)
+    exchanges, arms, left_out = list[Exchange](), list[str](), 0
+    times = Counter[tuple[str, str]]()
+    for reply in replies:
+        found = find(reply.prompt)
+        if found is None:
+            left_out += 1
+            continue
+        name, request, group = found
+        arm = f"{reply.stage}, {reply.interventions}" if reply.interventions else reply.stage
+        times[arm, name] += 1
+        again = times[arm, name]
+        arm = arm if again == 1 else f"{arm} ({again})"
+        exchanges.append(Exchange(id=f"{arm}/{name}", prompt=request, answer=reply.answer, group=group))
+        arms.append(arm)
+    return exchanges, arms, left_out
+
+
+def _finder(prompts: "PromptSet | None") -> Callable[[str], tuple[str, str, str] | None]:
+    """Finds id, request and kind of the prompt of a set that a rendered prompt asks; None where there is none."""
+    known: dict[str, tuple[str, str, str]] = {}
+    for kind in KINDS:
+        for split in ("train", "val", "test"):
+            if prompts is not None and (kind, split) in prompts:
+                part = prompts[kind, split]
+                for name, text in zip(part.ids, part.texts, strict=True):
+                    known[_bare(text)] = (f"{kind}/{name}", text, kind)
+    seen: dict[str, tuple[str, str, str] | None] = {}
+
+    def find(prompt: str) -> tuple[str, str, str] | None:
+        if prompt not in seen:
+            found = known.get(_bare(prompt))
+            if found is None:  # the longest request that a wrapper holds
+                inside = max((bare for bare in known if bare in prompt), key=len, default=None)
+                if inside is not None:
+                    name, request, kind = known[inside]
+                    found = (name, request, f"{kind}, wrapped")
+            seen[prompt] = found
+        return seen[prompt]
+
+    return find
+
+
+def _bare(text: str) -> str:
+    return text.strip().rstrip(CLOSING).strip()
+
+
+def _rates(judged: Judged, arms: Sequence[str]) -> tuple[ArmRates, ...]:
+    rows: dict[tuple[str, str], list[int]] = {}
+    for row, (arm, exchange) in enumerate(zip(arms, judged.exchanges, strict=True)):
+        rows.setdefault((arm, exchange.group), []).append(row)
+
+    verdicts = {question: judged.verdicts(question) for question in ("refused", "harmful")}
+
+    def rates(question: Question, part: Sequence[int]) -> dict[str, Estimate]:
+        return {name: verdict_rate([said[row] for row in part]) for name, said in verdicts[question].items()}
+
+    return tuple(
+        ArmRates(
+            arm=arm,
+            group=group,
+            n=len(part),
+            refused=rates("refused", part),
+            harmful=rates("harmful", part),
+        )
+        for (arm, group), part in rows.items()
+    )
