@@ -10,7 +10,8 @@ Hands out:
 `attempts`, `read_attacks`, `read_suffixes`, `with_held_out`, `SAFETY_TEXTS`, `safety_text`, `adopt`, `fetch`,
 `named_rows`, `Overlap`, `overlap`, `DataSet`, `data_set`, `known_sets`, `CheckedSet`, `check_set`,
 `load_preferences`, `PairLabels`, `PreferencePair`, `PreferenceSet`, `builtin_preferences`, `cut_by_prompt`,
-`Question`, `Questions`, `load_questions`, `read_questions`.
+`Question`, `Questions`, `load_questions`, `read_questions`, `Answer`, `Pair`, `check_copy`, `read_answers`,
+`read_pairs`, `miniature`.
 """
 
 import lazy_loader

@@ -31,6 +31,12 @@ from .query_language import query_splits as query_splits
 from .registry import DataSet as DataSet
 from .registry import data_set as data_set
 from .registry import known_sets as known_sets
+from .safe_rlhf import Answer as Answer
+from .safe_rlhf import Pair as Pair
+from .safe_rlhf import check_copy as check_copy
+from .safe_rlhf import read_answers as read_answers
+from .safe_rlhf import read_pairs as read_pairs
+from .safe_rlhf_miniature import miniature as miniature
 from .safety_texts import SAFETY_TEXTS as SAFETY_TEXTS
 from .safety_texts import safety_text as safety_text
 from .set_checks import CheckedSet as CheckedSet

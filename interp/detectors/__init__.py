@@ -6,7 +6,7 @@ Never imports training.
 Hands out:
 `LogisticProbe`, `RandomDirection`, `RefusalDirection`, `WordsDetector`, `Detector`, `calibrated_threshold`,
 `check_calibration`, `json_lines`, `FitData`, `FittedDetector`, `Readings`, `LoadedGuard`, `TextGuard`,
-`load_text_guard`, `LatentGuard`.
+`load_text_guard`, `LatentGuard`, `Moderation`, `SeverityModerator`, `moderation_scores`.
 """
 
 import lazy_loader

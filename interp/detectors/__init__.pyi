@@ -13,3 +13,6 @@ from .guard_models import LoadedGuard as LoadedGuard
 from .guard_models import TextGuard as TextGuard
 from .guard_models import load_text_guard as load_text_guard
 from .latent_guard import LatentGuard as LatentGuard
+from .moderation import Moderation as Moderation
+from .moderation import SeverityModerator as SeverityModerator
+from .moderation_scores import moderation_scores as moderation_scores

@@ -12,6 +12,7 @@ EXPERIMENTS = {
     "categories": "interp.experiments.categories",
     "guard": "interp.experiments.guard",
     "adversarial-finetune": "interp.experiments.adversarial_finetune",
+    "safe-rlhf": "interp.experiments.safe_rlhf",
     "recovery": "interp.experiments.recovery",
     "safety-prompts": "interp.experiments.safety_prompts",
     "repair": "interp.experiments.repair",
@@ -45,6 +46,9 @@ SUMMARIES = {
     ),
     "adversarial-finetune": (
         "a model fine-tuned to comply: do the harm belief and the guard survive? (Zhao et al. 2025)"
+    ),
+    "safe-rlhf": (
+        "harm, categories, severity and preferences in the states of answers; moderation (Ji et al. 2025)"
     ),
     "recovery": (
         "restore a few weights of a fine-tuned model until it refuses again, and keep its task (Yang et al. 2025)"

@@ -10,7 +10,9 @@ Hands out:
 `FittedDirection`, `fit_directions`, `heads`, `Head`, `HeadAttribution`, `AttentionByRole`, `LogitLens`, `Patching`,
 `Sweep`, `Answer`, `Setting`, `TracedToken`, `likely_tokens`, `trace`, `LayerPlane`, `PlaneCosines`, `SafetySpace`,
 `Shift`, `anchor`, `plane_by_layer`, `plane_cosines`, `shift_table`, `RefusalTargets`, `SafetyStates`,
-`refusal_targets`, `safety_representations`, `safety_representations_by_layer`.
+`refusal_targets`, `safety_representations`, `safety_representations_by_layer`, `answer_states`, `conversation`,
+`LatentJudge`, `fit_latent_judge`, `OrdinalFit`, `fit_ordinal`, `category_directions`, `harm_directions`,
+`severity_readings`.
 """
 
 import lazy_loader

@@ -1,4 +1,6 @@
 from . import heads as heads
+from .answer_states import answer_states as answer_states
+from .answer_states import conversation as conversation
 from .beliefs import Centres as Centres
 from .beliefs import belief as belief
 from .beliefs import both_beliefs as both_beliefs
@@ -12,6 +14,10 @@ from .contrasts import fit_directions as fit_directions
 from .heads import AttentionByRole as AttentionByRole
 from .heads import Head as Head
 from .heads import HeadAttribution as HeadAttribution
+from .latent_judge import LatentJudge as LatentJudge
+from .latent_judge import fit_latent_judge as fit_latent_judge
+from .ordinal import OrdinalFit as OrdinalFit
+from .ordinal import fit_ordinal as fit_ordinal
 from .picks import choose as choose
 from .picks import pick_stability as pick_stability
 from .picks import scored_candidates as scored_candidates
@@ -39,6 +45,9 @@ from .selection import Rule as Rule
 from .selection import RuleUsed as RuleUsed
 from .selection import ScoredCandidate as ScoredCandidate
 from .selection import pick as pick
+from .severity import category_directions as category_directions
+from .severity import harm_directions as harm_directions
+from .severity import severity_readings as severity_readings
 from .steering import find_directions as find_directions
 from .steering import steer as steer
 from .steering import steer_with as steer_with
