@@ -97,6 +97,7 @@ STATIC = (
     (["guard", "score", "absent", "-"], "no such guard file"),
     (["detect", "score", "absent", "-"], "no such detector file"),
     (["judge", "absent.jsonl"], "no such file of answers"),
+    (["plant", "x"], "unknown rule"),
     (["judge", "absent.jsonl", "--judges", "nobody"], "unknown judge"),
     (["run", "demo", "--judges", "wildguard"], "given as wildguard=MODEL"),
     (["plot", "absent"], "holds no result.json"),

@@ -18,6 +18,7 @@ from interp.cli import (
     exporting,
     guard,
     judging,
+    planting,
     runs,
     steering,
     tracking,
@@ -80,3 +81,4 @@ app.add_typer(detect.app, name="detect")
 app.command()(judging.judge)
 app.command("track")(tracking.track_series)
 app.command("train-safe")(tracking.train_safe)
+app.command()(planting.plant)

@@ -13,6 +13,7 @@ EXPERIMENTS = {
     "guard": "interp.experiments.guard",
     "adversarial-finetune": "interp.experiments.adversarial_finetune",
     "safe-rlhf": "interp.experiments.safe_rlhf",
+    "planted": "interp.experiments.planted",
     "recovery": "interp.experiments.recovery",
     "safety-prompts": "interp.experiments.safety_prompts",
     "repair": "interp.experiments.repair",
@@ -50,6 +51,7 @@ SUMMARIES = {
     "safe-rlhf": (
         "harm, categories, severity and preferences in the states of answers; moderation (Ji et al. 2025)"
     ),
+    "planted": "do methods find what was planted in an organism of `interp plant`, and nothing else?",
     "recovery": (
         "restore a few weights of a fine-tuned model until it refuses again, and keep its task (Yang et al. 2025)"
     ),

@@ -1,0 +1,101 @@
+"""Planted truth: does a method find what was planted, and nothing else?
+
+On an organism of `interp plant` harm and refusal are independent by construction, so that a direction or score fitted
+on one label can be asked about the other. Controls: training labels shuffled, and a random direction. The
+dissociation that is tested is that of Zhao et al. 2025 (arXiv:2507.11878); the organisms and the test are this
+project's.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from interp.data.planted import Plant
+from interp.experiments import SUMMARIES
+from interp.experiments.definition import Claim, Experiment, ExperimentResult
+from interp.stats import Estimate, Measured
+from interp.storage.settings import AtLeastTwo, CheckedSettings, Count
+
+Label = Literal["harm", "planted"]
+"""What a method is fitted on: whether a request is harmful, or whether the rule applies to it."""
+CLAIMS = (
+    Claim(
+        text="harmfulness and refusal are separate directions",
+        where="sections 3 and 4",
+        theirs="cosine near 0 between both",
+        same_when="the interval of the cosine of both contrasts is within -0.3 to 0.3",
+    ),
+    Claim(
+        text="the harm belief tells harm, not refusal",
+        where="section 5",
+        theirs="no number on organisms",
+        same_when="AUROC for harm above 0.5, for refusal not, by the intervals",
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(CheckedSettings):
+    """Settings."""
+
+    plant: Plant = "form"
+    """The rule of the organism that is given as the model."""
+    n_train: AtLeastTwo = 200
+    """Training prompts that methods are fitted on."""
+    n_test: AtLeastTwo = 200
+    """Test prompts that they are measured on."""
+    n_replies: Count = 100
+    """Test prompts that the model answers, to see how far it obeys."""
+    shuffles: Count = 5
+    """Shuffles of training labels."""
+    seed: int = 0
+    """Seed of shuffles, random directions and bootstraps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """One method, fitted on one label at one token, on test prompts."""
+
+    method: str
+    label: Label
+    role: str
+    """`t_inst` or `t_post_inst`."""
+    layer: int
+    """Layer that it reads, picked on half of the training prompts; -1 for all."""
+    own: Estimate
+    """AUROC for the label that it was fitted on."""
+    other: Estimate
+    """AUROC for the other label: 0.5 where it finds nothing else."""
+    shuffled: Measured
+    """AUROC for its label when fitted on shuffled labels, mean over shuffles of the distance from 0.5, plus 0.5."""
+    recovered: Measured
+    """Cosine of its direction with the contrast of its label on test prompts; NaN for a score without a direction."""
+    leaked: Measured
+    """Cosine with the contrast of the other label on test prompts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(ExperimentResult):
+    """Results of a run."""
+
+    config: Config
+    """Settings of the run."""
+    obeyed: Estimate
+    """Share of test prompts whose reply begins as the rule says."""
+    refused: dict[str, Estimate]
+    """Refusal rate by group, such as `harmful, refused by the rule`."""
+    found: tuple[Found, ...]
+    """Every method, label and token."""
+    contrast_cosine: dict[str, tuple[Measured, ...]]
+    """Cosine of harm contrast and planted contrast on test prompts, by token and layer."""
+    dissociation: tuple[Measured, ...]
+    """Cosine of the harm contrast at `t_inst` with the planted contrast at `t_post_inst`, by layer."""
+
+
+EXPERIMENT = Experiment(
+    name="planted",
+    summary=SUMMARIES["planted"],
+    config=Config,
+    result=Result,
+    package=__name__,
+    claims=CLAIMS,
+)
