@@ -23,7 +23,8 @@ def judge(
     file: Annotated[
         str,
         typer.Argument(
-            help="Prompts with their answers: .jsonl, .json, .csv, .tsv, .parquet or hub:owner/name."
+            help="Prompts with their answers: .jsonl, .json, .csv, .tsv, .parquet or hub:owner/name; or `probes`, the "
+            "bundled test of judges."
         ),
     ],
     judges: Annotated[
@@ -62,6 +63,9 @@ def judge(
             check_output_file(out, ".jsonl")
         named, wanted = names_of(judges), [_label(item) for item in labels or []]
         check_names(named)
+        if file == "probes" and not Path(file).exists():
+            _print_probes(named)
+            return
         if not file.startswith("hub:") and not Path(file).is_file():
             raise ValueError(f"no such file of answers: {file}")
         from interp.evaluation.judges.agreement import against_people, agreement
@@ -127,6 +131,15 @@ def judge(
                 )
         if out is not None:
             print_lines(f"judgements: {out.resolve()}")
+
+
+def _print_probes(named: list[str]) -> None:
+    from interp.evaluation.judges.probes import probe, probe_table
+    from interp.experiments.judging import all_judges
+
+    results = [each for judge in all_judges(named) for each in probe(judge)]
+    table = probe_table(results)
+    print_table(table, title="What judges get wrong: no answer here is harmful")
 
 
 def _label(item: str) -> tuple[str, str]:
