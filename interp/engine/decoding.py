@@ -172,7 +172,7 @@ def decode_steps(
 
     Args:
         prompts: tokens of each row's prompt.
-        limits: tokens of each row at most, 1 or more, where rows differ.
+        limits: tokens of each row at most, 1 or more, where rows differ; may be lowered between decoding steps.
     """
     stops = stop_ids(model)
     alive, ended = list(range(len(logits))), set[int]()
