@@ -20,6 +20,7 @@ EXPERIMENTS = {
     "endings": "interp.experiments.endings",
     "safelawbench": "interp.experiments.safelawbench",
     "elasticity-theory": "interp.experiments.elasticity_theory",
+    "reward-topology": "interp.experiments.reward_topology",
     "trajectory": "interp.experiments.trajectory",
     "rebound": "interp.experiments.rebound",
     "resistance": "interp.experiments.resistance",
@@ -64,6 +65,9 @@ SUMMARIES = {
     "elasticity-theory": (
         "the theorem of alignment elasticity in models that can be computed and a tiny transformer; no "
         "chat model"
+    ),
+    "reward-topology": (
+        "preference data as prefix trees or chains: reward uncertainty simulated, fitted, generated (Qiu et al. 2025)"
     ),
     "trajectory": "fine-tune in stages (align, un-align, align again) and track every checkpoint",
     "rebound": (
