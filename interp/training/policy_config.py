@@ -83,11 +83,11 @@ class UpdateRecord:
     """Generated and forced tokens so far, this batch included."""
     reward: float
     """Mean score, before the KL reward."""
-    kl: float
+    kl: Measured
     """Mean of log pi - log pi_ref summed over the generated tokens of an answer, nats: KL to the reference."""
-    forced_kl: float
+    forced_kl: Measured
     """The same sum over forced tokens, which no policy drew."""
-    entropy: float
+    entropy: Measured
     """Mean entropy at generated tokens, nats."""
     length: float
     """Mean number of generated tokens."""
@@ -97,9 +97,9 @@ class UpdateRecord:
     """Share of answers that the policy ended itself."""
     reset_share: float
     """Share of answers that started from a reset."""
-    policy_loss: float
-    value_loss: float
-    clip_share: float
+    policy_loss: Measured
+    value_loss: Measured
+    clip_share: Measured
     """Share of generated tokens at which the ratio was clipped, mean over passes."""
     explained: Measured
     """Share of the variance of returns that the values explain; not measurable where returns are equal."""

@@ -1,0 +1,95 @@
+"""GRPO with resets: one prefix a group, masked from the loss, and a reward that rises."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+
+from interp.models.chat_model import ChatModel
+from interp.models.tokens import ChatTokens
+from interp.training import group_optimisation
+from interp.training.group_optimisation import optimise_groups
+from tests.conftest import PROMPTS
+from tests.training.test_policy_optimisation import QUICK, REFERENCES, adapter, equal, vowels
+
+
+@pytest.fixture(autouse=True)
+def no_telemetry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CI", "1")  # TRL sends nothing then
+
+
+def test_groups_share_a_reset_that_has_no_gradient(
+    tiny: ChatModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = tiny.weights_hash
+    batches: list[dict[str, Any]] = []
+    scored: list[Sequence[Sequence[int]]] = []
+    gradients: list[float] = []
+    build = group_optimisation._trainer
+
+    def watched(*given: Any) -> Any:
+        trainer = build(*given)
+        inner, loss = trainer._generate_and_score_completions, trainer._compute_loss
+
+        def largest(model: Any, inputs: dict[str, Any]) -> float:
+            weights = [p for p in model.parameters() if p.requires_grad]
+            found = torch.autograd.grad(loss(model, inputs), weights, allow_unused=True)
+            return max(0.0 if g is None else float(g.abs().max()) for g in found)
+
+        def checked(model: Any, inputs: dict[str, Any]) -> Tensor:
+            if not gradients:
+                nothing = torch.zeros_like(inputs["tool_mask"])
+                gradients.append(largest(model, {**inputs, "tool_mask": nothing}))
+                gradients.append(largest(model, inputs))
+            return loss(model, inputs)
+
+        trainer._compute_loss = checked
+
+        def keep(inputs: Any) -> Any:
+            batches.append(inner(inputs))
+            return batches[-1]
+
+        trainer._generate_and_score_completions = keep
+        return trainer
+
+    def reward(prompts: ChatTokens, answers: Sequence[Sequence[int]]) -> Tensor:
+        scored.append(answers)
+        return vowels(prompts, answers)
+
+    monkeypatch.setattr(group_optimisation, "_trainer", watched)
+    config = replace(QUICK, beta=1.0, epochs=1, updates=2, missing_end_score=None)
+    done = optimise_groups(
+        tiny, PROMPTS, reward, out=tmp_path / "reset", config=config, group=4, references=REFERENCES
+    )
+    assert tiny.weights_hash == before and len(done.records) == 2
+    assert all(record.reset_share == 1 for record in done.records)
+    for answers in scored:
+        for start in range(0, 8, 4):
+            assert len({answer[0] for answer in answers[start : start + 4]}) == 1  # forced, one for all
+    mask = batches[0]["tool_mask"]
+    assert (mask[:, 0] == 0).all() and mask.sum() > 0
+    assert (mask.diff(dim=1)[:, :1] >= 0).all()  # a prefix of zeros
+    masked, free = gradients
+    assert masked == 0 < free  # with every token masked, and with the mask as it was
+    plain = optimise_groups(
+        tiny, PROMPTS, vowels, out=tmp_path / "plain", config=replace(config, beta=0.0), group=4
+    )
+    assert plain.records[0].reset_share == 0
+    assert not equal(adapter(plain.folder), adapter(done.folder))
+    again = optimise_groups(
+        tiny, PROMPTS, vowels, out=tmp_path / "plain", config=replace(config, beta=0.0), group=4
+    )
+    assert [r.reward for r in again.records] == [r.reward for r in plain.records]  # read
+
+
+def test_what_cannot_be_grouped_is_refused(tiny: ChatModel, tmp_path: Path) -> None:
+    callbacks: list[TrainerCallback] = []
+    with pytest.raises(ValueError, match="multiple of the group, 2 or more, got 8 and 3"):
+        optimise_groups(tiny, PROMPTS, vowels, out=tmp_path, config=QUICK, group=3, callbacks=callbacks)
+    with pytest.raises(ValueError, match="resets need references"):
+        optimise_groups(tiny, PROMPTS, vowels, out=tmp_path, config=replace(QUICK, beta=1.0), group=4)
