@@ -203,10 +203,10 @@ def check_output_file(path: Path, *suffixes: str) -> None:
     """
     from interp.storage.run_folders import check_writable
 
-    if suffixes and path.suffix not in suffixes:
-        raise ValueError(f"unknown target {path.name!r}; use {' or '.join(suffixes)}")
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give a file")
+    if suffixes and path.suffix not in suffixes:
+        raise ValueError(f"unknown target {path.name!r}; use {' or '.join(suffixes)}")
     check_writable(path)
 
 
