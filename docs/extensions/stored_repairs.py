@@ -21,7 +21,8 @@ def recovery(compared: str) -> dict[str, Stored]:
         "all steps": ("all_steps", "behaviour"),
         "random": ("ablations", "random weights (control)", "behaviour"),
         "attribution": ("ablations", "|gradient x difference|", "behaviour"),
-        "everything": ("ablations", "everything below the cut", "behaviour"),
+        "below": ("all_below",),
+        "above": ("all_above",),
     }
     entries: dict[str, Stored] = {}
     for name, where in models.items():
@@ -34,7 +35,6 @@ def recovery(compared: str) -> dict[str, Stored]:
         "0 stubs, step": at("cases", "0 stubs", "recovery", "picked", form="d"),
         "step": at("cases", compared, "recovery", "picked", form="d"),
         "share": at("all_steps", "share", form=".2%"),
-        "random share": at("ablations", "random weights (control)", "share", form=".2%"),
         "first step's prediction": at("cases", compared, "recovery", "steps", 1, "predicted", form=".2g"),
         "loss before": at("cases", compared, "recovery", "steps", 1, "loss", form=".3f"),
         "loss after a step": at("cases", compared, "recovery", "steps", 2, "loss", form=".3f"),
