@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from interp.display.cards import Card, Shown, Table
+from interp.evaluation.judges.loading import check_names
 from interp.evaluation.judges.records import RunJudgements, judgement_lines, judgement_tables
 from interp.storage.provenance import Provenance, content_key, provenance_of
-from interp.storage.reply_records import RecordedReply, recording
+from interp.storage.reply_records import recording
 from interp.storage.run_folders import (
     Header,
     check_target,
@@ -36,7 +37,7 @@ from interp.storage.run_folders import (
     write_run,
 )
 from interp.storage.settings import problem
-from interp.storage.stages import Stages, open_stages
+from interp.storage.stages import open_stages
 from interp.storage.typed_json import first_line, to_plain
 
 if TYPE_CHECKING:
@@ -171,8 +172,6 @@ class Experiment:
         """
         self.check(out)
         if judges:
-            from interp.evaluation.judges.loading import check_names
-
             check_names(judges)
         config = self.config() if config is None else config
         needs = self.default_model is not None
@@ -180,6 +179,8 @@ class Experiment:
             raise ValueError(
                 f"{self.name} needs a model and prompts; pass interp.load(...) and interp.load_prompts(...)"
             )
+        # Before the run: what cannot be loaded is found now, and `latent` reads with the model as it is given.
+        chosen = _loaded_judges(judges, model, prompts) if judges else ()
         about = provenance_of(model if needs else None, prompts if needs else None, seed=config.seed)
         # Stages that were finished without recording have no replies to judge: they are not continued with.
         key = self._key(about, config) | ({"replies": "recorded"} if judges else {})
@@ -189,7 +190,10 @@ class Experiment:
                 outcome = method(model, prompts, config, stages) if needs else method(config, stages)
             result = outcome.result
             if recorder is not None:
-                found = _judgements(recorder.replies, judges, model, prompts, stages)
+                from interp.experiments.judging import judge_replies
+
+                found = judge_replies(recorder.replies, judges, chosen, prompts)
+                stages.lap("judges")
                 result = replace(result, judgements=found, seconds=stages.seconds)
             finished = Run(
                 experiment=self,
@@ -254,18 +258,12 @@ class Experiment:
         return lines if result.judgements is None else [*lines, *judgement_lines(result.judgements)]
 
 
-def _judgements(
-    replies: Sequence[RecordedReply],
-    judges: Sequence[str],
-    model: "ChatModel | None",
-    prompts: "PromptSet | None",
-    stages: Stages,
-) -> RunJudgements:
-    from interp.experiments.judging import judge_replies
+def _loaded_judges(
+    judges: Sequence[str], model: "ChatModel | None", prompts: "PromptSet | None"
+) -> Sequence[Any]:
+    from interp.experiments.judging import all_judges
 
-    found = judge_replies(replies, judges, model=model, prompts=prompts)
-    stages.lap("judges")
-    return found
+    return all_judges(judges, model=model, prompts=prompts)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)

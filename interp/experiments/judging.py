@@ -56,17 +56,17 @@ def _latent(where: str, model: "ChatModel | None", prompts: "PromptSet | None") 
 def judge_replies(
     replies: Sequence[RecordedReply],
     specs: Sequence[str],
-    *,
-    model: "ChatModel | None",
+    chosen: Sequence[Judge],
     prompts: "PromptSet | None",
 ) -> RunJudgements:
     """Every judge's rates over the replies of a run, and where they disagree.
 
-    Raises:
-        ValueError: as `all_judges`.
+    Args:
+        specs: names as they were asked for.
+        chosen: the judges of these names.
+        prompts: the run's prompt set.
     """
     exchanges, arms, left_out = _exchanges(replies, prompts)
-    chosen = all_judges(specs, model=model, prompts=prompts)
     judged = judge_all(chosen, exchanges) if exchanges else None
     return RunJudgements(
         asked=tuple(specs),

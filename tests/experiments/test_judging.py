@@ -12,7 +12,7 @@ from interp.engine.generation import generate
 from interp.engine.interventions import Ablate
 from interp.evaluation.refusals import refuses
 from interp.experiments.definition import Experiment, ExperimentResult, Outcome, Run
-from interp.experiments.judging import judge_replies
+from interp.experiments.judging import all_judges, judge_replies
 from interp.models.chat_model import ChatModel
 from interp.storage.reply_records import RecordedReply, recorder, recording
 from interp.storage.run_folders import read_header
@@ -153,15 +153,16 @@ def test_the_latent_judge_reads_with_the_runs_model(tiny: ChatModel, prompts: Pr
     replies = [
         RecordedReply(stage="s", interventions="", id="0", prompt=text, answer=a) for a in ("Yes.", "")
     ]
+    specs = ["latent", "arditi"]
     few = replace(prompts, parts={key: part.first(4) for key, part in prompts.parts.items()})
-    found = judge_replies(replies, ["latent", "arditi"], model=tiny, prompts=few)
+    found = judge_replies(replies, specs, all_judges(specs, model=tiny, prompts=few), few)
     assert [each.arm for each in found.arms] == ["s", "s (2)"]  # the same prompt twice in one arm
     assert found.harmful is not None and found.harmful.rates["latent=tiny"].missing == 1
     assert found.scales["arditi"] == "" and "harm belief" in found.scales["latent=tiny"]
 
 
 def test_nothing_to_judge_is_no_rate(prompts: PromptSet) -> None:
-    found = judge_replies([], ["arditi"], model=None, prompts=prompts)
+    found = judge_replies([], ["arditi"], all_judges("arditi"), prompts)
     assert (found.arms, found.refused, found.left_out) == ((), None, 0)
     with recording() as record:
         pass
