@@ -15,7 +15,7 @@ from interp.display.charts import (
     style,
 )
 from interp.experiments.repair import ALIGNED, BROKEN, AttackTrial, Inside, Result
-from interp.experiments.repair.scoreboard import worst_attack
+from interp.experiments.repair.scoreboard import over_refuses, worst_attack
 from interp.stats import mean_with_interval, rate
 
 _COLUMNS = {
@@ -48,7 +48,7 @@ def figures(result: Result) -> dict[str, go.Figure]:
 def _about(result: Result) -> str:
     return (
         f"{result.provenance.model_name}, fine-tuned on a task with {result.config.stubs} empty affirmative stubs; "
-        f"{result.config.seeds} seeds"
+        f"{result.config.seeds} seed{'s' * (result.config.seeds > 1)}"
     )
 
 
@@ -118,16 +118,20 @@ def _pareto(result: Result) -> go.Figure:
         figure,
         title="Refusal against the task",
         note=f"{_about(result)}; n = {result.n['harmful']} harmful prompts, {result.n['task']} task examples; 95% "
-        "intervals",
+        "intervals; numbered: beaten on both by none, among those that answer harmless prompts",
     )
 
 
 def _front(result: Result) -> list[str]:
-    """Repairs that no other one beats on refusal and task at once, by falling task score."""
+    """Repairs that no other one beats on refusal and task at once, by falling task score, without those that refuse
+    harmless prompts as well."""
     at = {
         name: (row.task.value, row.refused["harmful"].value)
         for name, row in result.rows.items()
-        if name != ALIGNED and row.task.measurable and row.refused["harmful"].measurable
+        if name != ALIGNED
+        and not over_refuses(result, name)
+        and row.task.measurable
+        and row.refused["harmful"].measurable
     }
     best = [
         name

@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 
 from interp.experiments.repair import (
+    ALIGNED,
     BROKEN,
     EQUAL_COUNT,
     EQUAL_NORM,
     FAMILIES,
     WEIGHT_REPAIRS,
     AttackTrial,
+    Result,
     Row,
     Trial,
 )
@@ -84,3 +86,8 @@ def _by_prompt(values: Sequence[Sequence[float | int]]) -> list[float]:
 
 def _mean(values: Sequence[float | int]) -> float:
     return float(sum(values)) / len(values)
+
+
+def over_refuses(result: Result, name: str) -> bool:
+    """Whether a row refuses more harmless prompts than the aligned model, intervals apart."""
+    return result.rows[name].refused["harmless"].above(result.rows[ALIGNED].refused["harmless"])
