@@ -53,6 +53,12 @@ def track_series(
         ),
     ] = None,
     n: Annotated[int, typer.Option("-n", help="Test prompts of each kind.")] = 32,
+    knowledge: Annotated[
+        str | None,
+        typer.Option(
+            help="Also measure accuracy on these multiple-choice questions: builtin, safelawbench, a file."
+        ),
+    ] = None,
     seed: SeedOption = 0,
     json_output: JsonOption = False,
 ) -> None:
@@ -74,12 +80,16 @@ def track_series(
         corpora = {name: read_corpus(name, path) for name, path in named.items()} or None
         asked = [replace(model, name=checkpoint) for checkpoint in checkpoints]
         find_checkpoints(asked, base=model.name or None)  # before torch is loaded
+        from interp.tracking.records import DEFAULT_GROUPS, Group
         from interp.tracking.spec import TrackingSpec
         from interp.tracking.tracker import track
 
+        questions = {} if knowledge is None else {"questions": knowledge}
+        measures: tuple[Group, ...] = DEFAULT_GROUPS if knowledge is None else (*DEFAULT_GROUPS, "knowledge")
+
         trajectory = track(
             asked,
-            TrackingSpec(prompts=chosen, corpora=corpora, n=n, seed=seed),
+            TrackingSpec(prompts=chosen, corpora=corpora, n=n, seed=seed, measures=measures, **questions),
             base=model.name or None,
             reference=None if reference is None else replace(model, name=reference),
             out=out,

@@ -8,6 +8,7 @@
 | shift | mean activation minus the reference's, along its directions and in units of their norms | test, by kind |
 | guard | AUROC of harmful against harmless prompts under the reference's centres (Latent Guard) | test |
 | compression | bits per byte, and the paired change against the reference | corpora |
+| knowledge | accuracy on legal questions, probability of the right choice (not by default) | questions |
 | kl | KL(reference || checkpoint) per token on the reference's own samples, temperature 1 | test, by kind |
 
 The directions are harmfulness (`t_inst`), refusal (`t_post_inst`), and for each a control direction unrelated to
@@ -34,12 +35,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.data.corpora import Corpus
+from interp.data.multiple_choice import load_questions
 from interp.data.prompt_sets import KINDS, PAIRED_KINDS, Kind, Split
 from interp.directions import cosine, orthogonalised, project
 from interp.engine.generation import generate
 from interp.engine.log_probs import map_completions
 from interp.evaluation.compression import CodeLengths, bits
 from interp.evaluation.losses import token_kl
+from interp.evaluation.multiple_choice import option_scores
 from interp.evaluation.refusals import refusal_rate, refusal_scores
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, tokenize
@@ -82,6 +85,8 @@ def measure(model: ChatModel, spec: TrackingSpec, reference: Reference) -> list[
     if "compression" in spec.measures:
         for corpus in spec.measured_corpora.values():
             rows += _compression(reference, corpus, bits(model, corpus, n_documents=spec.n_documents))
+    if "knowledge" in spec.measures:
+        rows += _knowledge(model, spec)
     if "kl" in spec.measures:
         rows += [_kl_from(model, spec, reference, kind) for kind in PAIRED_KINDS]
     return rows
@@ -250,6 +255,16 @@ def _compression(reference: Reference, corpus: Corpus, lengths: CodeLengths) -> 
     documents = len(lengths.bits)  # the bootstrap resamples documents, so n counts documents, not bytes
     return [
         measurement(name, corpus.name, replace(estimate, n=documents)) for name, estimate in per_byte.items()
+    ]
+
+
+def _knowledge(model: ChatModel, spec: TrackingSpec) -> list[Measurement]:
+    """Accuracy on legal questions, a control: flat where safety goes and the model is not damaged in general."""
+    questions = load_questions(spec.questions).first(spec.n_questions)
+    scored = option_scores(model, questions)
+    return [
+        measurement("legal_accuracy", questions.name, scored.scores.accuracy),
+        measurement("legal_right_probability", questions.name, scored.right_probability),
     ]
 
 

@@ -17,16 +17,20 @@ from interp.storage.settings import CheckedSettings, Count
 NAME = "track"
 SUMMARY = "behaviour, beliefs, directions, compression and KL along a series of checkpoints"
 
-Group = Literal["refusal", "beliefs", "directions", "shift", "guard", "compression", "kl", "weights"]
+Group = Literal[
+    "refusal", "beliefs", "directions", "shift", "guard", "compression", "kl", "weights", "knowledge"
+]
 """A group of measures (`interp.tracking.measures`)."""
 GROUPS: tuple[Group, ...] = get_args(Group)
+DEFAULT_GROUPS: tuple[Group, ...] = tuple(group for group in GROUPS if group != "knowledge")
+"""Groups that are measured where none are named."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingSettings(CheckedSettings):
     """Groups of measures to take, and sample sizes."""
 
-    measures: tuple[Group, ...] = GROUPS
+    measures: tuple[Group, ...] = DEFAULT_GROUPS
     """Groups of measures to take, see `interp.tracking.measures`."""
     n: Count = 32
     """Number of test prompts of each kind."""
@@ -38,6 +42,10 @@ class TrackingSettings(CheckedSettings):
     """Number of prompts of each kind for sampled KL."""
     max_new_tokens: Count = 20
     """Maximum length of a reply, greedy or sampled."""
+    questions: str = "builtin"
+    """Multiple-choice questions of the group `knowledge`, as interp.data.load_questions takes them."""
+    n_questions: Count = 48
+    """Number of those questions, from their groups in turn."""
     seed: int = 0
     """Seed of sampling."""
 

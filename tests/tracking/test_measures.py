@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from interp.data.multiple_choice import load_questions
+from interp.evaluation.multiple_choice import option_scores
 from interp.models.chat_model import ChatModel
 from interp.stats import Estimate
 from interp.tracking.measures import measure, measurement
@@ -40,3 +42,16 @@ def test_rows_that_are_not_finite_are_not_numbers() -> None:
         assert row.status == "not measured: not finite"
     measured = measurement("refusal_rate", "harmful", Estimate(value=0.5, n=3))
     assert measured.status == "ok" and measured.estimate.n == 3  # control
+
+
+def test_knowledge_is_measured_where_it_is_named(tiny: ChatModel, spec: TrackingSpec) -> None:
+    reference = fit_reference(tiny, replace(spec, measures=("guard",)))
+    assert "knowledge" not in TrackingSpec().measures  # stored series of before stay comparable
+    rows = measure(tiny, replace(spec, measures=("knowledge",), n_questions=4), reference)
+    scored = option_scores(tiny, load_questions("builtin").first(4))
+    assert [(row.measure, row.prompts) for row in rows] == [
+        ("legal_accuracy", "builtin"),
+        ("legal_right_probability", "builtin"),
+    ]
+    assert rows[0].estimate == scored.scores.accuracy and rows[0].estimate.n == 4
+    assert rows[1].estimate.value == scored.right_probability.value
