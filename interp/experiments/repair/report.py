@@ -54,8 +54,8 @@ def rate_table(result: Result) -> Table:
 
 
 def verdict(result: Result, name: str) -> str:
-    """Whether a row is a repair: it refuses more than no repair and, where weights are edited, than random restores, but
-    no more harmless prompts than the aligned model does."""
+    """Whether a row is a repair: it refuses more than no repair and, where weights are edited, than random restores,
+    but no more harmless prompts than the aligned model does."""
     row = result.rows[name]
     if row.family in ("reference", "control"):
         return row.family
@@ -329,8 +329,9 @@ def report(result: Result) -> str:
             )
         )
     lead = (
-        f"{about.model_name} on prompt set {about.prompts_name}, {config.seeds} seed{'s' * (config.seeds > 1)}; {result.seconds['total']:.0f} s "
-        f"on {about.device}. After Yang et al. 2025, arXiv:2504.09757, and Zheng et al. 2024, arXiv:2401.18018."
+        f"{about.model_name} on prompt set {about.prompts_name}, {config.seeds} seed{'s' * (config.seeds > 1)}; "
+        f"{result.seconds['total']:.0f} s on {about.device}. After Yang et al. 2025, arXiv:2504.09757, and Zheng et al. "
+        "2024, arXiv:2401.18018."
     )
     return html_report(
         "What puts alignment back",
