@@ -187,7 +187,8 @@ class SeverityModerator:
                     raise ValueError(
                         f"prompt {name} ends without an answer; give prompt and answer as a conversation"
                     )
-            read = states(model, tokenize(model.tokenizer, items), layers=self.layer, positions="t_prefill")
+            turns: list[Any] = list(items)
+            read = states(model, tokenize(model.tokenizer, turns), layers=self.layer, positions="t_prefill")
             yield from self.detect(read[:, 0, 0], identity.ids)
 
     def detect(self, read: Float[Tensor, "answer d_model"], ids: Sequence[str]) -> list[Moderation]:
@@ -268,7 +269,8 @@ class SeverityModerator:
         try:
             about = json.loads(file.metadata["moderator"])
             lists = {name: tuple(value) for name, value in about.items() if isinstance(value, list)}
-            return cls(**{**about, **lists}, **{name: file.tensors[name] for name in _TENSORS})
+            fields: dict[str, Any] = {**about, **lists, **{name: file.tensors[name] for name in _TENSORS}}
+            return cls(**fields)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged ({error}); {_REMEDY}") from error
 

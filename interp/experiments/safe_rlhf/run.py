@@ -159,9 +159,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
 
     # 5. Preferences.
     preferences, angle = preference_readings(
-        *(part for read in (fit, held) for part in _differences(read, layer)),
-        l2=config.l2,
-        n_components=config.n_components,
+        *_differences(fit, layer), *_differences(held, layer), l2=config.l2, n_components=config.n_components
     )
     stages.lap("preferences")
 
