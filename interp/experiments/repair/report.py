@@ -330,8 +330,8 @@ def report(result: Result) -> str:
         )
     lead = (
         f"{about.model_name} on prompt set {about.prompts_name}, {config.seeds} seed{'s' * (config.seeds > 1)}; "
-        f"{result.seconds['total']:.0f} s on {about.device}. After Yang et al. 2025, arXiv:2504.09757, and Zheng et al. "
-        "2024, arXiv:2401.18018."
+        f"{result.seconds['total']:.0f} s on {about.device}. After Yang et al. 2025, arXiv:2504.09757, and Zheng et "
+        "al. 2024, arXiv:2401.18018."
     )
     return html_report(
         "What puts alignment back",
