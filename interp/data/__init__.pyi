@@ -15,6 +15,10 @@ from .named_prompts import named_rows as named_rows
 from .overlaps import Overlap as Overlap
 from .overlaps import overlap as overlap
 from .preference_files import load_preferences as load_preferences
+from .preference_trees import PreferenceTree as PreferenceTree
+from .preference_trees import read_trees as read_trees
+from .preference_trees import tree_pairs as tree_pairs
+from .preference_trees import write_trees as write_trees
 from .preferences import PairLabels as PairLabels
 from .preferences import PreferencePair as PreferencePair
 from .preferences import PreferenceSet as PreferenceSet

@@ -20,6 +20,7 @@ EXPERIMENTS = {
     "endings": "interp.experiments.endings",
     "safelawbench": "interp.experiments.safelawbench",
     "elasticity-theory": "interp.experiments.elasticity_theory",
+    "dataset-reset": "interp.experiments.dataset_reset",
     "reward-topology": "interp.experiments.reward_topology",
     "trajectory": "interp.experiments.trajectory",
     "rebound": "interp.experiments.rebound",
@@ -65,6 +66,9 @@ SUMMARIES = {
     "elasticity-theory": (
         "the theorem of alignment elasticity in models that can be computed and a tiny transformer; no "
         "chat model"
+    ),
+    "dataset-reset": (
+        "PPO whose rollouts start from cuts of reference answers, exact, in a toy and on a model (Chang et al. 2024)"
     ),
     "reward-topology": (
         "preference data as prefix trees or chains: reward uncertainty simulated, fitted, generated (Qiu et al. 2025)"

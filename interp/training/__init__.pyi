@@ -7,6 +7,7 @@ from .config import TrainConfig as TrainConfig
 from .config import one_pass as one_pass
 from .finetune import fine_tune as fine_tune
 from .finetune import preference_tune as preference_tune
+from .group_optimisation import optimise_groups as optimise_groups
 from .policy_config import OptimisedPolicy as OptimisedPolicy
 from .policy_config import PolicyConfig as PolicyConfig
 from .policy_optimisation import optimise_policy as optimise_policy
@@ -36,6 +37,8 @@ from .soft_prompts import fit_safety_space as fit_safety_space
 from .soft_prompts import optimise_prompt as optimise_prompt
 from .soft_prompts import safety_prompt as safety_prompt
 from .soft_prompts import tune_prompt as tune_prompt
+from .tree_generation import grow_trees as grow_trees
+from .tree_generation import sample_chains as sample_chains
 from .weight_repairs import block_weights as block_weights
 from .weight_repairs import full_restore as full_restore
 from .weight_repairs import interpolate as interpolate
