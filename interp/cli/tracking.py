@@ -3,7 +3,7 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -84,7 +84,7 @@ def track_series(
         from interp.tracking.spec import TrackingSpec
         from interp.tracking.tracker import track
 
-        questions = {} if knowledge is None else {"questions": knowledge}
+        questions: dict[str, Any] = {} if knowledge is None else {"questions": knowledge}
         measures: tuple[Group, ...] = DEFAULT_GROUPS if knowledge is None else (*DEFAULT_GROUPS, "knowledge")
 
         trajectory = track(

@@ -40,7 +40,7 @@ class WordsModerator:
         from sklearn.linear_model import LogisticRegression
 
         vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), max_features=20000)
-        x = vectorizer.fit_transform([each.text for each in answers])
+        x: Any = vectorizer.fit_transform([each.text for each in answers])
         unsafe = np.array([not each.safe for each in answers])
         levels = np.array([each.severity for each in answers])
         if unsafe.all() or not unsafe.any():
