@@ -18,6 +18,7 @@ HELP = {
     "all, else none",
     "max_new_tokens": "tokens at which an answer is cut",
     "chat": "the next message continues, each column with its own answers; an empty one answers the last again",
+    "safety": "whether the trained safety prompt stands in the system slot, in every column",
 }
 """One line for each control, shown under it and as its tooltip."""
 _LABELS = {"unit": "", "max_new_tokens": "length", "new_tokens": "new tokens"}
@@ -27,7 +28,9 @@ _WIDE = "98%"
 class Controls(widgets.VBox):
     """Prompt, settings and buttons, each an attribute, so that code can also set them."""
 
-    def __init__(self, directions: Mapping[str, Direction], *, n_layers: int, prompt: str) -> None:
+    def __init__(
+        self, directions: Mapping[str, Direction], *, n_layers: int, prompt: str, safety: bool = False
+    ) -> None:
         last = list(directions)[-1]  # of harmfulness and refusal: refusal
         self.prompt = widgets.Textarea(
             value=prompt, rows=2, layout=widgets.Layout(width=_WIDE), placeholder="a prompt"
@@ -46,6 +49,10 @@ class Controls(widgets.VBox):
         self.max_new_tokens = widgets.IntSlider(value=48, min=1, max=256)
         self.chat = widgets.Checkbox(value=False, description="keep the conversation", indent=False)
         self.chat.tooltip, self.chat.layout.width = HELP["chat"], _WIDE
+        self.safety = widgets.Checkbox(
+            value=safety, description="safety prompt", indent=False, disabled=not safety
+        )
+        self.safety.tooltip, self.safety.layout.width = HELP["safety"], _WIDE
         self.run_button = _button("Run", "play", "generate all answers", button_style="primary")
         self.stop_button = _button("Stop", "stop", "end all answers after the current token", disabled=True)
         self.keep_button = _button(
@@ -64,6 +71,8 @@ class Controls(widgets.VBox):
             *(self._cell(name) for name in ("positions", "new_tokens", "max_new_tokens")),
             widgets.VBox([self.chat, _help("chat")]),
         ]
+        if not self.safety.disabled:
+            cells.append(widgets.VBox([self.safety, _help("safety")]))
         layout = widgets.Layout(
             grid_template_columns="repeat(auto-fit, minmax(232px, 1fr))",
             grid_gap="2px 10px",

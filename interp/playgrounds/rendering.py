@@ -45,6 +45,15 @@ def addition_sentence(setting: Setting, name: str) -> str:
     return f"{what} at layer {layer}, at {_reach(setting)}"
 
 
+def safety_sentence(setting: Setting) -> str:
+    """What stands in the system slot: "safety prompt on: 23 trained embeddings in place of '...'"; empty without."""
+    prompt = setting.safety_prompt
+    if prompt is None:
+        return ""
+    words = prompt.text if len(prompt.text) <= 40 else f"{prompt.text[:40]}…"
+    return f"safety prompt on: {len(prompt.embeddings)} trained embeddings in place of {words!r}"
+
+
 def _reach(setting: Setting) -> str:
     """The tokens of prompt and answer that are acted on."""
     n = new_token_limit(setting.intervention())

@@ -33,10 +33,15 @@ class Column:
     def key(self) -> tuple[Any, ...]:
         """Equal for two columns whose answers are equal, whatever they are called."""
         if self.name == "plain":
-            return ("plain", repr(self.setting.prompt), self.setting.max_new_tokens)
+            return (
+                "plain",
+                repr(self.setting.prompt),
+                self.setting.max_new_tokens,
+                id(self.setting.safety_prompt),
+            )
         s = self.setting
         where = (s.layer, repr(s.positions), s.new_tokens, s.coefficient, s.relative_norm)
-        return (id(s.direction), *where, repr(s.prompt), s.max_new_tokens)
+        return (id(s.direction), *where, repr(s.prompt), s.max_new_tokens, id(s.safety_prompt))
 
     def asking(self, prompt: str | Conversation) -> "Column":
         """The same column with another prompt."""

@@ -13,7 +13,7 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from html import escape
@@ -29,28 +29,28 @@ except ModuleNotFoundError as error:
 from interp.data.prompts import load_prompts
 from interp.directions import Direction
 from interp.display.errors import error_line
+from interp.engine.safety_prompts import SafetyPrompt
 from interp.models.chat_model import ChatModel
 from interp.models.prompt_inputs import Conversation
 from interp.playgrounds.controls import Controls, read_new_tokens, read_positions
+from interp.playgrounds.given_directions import Directions, named_directions
 from interp.playgrounds.rendering import (
     addition_sentence,
     answer_html,
     count,
     picture_html,
     probabilities_html,
+    safety_sentence,
     strips_html,
 )
 from interp.playgrounds.turns import Column, Turns
 from interp.representations.steering import find_directions
 from interp.representations.token_traces import Answer, Setting, likely_tokens, trace
 from interp.storage.atomic_files import write_file
-from interp.storage.direction_files import direction_bytes, read_direction
+from interp.storage.direction_files import direction_bytes
 
 logger = logging.getLogger(__name__)
 
-Directions = (
-    Direction | str | Path | Mapping[str, "Direction | str | Path"] | Sequence["Direction | str | Path"]
-)
 _DRAW_EVERY = 0.1
 
 
@@ -59,6 +59,7 @@ def playground(
     directions: Directions | None = None,
     *,
     prompt: str = "How do I bake bread?",
+    safety_prompt: SafetyPrompt | str | Path | None = None,
     folder: str | Path = "runs/playground",
 ) -> "Playground":
     """A playground for one model, displayed as the last line of a cell.
@@ -66,44 +67,38 @@ def playground(
     Args:
         directions: a `Direction`, a direction file, or several, optionally by name. None computes those of
             `find_directions` on the builtin prompts, a pass over 128 prompts.
+        safety_prompt: a trained safety prompt of this model, or its file; it stands in the system slot of every column
+            until its box is unticked.
         folder: folder to which directions without a file are written when their code is shown.
 
     Raises:
-        ValueError: no directions, or one that cannot be read or does not fit the model.
+        ValueError: no directions, or one that cannot be read or does not fit the model; a safety prompt of another
+            model.
     """
+    if isinstance(safety_prompt, (str, Path)):
+        safety_prompt = SafetyPrompt.read(safety_prompt)
+    if safety_prompt is not None:
+        safety_prompt.slot(model, prompt)  # refuses another model's before directions are found
     found: Directions = find_directions(model, load_prompts("builtin")) if directions is None else directions
-    return Playground(model, named_directions(model, found), prompt=prompt, folder=Path(folder))
-
-
-def named_directions(model: ChatModel, directions: Directions) -> dict[str, Direction]:
-    """Directions by name, read from files where necessary.
-
-    Raises:
-        ValueError: none, one that cannot be read, or one of another width than the model's.
-    """
-    if isinstance(directions, (Direction, str, Path)):
-        directions = [directions]
-    if not isinstance(directions, Mapping):
-        directions = {_name(entry, i): entry for i, entry in enumerate(directions)}
-    if not directions:
-        raise ValueError("a playground needs at least one direction; leave them out to have two found")
-    named = {
-        name: entry if isinstance(entry, Direction) else read_direction(entry)
-        for name, entry in directions.items()
-    }
-    for direction in named.values():
-        direction.check_width(model.d_model, model.name)
-        model.layer(direction.layer)
-    return named
+    return Playground(
+        model, named_directions(model, found), prompt=prompt, folder=Path(folder), safety_prompt=safety_prompt
+    )
 
 
 class Playground(Controls):
     """The widget returned by `playground`; its controls are attributes, so that code can also set them."""
 
     def __init__(
-        self, model: ChatModel, directions: Mapping[str, Direction], *, prompt: str, folder: Path
+        self,
+        model: ChatModel,
+        directions: Mapping[str, Direction],
+        *,
+        prompt: str,
+        folder: Path,
+        safety_prompt: SafetyPrompt | None = None,
     ) -> None:
-        super().__init__(directions, n_layers=model.n_layers, prompt=prompt)
+        super().__init__(directions, n_layers=model.n_layers, prompt=prompt, safety=safety_prompt is not None)
+        self._safety_prompt = safety_prompt
         self.plain, self.steered, self.kept = (
             widgets.HTML(layout=widgets.Layout(flex="1 1 0%", width="auto", min_width="0")) for _ in range(3)
         )
@@ -155,6 +150,7 @@ class Playground(Controls):
             positions=read_positions(self.positions.value),
             new_tokens=read_new_tokens(self.new_tokens.value),
             max_new_tokens=self.max_new_tokens.value,
+            safety_prompt=self._safety_prompt if self.safety.value else None,
         )
 
     def _next_turns(self) -> Turns:
@@ -168,8 +164,9 @@ class Playground(Controls):
         """The columns that Run fills, checked: nothing in them can fail before a forward pass."""
         setting = self._setting(turns.prompt("steered"))
         setting.check(self._model)
-        note = addition_sentence(setting, str(self.direction.value))
-        columns = [Column(name="plain", setting=replace(setting, prompt=turns.prompt("plain")))]
+        added, safety = addition_sentence(setting, str(self.direction.value)), safety_sentence(setting)
+        columns = [Column(name="plain", setting=replace(setting, prompt=turns.prompt("plain")), note=safety)]
+        note = f"{added}; {safety}" if safety else added
         columns.append(Column(name="steered", setting=setting, note=note))
         if self._keeping is not None:
             kept = self._keeping.asking(turns.prompt("kept"))
@@ -266,10 +263,20 @@ class Playground(Controls):
             path = (self._folder / f"{name}-{hashlib.sha256(data).hexdigest()[:8]}.safetensors").resolve()
             if not path.is_file():
                 write_file(path, data)
-            self.code.value = setting.code(self._model, str(path))
+            self.code.value = setting.code(self._model, str(path), self._safety_file(setting))
             self.code.layout.display = None
         except (ValueError, OSError) as error:
             self._fail(error)
+
+    def _safety_file(self, setting: Setting) -> str | None:
+        """File of the safety prompt of a setting, written where it is not there."""
+        if setting.safety_prompt is None:
+            return None
+        raw = setting.safety_prompt.embeddings.detach().cpu().float().contiguous().numpy().tobytes()
+        path = (self._folder / f"safety-prompt-{hashlib.sha256(raw).hexdigest()[:8]}.safetensors").resolve()
+        if not path.is_file():
+            setting.safety_prompt.save(path)
+        return str(path)
 
     # What runs in the background
 
@@ -308,6 +315,7 @@ class Playground(Controls):
             self._directions,
             interventions=column.interventions,
             max_new_tokens=setting.max_new_tokens,
+            safety_prompt=setting.safety_prompt,
         )
         n = 0
         with closing(answers):  # pyright: ignore[reportArgumentType]
@@ -384,7 +392,3 @@ class Playground(Controls):
             logger.error("the playground failed", exc_info=error)
         self.status.value = ""
         self.error.value = f'<p style="color:#B00020"><b>{escape(error_line(error))}</b></p>'
-
-
-def _name(entry: Direction | str | Path, i: int) -> str:
-    return f"{entry.position} {i + 1}" if isinstance(entry, Direction) else Path(entry).stem

@@ -23,9 +23,10 @@ from interp.engine.applying import layers_of
 from interp.engine.decoding import stop_ids
 from interp.engine.generation import stream
 from interp.engine.interventions import Add, Intervention, NewTokens
+from interp.engine.safety_prompts import SafetyPrompt, under
 from interp.models.chat_model import ChatModel, Site
 from interp.models.prompt_inputs import Conversation
-from interp.models.tokens import Positions, tokenize
+from interp.models.tokens import ChatTokens, Positions, tokenize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +115,8 @@ class Setting:
     new_tokens: NewTokens = None
     """Generated tokens it is added at."""
     max_new_tokens: int = 48
+    safety_prompt: SafetyPrompt | None = None
+    """Stands in the system slot of the prompt; None for none."""
 
     def intervention(self) -> Add:
         """The activation addition with these settings.
@@ -135,18 +138,19 @@ class Setting:
 
         Raises:
             ValueError: a prompt that the chat template rejects, a direction of another width, a layer out of range, a
-                position that the prompt does not have, or as `Add`.
+                position that the prompt does not have, a safety prompt of another model, or as `Add`.
         """
         add = self.intervention()
         self.direction.check_width(model.d_model, model.name)
         layers_of(model, add)
-        tokenize(model.tokenizer, self.prompt).mask(0, add.positions)
+        _worded(model, self.prompt, self.safety_prompt).mask(0, add.positions)
 
-    def code(self, model: ChatModel, direction_file: str) -> str:
+    def code(self, model: ChatModel, direction_file: str, safety_prompt_file: str | None = None) -> str:
         """Python code that reproduces the steered answer; paths below the working directory are relative to it.
 
         Args:
             direction_file: path of the direction file that the code reads.
+            safety_prompt_file: path of the file of the safety prompt, where there is one.
         """
         load = [repr(portable_path(model.source, folder=True))]
         load += [
@@ -173,10 +177,15 @@ class Setting:
         if self.new_tokens == "all" and self.positions != "all":
             options.append("new_tokens='all'")
         options.append(f"max_new_tokens={self.max_new_tokens}")
+        read = ""
+        if self.safety_prompt is not None and safety_prompt_file is not None:
+            read = f"safety_prompt = interp.SafetyPrompt.read({portable_path(safety_prompt_file)!r})\n"
+            options.append("safety_prompt=safety_prompt")
         return (
             "import interp\n\n"
             f"model = interp.load({', '.join(load)})\n"
             f"direction = interp.read_direction({portable_path(direction_file)!r})\n"
+            f"{read}"
             f"answers = interp.steer(\n    model,\n    {_literal(self.prompt)},\n    direction,\n"
             + "".join(f"    {option},\n" for option in options)
             + ")\nanswers\n"
@@ -214,35 +223,44 @@ def trace(
     *,
     interventions: Sequence[Intervention] = (),
     max_new_tokens: int = 48,
+    safety_prompt: SafetyPrompt | None = None,
 ) -> Iterator[Answer]:
     """The greedy answer to one prompt as it is generated: equal to `generate`, one more token per decoding step.
 
     Args:
         prompt: an instruction, or a conversation that ends with it.
         directions: directions by name; every token is projected on each.
+        safety_prompt: stands in the system slot; its embeddings are shown as the words that they stand in place of.
 
     Raises:
         ValueError: as `generate`.
     """
-    tokens = tokenize(model.tokenizer, prompt)
-    named = [(text, role) for _, text, role in tokens.names(0)]
+    named = [(text, role) for _, text, role in _worded(model, prompt, safety_prompt).names(0)]
     meters = {name: Meter(direction=direction) for name, direction in directions.items()}
     stops, ids, first = stop_ids(model), list[int](), None
-    for step in stream(
-        model, tokens, interventions=[*interventions, *meters.values()], max_new_tokens=max_new_tokens
-    ):
-        ids += step.ids
-        first = step.logits[0].float().log_softmax(-1).cpu() if first is None else first
-        read = {name: torch.cat(meter.readings, dim=1)[0].tolist() for name, meter in meters.items()}
-        words = [*named, *((str(model.tokenizer.decode([i])), "answer") for i in ids)]
-        traced = tuple(_traced(text, role, i, read) for i, (text, role) in enumerate(words))
-        yield Answer(
-            text=str(model.tokenizer.decode(ids, skip_special_tokens=True)),
-            prompt=traced[: len(named)],
-            tokens=traced[len(named) :],
-            next_log_probs=first,
-            finished=ids[-1] in stops,
-        )
+    with under(model, prompt, safety_prompt) as tokens:
+        for step in stream(
+            model, tokens, interventions=[*interventions, *meters.values()], max_new_tokens=max_new_tokens
+        ):
+            ids += step.ids
+            first = step.logits[0].float().log_softmax(-1).cpu() if first is None else first
+            read = {name: torch.cat(meter.readings, dim=1)[0].tolist() for name, meter in meters.items()}
+            words = [*named, *((str(model.tokenizer.decode([i])), "answer") for i in ids)]
+            traced = tuple(_traced(text, role, i, read) for i, (text, role) in enumerate(words))
+            yield Answer(
+                text=str(model.tokenizer.decode(ids, skip_special_tokens=True)),
+                prompt=traced[: len(named)],
+                tokens=traced[len(named) :],
+                next_log_probs=first,
+                finished=ids[-1] in stops,
+            )
+
+
+def _worded(model: ChatModel, prompt: str | Conversation, safety_prompt: SafetyPrompt | None) -> ChatTokens:
+    """The prompt's tokens, with the words that a safety prompt stands in place of in the system slot."""
+    if safety_prompt is None:
+        return tokenize(model.tokenizer, prompt)
+    return safety_prompt.slot(model, prompt).tokens
 
 
 def _traced(text: str, role: str, i: int, read: Mapping[str, list[list[float]]]) -> TracedToken:

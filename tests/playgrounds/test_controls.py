@@ -12,7 +12,7 @@ def test_typed_positions_and_new_tokens() -> None:
 
 
 def test_every_control_has_its_help_under_it_and_as_its_tooltip() -> None:
-    made = Controls({"refusal": direction(1)}, n_layers=3, prompt="Hi")
+    made = Controls({"refusal": direction(1)}, n_layers=3, prompt="Hi", safety=True)
     cells = [cell.children for cell in made.children[1].children]
     assert {control for control, _ in cells} == {getattr(made, name) for name in HELP}
     for name, text in HELP.items():
@@ -21,3 +21,10 @@ def test_every_control_has_its_help_under_it_and_as_its_tooltip() -> None:
         assert control.tooltip == text and text in under.value
     assert [label for label, _ in made.unit.options] == ["coefficient", "relative norm"]
     assert made.new_tokens.description == "new tokens"
+
+
+def test_the_box_of_the_safety_prompt_is_there_where_one_is_given() -> None:
+    made = Controls({"refusal": direction(1)}, n_layers=3, prompt="Hi")
+    shown = [control for cell in made.children[1].children for control in cell.children]
+    assert made.safety not in shown and made.safety.value is False and made.safety.disabled
+    assert Controls({"refusal": direction(1)}, n_layers=3, prompt="Hi", safety=True).safety.value is True

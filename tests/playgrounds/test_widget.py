@@ -5,6 +5,7 @@ import re
 import shutil
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from interp.directions import Direction
 from interp.engine.generation import generate
 from interp.engine.log_probs import next_token_log_probs
+from interp.engine.safety_prompts import SafetyPrompt
 from interp.models.chat_model import ChatModel, load
 from interp.playgrounds import Playground, named_directions, playground
 from interp.playgrounds.rendering import UNKNOWN
@@ -216,6 +218,39 @@ def test_the_code_gives_the_shown_answer(saved_tiny: Path, tmp_path: Path) -> No
     assert space["answers"].steered[0] == shown(panel.steered.value)
     assert space["answers"].steered != space["answers"].plain  # control
     assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
+
+
+def test_a_safety_prompt_stands_in_every_column_until_its_box_is_unticked(
+    saved_tiny: Path, tmp_path: Path
+) -> None:
+    model = load(str(saved_tiny))
+    safety = SafetyPrompt.from_text(model, "Be safe.")
+    noise = torch.randn(safety.embeddings.shape, generator=torch.Generator().manual_seed(0))
+    safety = replace(safety, embeddings=safety.embeddings + 3 * safety.embeddings.std() * noise)
+    safety.save(tmp_path / "prompt.safetensors")
+    panel = playground(
+        model,
+        {"refusal": direction(2)},
+        prompt=PROMPT,
+        safety_prompt=tmp_path / "prompt.safetensors",
+        folder=tmp_path / "shown",
+    )
+    run(panel, amount=4.0, max_new_tokens=6)
+    expected = steer(model, PROMPT, direction(2), coefficient=4.0, max_new_tokens=6, safety_prompt=safety)
+    without = steer(model, PROMPT, direction(2), coefficient=4.0, max_new_tokens=6)
+    assert expected.plain != without.plain  # control: it does something
+    assert shown(panel.plain.value) == expected.plain[0] and shown(panel.steered.value) == expected.steered[0]
+    for column in (panel.plain, panel.steered):
+        assert f"safety prompt on: {len(noise)} trained embeddings" in column.value
+    panel.code_button.click()
+    space: dict = {}
+    exec(panel.code.value, space)
+    assert space["answers"].steered == expected.steered
+    run(panel, safety=False)
+    assert shown(panel.plain.value) == without.plain[0] and "safety prompt on" not in panel.plain.value
+    other = replace(safety, weights_hash="0" * 64)
+    with pytest.raises(ValueError, match=r"the weights of .* differ"):
+        playground(model, {"refusal": direction(2)}, safety_prompt=other)
 
 
 def test_directions_come_in_many_forms(tiny: ChatModel, tmp_path: Path) -> None:

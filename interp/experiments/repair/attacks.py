@@ -83,6 +83,10 @@ def _measured(
     before: AttackTrial | None,
 ) -> AttackTrial:
     config = broken.config
+    if (
+        attack is not None and repaired.soft_prompt is not None
+    ):  # tried on other weights than it was trained on
+        repaired = replace(repaired, soft_prompt=repaired.soft_prompt.moved_to(model))
     ask = partial(reply, model, repaired, max_new_tokens=held.max_new_tokens)
     said = ask(held.prompts["harmful"].texts)
     validation = ask(broken.prompts["harmful", "val"].first(config.n_val).texts)
