@@ -57,7 +57,8 @@ notebooks: $(READY)
 
 # Every experiment on the bundled model (hours on two cores; what is finished is kept), drawn to figures/ with its numbers.
 figures: $(addprefix figures-,demo refusal-direction harmfulness jailbreaks categories guard adversarial-finetune \
-	recovery safety-prompts repair elasticity-theory rebound resistance trajectory)
+	recovery safety-prompts repair endings safelawbench safe-rlhf reward-topology dataset-reset \
+	elasticity-theory rebound resistance trajectory)
 
 # Where the bundled model or two cores ask for other settings than the defaults.
 SETTINGS_refusal-direction := --set sweep=exhaustive
@@ -66,6 +67,7 @@ SETTINGS_jailbreaks := --set n_test=40
 SETTINGS_adversarial-finetune := --set 'sizes=[50,100,200]' --set n_centres=60 --set n_test=30
 SETTINGS_recovery := --set 'stubs=[0,50]' --set n_recovery=32 --set 'cuts=[]' --set 'rates=[]' \
 	--set 'ablations=["random weights (control)","|gradient x difference|"]'
+SETTINGS_repair := --set seeds=1
 figures-%: $(READY)
 	$(BIN)/interp run $* $(SETTINGS_$*) --out runs/$*
 	mkdir -p figures/$* && gzip -9nc runs/$*/result.json > figures/$*/result.json.gz
