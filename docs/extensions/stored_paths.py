@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from stored_entries import Stored, at, follow, formatted, peak, percent
-from stored_repairs import safety_prompts
+from stored_repairs import recovery, repair, safety_prompts
 
 from interp.stats import Estimate, paired_test
 
@@ -222,6 +222,8 @@ def _jailbreaks() -> dict[str, Stored]:
 
 
 STORED: dict[str, dict[str, Stored]] = {
+    "recovery": recovery("50 stubs"),
+    "repair": repair(),
     "safety-prompts": safety_prompts(),
     "demo": _demo(),
     "refusal-direction": _refusal_direction(),

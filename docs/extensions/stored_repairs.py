@@ -41,6 +41,45 @@ def recovery(compared: str) -> dict[str, Stored]:
     }
 
 
+REPAIRS = {
+    "aligned": "aligned model",
+    "none": "no repair",
+    "system prompt": "system prompt",
+    "DRO": "optimised prompt (DRO)",
+    "steering": "refusal direction added",
+    "gated": "refusal direction added where the guard fires",
+    "guard": "guard answers with a refusal",
+    "refusals": "fine-tuned on refusals",
+    "SoftSFT": "SoftSFT while fine-tuning",
+    "RESTA": "RESTA",
+    "SafeLoRA": "SafeLoRA",
+    "WiSE": "interpolation (WiSE)",
+    "recovery": "recovery",
+    "all steps": "recovery, all steps",
+    "random": "random restore, equal count",
+}
+"""Rows of the scoreboard that the page quotes, by the short names it uses."""
+
+
+def repair() -> dict[str, Stored]:
+    """The scoreboard: refusal by kind and task score of every row."""
+    entries: dict[str, Stored] = {}
+    for name, row in REPAIRS.items():
+        for kind in ("harmful", "harmless"):
+            entries[f"{name}: {kind}"] = percent("rows", row, "refused", kind)
+        entries[f"{name}: task"] = percent("rows", row, "task")
+    return entries | {
+        "n": at("n", "harmful", form="d"),
+        "over random": Stored(
+            lambda result: _points(result["rows"]["recovery, all steps"]["over_count"]), "+.0f"
+        ),
+    }
+
+
+def _points(entry: dict[str, float]) -> dict[str, float]:
+    return {**entry, **{end: 100 * entry[end] for end in ("value", "low", "high")}}
+
+
 def safety_prompts() -> dict[str, Stored]:
     """Separation, shifts along the refusal normal, and held-out behaviour under every system prompt."""
     prompts = {

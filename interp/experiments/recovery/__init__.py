@@ -247,8 +247,8 @@ class Result(ExperimentResult):
     plane: Plane
     """States of harmful and harmless prompts of the three models."""
     all_below: Behaviour | None = None
-    """The compared model with every aligned weight below the cut, whatever the task score: the most that recovery can
-    restore."""
+    """The compared model with every aligned weight below the cut, whatever the task score; no upper bound, since a
+    part of them can give more."""
     all_above: Behaviour | None = None
     """The same with every aligned weight above the cut and none below: what recovery never touches."""
 

@@ -106,10 +106,10 @@ def verdicts(result: Result) -> list[str]:
     if result.all_below is not None and result.all_above is not None:
         below, above = result.all_below, result.all_above
         lines.append(
-            f"Bounds on {result.compared}, whatever the task: every aligned weight below block {result.cut_layer} has "
+            f"Both sides of the cut on {result.compared}, whatever the task: every aligned weight below block {result.cut_layer} has "
             f"{below.refusal_rate['harmful'].percent} of held-out harmful prompts refused (task {below.task.percent}), "
-            f"the most that recovery can restore; every one from there on, which it never touches, "
-            f"{above.refusal_rate['harmful'].percent} (task {above.task.percent})."
+            "which is no upper bound, since a part can give more; every one from there on, which recovery never "
+            f"touches, {above.refusal_rate['harmful'].percent} (task {above.task.percent})."
         )
     return lines
 
@@ -164,7 +164,7 @@ def report(result: Result) -> str:
             title=f"What else could be chosen: {PAPER} against {len(ABLATIONS)} ablations",
             text=[
                 "All take every step, whatever the task loses, so that they are compared at one budget. "
-                f"{EVERYTHING.capitalize()} is the most that any choice can restore; random weights are the control."
+                f"{EVERYTHING.capitalize()} is the largest change, not the best one; random weights are the control."
             ],
             figures=[charts["fig04_pareto"], *([charts["fig05_sweeps"]] if "fig05_sweeps" in charts else [])],
         ),

@@ -307,7 +307,7 @@ def _below_cut(broken: Broken) -> tuple[str, ...]:
 
 
 def everything(broken: Broken) -> Repaired:
-    """All aligned weights below the cut: the most that any choice of weights there can restore."""
+    """All aligned weights below the cut: the largest change that a choice of weights there can make."""
     return Repaired(
         weights=full_restore(broken.finetuned_weights, broken.aligned_weights, _below_cut(broken))
     )
