@@ -106,7 +106,7 @@ def verdicts(result: Result) -> list[str]:
     if result.all_below is not None and result.all_above is not None:
         below, above = result.all_below, result.all_above
         lines.append(
-            f"Both sides of the cut on {result.compared}, whatever the task: every aligned weight below block {result.cut_layer} has "
+            f"Bounds on {result.compared}, whatever the task: every aligned weight below block {result.cut_layer} has "
             f"{below.refusal_rate['harmful'].percent} of held-out harmful prompts refused (task {below.task.percent}), "
             "which is no upper bound, since a part can give more; every one from there on, which recovery never "
             f"touches, {above.refusal_rate['harmful'].percent} (task {above.task.percent})."
