@@ -9,7 +9,7 @@ three versions differ in their hazards; Llama Guard 3's is here too, for a folde
 
 Sources: Llama Guard, Inan et al. 2023 (arXiv:2312.06674) and the cards of versions 2 and 3; ShieldGemma, Zeng et al.
 2024 (arXiv:2407.21772); WildGuard, Han et al. 2024 (arXiv:2406.18495); HarmBench, Mazeika et al. 2024
-   (arXiv:2402.04249).
+(arXiv:2402.04249).
 """
 
 import re

@@ -9,8 +9,7 @@ combined, as exact inference does, that lead is nearly gone: both quantities are
 |---|---|
 | `bayesian_network.py` | S1 hops, S2 best-path distance over n, S3 best path and posterior variance over noise |
 | `trained_rewards.py` | S4 rewards fitted on synthetic comparisons |
-| `generated_pairs.py` | answers of a model as trees and chains, a reward model from each at equal tokens and equal
-labels |
+| `generated_pairs.py` | answers of a model as trees and chains, rewards at equal tokens and labels |
 
 Preferences of the last part come from a programmatic oracle, so they are evidence about sampling designs, not about
 what people prefer. Importing this package does not import torch.
