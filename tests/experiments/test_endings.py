@@ -84,9 +84,9 @@ def test_numbers_are_those_of_the_formula(run: Any, tiny: ChatModel) -> None:
 
 def test_figures_tables_and_page_are_drawn_from_the_stored_numbers_alone(run: Any) -> None:
     drawn = run.figures()
-    assert set(drawn) == {"endings", "cosine_layers", "transfer"}
-    models = [trace for trace in drawn["endings"].data if trace.name == "tiny"]
-    assert len(models) == 6  # two sets, three measures
+    assert set(drawn) == {"endings_builtin", "endings_planted_endings", "cosine_layers", "transfer"}
+    models = [trace for trace in drawn["endings_builtin"].data if trace.name == "tiny"]
+    assert len(models) == 3  # a panel a measure
     assert len(run.table()) == 10
     assert any("positive control" in line for line in run.verdicts())
     page = run.report()

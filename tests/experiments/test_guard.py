@@ -162,7 +162,7 @@ def run(tiny: ChatModel, saved_tiny, tmp_path_factory: pytest.TempPathFactory):
         max_new_tokens=1,
         anchors=str(folder / "anchors.txt"),
         unseen=f"harmful={folder / 'bad.txt'},harmless={folder / 'good.txt'}",
-        text_guards=(f"llama-guard={saved_tiny}",),
+        text_guards=(f"wildguard={saved_tiny}",),
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(method, "respond", respond)
@@ -177,7 +177,7 @@ def test_every_detector_has_every_group_with_each_ending(run) -> None:
         table = run.result.by_ending[ending].detectors
         assert {"Latent Guard", "refusal direction", "logistic probe", "TF-IDF", CONTROL} <= set(table)
         assert {"Latent Guard, other anchors", "TF-IDF, other anchors"} <= set(table)
-        assert sum(name.startswith("llama-guard=") for name in table) == 1
+        assert sum(name.startswith("wildguard=") for name in table) == 1
         for name, entry in table.items():
             for judged in (entry.own, entry.calibrated):
                 flagged = judged.flagged
@@ -186,7 +186,7 @@ def test_every_detector_has_every_group_with_each_ending(run) -> None:
                 )
                 assert {"persuasion jailbreaks", "persuasion, harmless", "unseen harmful"} <= set(flagged)
                 # A random guard model answers neither safe nor unsafe: unread, and no zero.
-                unread = name.startswith("llama-guard=") and judged is entry.own
+                unread = name.startswith("wildguard=") and judged is entry.own
                 assert flagged["accepted harmful"].n == (0 if unread else 4)
                 assert (judged.unread > 0) == unread
                 assert not flagged["refused harmless"].measurable  # there are none, which is no zero

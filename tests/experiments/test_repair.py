@@ -211,7 +211,9 @@ def test_a_model_that_does_not_break_leaves_nothing_to_test() -> None:
 
 def test_every_figure_and_the_page_are_drawn_from_a_stored_result() -> None:
     result = planted(18, 5)
-    assert set(EXPERIMENT.figures(result)) == {"scoreboard", "pareto", "inside", "undone", "attacks"}
+    assert set(EXPERIMENT.figures(result)) == {
+        *("scoreboard", "pareto", "inside", "inside_beliefs", "undone", "attacks")
+    }
     page = EXPERIMENT.report(result)
     assert "What puts alignment back" in page
     assert len(EXPERIMENT.table(result).rows) == len(result.rows)

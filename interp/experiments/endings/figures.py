@@ -18,48 +18,47 @@ _MEASURES = (
 
 def figures(result: Result) -> dict[str, go.Figure]:
     """Every figure, from the stored result."""
-    return {"endings": _endings(result), "cosine_layers": _layers(result), "transfer": _transfer(result)}
+    by_set = {
+        f"endings_{name.split(' (')[0].replace(' ', '_')}": _endings(result, name) for name in result.endings
+    }
+    return {**by_set, "cosine_layers": _layers(result), "transfer": _transfer(result)}
 
 
-def _endings(result: Result) -> go.Figure:
-    """Every set, treatment and measure in one figure: a row a set, a column a measure, a colour a model."""
-    sets = list(result.endings)
-    titles = [f"{name}: {title}" for name in sets for _, title, _ in _MEASURES]
+def _endings(result: Result, name: str) -> go.Figure:
+    """Every treatment and measure of one set: a panel a measure, a colour a model."""
+    titles = [title for _, title, _ in _MEASURES]
     figure = panels(titles, columns=3, width=300, height=170, gap=26, shared_y="rows")
     looks = named(list(result.models))
     step = 0.8 / max(1, len(result.models))
-    for row, name in enumerate(sets, start=1):
-        for column, (measure, _, chance) in enumerate(_MEASURES, start=1):
-            for number, (model, found) in enumerate(result.models.items()):
-                cells = [found.cells[name][treatment] for treatment in TREATMENTS]
-                places = [i + step * (number - (len(result.models) - 1) / 2) for i in range(len(TREATMENTS))]
-                entries = [getattr(cell, measure) for cell in cells]
-                trace = points(
-                    model, places, entries, looks[model], horizontal=True, in_legend=row == column == 1
+    for column, (measure, _, chance) in enumerate(_MEASURES, start=1):
+        for number, (model, found) in enumerate(result.models.items()):
+            cells = [found.cells[name][treatment] for treatment in TREATMENTS]
+            places = [i + step * (number - (len(result.models) - 1) / 2) for i in range(len(TREATMENTS))]
+            entries = [getattr(cell, measure) for cell in cells]
+            trace = points(model, places, entries, looks[model], horizontal=True, in_legend=column == 1)
+            figure.add_trace(trace, row=1, col=column)
+            if measure != "leak":
+                figure.add_trace(
+                    _control(cells, measure, places, in_legend=column == 2 and number == 0),
+                    row=1,
+                    col=column,
                 )
-                figure.add_trace(trace, row=row, col=column)
-                if measure != "leak":
-                    figure.add_trace(
-                        _control(cells, measure, places, in_legend=row == 1 and column == 2 and number == 0),
-                        row=row,
-                        col=column,
-                    )
-            look = {"color": "#555", "dash": "dash", "width": 1.2}
-            place: dict[str, Any] = {"row": row, "col": column}
-            figure.add_vline(x=chance, line=look, layer="below", **place)
-            span = [-1.05, 1.05] if measure == "cosine" else [-0.03, 1.03]
-            figure.update_xaxes(range=span, row=row, col=column)
-        figure.update_yaxes(
-            tickvals=list(range(len(TREATMENTS))),
-            ticktext=[TREATMENT_LABELS[treatment] for treatment in TREATMENTS],
-            range=[len(TREATMENTS) - 0.5, -0.5],
-            row=row,
-        )
-    sizes = ", ".join(f"{name} {e.n_train} + {e.n_test}" for name, e in result.endings.items())
+        look = {"color": "#555", "dash": "dash", "width": 1.2}
+        place: dict[str, Any] = {"row": 1, "col": column}
+        figure.add_vline(x=chance, line=look, layer="below", **place)
+        span = [-1.05, 1.05] if measure == "cosine" else [-0.03, 1.03]
+        figure.update_xaxes(range=span, row=1, col=column)
+    figure.update_yaxes(
+        tickvals=list(range(len(TREATMENTS))),
+        ticktext=[TREATMENT_LABELS[treatment] for treatment in TREATMENTS],
+        range=[len(TREATMENTS) - 0.5, -0.5],
+        row=1,
+    )
+    sizes = f"{result.endings[name].n_train} + {result.endings[name].n_test}"
     return finish(
         figure,
         title="What prompts' endings do to what is read at the last instruction token",
-        note=f"training + test prompts of each kind: {sizes}; 95% intervals; dashed: chance, or no relation",
+        note=f"{name}; training + test prompts of each kind: {sizes}; 95% intervals; dashed: chance, or no relation",
     )
 
 

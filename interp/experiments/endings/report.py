@@ -85,7 +85,7 @@ def report(result: Result) -> str:
                 " With the endings of the other set, the guard is fitted on prompts as they are.",
             ],
             notes=about.notes,
-            figures=[charts["endings"]],
+            figures=[chart for key, chart in charts.items() if key.startswith("endings_")],
             tables=[endings_table(result)],
         ),
         Section(title="Layers", figures=[charts["cosine_layers"]]),

@@ -1,6 +1,7 @@
 """Figures of the repair scoreboard, drawn from a stored result alone."""
 
 import math
+from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
@@ -37,7 +38,8 @@ def figures(result: Result) -> dict[str, go.Figure]:
     """Every figure, from the stored result."""
     drawn = {"scoreboard": _scoreboard(result), "pareto": _pareto(result)}
     if any(trial.inside for trials in result.trials.values() for trial in trials):
-        drawn["inside"] = _inside(result)
+        drawn["inside"] = _inside(result, [name for name in _INSIDE if "belief" not in name])
+        drawn["inside_beliefs"] = _inside(result, [name for name in _INSIDE if "belief" in name])
     if any(row.undone for row in result.rows.values()):
         drawn["undone"] = _undone(result)
     if result.attacks:
@@ -141,15 +143,20 @@ def _front(result: Result) -> list[str]:
     return sorted(best, key=lambda name: (-at[name][0], at[name][1]))
 
 
-def _inside(result: Result) -> go.Figure:
+def _inside(result: Result, measures: Sequence[str]) -> go.Figure:
     """Directions and distribution beside the aligned model, by repair; a point a seed, the mean as a bar."""
     rows = {name: trials for name, trials in result.trials.items() if any(t.inside for t in trials)}
     figure = panels(
-        list(_INSIDE.values()), columns=5, width=170, height=26 * len(rows) + 40, shared_y="all", gap=26
+        [_INSIDE[name] for name in measures],
+        columns=len(measures),
+        width=230,
+        height=26 * len(rows) + 40,
+        shared_y="all",
+        gap=26,
     )
     looks = named(list(dict.fromkeys(result.rows[name].family for name in rows)))
     shown = set[str]()
-    for column, measure in enumerate(_INSIDE, start=1):
+    for column, measure in enumerate(measures, start=1):
         for name, trials in rows.items():
             family = result.rows[name].family
             values = [_value(trial.inside, measure) for trial in trials if trial.inside is not None]

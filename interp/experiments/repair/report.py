@@ -301,7 +301,7 @@ def report(result: Result) -> str:
                     "held-out prompts; KL is measured on its own samples for harmful prompts."
                 ],
                 tables=[inside_table(result)],
-                figures=[charts["inside"]],
+                figures=[charts["inside"], charts["inside_beliefs"]],
             )
         )
     if "undone" in charts:

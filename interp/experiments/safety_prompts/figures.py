@@ -57,13 +57,17 @@ _TERMS = {
 
 def figures(result: Result) -> dict[str, go.Figure]:
     """Every figure, from the stored result."""
+    terms = [t for t in _TERMS if any(t in training.losses for training in result.training.values())]
+    tuning = [term for term in terms if term.endswith("likelihood")]
+    losses = {"losses": [t for t in terms if t not in tuning], "losses_prompt_tuning": tuning}
     return {
         "fig03_plane": plane_figure(result, "as-is"),
         "fig03_plane_equal_endings": plane_figure(result, "period"),
         "fig05_after_training": training_figure(result),
         "shifts": _shifts(result),
-        "layers": _layers(result),
-        "losses": _losses(result),
+        "layers": _layers(result, "as-is"),
+        "layers_equal_endings": _layers(result, "period"),
+        **{name: _losses(result, shown) for name, shown in losses.items() if shown},
         "refusals": _refusals(result),
     }
 
@@ -117,24 +121,22 @@ def _shifts(result: Result) -> go.Figure:
     )
 
 
-def _layers(result: Result) -> go.Figure:
+def _layers(result: Result, ending: str) -> go.Figure:
     """The plane at several layers: accuracies, cosines of its normals, share of the shift towards refusal."""
-    endings = list(result.geometry)
-    what = (
+    titles = [
         "held-out accuracy",
         "cosine of normal and direction",
-        "shift towards refusal, share of its length",
-    )
-    titles = [f"{title},<br>{ENDING_LABELS[ending]}" for ending in endings for title in what]
+        "shift towards refusal,<br>share of its length",
+    ]
     figure = panels(
         titles, columns=3, width=300, height=230, x_title="layer (input of the block)", shared_y="no", gap=60
     )
-    for row, ending in enumerate(endings, start=1):
-        _layer_row(figure, result.geometry[ending], row)
+    _layer_row(figure, result.geometry[ending], 1)
     return finish(
         figure,
         title="The plane by layer",
-        note=f"{result.provenance.model_name}; fitted on training queries, accuracy (95% bands) and shifts (mean over "
+        note=f"{result.provenance.model_name}, {ENDING_LABELS[ending]}; fitted on training queries, "
+        "accuracy (95% bands) and shifts (mean over "
         f"{len(SAFETY)} safety texts) on held-out ones; directions: differences in means at t_post_inst (refusal) and "
         f"t_inst (harmfulness)",
     )
@@ -162,12 +164,11 @@ def _layer_row(figure: go.Figure, geometry: Geometry, row: int) -> None:
     reference_line(figure, y=0)
 
 
-def _losses(result: Result) -> go.Figure:
-    """Every term of every training by epoch."""
-    terms = [t for t in _TERMS if any(t in training.losses for training in result.training.values())]
+def _losses(result: Result, terms: Sequence[str]) -> go.Figure:
+    """Terms of every training that has them, by epoch."""
     figure = panels(
         [_TERMS[term] for term in terms],
-        columns=3,
+        columns=len(terms),
         width=300,
         height=230,
         x_title="epoch",
@@ -187,7 +188,7 @@ def _losses(result: Result) -> go.Figure:
                 markers=False,
                 in_legend=name not in shown,
             )
-            figure.add_traces(traces, rows=place // 3 + 1, cols=place % 3 + 1)
+            figure.add_traces(traces, rows=1, cols=place + 1)
             shown.add(name)
     config = result.config
     return finish(

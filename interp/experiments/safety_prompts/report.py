@@ -276,7 +276,7 @@ def _sections(result: Result) -> list[Section]:
                 "The same plane fitted at the input of several blocks, with regressions solved to the optimum; a "
                 f"cosine of two random directions is about {_chance(result)}."
             ],
-            figures=[charts["layers"]],
+            figures=[charts["layers"], charts["layers_equal_endings"]],
         ),
         Section(
             title="Training a prompt",
@@ -290,7 +290,10 @@ def _sections(result: Result) -> list[Section]:
                 "in full "
                 "however small its weight; where both normals point alike, L_r and L_h are two names for one loss.",
             ],
-            figures=[charts["losses"], charts["fig05_after_training"]],
+            figures=[
+                *(chart for name, chart in charts.items() if name.startswith("losses")),
+                charts["fig05_after_training"],
+            ],
         ),
         Section(
             title="What was learnt, in tokens",
