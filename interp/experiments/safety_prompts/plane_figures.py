@@ -219,7 +219,7 @@ def training_figure(result: Result) -> go.Figure:
             (plane.harm_weights, plane.harm_bias, "dashdot", "harmfulness boundary"),
             (plane.refusal_weights, plane.refusal_bias, "dash", "refusal boundary"),
         ):
-            look = {"color": "black" if dash == "dashdot" else "#555", "dash": dash, "width": 1.4}
+            look = {"color": "black" if dash == "dashdot" else "#555", "dash": dash, "width": 1}
             _line(figure, boundary(weights, bias, box), column, look, name)
     shown = set[str]()
     for trace in traces_of(figure):
