@@ -121,7 +121,7 @@ def _shifts(result: Result) -> go.Figure:
     )
 
 
-def _layers(result: Result, ending: str) -> go.Figure:
+def _layers(result: Result, ending: Ending) -> go.Figure:
     """The plane at several layers: accuracies, cosines of its normals, share of the shift towards refusal."""
     titles = [
         "held-out accuracy",
