@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,11 @@ from interp.cli.options import (
     user_errors,
 )
 from interp.cli.prompt_arguments import names_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from interp.evaluation.judges.judgements import Judge, Judged
 
 
 def judge(
@@ -91,19 +96,7 @@ def judge(
         if out is not None:
             from interp.storage.atomic_files import write_file
 
-            lines = [
-                json.dumps(
-                    {
-                        "id": exchange.id,
-                        "judgements": {
-                            name: {k: v for k, v in asdict(said[row]).items() if k != "id"}
-                            for name, said in judged.judgements.items()
-                        },
-                    }
-                )
-                for row, exchange in enumerate(judged.exchanges)
-            ]
-            write_file(out, ("\n".join(lines) + "\n").encode())
+            write_file(out, ("\n".join(_lines(judged)) + "\n").encode())
         if json_output:
             print_json(
                 {
@@ -122,15 +115,36 @@ def judge(
         for question, rows in against.items():
             table = human_table(rows, question)  # pyright: ignore[reportArgumentType]
             print_table(table, title=table.title)
-        for each in loaded:
-            respondent = getattr(each, "respondent", None)
-            if (spent := getattr(respondent, "spent", None)) is not None:
-                print_lines(
-                    f"{each.name}: {spent.requests} requests, {spent.cached} replies from the cache, {spent.failed} "
-                    f"failed, {spent.prompt_tokens} + {spent.completion_tokens} tokens"
-                )
+        _print_spent(loaded)
         if out is not None:
             print_lines(f"judgements: {out.resolve()}")
+
+
+def _lines(judged: "Judged") -> list[str]:
+    """A JSON line for each answer: its id and every judge's judgement."""
+    return [
+        json.dumps(
+            {
+                "id": exchange.id,
+                "judgements": {
+                    name: {k: v for k, v in asdict(said[row]).items() if k != "id"}
+                    for name, said in judged.judgements.items()
+                },
+            }
+        )
+        for row, exchange in enumerate(judged.exchanges)
+    ]
+
+
+def _print_spent(loaded: "Sequence[Judge]") -> None:
+    """Requests and tokens of judges behind an endpoint."""
+    for each in loaded:
+        respondent = getattr(each, "respondent", None)
+        if (spent := getattr(respondent, "spent", None)) is not None:
+            print_lines(
+                f"{each.name}: {spent.requests} requests, {spent.cached} replies from the cache, {spent.failed} "
+                f"failed, {spent.prompt_tokens} + {spent.completion_tokens} tokens"
+            )
 
 
 def _print_probes(named: list[str]) -> None:

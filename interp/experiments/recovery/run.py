@@ -108,12 +108,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
 
     # 5. Bounds.
     cut = study.settings({}).cut_layer(model.n_layers)
-    below = set(block_weights(model, cut=cut))
-    sides = {"below": below, "above": set(block_weights(model)) - below}
-    bounds = {
-        side: stages.keep(f"all-{side}", partial(study.restored, finetuned, names), Behaviour)
-        for side, names in sides.items()
-    }
+    bounds = study.bounds(finetuned, cut)
     stages.lap("bounds")
 
     # 6. The states of the three models.
@@ -270,6 +265,15 @@ class _Study:
             shares_before_rollback=_by_module(done, before_rollback=True),
             seconds=seconds,
         )
+
+    def bounds(self, finetuned: ChatModel, cut: int) -> dict[str, Behaviour]:
+        """The fine-tuned model with every aligned weight `below` the cut, and `above` it."""
+        below = set(block_weights(self.aligned, cut=cut))
+        sides = {"below": below, "above": set(block_weights(self.aligned)) - below}
+        return {
+            side: self.stages.keep(f"all-{side}", partial(self.restored, finetuned, names), Behaviour)
+            for side, names in sides.items()
+        }
 
     def restored(self, finetuned: ChatModel, names: Collection[str]) -> Behaviour:
         """The fine-tuned model with the aligned values of these weights, all of them."""
