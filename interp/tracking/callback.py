@@ -38,7 +38,16 @@ from interp.tracking.trajectory import Trajectory, assemble
 
 logger = logging.getLogger(__name__)
 
-LIVE_MEASURES: tuple[Group, ...] = ("refusal", "beliefs", "directions", "shift", "guard", "compression", "kl")
+LIVE_MEASURES: tuple[Group, ...] = (
+    "refusal",
+    "beliefs",
+    "directions",
+    "shift",
+    "guard",
+    "compression",
+    "kl",
+    "detectability",
+)
 """Groups of measures for a live model: all but the weight change, and KL only on the reference's samples."""
 
 

@@ -119,6 +119,16 @@ def figures(record: TrackRecord, *, stages: str = "") -> dict[str, go.Figure]:
             y_title="nats per token",
             note="each on samples of the model that is named first",
         ),
+        "detectability": _lines(
+            record,
+            rows,
+            [
+                Series("own_text_auroc", name, f"AUROC of its own text, {name}", look, (0.0, 1.0))
+                for name, look in named(rows.prompts("own_text_auroc")).items()
+            ],
+            title="How well each checkpoint tells its own text from human text",
+            y_title="AUROC",
+        ),
         "weights": _weights(record, rows),
     }
     return {name: figure for name, figure in drawn.items() if figure.data}

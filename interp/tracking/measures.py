@@ -9,6 +9,7 @@
 | guard | AUROC of harmful against harmless prompts under the reference's centres (Latent Guard) | test |
 | compression | bits per byte, and the paired change against the reference | corpora |
 | knowledge | accuracy on legal questions, probability of the right choice (not by default) | questions |
+| detectability | AUROC of its own text against human text by its own scores, and their gap | bundled passages |
 | kl | KL(reference || checkpoint) per token on the reference's own samples, temperature 1 | test, by kind |
 
 The directions are harmfulness (`t_inst`), refusal (`t_post_inst`), and for each a control direction unrelated to
@@ -48,6 +49,7 @@ from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, tokenize
 from interp.representations.beliefs import belief, fit_centres, states
 from interp.stats import Estimate, auroc, mean_with_interval, ratio_with_interval
+from interp.tracking.detectability import detectability
 from interp.tracking.records import Measurement, ModelShape
 from interp.tracking.spec import Axis, Reference, TrackingSpec
 
@@ -87,6 +89,9 @@ def measure(model: ChatModel, spec: TrackingSpec, reference: Reference) -> list[
             rows += _compression(reference, corpus, bits(model, corpus, n_documents=spec.n_documents))
     if "knowledge" in spec.measures:
         rows += _knowledge(model, spec)
+    if "detectability" in spec.measures:
+        own = detectability(model, n_texts=spec.n_texts, text_tokens=spec.text_tokens, seed=spec.seed)
+        rows += [measurement(name, detector, estimate) for (name, detector), estimate in own.items()]
     if "kl" in spec.measures:
         rows += [_kl_from(model, spec, reference, kind) for kind in PAIRED_KINDS]
     return rows

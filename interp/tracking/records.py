@@ -6,7 +6,9 @@ table, `interp.tracking.figures` and `interp.tracking.report` draw it.
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field
 
 from interp.evaluation.records import RefusalTokens
 from interp.representations.records import LeakCheck
@@ -18,12 +20,23 @@ NAME = "track"
 SUMMARY = "behaviour, beliefs, directions, compression and KL along a series of checkpoints"
 
 Group = Literal[
-    "refusal", "beliefs", "directions", "shift", "guard", "compression", "kl", "weights", "knowledge"
+    "refusal",
+    "beliefs",
+    "directions",
+    "shift",
+    "guard",
+    "compression",
+    "kl",
+    "weights",
+    "knowledge",
+    "detectability",
 ]
 """A group of measures (`interp.tracking.measures`)."""
 GROUPS: tuple[Group, ...] = get_args(Group)
-DEFAULT_GROUPS: tuple[Group, ...] = tuple(group for group in GROUPS if group != "knowledge")
-"""Groups that are measured where none are named."""
+DEFAULT_GROUPS: tuple[Group, ...] = tuple(
+    group for group in GROUPS if group not in ("knowledge", "detectability")
+)
+"""Groups that are measured where none are named; the other two read a benchmark, or write and read long texts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +59,10 @@ class TrackingSettings(CheckedSettings):
     """Multiple-choice questions of the group `knowledge`, as interp.data.load_questions takes them."""
     n_questions: Count = 48
     """Number of those questions, from their groups in turn."""
+    n_texts: Count = 24
+    """Number of human passages that the model continues, for detectability."""
+    text_tokens: Annotated[int, Field(ge=8)] = 90
+    """Tokens of each of those texts, of which the first third is the passage's."""
     seed: int = 0
     """Seed of sampling."""
 

@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import pytest
 
+from interp.data.human_texts import bundled_passages
 from interp.data.multiple_choice import load_questions
+from interp.detectors.machine_text.pairs import make_pairs
+from interp.detectors.machine_text.reading import score_texts
 from interp.evaluation.multiple_choice import option_scores
 from interp.models.chat_model import ChatModel
-from interp.stats import Estimate
+from interp.stats import Estimate, auroc
 from interp.tracking.measures import measure, measurement
 from interp.tracking.references import fit_reference
 from interp.tracking.spec import TrackingSpec
@@ -55,3 +58,19 @@ def test_knowledge_is_measured_where_it_is_named(tiny: ChatModel, spec: Tracking
     ]
     assert rows[0].estimate == scored.scores.accuracy and rows[0].estimate.n == 4
     assert rows[1].estimate.value == scored.right_probability.value
+
+
+def test_detectability_is_that_of_plain_pairs_and_scores(tiny: ChatModel, spec: TrackingSpec) -> None:
+    small = replace(spec, measures=("detectability",), n_texts=3, text_tokens=60)
+    rows = measure(tiny, small, fit_reference(tiny, replace(spec, measures=("refusal",))))
+    numbers = {(row.measure, row.prompts): row.estimate for row in rows}
+    pairs = make_pairs(tiny, bundled_passages().first(3), length=60, prefix_tokens=20)
+    machine, human = (
+        [text["fast_detect_gpt"] for text in score_texts(tiny, part.texts)]
+        for part in (pairs.machine, pairs.human)
+    )
+    assert numbers["own_text_auroc", "Fast-DetectGPT"].value == pytest.approx(auroc(machine, human).value)
+    gap = sum(machine) / 3 - sum(human) / 3
+    assert numbers["own_text_gap", "Fast-DetectGPT"].value == pytest.approx(gap, rel=1e-4)
+    assert ("own_text_auroc", "log-rank") in numbers and len(rows) == 3
+    assert "detectability" not in TrackingSpec().measures  # only where it is asked for
