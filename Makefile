@@ -57,7 +57,7 @@ notebooks: $(READY)
 
 # Every experiment on the bundled model (hours on two cores; what is finished is kept), drawn to figures/ with its numbers.
 figures: $(addprefix figures-,demo refusal-direction harmfulness jailbreaks categories guard adversarial-finetune \
-	recovery safety-prompts repair endings safelawbench safe-rlhf reward-topology dataset-reset \
+	recovery safety-prompts repair endings safelawbench safe-rlhf reward-topology dataset-reset machine-text \
 	elasticity-theory rebound resistance trajectory)
 
 # Where the bundled model or two cores ask for other settings than the defaults.
@@ -68,6 +68,7 @@ SETTINGS_adversarial-finetune := --set 'sizes=[50,100,200]' --set n_centres=60 -
 SETTINGS_recovery := --set 'stubs=[0,50]' --set n_recovery=32 --set 'cuts=[]' --set 'rates=[]' \
 	--set 'ablations=["random weights (control)","|gradient x difference|"]'
 SETTINGS_repair := --set seeds=1
+SETTINGS_machine-text := --set reference=smollm2 --set generator=smollm2
 figures-%: $(READY)
 	$(BIN)/interp run $* $(SETTINGS_$*) --out runs/$*
 	mkdir -p figures/$* && gzip -9nc runs/$*/result.json > figures/$*/result.json.gz

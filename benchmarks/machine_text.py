@@ -1,8 +1,9 @@
-"""All zero-shot scores of texts against one plain forward pass over them in batches.
+"""All zero-shot scores of texts against one plain forward pass over them in batches; DetectGPT by prefix trees.
 
-    python -m benchmarks.machine_text [--model NAME] [--n 400] [--tokens 150] [--repeats 3]
+    python -m benchmarks.machine_text [--model NAME] [--n 400] [--tokens 150] [--versions 100] [--repeats 3]
 
-Task: every score of n texts of a number of tokens, float32; the plain pass computes logits and keeps nothing of them.
+Tasks: every score of n texts of a number of tokens, float32, where the plain pass computes logits and keeps nothing of
+them; and DetectGPT of one text with its perturbed versions, as one prefix tree and each version by itself.
 """
 
 import argparse
@@ -12,6 +13,8 @@ import torch
 
 from benchmarks.machine import interleaved_medians, resident_megabytes, write_section
 from interp.data.human_texts import bundled_passages
+from interp.detectors.machine_text.perturbation import perturbation_scores
+from interp.detectors.machine_text.perturbers import WordPerturber
 from interp.detectors.machine_text.reading import score_texts, stream_scores
 from interp.engine.batching import pad_left
 from interp.models.chat_model import ChatModel, load
@@ -47,6 +50,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=400)
     parser.add_argument("--tokens", type=int, default=150)
     parser.add_argument("--batch", type=int, default=4, help="texts in a plain batch")
+    parser.add_argument("--versions", type=int, default=100, help="perturbed versions of DetectGPT's text")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--dry", action="store_true", help="print only")
     args = parser.parse_args()
@@ -60,6 +64,14 @@ def main() -> None:
         repeats=args.repeats,
     )
     plain, ours = seconds["plain forward pass"], seconds["score_texts"]
+
+    def detect_gpt(*, fast: bool) -> None:
+        perturbation_scores(model, texts[:1], WordPerturber(), n_perturbations=args.versions, fast=fast)
+
+    apart, tree = interleaved_medians(
+        {"each version by itself": lambda: detect_gpt(fast=False), "tree": lambda: detect_gpt(fast=True)},
+        repeats=args.repeats,
+    ).values()
     few = resident_megabytes()
     for _ in stream_scores(model, (text for _ in range(4) for text in texts[:50])):
         pass
@@ -67,7 +79,9 @@ def main() -> None:
     text = (
         f"{args.n} texts of {args.tokens} tokens, {model.name}; the plain pass runs {args.batch} texts at a time.\n\n"
         f"| | seconds | ratio |\n|---|---|---|\n{table}\n\nAll scores cost {ours / plain:.2f} times the plain pass. "
-        f"Resident memory after 200 further texts: {resident_megabytes() - few:+.0f} MB."
+        f"Resident memory after 200 further texts: {resident_megabytes() - few:+.0f} MB. DetectGPT of one text with "
+        f"{args.versions} versions: {tree:.2f} s as one prefix tree, {apart:.2f} s version by version, "
+        f"{apart / tree:.2f} times as fast."
     )
     if args.dry:
         print(text)

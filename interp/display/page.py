@@ -92,7 +92,7 @@ _LOADER = """
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A heading, paragraphs, then figures and tables."""
+    """A heading, paragraphs, then tables, figures and token strips."""
 
     title: str
     text: Sequence[str] = ()
@@ -100,6 +100,8 @@ class Section:
     """Warnings shown prominently."""
     figures: Sequence[go.Figure] = ()
     tables: Sequence[Table] = ()
+    strips: Sequence[tuple[str, str]] = ()
+    """Captions and texts as HTML (`interp.display.token_strips`)."""
 
 
 def html_report(
@@ -134,6 +136,10 @@ def html_report(
         body += [f'<p class="note">{escape(text)}</p>' for text in section.notes]
         body += [table_html(table) for table in section.tables]
         body += [part for figure in section.figures for part in _figure(figure, drawn, explained)]
+        body += [
+            f"<figure><figcaption>{escape(caption)}</figcaption>{html}</figure>"
+            for caption, html in section.strips
+        ]
     body += [f"<p>{escape(what)}:</p><pre>{escape(command)}</pre>" for what, command in next_steps]
     body.append(
         f'<h2 id="provenance">Provenance</h2><details><summary>model, prompts, versions, seconds</summary><pre>'

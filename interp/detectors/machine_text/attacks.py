@@ -79,25 +79,31 @@ def paraphrase(
     max_new_tokens: int = 256,
     temperature: int | float = 0.7,
     seed: int = 0,
+    show_progress: bool = False,
 ) -> list[str]:
-    """Each text in a model's other words, as the chat model answers the instruction.
+    """Each text in a model's other words, as the chat model answers the instruction; empty where it answers nothing.
 
     Args:
         instruction: a prompt with `{text}` in it.
 
     Raises:
-        ValueError: an instruction without `{text}`, or a text for which the model answered nothing.
+        ValueError: an instruction without `{text}`, or a model that answers nothing to any text.
     """
     if "{text}" not in instruction:
         raise ValueError("the instruction must hold {text}, where the text goes")
     prompts = [instruction.replace("{text}", text) for text in texts]
     written = generate(
-        model, prompts, max_new_tokens=max_new_tokens, temperature=float(temperature), seed=seed
+        model,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        temperature=float(temperature),
+        seed=seed,
+        show_progress=show_progress,
     )
     answers = [(answer or "").strip() for answer in written.answers]
-    if empty := [row for row, answer in enumerate(answers) if not answer]:
+    if not any(answers):
         raise ValueError(
-            f"{model.name} answered nothing to text {empty[0]}; give another model or instruction"
+            f"{model.name} answered nothing to any of {len(texts)} texts; give another model or instruction"
         )
     return answers
 

@@ -4,7 +4,8 @@ import math
 
 import plotly.graph_objects as go
 
-from interp.detectors.machine_text.gltr import BUCKET_NAMES, GltrView
+from interp.detectors.machine_text.gltr import GltrView
+from interp.detectors.machine_text.rank_strips import BUCKET_NAMES
 from interp.detectors.machine_text.watermark_detection import WatermarkEvidence
 from interp.display.charts import finish, line, named, panels, reference_line
 from interp.display.styles import COLOURS

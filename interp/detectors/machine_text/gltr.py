@@ -16,17 +16,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.detectors.machine_text.rank_strips import BUCKET_NAMES, BUCKETS, MAX_TOKENS, rank_strip
 from interp.detectors.machine_text.reading import map_texts, token_ids
 from interp.detectors.machine_text.scores import distribution_columns
 from interp.display.cards import Card, Shown, Table, shortened
-from interp.display.token_strips import StripToken, strip_html
 from interp.models.chat_model import ChatModel
 
-BUCKETS = (10, 100, 1000)
-"""Highest rank of each bucket; the last bucket has no end."""
-BUCKET_NAMES = ("top 10", "top 100", "top 1,000", "beyond")
-_COLOURS = ("#C8E6C9", "#FFF59D", "#FFAB91", "#D1B3E0")
-_SHOWN = 400
 _TOP = 10
 
 
@@ -64,20 +59,10 @@ class GltrView(Shown):
 
     def strip(self) -> str:
         """The text as HTML, coloured by bucket, with rank and probability on hover."""
-        rows = zip(
-            self.tokens, self.buckets.tolist(), self.ranks.tolist(), self.probabilities.tolist(), strict=True
-        )
-        shown = [
-            StripToken(
-                text=token, colour=_COLOURS[bucket], hover=f"rank {rank:,}, probability {probability:.3g}"
-            )
-            for token, bucket, rank, probability in rows
-        ]
-        before = [StripToken(text=self.context, colour="#EEEEEE", hover="not scored")] if self.context else []
-        return strip_html([*before, *shown[:_SHOWN]])
+        return rank_strip(self.tokens, self.ranks.tolist(), self.probabilities.tolist(), context=self.context)
 
     def _repr_html_(self) -> str:
-        more = len(self) - _SHOWN
+        more = len(self) - MAX_TOKENS
         note = f"<p>and {more} more tokens</p>" if more > 0 else ""
         return self._card().html() + self.strip() + note
 

@@ -63,6 +63,7 @@ def make_pairs(
     seed: int = 0,
     interventions: Sequence[Intervention] = (),
     processors: Sequence[LogitsProcessor] = (),
+    show_progress: bool = False,
 ) -> TextPairs:
     """Continue the first tokens of human texts with a model, and cut both to one length.
 
@@ -98,6 +99,7 @@ def make_pairs(
         top_p=top_p,
         seed=seed,
         processors=processors,
+        show_progress=show_progress,
     )
     kept: list[int] = []
     texts: list[tuple[str, str]] = []

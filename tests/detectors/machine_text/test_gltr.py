@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from interp.detectors.machine_text.gltr import BUCKET_NAMES, GltrView, gltr
+from interp.detectors.machine_text.gltr import GltrView, gltr
+from interp.detectors.machine_text.rank_strips import BUCKET_NAMES
 from interp.models.chat_model import ChatModel
 
 TEXT = "The <river> rose."
