@@ -19,6 +19,7 @@ EXPERIMENTS = {
     "repair": "interp.experiments.repair",
     "endings": "interp.experiments.endings",
     "safelawbench": "interp.experiments.safelawbench",
+    "machine-text": "interp.experiments.machine_text",
     "elasticity-theory": "interp.experiments.elasticity_theory",
     "dataset-reset": "interp.experiments.dataset_reset",
     "reward-topology": "interp.experiments.reward_topology",
@@ -63,6 +64,9 @@ SUMMARIES = {
     "repair": "one scoreboard of everything that puts alignment back, with random controls",
     "endings": "how prompts end: what it leaks, and what it does to directions and guards, over sets and models",
     "safelawbench": "does refusing cost knowledge of the law on safety? accuracy under steering (Cao et al. 2025)",
+    "machine-text": (
+        "the model's own text: detectors, attacks, depth, a direction, refusal, a watermark (Wu et al. 2025)"
+    ),
     "elasticity-theory": (
         "the theorem of alignment elasticity in models that can be computed and a tiny transformer; no "
         "chat model"
