@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from stored_entries import Stored, at, follow, formatted, peak, percent
+from stored_readings import endings, safe_rlhf
 from stored_repairs import recovery, repair, safety_prompts
 
 from interp.stats import Estimate, paired_test
@@ -225,6 +226,8 @@ STORED: dict[str, dict[str, Stored]] = {
     "recovery": recovery("50 stubs"),
     "repair": repair(),
     "safety-prompts": safety_prompts(),
+    "endings": endings(),
+    "safe-rlhf": safe_rlhf(),
     "demo": _demo(),
     "refusal-direction": _refusal_direction(),
     "harmfulness": _harmfulness(),

@@ -1,0 +1,51 @@
+"""Numbers of the pages on what is read from prompts and answers: endings, severity, benchmarks, planted truth."""
+
+from stored_entries import Stored, at, percent
+
+
+def endings() -> dict[str, Stored]:
+    """Leak, cosine of the two directions and the guard, by how prompts end."""
+    entries: dict[str, Stored] = {}
+    treatments = {
+        "builtin": ("as-is", "strip", "period", "question", "swapped"),
+        "planted endings": ("as-is", "period", "swapped"),
+    }
+    for prompts, endings in treatments.items():
+        for ending in endings:
+            cell = ("models", "smollm2-safe", "cells", prompts, ending)
+            entries |= {
+                f"{prompts}, {ending}: leak": at(*cell, "leak"),
+                f"{prompts}, {ending}: cosine": at(*cell, "cosine"),
+                f"{prompts}, {ending}: guard": at(*cell, "guard"),
+            }
+    return entries | {
+        "layer": at("models", "smollm2-safe", "layer", form="d"),
+        "n": at("models", "smollm2-safe", "cells", "builtin", "as-is", "guard", "n", form="d"),
+        "planted, on builtin": at(
+            "models", "smollm2-safe", "cells", "planted endings", "as-is", "transfer", "builtin"
+        ),
+    }
+
+
+def safe_rlhf() -> dict[str, Stored]:
+    """Harm, severity, preferences and moderation of the bundled miniature."""
+    layer = 7
+    return {
+        "pairs": at("counts", "pairs", form="d"),
+        "layer": at("layer", form="d"),
+        "told apart": percent("told_apart", layer),
+        "mixed pairs": at("told_apart", layer, "n", form="d"),
+        "shuffled": percent("told_apart_shuffled", layer),
+        "cosine with refusal": at("cosine_with_refusal", layer),
+        "severity along harm": at("severity", "along the harm direction", "spearman"),
+        "severity": at("severity", "all directions", "spearman"),
+        "severity without harm": at("severity", "without the harm direction", "spearman"),
+        "severity, shuffled": at("severity_shuffled", "spearman"),
+        "helpful in conflict": percent("preferences", "better", "conflict"),
+        "harmless in conflict": percent("preferences", "safer", "conflict"),
+        "preference cosine": at("preference_cosine"),
+        "states: accuracy": percent("moderation", "severity moderator", "accuracy"),
+        "states: flags": percent("moderation", "severity moderator", "exact_match"),
+        "words: accuracy": percent("moderation", "words alone", "accuracy"),
+        "words: flags": percent("moderation", "words alone", "exact_match"),
+    }
