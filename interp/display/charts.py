@@ -6,7 +6,7 @@ points.
 Nothing here shows, saves or computes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -69,6 +69,7 @@ __all__ = [
     "layer_lines",
     "layout_of",
     "line",
+    "log_ticks",
     "mark",
     "named",
     "ordered",
@@ -91,6 +92,21 @@ def rate_axis(figure: go.Figure, *, horizontal: bool = False, high: float = 1.04
     """Axes of shares: 0 to 100%, with room for the foot of the bars."""
     update = figure.update_xaxes if horizontal else figure.update_yaxes
     update(range=[-FOOT, high], tickformat=".0%", tickvals=[0, 0.25, 0.5, 0.75, 1])
+
+
+def log_ticks(values: Iterable[float]) -> dict[str, object]:
+    """A logarithmic axis with a tick at each of these values and nowhere else, as keywords of `update_xaxes`.
+
+    Example:
+        >>> log_ticks([16, 64])["ticktext"]
+        ['16', '64']
+    """
+    ticks = sorted(set(values))
+    return {
+        "type": "log",
+        "tickvals": ticks,
+        "ticktext": [f"{tick:,g}" if tick < 1 else f"{tick:,}" for tick in ticks],
+    }
 
 
 def rate_bars(

@@ -2,7 +2,7 @@
 
 import plotly.graph_objects as go
 
-from interp.display.charts import estimates_line, finish, line, named, panels, points
+from interp.display.charts import estimates_line, finish, line, log_ticks, named, panels, points
 from interp.experiments.reward_topology import ARMS, Generated, Result
 
 _DESIGNS = ("chains", "trees")
@@ -56,8 +56,8 @@ def _distances(result: Result) -> go.Figure:
                 name, entries, looks[name], x=[r.n for r in rows], in_legend=column == 1
             ):
                 figure.add_trace(trace, row=1, col=column)
-    figure.update_xaxes(type="log")
-    figure.update_yaxes(type="log")
+    figure.update_xaxes(log_ticks([row.n for row in result.distances]))
+    figure.update_yaxes(log_ticks([0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1]))
     return finish(
         figure,
         title="S2: distance along the best path, the paper's proxy of uncertainty",
@@ -75,7 +75,7 @@ def _regimes(result: Result) -> go.Figure:
     ):
         figure.add_trace(points(name, x, entries, looks[name], lines=True))
     figure.add_hline(y=1, line={"color": "#777", "dash": "dot"})
-    figure.update_xaxes(type="log")
+    figure.update_xaxes(log_ticks(x))
     return finish(
         figure,
         title="S3: the lead of trees by the best path, and with all paths combined",
@@ -90,7 +90,7 @@ def _fitted(result: Result) -> go.Figure:
     x = [row.n for row in result.fitted]
     figure.add_trace(points("chains", x, [r.tau_chain for r in result.fitted], looks["chains"], lines=True))
     figure.add_trace(points("trees", x, [r.tau_tree for r in result.fitted], looks["trees"], lines=True))
-    figure.update_xaxes(type="log")
+    figure.update_xaxes(log_ticks(x))
     return finish(
         figure,
         title="S4: rewards fitted on synthetic comparisons",
@@ -120,7 +120,7 @@ def _accuracy(generated: Generated) -> go.Figure:
                 in_legend=column == 1,
             )
             figure.add_trace(trace, row=1, col=column)
-    figure.update_xaxes(type="log")
+    figure.update_xaxes(log_ticks([row.labels for row in generated.rows]))
     figure.update_yaxes(tickformat=".0%")
     return finish(
         figure,
@@ -137,7 +137,7 @@ def _variance(generated: Generated) -> go.Figure:
         figure.add_traces(
             line(arm, [row.variance for row in rows], looks[arm], x=[row.labels for row in rows])
         )
-    figure.update_xaxes(type="log")
+    figure.update_xaxes(log_ticks([row.labels for row in generated.rows]))
     return finish(
         figure,
         title="How much a reward model depends on its data",
@@ -154,7 +154,7 @@ def _best_of(generated: Generated) -> go.Figure:
     rows = [row for row in generated.best_of if row.arm == ARMS[0]]
     name = "the oracle's own pick"
     figure.add_traces(line(name, [row.oracle for row in rows], looks[name], x=[row.n for row in rows]))
-    figure.update_xaxes(type="log")
+    figure.update_xaxes(log_ticks([row.n for row in generated.best_of]))
     return finish(
         figure, title="Best of N by the reward models", note="most labels; 95% intervals over seeds"
     )
