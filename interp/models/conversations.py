@@ -184,7 +184,9 @@ def token_places(offsets: Sequence[tuple[int, int]], prompt: RenderedPrompt) -> 
     # Tokenizers that trim their offsets (GPT-2) give a token of spaces zero width, at the end of the spaces.
     covering = [i for i, (a, b) in enumerate(offsets) if b > begin and (a < finish or b == finish)]
     # A token of the template that takes in white space of the instruction (Phi-3's `<|user|>`) belongs to the template.
-    inside = [i for i in covering if not _swallows_space(offsets[i], prompt)] or covering
+    reaching_out = [i for i in covering if offsets[i][0] < begin or offsets[i][1] > finish]
+    spaces = {i for i in reaching_out if not _instruction_in(offsets[i], prompt).strip()}
+    inside = [i for i in covering if i not in spaces] or covering
     # A token that straddles the instruction's end contains template characters: it is t_inst only if the instruction
     # has no other token.
     whole = [i for i in inside if offsets[i][1] <= finish]
@@ -198,11 +200,10 @@ def token_places(offsets: Sequence[tuple[int, int]], prompt: RenderedPrompt) -> 
     return TokenPlaces(inside[0], end, prefill, thinking)
 
 
-def _swallows_space(offsets: tuple[int, int], prompt: RenderedPrompt) -> bool:
-    """Whether a token reaches beyond the instruction and covers nothing but white space of it."""
+def _instruction_in(offsets: tuple[int, int], prompt: RenderedPrompt) -> str:
+    """What a token covers of the instruction."""
     (start, stop), (begin, finish) = offsets, prompt.instruction
-    inside = prompt.text[max(start, begin) : min(stop, finish)]
-    return (start < begin or stop > finish) and not inside.strip()
+    return prompt.text[max(start, begin) : min(stop, finish)]
 
 
 def template_of(tokenizer: PreTrainedTokenizerBase, given: str | Path) -> str:

@@ -46,7 +46,10 @@ def on_behalf_of(owner: int) -> Iterator[None]:
 def in_this_thread(here: Callable[..., Any], elsewhere: Callable[..., Any]) -> Callable[..., Any]:
     """A function that calls `here` in the thread that made it and `elsewhere` in every other thread."""
     owner = this_thread()
-    return lambda *args, **options: (here if this_thread() == owner else elsewhere)(*args, **options)
+    # The owner is read in place: a call of `this_thread` for every layer of every pass would be felt.
+    return lambda *args, **options: (
+        here if (getattr(_worker, "owner", None) or get_ident()) == owner else elsewhere
+    )(*args, **options)
 
 
 @contextmanager
