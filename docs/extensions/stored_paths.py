@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from stored_entries import Stored, at, follow, formatted, peak, percent
-from stored_readings import endings, safe_rlhf
+from stored_preferences import reward_topology
+from stored_readings import endings, safe_rlhf, safelawbench
 from stored_repairs import recovery, repair, safety_prompts
 
 from interp.stats import Estimate, paired_test
@@ -228,6 +229,8 @@ STORED: dict[str, dict[str, Stored]] = {
     "safety-prompts": safety_prompts(),
     "endings": endings(),
     "safe-rlhf": safe_rlhf(),
+    "safelawbench": safelawbench(),
+    "reward-topology": reward_topology(),
     "demo": _demo(),
     "refusal-direction": _refusal_direction(),
     "harmfulness": _harmfulness(),

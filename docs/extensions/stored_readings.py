@@ -49,3 +49,28 @@ def safe_rlhf() -> dict[str, Stored]:
         "words: accuracy": percent("moderation", "words alone", "accuracy"),
         "words: flags": percent("moderation", "words alone", "exact_match"),
     }
+
+
+def safelawbench() -> dict[str, Stored]:
+    """Accuracy, probability of the right choice and refusing replies under steering."""
+    entries: dict[str, Stored] = {}
+    arms = (
+        "baseline",
+        "ablation",
+        "addition x0.5",
+        "addition x1",
+        "random addition x0.5",
+        "random addition x1",
+    )
+    for arm in arms:
+        entries[f"{arm}: accuracy"] = percent("arms", arm, "scores", "accuracy")
+        entries[f"{arm}: right"] = at("arms", arm, "right_probability")
+        entries[f"{arm}: refused"] = at("arms", arm, "refused", form="d")
+        entries[f"{arm}: unread"] = at("arms", arm, "unread", form="d")
+    return entries | {
+        "n": at("arms", "baseline", "scores", "accuracy", "n", form="d"),
+        "n replies": at("config", "n_replies", form="d"),
+        "letter mass": at("arms", "baseline", "letter_mass"),
+        "letter A": at("arms", "baseline", "letter_bias", "A"),
+        "critical, addition x1": at("critical_against_rest", "addition x1", form="+.3f"),
+    }

@@ -56,32 +56,27 @@ def test_every_experiment_is_an_object_of_one_kind(name: str) -> None:
 
 
 DRAW = """
-import json, os, sys, traceback
-import numpy, pandas, plotly.graph_objects, pydantic, scipy.stats, interp   # what drawing may need, imported once
+import json, sys
+from importlib import import_module
+import interp
 
-def draw(package, folder):
-    from importlib import import_module
+def loaded():
+    return [name for name in ("torch", "transformers", "transformer_lens") if name in sys.modules]
+
+for name, package, folder in json.loads(sys.argv[1]):
+    before = loaded()
     for part in ("figures", "report"):
         import_module(f"{package}.{part}")
     if folder:
         run = interp.open_run(folder)
         run.report(), repr(run)  # a report holds all figures
-    return [name for name in ("torch", "transformers", "transformer_lens") if name in sys.modules]
-
-for name, package, folder in json.loads(sys.argv[1]):
-    if os.fork() == 0:  # each in a process of its own
-        try:
-            print(name, *(draw(package, folder) or ["neither"]), flush=True)
-        except BaseException:
-            print(name, traceback.format_exc().splitlines()[-1], flush=True)
-        os._exit(0)
-    os.wait()
+    print(name, *([*before, "since another"] if before else loaded() or ["neither"]), flush=True)
 """
 
 
 @pytest.fixture(scope="module")
 def loaded_by_drawing() -> dict[str, str]:
-    """By experiment: which model libraries a process holds that imported its figures and report and drew a run."""
+    """By experiment: the model libraries of one process that imported figures and report and drew a run, in turn."""
     jobs = []
     for name, package in EXPERIMENTS.items():
         mine = [str(f) for f in STORED if read_header(f).experiment == name]
