@@ -11,6 +11,7 @@ from interp.data.safe_rlhf_miniature import miniature_rows
 from interp.experiments.definition import Run
 from interp.experiments.running import open_run
 from interp.experiments.safe_rlhf import EXPERIMENT, Config
+from interp.experiments.safe_rlhf import run as method
 from interp.models.chat_model import ChatModel
 
 SMALL: dict[str, Any] = {"n_directions": 4, "n_components": 8, "false_positive_rate": 0.2}
@@ -55,11 +56,24 @@ def test_figures_and_verdicts_follow_from_the_stored_result(made: Run) -> None:
 def test_a_file_of_pairs_is_checked_against_the_published_counts(tiny: ChatModel, tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text("\n".join(map(json.dumps, miniature_rows())) + "\n")
-    config = Config(**SMALL, data=str(path), n_pairs=160, min_pairs=4, layer=2)
+    config = Config(**SMALL, data=str(path), n_pairs=120, min_pairs=3, layer=2)
     result = EXPERIMENT.run(tiny, load_prompts("builtin"), config).result
-    assert not result.miniature and result.layer == 2 and result.counts["pairs"] == 160
+    assert not result.miniature and result.layer == 2 and result.counts["pairs"] == 120
     pairs = next(each for each in result.published if each.what == "pairs")
     assert (pairs.found, pairs.holds) == (304, False)
     assert "published counts hold in this copy; not: pairs" in EXPERIMENT.verdicts(result)[0]
-    with pytest.raises(ValueError, match=r"layer must be in 0\.\.3, got 9"):
-        EXPERIMENT.run(tiny, load_prompts("builtin"), Config(**SMALL, layer=9))
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"layer": 9}, r"layer must be in 0\.\.3, got 9"),
+        ({"n_pairs": 8}, r"there are \d+ mixed pairs to fit on and \d held out; give more pairs"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_answers_are_read(
+    settings: dict[str, int], told: str, tiny: ChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(method, "answer_states", lambda *_, **__: pytest.fail("answers were read"))
+    with pytest.raises(ValueError, match=told):
+        EXPERIMENT.run(tiny, load_prompts("builtin"), Config(**SMALL, **settings))

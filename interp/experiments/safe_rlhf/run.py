@@ -105,6 +105,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
     """
     # 1. Pairs and states.
     data = _data(model, config)
+    _check(model, data, config)
     fit, held = (
         Read(
             pairs=pairs,
@@ -117,16 +118,8 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
     # 2. Harm direction.
     unsafe, safe = fit.unsafe_and_safe()
     held_unsafe, held_safe = held.unsafe_and_safe()
-    if len(unsafe) < 8 or len(held_unsafe) < 4:
-        raise ValueError(
-            f"there are {len(unsafe)} mixed pairs to fit on and {len(held_unsafe)} held out; give more pairs"
-        )
     harm = harm_directions(unsafe, safe)
     layer = best_layer(unsafe, safe, harm) if config.layer == "best" else config.layer
-    if layer > model.n_layers:
-        raise ValueError(
-            f"layer must be in 0..{model.n_layers}, got {layer}; {model.name} has {model.n_layers} layers"
-        )
     above = project(held_unsafe - held_safe, harm) > 0
     control_signs = shuffled_signs(unsafe - safe, held_unsafe - held_safe, seed=config.seed)
     refusal = _refusal_directions(model, prompts, config)
@@ -193,6 +186,15 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
     )
     tensors = {"harm": harm, "refusal": refusal, "categories": found.directions, "categories_own": found.own}
     return Outcome(result=result, tensors=tensors)
+
+
+def _check(model: ChatModel, data: Data, config: Config) -> None:
+    """Refuse what cannot be read, before any answer is."""
+    if config.layer != "best":
+        model.layer(config.layer, upper=model.n_layers + 1)
+    fit, held = (sum(pair.mixed for pair in pairs) for pairs in (data.fit, data.held))
+    if fit < 8 or held < 4:
+        raise ValueError(f"there are {fit} mixed pairs to fit on and {held} held out; give more pairs")
 
 
 def _data(model: ChatModel, config: Config) -> Data:
