@@ -1,5 +1,7 @@
 """Numbers of the pages on what is read from prompts and answers: endings, severity, benchmarks, planted truth."""
 
+from typing import Any
+
 from stored_entries import Stored, at, percent
 
 
@@ -74,3 +76,33 @@ def safelawbench() -> dict[str, Stored]:
         "letter A": at("arms", "baseline", "letter_bias", "A"),
         "critical, addition x1": at("critical_against_rest", "addition x1", form="+.3f"),
     }
+
+
+def planted(rule: str) -> dict[str, Stored]:
+    """How far an organism obeys, and what each method finds of harm and of the rule."""
+    entries = {"obeyed": percent("obeyed"), "n": at("obeyed", "n", form="d")}
+    labels = {"harm": "t_inst"} if rule == "word" else {"harm": "t_inst", "the rule": "t_post_inst"}
+    methods = {
+        "means": "difference in means",
+        "probe": "logistic probe",
+        "beliefs": "beliefs",
+        "random": "random direction (control)",
+    }
+    for short, method in methods.items():
+        for label, role in labels.items():
+            row = (
+                "found",
+                {"method": method, "label": {"the rule": "planted"}.get(label, label), "role": role},
+            )
+            entries[f"{short}, {label}: own"] = at(*row, "own")
+            if rule != "word":
+                entries[f"{short}, {label}: other"] = at(*row, "other")
+    if rule != "word":
+        entries["largest cosine"] = Stored(_largest_cosine, ".2f")
+    return entries
+
+
+def _largest_cosine(result: Any) -> float:
+    """Cosine of harm at `t_inst` and the rule at `t_post_inst`, largest in the upper two thirds of layers."""
+    upper = result["dissociation"][len(result["dissociation"]) // 3 :]
+    return max(upper, key=abs)
