@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -67,6 +67,7 @@ class ElasticityCallback(TrainerCallback):
         reference: what to measure against; None is the model at the start of training, which is kept beside `out` for
             a resumed run.
         tokenizer: the model's; None takes the trainer's `processing_class`.
+        drawn: whether figures and a report are written when training ends; `Trajectory.save` draws them later.
 
     Raises:
         ValueError: `every` below 1, or a group of measures that a live model does not allow.
@@ -80,7 +81,9 @@ class ElasticityCallback(TrainerCallback):
         out: str | Path | None = None,
         reference: Reference | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
+        drawn: Literal["at end", "never"] = "at end",
     ) -> None:
+        self.drawn = drawn
         self.spec = spec or live_spec()
         if every is not None and every < 1:
             raise ValueError(
@@ -163,7 +166,7 @@ class ElasticityCallback(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Write the figures and the report."""
-        if state.is_world_process_zero and self.trajectory is not None:
+        if state.is_world_process_zero and self.trajectory is not None and self.drawn == "at end":
             assert self.out is not None
             with untouched(self._model.hf):
                 self.trajectory.save(self.out)

@@ -42,8 +42,11 @@ class TrainConfig(CheckedSettings):
     constraint: NonNegative = 0.0
     """Strength b of the token-wise constraint of the supervised loss (SoftSFT, 0.1 as published); 0 is plain
     cross-entropy."""
+    objective: Literal["dpo", "kto", "orpo"] = "dpo"
+    """Loss of preference fine-tuning (`interp.training.preference_trainers`)."""
     beta: Positive = 0.1
-    """Strength of DPO's penalty on distance from the initial model; larger keeps it closer."""
+    """Strength of the penalty of DPO and KTO on distance from the initial model, larger keeps it closer; of ORPO the
+    weight of the odds ratio, larger weighs preferences more."""
     saved_dtype: Literal["float32", "float16"] = "float32"
     """Dtype of stored adapters; float16 halves their size and rounds the weights that later stages start from."""
     log_every: Count = 16

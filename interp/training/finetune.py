@@ -17,14 +17,13 @@ same weights; a finished one with equal settings is only read (`interp.training.
 The supervised loss is the (weighted) mean cross-entropy of the completion tokens alone, after exactly the prompt ids
 that measurements use. `trl.SFTTrainer` does not support this: it has no weights on tokens (and deprecates its
 `compute_loss_func`), tokenises prompt and completion as one text, and cuts by the length of both. Preference
-fine-tuning is an unchanged `trl.DPOTrainer`.
+fine-tuning is TRL's own (`interp.training.preference_trainers`).
 
 With `constraint` the supervised loss is SoftSFT, which holds the first tokens of completions near what they were:
 the loss of each token is weighted by
 `interp.training.constrained_loss.constraint_weights`.
 """
 
-import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,7 @@ from interp.models.contexts import check_context
 from interp.models.tokens import tokenize
 from interp.training.config import TrainConfig
 from interp.training.constrained_loss import constraint_weights
+from interp.training.preference_trainers import preference_trainer
 from interp.training.runner import run_trainer
 from interp.training.saving import Trained
 
@@ -100,50 +100,17 @@ def preference_tune(
     start: str | Path | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> Trained:
-    """Train on the preferences by DPO, with the initial model (or `start`) as the reference.
+    """Train on the preferences by `config.objective`, with the initial model (or `start`) as DPO's and KTO's reference.
 
-    Arguments as `fine_tune`.
-
-    Source: Rafailov et al. 2023, arXiv:2305.18290, equation 7, as `trl.DPOTrainer` implements it.
+    Arguments as `fine_tune`. KTO takes the two completions of a preference as one desirable and one undesirable
+    example, so that an optimiser step of `batch_size` preferences sees twice as many.
 
     Raises:
         ValueError: as `fine_tune`.
     """
     if not preferences:
         raise ValueError("no preferences to train on; give at least one Preference(prompt, chosen, rejected)")
-    from datasets import Dataset
-    from trl.trainer.dpo_config import DPOConfig
-    from trl.trainer.dpo_trainer import DPOTrainer
-
-    rows = [
-        {
-            "prompt": [{"role": "user", "content": row.prompt}],
-            "chosen": [{"role": "assistant", "content": row.chosen}],
-            "rejected": [{"role": "assistant", "content": row.rejected}],
-        }
-        for row in preferences
-    ]
-    prompts = tokenize(model.tokenizer, [row.prompt for row in preferences])
-    check_context(model, prompts, new_tokens=config.max_completion_tokens)
-    longest = max(len(ids) for ids in prompts.ids)
-
-    def trainer(adapted: Any, arguments: Mapping[str, Any], callbacks: list[TrainerCallback]) -> Trainer:
-        settings = DPOConfig(
-            **arguments,
-            beta=config.beta,
-            gradient_checkpointing=False,  # DPOConfig's default trades a third of the time for memory
-            max_length=longest + config.max_completion_tokens,
-            # An adapter is its own reference when switched back; whole weights would need a second model in memory.
-            precompute_ref_log_probs=config.method == "full",
-        )
-        return DPOTrainer(
-            model=adapted,
-            args=settings,
-            train_dataset=Dataset.from_list(rows),
-            processing_class=copy.deepcopy(model.tokenizer),
-            callbacks=callbacks,
-        )
-
+    trainer = preference_trainer(model, preferences, config)
     return run_trainer(model, preferences, trainer, Path(out), config, checkpoints, start, callbacks)
 
 

@@ -9,7 +9,8 @@ prefix, or the group's mean would be no baseline. An adapter is trained, whose b
 
 Of `PolicyConfig` these count: beta, updates, rollouts, epochs (TRL's iterations), micro_batch, learning_rate,
 kl_coefficient (TRL's beta, in the loss), clip, temperature, max_new_tokens, missing_end_score, rank, target_modules,
-seed. A killed run starts again.
+max_kl, max_empty, seed. A run that collapses stops and says so, by the rule of `optimise_policy`. A killed run starts
+again.
 
 Sources: Shao et al. 2024, arXiv:2402.03300 (GRPO); Chang et al. 2024, arXiv:2404.08495 (resets).
 """
@@ -31,11 +32,17 @@ from interp.models.contexts import check_context
 from interp.models.tokens import PromptInput, as_tokens
 from interp.storage.locks import resolved
 from interp.training.config import TrainConfig
-from interp.training.policy_config import OptimisedPolicy, PolicyConfig, RewardFunction, UpdateRecord
+from interp.training.policy_config import (
+    OptimisedPolicy,
+    PolicyConfig,
+    RewardFunction,
+    UpdateRecord,
+    collapse_of,
+)
 from interp.training.policy_files import policy_key, read_policy, write_policy
 from interp.training.policy_models import LivePolicy
 from interp.training.reward_models import Replies, RewardModel, reply_ids
-from interp.training.rollouts import draw_resets, roll_out
+from interp.training.rollouts import draw_resets, empty_share, roll_out, sampled_kl
 from interp.training.runner import trainable_module
 from interp.training.saving import write_checkpoint
 
@@ -120,7 +127,10 @@ def optimise_groups(
         )
         # Prompts stand for themselves by number: what is fed was tokenised once, as everywhere here.
         rows = Dataset.from_list([{"prompt": str(row)} for row in range(len(tokens))])
-        trainer = _trainer(adapted, settings, rows, rollouts, copy.deepcopy(model.tokenizer), callbacks)
+        stop = StopAtCollapse(rollouts)
+        trainer = _trainer(
+            adapted, settings, rows, rollouts, copy.deepcopy(model.tokenizer), [*callbacks, stop]
+        )
         trainer.train()
         losses = [float(row["loss"]) for row in trainer.state.log_history if "loss" in row]
         if not all(map(math.isfinite, losses)):
@@ -128,7 +138,24 @@ def optimise_groups(
         adapted.eval()
         out.mkdir(parents=True, exist_ok=True)
         write_checkpoint(adapted, out, twin, train)
-    return write_policy(out, key, rollouts.records, None)
+    return write_policy(out, key, rollouts.records, stop.collapsed)
+
+
+class StopAtCollapse(TrainerCallback):
+    """Stops the trainer at the first batch of rollouts that counts as collapsed."""
+
+    def __init__(self, rollouts: "GroupRollouts") -> None:
+        self.rollouts = rollouts
+        self.collapsed: str | None = None
+        """Why training was stopped; None while it was not."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 (Trainer's signature)
+        """Ask to stop where the last batch has collapsed."""
+        if self.collapsed is None:
+            self.collapsed = collapse_of(self.rollouts.records, self.rollouts.config)
+            if self.collapsed is not None:
+                logger.warning("%s", self.collapsed)
+                control.should_training_stop = True
 
 
 class GroupRollouts:
@@ -155,8 +182,9 @@ class GroupRollouts:
         heads = rows[:: self.group]
         generator = torch.Generator().manual_seed(1_000_003 * config.seed + number)
         drawn = draw_resets([self.references[row] for row in heads], share=config.beta, generator=generator)
+        policy = self.live.refreshed()
         rollouts = roll_out(
-            self.live.refreshed(),
+            policy,
             self.prompts.take(rows),
             [prefix for prefix in drawn for _ in range(self.group)],
             max_new_tokens=config.max_new_tokens,
@@ -166,6 +194,7 @@ class GroupRollouts:
         scores = self.reward(rollouts.prompts, rollouts.answers).float().cpu()
         if config.missing_end_score is not None:
             scores = scores.masked_fill(~torch.tensor(rollouts.finished), float(config.missing_end_score))
+        kl = sampled_kl(policy, self.model, rollouts, temperature=config.temperature)
         generated = rollouts.generated
         before = self.records[-1].tokens if self.records else 0
         self.records.append(
@@ -173,11 +202,11 @@ class GroupRollouts:
                 update=number + 1,
                 tokens=before + sum(map(len, rollouts.answers)),
                 reward=float(scores.mean()),
-                kl=math.nan,
-                forced_kl=math.nan,
+                kl=kl.generated,
+                forced_kl=kl.forced,
                 entropy=math.nan,
                 length=sum(generated) / len(generated),
-                empty=sum(len(a) == 1 for a in rollouts.answers) / len(generated),
+                empty=empty_share(rollouts),
                 finished=sum(rollouts.finished) / len(generated),
                 reset_share=sum(n > 0 for n in rollouts.forced) / len(generated),
                 policy_loss=math.nan,

@@ -46,7 +46,7 @@ from interp.training.policy_models import PolicyInTraining, policy_in_training
 from interp.training.policy_updates import Batch, Targets, outputs_of, padded, ppo_steps
 from interp.training.reporting import Reporter
 from interp.training.reward_models import Replies, RewardModel, reply_ids
-from interp.training.rollouts import Rollouts, draw_resets, roll_out
+from interp.training.rollouts import Rollouts, draw_resets, empty_share, roll_out
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def optimise_policy(
         start: adapter to continue; the KL is to the model with it.
         value_head: a reward model on the same network, whose head the value head starts from.
         report_to: names of trackers, as transformers has them (`tensorboard`, `wandb`, `trackio`).
-        callbacks: callbacks of transformers' trainer, which see every update as a step.
+        callbacks: callbacks of transformers' trainer, which see every update as a step, and may ask to stop.
 
     Raises:
         ValueError: no references for resets, another tokenizer, a prompt that does not fit, or losses or scores that
@@ -138,7 +138,7 @@ class _Run:
             logger.warning("continuing at update %d", len(records))
         reporter.begin(len(records), self.config.updates)
         collapsed = collapse_of(records, self.config) if records else None
-        while len(records) < self.config.updates and collapsed is None:
+        while len(records) < self.config.updates and collapsed is None and not reporter.stop_asked:
             records.append(self._update(len(records), records[-1].tokens if records else 0))
             reporter.log(len(records), logged(records[-1]))
             if (collapsed := collapse_of(records, self.config)) is not None:
@@ -190,9 +190,6 @@ class _Run:
         returns, mask = targets.returns, targets.value_mask
         spread = masked_mean((returns - masked_mean(returns, mask)) ** 2, mask)
         error = masked_mean((returns - targets.old.values) ** 2, mask)
-        empty = [
-            len(answer) == 1 and end for answer, end in zip(rollouts.answers, rollouts.finished, strict=True)
-        ]
         return UpdateRecord(
             update=number + 1,
             tokens=tokens_before + sum(map(len, rollouts.answers)),
@@ -201,7 +198,7 @@ class _Run:
             forced_kl=forced_kl,
             entropy=float(masked_mean(targets.old.entropies, targets.policy_mask)),
             length=float(generated.mean()),
-            empty=sum(empty) / len(empty),
+            empty=empty_share(rollouts),
             finished=sum(rollouts.finished) / len(rollouts),
             reset_share=sum(n > 0 for n in rollouts.forced) / len(rollouts),
             policy_loss=losses.policy,

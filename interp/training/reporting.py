@@ -49,6 +49,11 @@ class Reporter:
         self._state.global_step, self._state.max_steps = step, steps
         self._each("on_train_begin")
 
+    @property
+    def stop_asked(self) -> bool:
+        """Whether a callback asked that training stop (`control.should_training_stop`)."""
+        return self._control.should_training_stop
+
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """A step ended with these values."""
         self._state.global_step = step

@@ -13,12 +13,16 @@ is reset independently with probability beta, references of fewer than 2 tokens 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from interp.engine.applying import apply
 from interp.engine.decoding import decode_steps, decoding_passes, packed_weights, stop_ids
 from interp.engine.generation import picker
+from interp.engine.log_probs import map_completions
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens
 from interp.training.reward_models import with_replies
@@ -114,3 +118,39 @@ def roll_out(
         forced=tuple(map(len, prefixes)),
         finished=tuple(ids[-1] in stops for ids in done),
     )
+
+
+def empty_share(rollouts: Rollouts) -> float:
+    """Share of answers that hold nothing but their end."""
+    empty = [len(ids) == 1 and end for ids, end in zip(rollouts.answers, rollouts.finished, strict=True)]
+    return sum(empty) / len(empty)
+
+
+class SampledKL(NamedTuple):
+    """log pi - log pi_ref summed over the tokens of an answer, mean over answers, nats."""
+
+    generated: float
+    """Over generated tokens: an estimate of the KL to the reference, per answer."""
+    forced: float
+    """Over forced tokens, which no policy drew."""
+
+
+def sampled_kl(
+    policy: ChatModel, reference: ChatModel, rollouts: Rollouts, *, temperature: float | int
+) -> SampledKL:
+    """KL of the policy that drew the rollouts to a reference, by those rollouts, at their temperature."""
+
+    def log_probs(model: ChatModel) -> list[Float[Tensor, " token"]]:
+        def taken(logs: Float[Tensor, "token d_vocab"], row: int) -> Float[Tensor, " token"]:
+            ids = torch.tensor(rollouts.answers[row], device=logs.device)
+            return (logs / temperature).log_softmax(-1).gather(-1, ids[:, None])[:, 0]
+
+        return map_completions(model, rollouts.prompts, rollouts.answers, taken)
+
+    ratios = [here - before for here, before in zip(log_probs(policy), log_probs(reference), strict=True)]
+    parts = [
+        (float(ratio[forced:].double().sum()), float(ratio[:forced].double().sum()))
+        for ratio, forced in zip(ratios, rollouts.forced, strict=True)
+    ]
+    generated, prefixes = zip(*parts, strict=True)
+    return SampledKL(sum(generated) / len(parts), sum(prefixes) / len(parts))

@@ -1,4 +1,4 @@
-"""GRPO with resets: one prefix a group, masked from the loss, and a reward that rises."""
+"""GRPO with resets: one prefix a group, masked from the loss, and a collapse that stops it."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from interp.models.adapted_models import copy_with_weights
 from interp.models.chat_model import ChatModel
-from interp.models.tokens import ChatTokens
+from interp.models.tokens import ChatTokens, tokenize
 from interp.training import group_optimisation
 from interp.training.group_optimisation import optimise_groups
+from interp.training.rollouts import roll_out, sampled_kl
 from tests.conftest import PROMPTS
 from tests.training.test_policy_optimisation import QUICK, REFERENCES, adapter, equal, vowels
 
@@ -93,3 +95,38 @@ def test_what_cannot_be_grouped_is_refused(tiny: ChatModel, tmp_path: Path) -> N
         optimise_groups(tiny, PROMPTS, vowels, out=tmp_path, config=QUICK, group=3, callbacks=callbacks)
     with pytest.raises(ValueError, match="resets need references"):
         optimise_groups(tiny, PROMPTS, vowels, out=tmp_path, config=replace(QUICK, beta=1.0), group=4)
+
+
+def test_collapse_stops_a_run_as_it_does_in_ppo(
+    tiny: ChatModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = replace(
+        QUICK, updates=6, epochs=1, learning_rate=0.2, kl_coefficient=0.0, max_kl=0.05, missing_end_score=None
+    )
+    done = optimise_groups(tiny, PROMPTS, vowels, out=tmp_path / "run", config=config, group=4)
+    assert done.collapsed is not None and 1 < len(done.records) < 6
+    assert "KL beyond 0.05 nats an answer" in done.collapsed and done.collapsed in caplog.text
+    assert done.records[0].kl == pytest.approx(0, abs=1e-4) and done.records[-1].kl > 0.05
+    again = optimise_groups(tiny, PROMPTS, vowels, out=tmp_path / "run", config=config, group=4)
+    assert again.collapsed == done.collapsed  # read
+
+
+def test_the_kl_of_a_batch_is_that_of_the_plain_computation(tiny: ChatModel) -> None:
+    other = copy_with_weights(
+        tiny,
+        {name: 1.1 * value for name, value in tiny.hf.named_parameters() if name.endswith("q_proj.weight")},
+    )
+    tokens = tokenize(tiny.tokenizer, PROMPTS[:3])
+    prefixes = [(5, 6), (), (7,)]
+    rollouts = roll_out(other, tokens, prefixes, max_new_tokens=5, temperature=0.7, seed=3)
+    found = sampled_kl(other, tiny, rollouts, temperature=0.7)
+    sums = {"generated": 0.0, "forced": 0.0}
+    for prompt, answer, forced in zip(tokens.ids, rollouts.answers, rollouts.forced, strict=True):
+        ids = torch.tensor([[*prompt, *answer]])
+        with torch.no_grad():
+            logs = [(m.hf(ids).logits[0] / 0.7).log_softmax(-1) for m in (other, tiny)]
+        for place, token in enumerate(answer):
+            ratio = float(logs[0][len(prompt) + place - 1, token] - logs[1][len(prompt) + place - 1, token])
+            sums["forced" if place < forced else "generated"] += ratio / 3
+    assert found.generated == pytest.approx(sums["generated"], abs=1e-4) != 0
+    assert found.forced == pytest.approx(sums["forced"], abs=1e-4) != 0

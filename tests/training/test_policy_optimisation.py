@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
+from transformers import TrainerCallback
 
 from interp.data.preferences import PreferenceSet
 from interp.engine.generation import generate, stream
@@ -318,6 +319,21 @@ def test_a_killed_run_continues_to_the_same_weights(tiny: ChatModel, tmp_path: P
     again = optimise_policy(tiny, PROMPTS, vowels, out=tmp_path / "cut", config=config, references=REFERENCES)
     assert again.records == whole.records and equal(adapter(again.folder), adapter(whole.folder))
     assert not (tmp_path / "cut.parts").exists()
+
+
+class StopAt(TrainerCallback):
+    """Asks to stop after so many updates."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        control.should_training_stop = state.global_step >= self.step
+
+
+def test_a_callback_may_ask_to_stop(tiny: ChatModel, tmp_path: Path) -> None:
+    done = optimise_policy(tiny, PROMPTS, vowels, out=tmp_path / "run", config=QUICK, callbacks=[StopAt(2)])
+    assert len(done.records) == 2 < QUICK.updates and done.collapsed is None
 
 
 def test_collapse_stops_a_run_and_says_why(
