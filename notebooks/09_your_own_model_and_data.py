@@ -152,3 +152,6 @@ panel
 
 # %% tags=["raises-exception"]
 interp.load_prompts("my_promts")
+
+# %% [markdown]
+# Next: [10, repair](10_repair.ipynb).

@@ -154,7 +154,7 @@ def _inside(result: Result, measures: Sequence[str]) -> go.Figure:
         shared_y="all",
         gap=26,
     )
-    looks = named(list(dict.fromkeys(result.rows[name].family for name in rows)))
+    looks = named(list(dict.fromkeys(row.family for row in result.rows.values())))  # those of the scoreboard
     shown = set[str]()
     for column, measure in enumerate(measures, start=1):
         for name, trials in rows.items():
