@@ -102,6 +102,22 @@ JudgesOption = Annotated[
         "(`interp judge --help`).",
     ),
 ]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        help="Processes to share the work among, each with the model and its own GPU or share of the threads "
+        "(needs the extra scale); this process if not given.",
+    ),
+]
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Ray cluster to run the workers on: auto, or host:port of one that this machine belongs to.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 

@@ -11,7 +11,9 @@ from interp.cli.options import (
     ColumnOption,
     JsonOption,
     PromptsOption,
+    RayOption,
     SeedOption,
+    WorkersOption,
     console,
     print_json,
     print_lines,
@@ -60,11 +62,15 @@ def track_series(
         ),
     ] = None,
     seed: SeedOption = 0,
+    workers: WorkersOption = None,
+    ray: RayOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Measure behaviour, beliefs, directions, compression and KL along a series of checkpoints.
 
     Example: `interp track runs/sft --base smollm2 --corpus news=news.jsonl --out runs/track`
+
+    Two checkpoints at a time: `interp track runs/sft --base smollm2 --workers 2`
     """
     with user_errors():
         from interp.data.corpora import read_corpus
@@ -80,6 +86,7 @@ def track_series(
         corpora = {name: read_corpus(name, path) for name, path in named.items()} or None
         asked = [replace(model, name=checkpoint) for checkpoint in checkpoints]
         find_checkpoints(asked, base=model.name or None)  # before torch is loaded
+        from interp.engine.ray import workers_asked
         from interp.tracking.records import DEFAULT_GROUPS, Group
         from interp.tracking.spec import TrackingSpec
         from interp.tracking.tracker import track
@@ -93,6 +100,7 @@ def track_series(
             base=model.name or None,
             reference=None if reference is None else replace(model, name=reference),
             out=out,
+            workers=workers_asked(workers, ray),
             show_progress=shows_progress(),
         )
         if json_output:

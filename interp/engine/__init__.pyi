@@ -43,6 +43,9 @@ from .packing import packed_passes as packed_passes
 from .plain_texts import scored_windows as scored_windows
 from .prefix_trees import pack as pack
 from .prefix_trees import plan_trees as plan_trees
+from .ray import Pool as Pool
+from .ray import Workers as Workers
+from .ray import open_workers as open_workers
 from .safety_prompts import NearestToken as NearestToken
 from .safety_prompts import SafetyPrompt as SafetyPrompt
 from .slot_passes import SlotPasses as SlotPasses

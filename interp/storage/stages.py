@@ -35,6 +35,7 @@ _SETTINGS, _CODE = "settings.sha256", "code.sha256"
 """Files that say which settings, and which version of the code, the values were computed with."""
 _REPLIES = ".replies"
 """Ending of the name under which a stage's recorded replies are stored."""
+_MISSING = object()
 T = TypeVar("T")
 
 
@@ -62,7 +63,7 @@ class StageCache:
             if self._holds_values():
                 logger.warning("%s holds stages of a run with other settings; starting again", self.folder)
             self.remove()
-        if self.folder.is_dir() and _read_stamp(self.folder / _CODE) not in (None, _code_hash()):
+        if self.folder.is_dir() and _read_stamp(self.folder / _CODE) not in (None, code_hash()):
             logger.warning(
                 "%s holds stages that another version of interp computed; remove the folder to compute them again",
                 self.folder,
@@ -74,7 +75,7 @@ class StageCache:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_file(self.folder / _SETTINGS, self._digest.encode())
         if not (self.folder / _CODE).is_file():
-            write_file(self.folder / _CODE, _code_hash().encode())
+            write_file(self.folder / _CODE, code_hash().encode())
 
     def _holds_values(self) -> bool:
         return any(
@@ -125,18 +126,23 @@ class StageCache:
         else:
             write_file(self._json(name), to_json(value, kind))
 
+    def whole(self, name: str, kind: Any = Any, default: Any = None) -> Any:
+        """The stored value of this name; the default where there is none, or a damaged one, which is removed."""
+        if name not in self:
+            return default
+        try:
+            return self.get(name, kind)
+        except ValueError as error:
+            logger.warning("%s; computing it again", error)
+            self.drop(name)
+            return default
+
     def keep(self, name: str, compute: Callable[[], T], kind: Any = Any) -> T:
         """The stored value of this name, computed and stored where there is none or a damaged one."""
-        if name in self:
-            try:
-                value = self.get(name, kind)
-            except ValueError as error:
-                logger.warning("%s; computing it again", error)
-                self.drop(name)
-            else:
-                logger.info("continuing: %s is there", name)
-                self._recall(name)
-                return value
+        if (value := self.whole(name, kind, default=_MISSING)) is not _MISSING:
+            logger.info("continuing: %s is there", name)
+            self._recall(name)
+            return value
         self.put(name, self._recorded(name, compute), kind)
         return self.get(name, kind)
 
@@ -235,10 +241,16 @@ class Stages:
         if (record := recorder()) is not None:
             record.lap(stage)
 
-    def progress(self, items: Iterable[T], label: str) -> Iterator[T]:
-        """Iterate over the items, with a progress bar where `show_progress` is set."""
-        listed = list(items)
-        return progress(listed, total=len(listed), label=label, show=self.show_progress)
+    def progress(self, items: Iterable[T], label: str, *, total: int | None = None) -> Iterator[T]:
+        """Iterate over the items, with a progress bar where `show_progress` is set.
+
+        Args:
+            total: number of items; None counts them first.
+        """
+        if total is None:
+            items = list(items)
+            total = len(items)
+        return progress(items, total=total, label=label, show=self.show_progress)
 
     def workspace(self, name: str) -> Path:
         """A folder for further files of the run, such as checkpoints; removed when the run is complete."""
@@ -304,7 +316,7 @@ def _read_stamp(path: Path) -> str | None:
 
 
 @cache
-def _code_hash() -> str:
+def code_hash() -> str:
     """Hash of the library's source files."""
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()

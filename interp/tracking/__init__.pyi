@@ -1,5 +1,7 @@
 from .callback import live_spec as live_spec
 from .callback import untouched as untouched
+from .checkpoint_parts import block_weights as block_weights
+from .checkpoint_parts import weight_change as weight_change
 from .checkpoints import find_checkpoints as find_checkpoints
 from .checkpoints import find_series as find_series
 from .checkpoints import step_unit as step_unit
@@ -42,10 +44,8 @@ from .report import verdicts as verdicts
 from .series import CheckpointLoader as CheckpointLoader
 from .spec import Reference as Reference
 from .spec import TrackingSpec as TrackingSpec
-from .tracker import block_weights as block_weights
 from .tracker import measure_series as measure_series
 from .tracker import track as track
-from .tracker import weight_change as weight_change
 from .trajectory import Trajectory as Trajectory
 from .trajectory import as_csv as as_csv
 from .trajectory import assemble as assemble

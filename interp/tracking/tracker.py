@@ -12,40 +12,36 @@ Steps (`measure_series`):
 4. assemble the record (`interp.tracking.trajectory`).
 
 Every finished checkpoint is stored in `<out>.parts` immediately, and reused from a finished `<out>`, so that a run that
-is killed, or started again with further checkpoints, measures none of them twice. `ElasticityCallback` tracks a live
-model.
+is killed, or started again with further checkpoints, measures none of them twice. With `workers` several checkpoints
+are measured at a time (`interp.engine.ray`). `ElasticityCallback` tracks a live model.
 """
 
 import logging
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor
-
-from interp.data.prompt_sets import PAIRED_KINDS
+from interp.engine.ray import Pool, Workers, open_workers
 from interp.models.chat_model import ChatModel
-from interp.stats import Estimate
 from interp.storage.provenance import ModelProvenance
 from interp.storage.run_folders import read_header, result_file
 from interp.storage.stages import StageCache, Stages, open_stages
 from interp.tracking.callback import ElasticityCallback
-from interp.tracking.checkpoints import Checkpoint, Named, Series, find_series, step_unit
-from interp.tracking.measures import (
-    distributions,
-    kl_per_token,
-    measure,
-    measurement,
-    sample,
+from interp.tracking.checkpoint_parts import (
+    Comparison,
+    Measured,
+    Samples,
+    SeriesModels,
+    fitted,
+    kl_to_reference,
+    measured,
 )
+from interp.tracking.checkpoints import Checkpoint, Named, Series, find_series, step_unit
 from interp.tracking.records import CheckpointRecord, Measurement, ReferenceRecord, TrackRecord
-from interp.tracking.references import fit_reference, keep_reference
+from interp.tracking.references import keep_reference
 from interp.tracking.report import NAME
-from interp.tracking.series import CheckpointLoader
-from interp.tracking.spec import Reference, TrackingSpec
+from interp.tracking.spec import TrackingSpec
 from interp.tracking.trajectory import Trajectory, assemble
 
 logger = logging.getLogger(__name__)
@@ -60,6 +56,7 @@ def track(
     base: str | ChatModel | None = None,
     reference: "Named | None" = None,
     out: str | Path | None = None,
+    workers: Workers | None = None,
     show_progress: bool = False,
 ) -> Trajectory:
     """Measure every checkpoint of a series; one that cannot be measured is skipped and recorded with the reason.
@@ -70,16 +67,18 @@ def track(
         base: model that adapters belong to, by name or loaded; None takes the one that each names.
         reference: a label of the series, or another checkpoint; None is the first of the series that loads.
         out: run folder; finished checkpoints are stored beside it until the run is complete.
+        workers: processes that measure a checkpoint each; None measures one after the other in this process.
         show_progress: draw a progress bar.
 
     Raises:
-        ValueError: no such checkpoint, or no reference that can be measured.
+        ValueError: no such checkpoint, no reference that can be measured, or workers that cannot be had or for which a
+            checkpoint is in memory alone.
     """
     spec = spec or TrackingSpec()
     series = find_series(checkpoints, reference=reference, base=base)
     finished = _finished(out, spec)
     with open_stages(out, key={"experiment": NAME, **spec.key}, show_progress=show_progress) as stages:
-        record = measure_series(series, spec, stages, base=base, finished=finished)
+        record = measure_series(series, spec, stages, base=base, finished=finished, workers=workers)
         trajectory = Trajectory(record)
         if out is not None:
             trajectory.save(out)
@@ -110,6 +109,7 @@ def measure_series(
     *,
     base: str | ChatModel | None = None,
     finished: TrackRecord | None = None,
+    workers: Workers | None = None,
 ) -> TrackRecord:
     """The measurements of `track`, inside a run whose stages are open.
 
@@ -117,10 +117,14 @@ def measure_series(
         base: base of the adapters; a loaded model is reused.
         finished: an earlier run by the same spec, whose checkpoints are reused if its reference is one of this
             series' candidates.
+        workers: as for `track`.
 
     Raises:
         ValueError: as for `track`.
     """
+    if workers is not None:
+        _check_sendable(series, base)
+        workers.check()
     if finished is not None and finished.reference.fingerprint not in series.reference_fingerprints:
         logger.warning("the stored run has another reference; measuring all checkpoints again")
         finished = None
@@ -128,52 +132,47 @@ def measure_series(
     if finished is not None and all(c.fingerprint in known for c in series.checkpoints):
         return _assembled(series, known, finished.reference, finished.provenance.model, spec)
 
-    # 1. The reference.
-    loader = CheckpointLoader(base if isinstance(base, ChatModel) else None)
     cache = StageCache(stages.workspace("series") / "parts", spec.key)
-    run = _choose_reference(series.references, spec, loader, cache)
-    if finished is not None and finished.reference.fingerprint != run.chosen.fingerprint:
-        known = {}
+    here = partial(SeriesModels, base if isinstance(base, ChatModel) else None, cache)
+    with open_workers(here if workers is None else SeriesModels, workers) as pool:
+        # 1. The reference.
+        against = _choose_reference(series.references, spec, pool, cache)
+        if finished is not None and finished.reference.fingerprint != against.chosen.fingerprint:
+            known = {}
 
-    # 2. Every checkpoint by itself. 3. The reference on the checkpoints' samples.
-    todo = [checkpoint for checkpoint in series.checkpoints if checkpoint.fingerprint not in known]
-    measured = {
-        checkpoint.fingerprint: _measure_checkpoint(run, checkpoint)
-        for checkpoint in stages.progress(todo, "checkpoints")
-    }
-    measured = _with_kl_to_reference(run, todo, measured)
-    if not known and not any(checkpoint.measured for checkpoint in measured.values()):
+        # 2. Every checkpoint by itself. 3. The reference on the checkpoints' samples.
+        run = _Run(against, pool, cache, stages)
+        todo = [checkpoint for checkpoint in series.checkpoints if checkpoint.fingerprint not in known]
+        records = run.with_kl_to_reference(todo, run.measured(todo))
+    if not known and not any(record.measured for record in records.values()):
         raise ValueError(
-            f"no checkpoint could be measured; the first: {measured[series.checkpoints[0].fingerprint].status}"
+            f"no checkpoint could be measured; the first: {records[series.checkpoints[0].fingerprint].status}"
         )
 
     # 4. The series.
     record = ReferenceRecord(
-        label=run.chosen.label, fingerprint=run.chosen.fingerprint, facts=run.reference.facts
+        label=against.chosen.label,
+        fingerprint=against.chosen.fingerprint,
+        facts=against.reference.facts,
     )
-    return _assembled(series, known | measured, record, run.reference.model, spec)
+    return _assembled(series, known | records, record, against.reference.model, spec)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class _Run:
-    """The spec, reference and cache that every checkpoint of a series is measured with."""
-
-    spec: TrackingSpec
-    chosen: Checkpoint
-    """The reference's checkpoint."""
-    reference: Reference
-    loader: CheckpointLoader
-    cache: StageCache
-    """Finished parts: the reference, its weights, measurements, and samples to be scored by the reference."""
-
-    def name(self, part: str, checkpoint: Checkpoint | None = None) -> str:
-        """Cache key of a part of a checkpoint measured against this reference, or of the reference itself."""
-        return "-".join([part, *(c.fingerprint[:16] for c in (self.chosen, checkpoint) if c is not None)])
+def _check_sendable(series: Series, base: str | ChatModel | None) -> None:
+    """Raise a ValueError where a worker could not load a model by its name."""
+    live = [c.label for c in (*series.checkpoints, *series.references) if c.live is not None]
+    if isinstance(base, ChatModel):
+        live.append(f"the base {base.name}")
+    if live:
+        raise ValueError(
+            f"{live[0]} is a model in this process's memory, which workers cannot load; give its name or folder, or "
+            "leave workers out"
+        )
 
 
 def _choose_reference(
-    candidates: Sequence[Checkpoint], spec: TrackingSpec, loader: CheckpointLoader, cache: StageCache
-) -> _Run:
+    candidates: Sequence[Checkpoint], spec: TrackingSpec, pool: Pool[SeriesModels], cache: StageCache
+) -> Comparison:
     """Fit the reference on the first candidate for which that is possible.
 
     Raises:
@@ -181,130 +180,84 @@ def _choose_reference(
     """
     reasons = []
     for checkpoint in candidates:
-        key = checkpoint.fingerprint[:16]
-
-        def fit(checkpoint: Checkpoint = checkpoint, key: str = key) -> Reference:
-            with loader.open(checkpoint) as model:
-                if "weights" in spec.measures:
-                    cache.put(f"weights-{key}", block_weights(model))
-                return fit_reference(model, spec)
-
         try:
-            reference = keep_reference(cache, f"reference-{key}", fit)
-            return _Run(spec=spec, chosen=checkpoint, reference=reference, loader=loader, cache=cache)
+            reference = keep_reference(
+                cache,
+                f"reference-{checkpoint.fingerprint[:16]}",
+                lambda c=checkpoint: next(pool.in_order(partial(fitted, spec=spec), [c])),
+            )
+            return Comparison(spec=spec, chosen=checkpoint, reference=reference)
         except ValueError as error:
             reasons.append(f"{checkpoint.label}: {error}")
             logger.warning("%s cannot be the reference: %s", checkpoint.label, error)
     raise ValueError(f"no checkpoint can be the reference; {reasons[0]}")
 
 
-def _measure_checkpoint(run: _Run, checkpoint: Checkpoint) -> CheckpointRecord:
-    """All measurements of a checkpoint but KL on its own samples, from the cache where they are finished."""
-    record = CheckpointRecord(
-        label=checkpoint.label, step=checkpoint.step, fingerprint=checkpoint.fingerprint
-    )
+class _Run:
+    """Computes and stores the parts of a series: measurements, and samples to be scored by the reference."""
 
-    def compute() -> CheckpointRecord:
-        begun = time.perf_counter()
-        with run.loader.open(checkpoint) as model:
-            rows = measure(model, run.spec, run.reference)
-            if "weights" in run.spec.measures:
-                with run.cache.open_tensors(run.name("weights")) as reference:
-                    rows += weight_change(model, reference)
-            if "kl" in run.spec.measures:
-                _leave_samples(run, checkpoint, model)
-        return replace(record, rows=tuple(rows), seconds=round(time.perf_counter() - begun, 2))
+    def __init__(
+        self, against: Comparison, pool: Pool[SeriesModels], cache: StageCache, stages: Stages
+    ) -> None:
+        self._against, self._pool, self._cache, self._stages = against, pool, cache, stages
 
-    try:
-        return run.cache.keep(run.name("rows", checkpoint), compute, CheckpointRecord)
-    except ValueError as error:
-        logger.warning("%s was skipped: %s", checkpoint.label, error)
-        return replace(record, status=" ".join(str(error).split()))
+    def _name(self, part: str, checkpoint: Checkpoint) -> str:
+        """Cache key of a part of a checkpoint measured against this reference."""
+        return "-".join([part, *(c.fingerprint[:16] for c in (self._against.chosen, checkpoint))])
 
+    def measured(self, todo: Sequence[Checkpoint]) -> dict[str, CheckpointRecord]:
+        """All measurements of the checkpoints but KL on their own samples, from the cache where they are finished."""
+        stored = {
+            c.fingerprint: record
+            for c in todo
+            if (record := self._cache.whole(self._name("rows", c), CheckpointRecord)) is not None
+        }
+        missing = list({c.fingerprint: c for c in todo if c.fingerprint not in stored}.values())
+        parts = self._pool.map(partial(measured, against=self._against), missing)
+        for number, part in self._stages.progress(parts, "checkpoints", total=len(missing)):
+            stored[missing[number].fingerprint] = self._stored(missing[number], part)
+        return {c.fingerprint: stored[c.fingerprint] for c in todo}
 
-def block_weights(model: ChatModel) -> dict[str, Tensor]:
-    """Parameters of every block, by block and name."""
-    return {
-        f"{number}.{name}": value
-        for number, block in enumerate(model.blocks)
-        for name, value in block.module.named_parameters()
-    }
-
-
-@torch.no_grad()
-def weight_change(model: ChatModel, reference: Any) -> list[Measurement]:
-    """Relative norm of the weight change, per block and for all blocks together (layer None).
-
-    Exact: the interval is the value.
-
-    Args:
-        reference: `block_weights` of the reference as `safetensors.safe_open` gives them, one tensor at a time.
-    """
-    changed, norm = torch.zeros(model.n_layers).double(), torch.zeros(model.n_layers).double()
-    counts = [0] * model.n_layers
-    for key, value in block_weights(model).items():
-        number = int(key.split(".", 1)[0])
-        before = reference.get_tensor(key)
-        changed[number] += (value.to("cpu", before.dtype) - before).double().square().sum()
-        norm[number] += before.double().square().sum()
-        counts[number] += value.numel()
-    ratios = [*(changed / norm).sqrt().tolist(), float((changed.sum() / norm.sum()).sqrt())]
-    layers: list[int | None] = [*range(model.n_layers), None]
-    return [
-        measurement(
-            "weight_change",
-            None,
-            Estimate(value=ratio, n=n, low=ratio, high=ratio, interval="exact"),
-            layer=layer,
+    def _stored(self, checkpoint: Checkpoint, part: Measured | str) -> CheckpointRecord:
+        """The record of a checkpoint; one that was measured is stored, its rows last."""
+        record = CheckpointRecord(
+            label=checkpoint.label, step=checkpoint.step, fingerprint=checkpoint.fingerprint
         )
-        for ratio, n, layer in zip(ratios, [*counts, sum(counts)], layers, strict=True)
-    ]
+        if isinstance(part, str):
+            logger.warning("%s was skipped: %s", checkpoint.label, part)
+            return replace(record, status=part)
+        if part.samples is not None:
+            self._cache.put(self._name("samples", checkpoint), part.samples.replies)
+            self._cache.put(self._name("distributions", checkpoint), part.samples.log_probs)
+        name = self._name("rows", checkpoint)
+        self._cache.put(name, replace(record, rows=part.rows, seconds=part.seconds), CheckpointRecord)
+        return self._cache.get(name, CheckpointRecord)
 
+    def with_kl_to_reference(
+        self, todo: Sequence[Checkpoint], records: dict[str, CheckpointRecord]
+    ) -> dict[str, CheckpointRecord]:
+        """The records with KL(checkpoint || reference) on the checkpoints' own samples."""
+        if "kl" not in self._against.spec.measures:
+            return records
+        waiting = {c.fingerprint: c for c in todo if records[c.fingerprint].measured}
+        kind = tuple[Measurement, ...]
+        missing = [c for c in waiting.values() if self._cache.whole(self._name("kl", c), kind) is None]
+        for number, rows in self._pool.map(
+            partial(kl_to_reference, against=self._against), map(self._samples, missing)
+        ):
+            self._cache.put(self._name("kl", missing[number]), rows, kind)
+            self._cache.drop(self._name("distributions", missing[number]))  # large and no longer needed
+        finished = dict(records)
+        for fingerprint, checkpoint in waiting.items():
+            rows = self._cache.get(self._name("kl", checkpoint), kind)
+            finished[fingerprint] = replace(records[fingerprint], rows=(*records[fingerprint].rows, *rows))
+        return finished
 
-def _leave_samples(run: _Run, checkpoint: Checkpoint, model: ChatModel) -> None:
-    """Store the checkpoint's own samples and log-probabilities, to be scored by the reference later."""
-    replies = {kind: sample(model, run.spec, kind) for kind in PAIRED_KINDS}
-    run.cache.put(run.name("samples", checkpoint), replies)
-    run.cache.put(
-        run.name("distributions", checkpoint),
-        {kind: distributions(model, run.spec, kind, replies[kind]) for kind in PAIRED_KINDS},
-    )
-
-
-def _with_kl_to_reference(
-    run: _Run, todo: Sequence[Checkpoint], measured: dict[str, CheckpointRecord]
-) -> dict[str, CheckpointRecord]:
-    """The records with KL(checkpoint || reference) on the checkpoints' own samples; opens the reference once."""
-    waiting = [checkpoint for checkpoint in todo if measured[checkpoint.fingerprint].measured]
-    if "kl" not in run.spec.measures or not waiting:
-        return measured
-    finished = dict(measured)
-    if any(run.name("kl", checkpoint) not in run.cache for checkpoint in waiting):
-        with run.loader.open(run.chosen) as reference:
-            for checkpoint in waiting:
-                run.cache.keep(
-                    run.name("kl", checkpoint),
-                    lambda c=checkpoint: _kl_to_reference(run, reference, c),
-                    tuple[Measurement, ...],
-                )
-                run.cache.drop(run.name("distributions", checkpoint))  # large and no longer needed
-    for checkpoint in waiting:
-        before = measured[checkpoint.fingerprint]
-        rows = run.cache.get(run.name("kl", checkpoint), tuple[Measurement, ...])
-        finished[checkpoint.fingerprint] = replace(before, rows=(*before.rows, *rows))
-    return finished
-
-
-def _kl_to_reference(run: _Run, reference: ChatModel, checkpoint: Checkpoint) -> tuple[Measurement, ...]:
-    """KL(checkpoint || reference) per token on the checkpoint's own samples."""
-    replies = run.cache.get(run.name("samples", checkpoint), dict[str, list[list[int]]])
-    log_p = run.cache.get(run.name("distributions", checkpoint))
-    return tuple(
-        measurement(
-            "kl_to_reference", kind, kl_per_token(reference, run.spec, kind, replies[kind], log_p[kind])
+    def _samples(self, checkpoint: Checkpoint) -> Samples:
+        return Samples(
+            replies=self._cache.get(self._name("samples", checkpoint), dict[str, list[list[int]]]),
+            log_probs=self._cache.get(self._name("distributions", checkpoint)),
         )
-        for kind in PAIRED_KINDS
-    )
 
 
 def _assembled(

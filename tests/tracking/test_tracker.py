@@ -12,17 +12,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-import interp.tracking.tracker
+import interp.tracking.checkpoint_parts
 from interp.cli.main import app
 from interp.data.prompt_sets import PromptSet
 from interp.data.prompts import load_prompts
 from interp.models.chat_model import ChatModel, load
 from interp.models.sources import ADAPTER_FOLDER
 from interp.storage.stages import StageCache
+from interp.tracking.checkpoint_parts import block_weights, weight_change
 from interp.tracking.measures import measure
 from interp.tracking.records import Measurement
 from interp.tracking.spec import TrackingSpec
-from interp.tracking.tracker import block_weights, track, weight_change
+from interp.tracking.tracker import track
 from interp.tracking.trajectory import Trajectory
 from tests.tracking.conftest import SMALL
 
@@ -85,7 +86,7 @@ def test_a_killed_run_continues_and_a_longer_series_measures_only_what_is_new(
         measured.append(str(model.adapter))
         return measure(model, *rest)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(interp.tracking.tracker, "measure", counting)
+    monkeypatch.setattr(interp.tracking.checkpoint_parts, "measure", counting)
     spec = TrackingSpec(measures=("guard", "kl", "weights"), **{**SMALL, "n_fit": 4})
     first = [tuned / "checkpoint-0", tuned / "checkpoint-8"]
     options = {"base": str(saved_tiny), "out": tmp_path / "run"}

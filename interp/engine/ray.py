@@ -1,0 +1,379 @@
+"""Independent parts of a run, in this process or, with Ray, in several on one or more machines.
+
+    with open_workers(partial(load_source, source), Workers(count=2)) as pool:
+        for number, value in pool.map(measure, parts):           # as they finish
+            cache.put(f"part-{number}", value)
+
+A part is what a run computes and stores as one value: a checkpoint, a chunk of prompts, a cell of a grid. The function
+`measure(model, part)` is the same with and without workers, so that a part has the same value wherever it is computed.
+
+A worker is a Ray actor with a share of the machine's threads, or a GPU of its own. It prepares its state (loads the
+model) once and keeps it between parts. When its process or its whole node is lost, Ray starts it again elsewhere and
+repeats the part it was at; finished parts are with the caller, who stores them. Results are read on the caller's
+machine alone, and models are loaded by name, so that workers need the same files and versions (compared at the start)
+but no common disk.
+"""
+
+import importlib.util
+import itertools
+import logging
+import os
+import signal
+import socket
+import tempfile
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import torch
+
+from interp.storage.provenance import library_versions
+from interp.storage.stages import code_hash
+
+logger = logging.getLogger(__name__)
+StateT = TypeVar("StateT")
+PartT = TypeVar("PartT")
+ResultT = TypeVar("ResultT")
+
+_RESTARTS = 6
+"""Times that a worker that was lost is started again; then its part is taken to be what kills it."""
+_STORE_BYTES = 100 * 2**20
+"""Shared memory of a Ray started here; larger results go over the disk."""
+_LOOK_SECONDS = 5
+"""Seconds between looks at which nodes are alive, while nothing finishes."""
+_CONNECT_SECONDS = 5
+"""Seconds in which an address must answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Processes that compute the parts of a run."""
+
+    count: int | None = None
+    """Number of workers; None is one for each GPU, or where there are none one for each node."""
+    address: str | None = None
+    """Running Ray cluster that this machine belongs to, `auto` or host:port; None starts Ray here for the run."""
+
+    def check(self) -> None:
+        """Find what is wrong before anything is loaded.
+
+        Raises:
+            ValueError: fewer than one worker, no Ray installed, or an address where nothing answers.
+        """
+        if self.count is not None and self.count < 1:
+            raise ValueError(
+                f"workers must be 1 or more, got {self.count}; leave them out to use this process"
+            )
+        if importlib.util.find_spec("ray") is None:
+            raise ValueError(
+                "workers need Ray, which is not installed; run `pip install 'interp-workbench[scale]'`"
+            )
+        if self.address is not None:
+            _check_address(self.address)
+
+
+def workers_asked(count: int | None, address: str | None) -> Workers | None:
+    """The workers that options ask for, checked; None where they ask for none.
+
+    Raises:
+        ValueError: as `Workers.check`.
+    """
+    if count is None and address is None:
+        return None
+    workers = Workers(count=count, address=address)
+    workers.check()
+    return workers
+
+
+def _check_address(address: str) -> None:
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdigit():
+        raise ValueError(
+            f"the address of a Ray cluster is auto or host:port, got {address!r}; run this on a machine of the cluster"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ValueError(
+            f"no Ray cluster answers at {address} ({error}); start one with `ray start --head`, or leave it out"
+        ) from error
+
+
+class Pool(ABC, Generic[StateT]):
+    """Where parts are computed; made by `open_workers`."""
+
+    @abstractmethod
+    def map(
+        self, function: Callable[[StateT, PartT], ResultT], parts: Iterable[PartT]
+    ) -> Iterator[tuple[int, ResultT]]:
+        """Number and result of every part, as they finish.
+
+        A part is taken from `parts` when a worker is free for it. The first error that a part raises ends the map.
+        """
+
+    def in_order(
+        self, function: Callable[[StateT, PartT], ResultT], parts: Iterable[PartT]
+    ) -> Iterator[ResultT]:
+        """The results in the order of their parts; those that finish early wait in memory."""
+        early: dict[int, ResultT] = {}
+        following = 0
+        for number, result in self.map(function, parts):
+            early[number] = result
+            while following in early:
+                yield early.pop(following)
+                following += 1
+
+
+@contextmanager
+def open_workers(prepare: Callable[[], StateT], workers: Workers | None) -> Iterator[Pool[StateT]]:
+    """A pool whose workers each call `prepare` once, when their first part comes.
+
+    Args:
+        prepare: makes what every part needs, such as a loaded model; with workers it is sent to them.
+        workers: None computes in this process.
+
+    Raises:
+        ValueError: as `Workers.check`, more workers than the cluster has room for, or workers with other versions.
+    """
+    if workers is None:
+        yield _ThisProcess(prepare)
+        return
+    workers.check()
+    with _connected(workers) as share:
+        pool = _RayPool(prepare, share)
+        try:
+            yield pool
+        finally:
+            pool.close()
+
+
+class _ThisProcess(Pool[StateT]):
+    def __init__(self, prepare: Callable[[], StateT]) -> None:
+        self._prepare, self._state = prepare, list[StateT]()
+
+    def map(
+        self, function: Callable[[StateT, PartT], ResultT], parts: Iterable[PartT]
+    ) -> Iterator[tuple[int, ResultT]]:
+        for number, part in enumerate(parts):
+            if not self._state:
+                self._state.append(self._prepare())
+            yield number, function(self._state[0], part)
+
+
+class Share(NamedTuple):
+    """Number of workers, and what each has to itself."""
+
+    workers: int
+    """Number of workers."""
+    cpus: int
+    """Threads of each worker."""
+    gpus: int | float
+    """GPUs of each worker; a fraction where several share one."""
+
+
+def shares(nodes: Sequence[Mapping[str, int | float]], count: int | None) -> Share:
+    """What each of `count` workers may have of these nodes, given as Ray counts them (`CPU`, `GPU`).
+
+    Raises:
+        ValueError: more workers than CPUs.
+    """
+    cards = [int(node.get("GPU", 0)) for node in nodes]
+    cores = [int(node.get("CPU", 0)) for node in nodes]
+    count = count or sum(cards) or sum(1 for n in cores if n) or 1
+    if count > sum(cores):
+        raise ValueError(
+            f"{count} workers need {count} CPUs, the cluster has {sum(cores)}; ask for fewer workers"
+        )
+    together = 1 if count <= sum(cards) else -(-count // sum(cards)) if any(cards) else 0
+    # A worker is on one node: the largest number of threads with which as many as asked for find a place.
+    places = [n for n, card in zip(cores, cards, strict=True) if card or not together]
+    threads = max(places)
+    while threads > 1 and sum(n // threads for n in places) < count:
+        threads -= 1
+    return Share(count, threads, 1 / together if together else 0)
+
+
+@contextmanager
+def _connected(workers: Workers) -> Iterator[Share]:
+    """Connect to the cluster or start one, and leave it as it was found."""
+    with ExitStack() as stack:
+        ray = _ray()
+        if not ray.is_initialized():
+            folder = stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="interp-ray-", ignore_cleanup_errors=True)
+            )
+            before = _signal_handler()
+            stack.callback(ray.shutdown)
+            try:
+                ray.init(**_options(workers, folder))
+            except Exception as error:  # Ray raises bare exceptions where it does not start
+                where = (
+                    "does not start here" if workers.address is None else f"answers not at {workers.address}"
+                )
+                raise ValueError(f"Ray {where}: {' '.join(str(error).split())[:300]}") from error
+            finally:
+                _restore(before)
+        yield shares([node["Resources"] for node in ray.nodes() if node["Alive"]], workers.count)
+
+
+def _ray() -> Any:
+    # Read when the module is loaded: nothing about this machine is sent to anybody.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    return ray
+
+
+def _options(workers: Workers, folder: str) -> dict[str, Any]:
+    quiet = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.ERROR}
+    if workers.address is not None:
+        return {"address": workers.address, **quiet}
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count = workers.count or cards or 1
+    return {
+        "address": "local",
+        "num_cpus": count * max(1, torch.get_num_threads() // count),
+        "num_gpus": cards,
+        "object_store_memory": _STORE_BYTES,
+        "include_dashboard": False,
+        "_temp_dir": folder,
+        **quiet,
+    }
+
+
+def _signal_handler() -> Any:
+    here = threading.current_thread() is threading.main_thread()
+    return signal.getsignal(signal.SIGTERM) if here else None
+
+
+def _restore(handler: Any) -> None:
+    """Ray replaces the handler of SIGTERM; a command's own says how to continue."""
+    if handler is not None:
+        signal.signal(signal.SIGTERM, handler)
+
+
+class _RayPool(Pool[StateT]):
+    def __init__(self, prepare: Callable[[], StateT], share: Share) -> None:
+        self._ray = ray = _ray()
+        self._n_nodes = self._nodes_alive()
+        actor = ray.remote(_Worker).options(
+            num_cpus=share.cpus,
+            num_gpus=share.gpus,
+            max_restarts=_RESTARTS,
+            max_task_retries=-1,  # while a lost node is not known to be lost, each try counts
+            scheduling_strategy="SPREAD",
+        )
+        self._prepared = prepared = ray.put(prepare)  # held for workers that are started again
+        self._actors = [actor.remote(prepared, share.cpus, _versions()) for _ in range(share.workers)]
+        self._warned: set[tuple[str, str]] = set()
+
+    def map(
+        self, function: Callable[[StateT, PartT], ResultT], parts: Iterable[PartT]
+    ) -> Iterator[tuple[int, ResultT]]:
+        ray, waiting, idle = self._ray, enumerate(parts), list(self._actors)
+        sent, running = ray.put(function), dict[Any, tuple[int, Any]]()
+        while True:
+            for number, part in itertools.islice(waiting, len(idle)):
+                actor = idle.pop(0)
+                running[actor.run.remote(sent, part)] = number, actor
+            if not running:
+                return
+            done, _ = ray.wait(list(running), timeout=_LOOK_SECONDS)
+            if done:
+                number, actor = running.pop(done[0])
+                idle.append(actor)
+                yield number, self._result(done[0], number)
+            elif idle:
+                self._make_room(idle)
+
+    def _make_room(self, idle: list[Any]) -> None:
+        """After the loss of a node, end a worker that has nothing to do: one that waits for its place takes it."""
+        alive = self._nodes_alive()
+        if alive < self._n_nodes and len(self._actors) > 1:
+            self._n_nodes -= 1
+            actor = idle.pop()
+            self._actors.remove(actor)
+            self._ray.kill(actor)
+            logger.warning("a node was lost; %d workers go on", len(self._actors))
+
+    def _nodes_alive(self) -> int:
+        return sum(1 for node in self._ray.nodes() if node["Alive"])
+
+    def _result(self, reference: Any, number: int) -> Any:
+        from ray.exceptions import RayError, RayTaskError
+
+        try:
+            value, records = self._ray.get(reference)
+        except RayTaskError as error:
+            raise error.cause from error
+        except RayError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ChildProcessError(
+                f"part {number} was lost with its worker, which had been started {_RESTARTS + 1} times (is there too "
+                f"little memory?); finished parts are kept, the same command continues: {reason}"
+            ) from error
+        for record in records:  # as if it had been logged here, and once where every worker says it
+            if (key := (record.name, record.getMessage())) not in self._warned:
+                self._warned.add(key)
+                logging.getLogger(record.name).handle(record)
+        return value
+
+    def close(self) -> None:
+        """End the workers."""
+        for actor in self._actors:
+            self._ray.kill(actor)
+
+
+class _Worker(Generic[StateT]):
+    """The actor: keeps its state between parts."""
+
+    def __init__(self, prepare: Callable[[], StateT], threads: int, versions: Mapping[str, str]) -> None:
+        self._prepare, self._threads, self._expected = prepare, threads, versions
+        self._state = list[StateT]()
+
+    def run(
+        self, function: Callable[[StateT, PartT], ResultT], part: PartT
+    ) -> tuple[ResultT, list[logging.LogRecord]]:
+        """Result of a part, and what was logged meanwhile."""
+        with _logged() as records:
+            if not self._state:
+                _check_versions(self._expected)
+                torch.set_num_threads(self._threads)
+                self._state.append(self._prepare())
+            return function(self._state[0], part), records
+
+
+@contextmanager
+def _logged() -> Iterator[list[logging.LogRecord]]:
+    """The library's warnings inside the context, in a form that can be sent."""
+    records: list[logging.LogRecord] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            record.msg, record.args, record.exc_info = record.getMessage(), None, None
+            records.append(record)
+
+    log, handler = logging.getLogger("interp"), Keep(logging.WARNING)
+    log.addHandler(handler)
+    try:
+        yield records
+    finally:
+        log.removeHandler(handler)
+
+
+def _versions() -> dict[str, str]:
+    return {"interp's code": code_hash(), **library_versions()}
+
+
+def _check_versions(expected: Mapping[str, str]) -> None:
+    for name, here in _versions().items():
+        if expected.get(name) != here:
+            raise ValueError(
+                f"{name} is {here} on {socket.gethostname()}, {expected.get(name)} where the run was started; install "
+                "the same version on every machine of the cluster"
+            )
