@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from stored_entries import Stored, at, follow, formatted, peak, percent
-from stored_preferences import reward_topology
+from stored_preferences import dataset_reset, reward_topology
 from stored_readings import endings, planted, safe_rlhf, safelawbench
 from stored_repairs import recovery, repair, safety_prompts
 
@@ -231,6 +231,7 @@ STORED: dict[str, dict[str, Stored]] = {
     "safe-rlhf": safe_rlhf(),
     "safelawbench": safelawbench(),
     "reward-topology": reward_topology(),
+    "dataset-reset": dataset_reset(),
     **{f"planted-{rule}": planted(rule) for rule in ("form", "trigger", "word")},
     "demo": _demo(),
     "refusal-direction": _refusal_direction(),

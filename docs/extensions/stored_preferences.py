@@ -1,6 +1,10 @@
-"""Numbers of the page on preferences: trees against chains."""
+"""Numbers of the page on preferences: trees against chains, and resets to reference answers."""
 
-from stored_entries import Stored, at, follow
+from typing import Any
+
+from stored_entries import Stored, at, follow, percent
+
+from interp.stats import Estimate, fitted_slope, mean_with_interval
 
 
 def reward_topology() -> dict[str, Stored]:
@@ -25,7 +29,44 @@ def reward_topology() -> dict[str, Stored]:
     return entries
 
 
-def _row(result, arm: str):
+def dataset_reset() -> dict[str, Stored]:
+    """Rewards by share of resets: exact, in the toy, and on the given model."""
+    entries: dict[str, Stored] = {
+        "tabular, beta 0": Stored(lambda result: _tabular(result, 0.0), ".2f"),
+        "tabular, beta 1": Stored(lambda result: _tabular(result, 1.0), ".2f"),
+        "tabular, exact": Stored(lambda result: _tabular(result, -1.0), ".2f"),
+        "toy slope": Stored(_toy_slope, ".3f"),
+        "runs": at("config", "runs", form="d"),
+        "reward accuracy": percent("reward_accuracy"),
+        "n": at("config", "n_test", form="d"),
+        "tokens": at("alignment", 1, "tokens", form=",d"),
+    }
+    for arm in ("SFT", "PPO", "DR-PO, beta 1", "GRPO", "GRPO, resets", "DPO"):
+        entries[f"toy, {arm}"] = Stored(lambda result, arm=arm: _toy(result, arm), ".2f")
+    for name, row in (("before", 0), ("PPO", 1), ("DR-PO", 2)):
+        entries |= {
+            f"model, {name}: reward": at("alignment", row, "held_out"),
+            f"model, {name}: harmful": percent("alignment", row, "refuses_harmful"),
+            f"model, {name}: harmless": percent("alignment", row, "refuses_harmless"),
+        }
+    return entries
+
+
+def _tabular(result: Any, beta: float) -> Any:
+    return follow(result, ("tabular", {"beta": beta}, "reward", -1))
+
+
+def _toy(result: Any, arm: str) -> Estimate:
+    """Mean over seeds of an arm's reward."""
+    return mean_with_interval([row["reward"] for row in result["toy"] if row["arm"] == arm])
+
+
+def _toy_slope(result: Any) -> Estimate:
+    rows = [row for row in result["toy"] if row["arm"] == "PPO" or row["arm"].startswith("DR-PO")]
+    return fitted_slope([row["beta"] for row in rows], [row["reward"] for row in rows])
+
+
+def _row(result: Any, arm: str) -> Any:
     """A reward model's row at the largest number of labels."""
     rows = [row for row in result["generated"]["rows"] if row["arm"] == arm]
     return max(rows, key=lambda row: row["labels"])

@@ -39,7 +39,7 @@ def alignment_table(result: Result) -> Table:
     """The given model before and after."""
     rows = [
         [
-            "before training" if row.beta < 0 else share_name(row.beta),
+            _policy(row.beta),
             row.tokens,
             f"{row.held_out:.3f}",
             "" if not row.kl else f"{row.kl[-1]:.2f}",
@@ -50,6 +50,10 @@ def alignment_table(result: Result) -> Table:
     ]
     header = ["policy", "tokens", "held-out reward", "last KL, nats", "refuses harmful", "refuses harmless"]
     return Table(header=header, rows=rows)
+
+
+def _policy(beta: float) -> str:
+    return "before training" if beta < 0 else f"with {share_name(beta)}"
 
 
 def verdicts(result: Result) -> list[str]:
@@ -71,6 +75,14 @@ def verdicts(result: Result) -> list[str]:
     sentences += [
         f"{row.collapsed} ({row.arm}, seed {row.seed})." for row in result.toy if row.collapsed is not None
     ]
+    if result.alignment:
+        sentences.append(
+            "Given model, one run each and so no interval: held-out reward "
+            + ", ".join(f"{row.held_out:.2f} {_policy(row.beta)}" for row in result.alignment)
+            + "; it refuses "
+            + ", ".join(f"{row.refuses_harmful.percent} {_policy(row.beta)}" for row in result.alignment)
+            + " of harmful prompts."
+        )
     sentences += [
         f"Given model, {share_name(row.beta)}: {row.collapsed}."
         for row in result.alignment
