@@ -58,7 +58,7 @@ notebooks: $(READY)
 # Every experiment on the bundled model (hours on two cores; what is finished is kept), drawn to figures/ with its numbers.
 figures: $(addprefix figures-,demo refusal-direction harmfulness jailbreaks categories guard adversarial-finetune \
 	recovery safety-prompts repair endings safelawbench safe-rlhf reward-topology dataset-reset machine-text \
-	elasticity-theory rebound resistance trajectory)
+	elasticity-theory rebound resistance method-elasticity trajectory)
 
 # Where the bundled model or two cores ask for other settings than the defaults.
 SETTINGS_refusal-direction := --set sweep=exhaustive

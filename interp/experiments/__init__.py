@@ -23,6 +23,7 @@ EXPERIMENTS = {
     "elasticity-theory": "interp.experiments.elasticity_theory",
     "dataset-reset": "interp.experiments.dataset_reset",
     "reward-topology": "interp.experiments.reward_topology",
+    "method-elasticity": "interp.experiments.method_elasticity",
     "trajectory": "interp.experiments.trajectory",
     "rebound": "interp.experiments.rebound",
     "resistance": "interp.experiments.resistance",
@@ -76,6 +77,9 @@ SUMMARIES = {
     ),
     "reward-topology": (
         "preference data as prefix trees or chains: reward uncertainty simulated, fitted, generated (Qiu et al. 2025)"
+    ),
+    "method-elasticity": (
+        "one model aligned by eight methods to the same refusal rate, unlearned alike, aligned again: which lasts?"
     ),
     "trajectory": "fine-tune in stages (align, un-align, align again) and track every checkpoint",
     "rebound": (
