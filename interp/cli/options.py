@@ -18,7 +18,7 @@ from rich.markup import escape
 
 from interp.display.cards import Shown
 from interp.display.tables import Table, cell_text, folded, numeric_columns
-from interp.models.sources import DTYPES, ModelSource
+from interp.models.sources import DTYPES, PRECISIONS, ModelSource
 
 console = Console()
 errors = Console(stderr=True)
@@ -45,6 +45,14 @@ _MODEL_OPTIONS = {
         typer.Option(
             "--dtype",
             help=f"{', '.join(DTYPES)}; float32 on the CPU, the checkpoint's own on a GPU if not given.",
+        ),
+    ],
+    "precision": Annotated[
+        str | None,
+        typer.Option(
+            "--precision",
+            help=f"{' or '.join(PRECISIONS)}: fast multiplies a float32 model's matrices in bfloat16; exact if not "
+            "given.",
         ),
     ],
     "device": Annotated[

@@ -11,7 +11,6 @@ from .batching import plan_batches as plan_batches
 from .batching import run_batches as run_batches
 from .budgets import PassBudget as PassBudget
 from .budgets import pass_budget as pass_budget
-from .cpu_kernels import PackedWeights as PackedWeights
 from .cpu_kernels import fused_forwards as fused_forwards
 from .decoding import stop_ids as stop_ids
 from .generation import Completions as Completions
@@ -43,6 +42,7 @@ from .packing import packed_passes as packed_passes
 from .plain_texts import scored_windows as scored_windows
 from .prefix_trees import pack as pack
 from .prefix_trees import plan_trees as plan_trees
+from .prepacked_weights import PackedWeights as PackedWeights
 from .ray import Pool as Pool
 from .ray import Workers as Workers
 from .ray import open_workers as open_workers

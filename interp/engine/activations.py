@@ -37,6 +37,7 @@ from interp.engine.budgets import PassBudget
 from interp.engine.interventions import Intervention
 from interp.engine.layouts import PassLayout
 from interp.engine.packing import can_pack, packed_passes
+from interp.engine.precision_cost import measure_cost
 from interp.engine.reads import Reads, Request, all_finite, requested
 from interp.models.chat_model import ChatModel, Site
 from interp.models.layers import Layers
@@ -219,6 +220,8 @@ def activation_batches(
 ) -> Iterator[Batch]:
     """Rows and activations of each batch, as they are computed; arguments and errors as `collect`."""
     use_fast = fast and fast_path_agrees(model, tokens)
+    if use_fast:
+        measure_cost(model, _final_states)
     until = request.stop_before if use_fast else None
     with apply(model, interventions, until=until) as applied:
         batches = all_finite(
@@ -231,6 +234,10 @@ def activation_batches(
             show=show_progress,
             size=lambda b: len(b[0]),
         )
+
+
+def _final_states(model: ChatModel, tokens: ChatTokens) -> Float[Tensor, "prompt layer role d_model"]:
+    return collect(model, tokens, sites="resid_post")["resid_post"]
 
 
 def _fast(
@@ -340,7 +347,8 @@ def _paths_agree(model: ChatModel, probe: ChatTokens) -> bool:
         logger.warning("the fast path fails on %s (%s); using the plain path", model.name, failure)
         return False
     error = gap.max().item()
-    agrees = error < _TOLERANCE.get(model.dtype, 8e-2)
+    dtype = torch.bfloat16 if model.precision == "fast" else model.dtype
+    agrees = error < _TOLERANCE.get(dtype, 8e-2)
     if not agrees and not math.isnan(error):
         logger.warning(
             "the fast path disagrees with the plain one on %s (relative error %.2g); using the plain path",

@@ -24,6 +24,8 @@ _MAX_GPU_TOKENS = 2**17
 """Maximum tokens of a GPU pass: larger passes are no faster, and the progress bar advances only between passes."""
 _DECODED_LENGTH = 1024
 """Tokens per row, prompt and completion, that the size of a GPU decoding batch allows for."""
+_PREPACKED = (torch.float32, torch.bfloat16, torch.float16)
+"""Dtypes whose weights oneDNN may hold in a layout of its own."""
 _CPU_PACKED = 5120
 """Maximum tokens of a CPU pass that prepacks weights layer by layer; packing then takes a twentieth of the time of the
 matrix products."""
@@ -132,7 +134,7 @@ def pass_budget(
         linear_weights = n_layers * d_model * (4 * d_model + 3 * d_mlp)
     if device == "cpu":
         return _cpu_budget(
-            free, d_mlp=d_mlp, d_vocab=d_vocab, prepacks=dtype == torch.float32, weights=linear_weights
+            free, d_mlp=d_mlp, d_vocab=d_vocab, prepacks=dtype in _PREPACKED, weights=linear_weights
         )
     return _gpu_budget(free, d_model, d_mlp, n_layers, d_vocab, dtype.itemsize)
 

@@ -18,8 +18,9 @@ from transformers import DynamicCache
 from interp.engine.applying import Applied
 from interp.engine.batching import SharedPrefix, pad_id, pad_left, plan_batches, run_batches, shared_length
 from interp.engine.budgets import PassBudget
-from interp.engine.cpu_kernels import PackedWeights, fused_forwards
+from interp.engine.cpu_kernels import fused_forwards
 from interp.engine.layouts import PassLayout
+from interp.engine.prepacked_weights import PackedWeights
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens
 

@@ -32,9 +32,10 @@ from interp.engine.batching import (
     shared_length,
 )
 from interp.engine.budgets import PassBudget
-from interp.engine.cpu_kernels import PackedWeights, fused_forwards
+from interp.engine.cpu_kernels import fused_forwards
 from interp.engine.layouts import PassLayout
 from interp.engine.prefix_trees import Tree, pack, plan_trees
+from interp.engine.prepacked_weights import PackedWeights
 from interp.engine.unfolded_attention import (
     PackedAttention,
     attention_modules,

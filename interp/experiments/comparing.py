@@ -80,7 +80,16 @@ def _asked(run: Run[Any]) -> dict[str, Any]:
     """Model, prompts and settings, by name."""
     about, asked = run.provenance, dict[str, Any]()
     if about.model is not None:
-        parts = ("model", "revision", "adapter", "weights_hash", "template_hash", "dtype", "device")
+        parts = (
+            "model",
+            "revision",
+            "adapter",
+            "weights_hash",
+            "template_hash",
+            "dtype",
+            "precision",
+            "device",
+        )
         asked |= {name: getattr(about.model, name) for name in parts}
     if about.prompts is not None:
         asked |= {"prompts": about.prompts.name, "ending": about.prompts.ending}

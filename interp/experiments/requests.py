@@ -105,6 +105,7 @@ def _source_differences(asked: ModelSource, about: ModelProvenance) -> list[str]
     found += _differs("thinking", about.thinking, asked.thinking)
     dtype = asked.dtype or ("float32" if about.device == "cpu" else _own_dtype(asked.place) or about.dtype)
     found += _differs("dtype", about.dtype, dtype)
+    found += _differs("precision", about.precision, asked.precision or "exact")
     return found or _file_differences(asked, about)
 
 
@@ -131,6 +132,7 @@ def _loaded_differences(asked: "ChatModel", about: ModelProvenance) -> list[str]
         if not (unchanged and adapter_digest(asked.adapter) == about.adapter_hash):
             found += _differs("weights", _short(about.weights_hash), _short(asked.weights_hash))
     found += _differs("chat template's hash", _short(about.template_hash), _short(asked.template_hash))
+    found += _differs("precision", about.precision, asked.precision)
     return found + _differs("dtype", about.dtype, str(asked.dtype).removeprefix("torch."))
 
 

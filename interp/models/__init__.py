@@ -9,7 +9,7 @@ Hands out:
 `load_checkpoint`, `quiet_peft`, `GatheredPrompts`, `PromptIdentity`, `gather_prompts`, `site_list`, `ModelSource`,
 `split_revision`, `in_this_thread`, `on_behalf_of`, `swapped_forwards`, `this_thread`, `ChatTokens`, `as_tokens`,
 `tokenize`, `ReferenceWeights`, `reference_weights`, `WeightChange`, `WeightDelta`, `read_delta`, `write_delta`,
-`SystemSlot`, `system_slot`, `copy_with_weights`, `with_weights`.
+`SystemSlot`, `system_slot`, `copy_with_weights`, `with_weights`, `with_precision`.
 """
 
 import lazy_loader

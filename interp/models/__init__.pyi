@@ -2,6 +2,7 @@ from .adapted_models import copy_with_delta as copy_with_delta
 from .adapted_models import copy_with_weights as copy_with_weights
 from .adapted_models import with_adapter as with_adapter
 from .adapted_models import with_delta as with_delta
+from .adapted_models import with_precision as with_precision
 from .adapted_models import with_weights as with_weights
 from .adapters import attach_adapter as attach_adapter
 from .adapters import quiet_peft as quiet_peft

@@ -1,5 +1,6 @@
 """A loaded model with an adapter merged into it or a sparse change in its weights: for a while, or as a copy."""
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -9,6 +10,7 @@ from interp.models.adapter_merging import merged_adapter
 from interp.models.adapter_tokenizers import adapter_tokenizer
 from interp.models.chat_model import ChatModel
 from interp.models.model_copies import shared_copy
+from interp.models.precision import Precision, usable_precision
 from interp.models.prompt_frames import dated_like
 from interp.models.weight_deltas import WeightDelta, apply_delta, put_changes
 
@@ -35,6 +37,7 @@ def with_adapter(model: ChatModel, adapter: str) -> Iterator[ChatModel]:
             date=dated_like(tokenizer, model.date),
             thinking=model.thinking,
             batch_size=model.batch_size,
+            precision=model.precision,
         )
         yield adapted
 
@@ -140,4 +143,16 @@ def _copied(model: ChatModel, weights: Mapping[str, Tensor]) -> ChatModel:
         date=model.date,
         thinking=model.thinking,
         batch_size=model.batch_size,
+        precision=model.precision,
     )
+
+
+def with_precision(model: ChatModel, precision: Precision) -> ChatModel:
+    """The model with another precision of its products; weights and lock are shared.
+
+    Raises:
+        ValueError: `fast` for a model that is not in float32 on the CPU.
+    """
+    twin = copy.copy(model)
+    twin.precision, twin.precision_cost = usable_precision(precision, model.hf, model.name), None
+    return twin

@@ -31,9 +31,10 @@ from interp.display.cards import Card, Shown
 from interp.models.architecture import Writer, find_blocks, find_writers
 from interp.models.contexts import rotary_length, table_length
 from interp.models.conversations import template_of, with_thinking
-from interp.models.layers import Layers, layer_list
+from interp.models.layers import Layers, check_layer, layer_list
 from interp.models.loading import load_checkpoint
-from interp.models.model_copies import shared_copy, user_model
+from interp.models.model_copies import boot_bridge, user_model
+from interp.models.precision import Precision, usable_precision
 from interp.models.prompt_frames import PromptFrame, dated, frame_of
 from interp.models.residual_stream import runs_in_parallel
 from interp.models.rotary import RotaryFrequencies
@@ -60,6 +61,7 @@ class ChatModel(Shown):
         thinking: whether the template has the model think before it answers, for provenance; None is its default.
         batch_size: prompts in one pass at most; None is what the device's memory allows.
         delta: file of a sparse change that was applied to the weights, for provenance.
+        precision: of the engine's matrix products (`interp.models.precision`); `fast` is for float32 on the CPU.
 
     Raises:
         ValueError: slow tokenizer, or a model whose blocks write to the residual stream in a way that the sites
@@ -81,6 +83,7 @@ class ChatModel(Shown):
         thinking: bool | None = None,
         batch_size: int | None = None,
         delta: str | None = None,
+        precision: str = "exact",
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise ValueError(
@@ -104,6 +107,9 @@ class ChatModel(Shown):
         self.thinking = thinking
         self.batch_size = batch_size
         self.delta = delta
+        self.precision: Precision = usable_precision(precision, hf, name)
+        # What `fast` costs on this model, once the engine has measured it (`interp.engine.precision_cost`).
+        self.precision_cost: dict[str, float] | None = None
         self._files = files
         self._as_loaded = None if files is None else self._state()
         # Frames of directions that were warned of (`interp.models.prompt_frames`).
@@ -122,7 +128,7 @@ class ChatModel(Shown):
                 "layers": f"{self.n_layers}, counted from 0",
                 "d_model": self.d_model,
                 "parameters": f"{sum(p.numel() for p in self.hf.parameters()) / 1e6:,.1f} M",
-                "runs in": f"{str(self.dtype).removeprefix('torch.')} on {self.device}",
+                "runs in": f"{str(self.dtype).removeprefix('torch.')} on {self.device}, {self.precision}",
                 "architecture": type(self.hf).__name__,
                 "sites": f"{self.site('resid_pre', 0)} … {self.site('mlp_out', self.n_layers - 1)}",
             },
@@ -221,6 +227,8 @@ class ChatModel(Shown):
             "d_model": self.d_model,
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": str(self.device),
+            "precision": self.precision,
+            "precision_cost": self.precision_cost,
         }
 
     def layer(self, layer: int, *, upper: int | None = None) -> int:
@@ -229,12 +237,8 @@ class ChatModel(Shown):
         Raises:
             ValueError: out of range.
         """
-        n_layers = self.n_layers if upper is None else upper
-        if not -n_layers <= layer < n_layers:
-            raise ValueError(
-                f"layer must be in 0..{n_layers - 1}, got {layer}; {self.name} has {self.n_layers} layers"
-            )
-        return layer % n_layers
+        check_layer(layer, self.n_layers if upper is None else upper, self.n_layers, of=self.name)
+        return layer % (self.n_layers if upper is None else upper)
 
     def layer_list(self, layers: Layers, *, upper: int | None = None) -> tuple[int, ...]:
         """An int, a range, a list or None for all, as layers in 0..n_layers-1.
@@ -291,19 +295,9 @@ class ChatModel(Shown):
         Created on first use (TransformerLens takes seconds to import). Creating it rewrites the module tree and forces
         eager attention, so the bridge gets a tree of its own; tensors are shared, so memory does not double.
         """
-        from transformer_lens.model_bridge import TransformerBridge
-        from transformers import AutoTokenizer
-
-        twin = shared_copy(self.hf)
-        if not twin.config.architectures:  # the bridge looks its adapter up by this name
-            twin.config.architectures = [type(self.hf).__name__]
-        # The bridge edits its tokenizer and loads it again: a copy, in a folder that lives as long as this model.
-        self._bridge_folder = tempfile.TemporaryDirectory(prefix="interp-tokenizer-")
-        self.tokenizer.save_pretrained(self._bridge_folder.name)
-        tokenizer = AutoTokenizer.from_pretrained(self._bridge_folder.name)
-        return TransformerBridge.boot_transformers(
-            self.name, hf_model=twin, tokenizer=tokenizer, dtype=self.dtype, device=str(self.device)
-        )
+        self._bridge_folder = tempfile.TemporaryDirectory(prefix="interp-tokenizer-")  # as long as this model
+        folder = self._bridge_folder.name
+        return boot_bridge(self.hf, self.tokenizer, name=self.name, device=self.device, folder=folder)
 
 
 def load(
@@ -318,6 +312,7 @@ def load(
     date: str | None = None,
     thinking: bool | None = None,
     delta: str | Path | None = None,
+    precision: Precision = "exact",
     trust_remote_code: bool = False,
 ) -> ChatModel:
     """Load a chat model by bundled name, Hub id, folder or `.gguf` file, optionally with a PEFT adapter.
@@ -335,6 +330,8 @@ def load(
         date: date that the chat template shows, where it shows one, such as `2026-01-31`; today when None.
         thinking: whether the model thinks before it answers; None leaves the template's own default.
         delta: file with a sparse change of exactly these weights, which proves itself by their hashes before and after.
+        precision: `fast` multiplies a float32 model's matrices in bfloat16 where the CPU does that faster
+            (`interp.models.precision`); what it costs on this model is measured at first use.
         trust_remote_code: run Python code from the checkpoint; off by default.
 
     Raises:
@@ -353,6 +350,7 @@ def load(
             date=date,
             thinking=thinking,
             delta=None if delta is None else str(delta),
+            precision=precision,
         )
         return load_source(source, trust_remote_code=trust_remote_code)
     given = {"adapter": adapter, "revision": revision, "dtype": dtype, "device": device, "delta": delta}
@@ -364,6 +362,7 @@ def load(
         chat_template=None if chat_template is None else str(chat_template),
         date=date,
         thinking=thinking,
+        precision=precision,
     )
 
 
@@ -397,4 +396,5 @@ def load_source(source: ModelSource, *, trust_remote_code: bool = False) -> Chat
         thinking=source.thinking,
         batch_size=source.batch_size,
         delta=source.delta,
+        precision=source.precision or "exact",
     )

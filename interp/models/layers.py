@@ -58,3 +58,13 @@ def layer_list(layers: Any, *, n_layers: int, of: str = "this model") -> tuple[i
         if not -n_layers <= layer < n_layers:
             raise ValueError(f"layer must be in 0..{n_layers - 1}, got {layer}; {of} has {n_layers} layers")
     return tuple(layer % n_layers for layer in written)
+
+
+def check_layer(layer: int, upper: int, n_layers: int, *, of: str) -> None:
+    """Check that a possibly negative layer is one of `upper` layers.
+
+    Raises:
+        ValueError: out of range.
+    """
+    if not -upper <= layer < upper:
+        raise ValueError(f"layer must be in 0..{upper - 1}, got {layer}; {of} has {n_layers} layers")

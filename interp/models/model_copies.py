@@ -5,6 +5,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -36,6 +37,30 @@ def shared_copy(model: Any) -> Any:
         memo |= {id(hooks): OrderedDict() for name in _HOOKS if (hooks := vars(module).get(name)) is not None}
     twin: nn.Module = copy.deepcopy(model, memo=memo)
     return twin
+
+
+def boot_bridge(
+    hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, name: str, device: torch.device, folder: str
+) -> Any:
+    """A `TransformerBridge` over a copy of the model's modules that shares its weights.
+
+    Args:
+        folder: for a copy of the tokenizer, which the bridge edits and loads again.
+    """
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import AutoTokenizer
+
+    twin = shared_copy(hf)
+    if not twin.config.architectures:  # the bridge looks its adapter up by this name
+        twin.config.architectures = [type(hf).__name__]
+    tokenizer.save_pretrained(folder)
+    return TransformerBridge.boot_transformers(
+        name,
+        hf_model=twin,
+        tokenizer=AutoTokenizer.from_pretrained(folder),
+        dtype=hf.dtype,
+        device=str(device),
+    )
 
 
 class UserModel(NamedTuple):

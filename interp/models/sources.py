@@ -25,6 +25,8 @@ ADAPTER_FOLDER = Path(__file__).parents[1] / "data" / "assets" / "smollm2-safe"
 """Where the shipped safety adapter lives inside the package."""
 DTYPES = ("float32", "bfloat16", "float16")
 """Names of the dtypes that models run in."""
+PRECISIONS = ("exact", "fast")
+"""Precisions of a float32 model's matrix products on the CPU (`interp.models.precision`)."""
 PLAIN = "plain"
 """Name of the chat template that writes each message on a line of its own."""
 
@@ -67,6 +69,8 @@ class ModelSource:
     """Prompts in one pass at most; None is what the device's memory allows."""
     delta: str | None = None
     """File with a sparse change of the weights, applied after the adapter (`interp.models.weight_deltas`)."""
+    precision: str | None = None
+    """One of `PRECISIONS`; None is `exact`."""
 
     def check(self) -> None:
         """Find what is wrong with the request before anything is loaded.
@@ -85,6 +89,8 @@ class ModelSource:
             )
         if self.dtype is not None and self.dtype not in DTYPES:
             raise ValueError(f"dtype must be {', '.join(DTYPES)}, got {self.dtype!r}")
+        if self.precision is not None and self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be {' or '.join(PRECISIONS)}, got {self.precision!r}")
         place = self.place
         if place.suffix == ".gguf":
             if not place.is_file():

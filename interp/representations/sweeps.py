@@ -30,10 +30,10 @@ from torch import Tensor
 from interp.engine.activations import fast_path_agrees
 from interp.engine.applying import apply
 from interp.engine.budgets import PassBudget
-from interp.engine.cpu_kernels import PackedWeights
 from interp.engine.interventions import Ablate, Add, Intervention
 from interp.engine.log_probs import next_token_log_probs, packed_next_tokens
 from interp.engine.packing import packed_passes
+from interp.engine.prepacked_weights import PackedWeights
 from interp.evaluation.losses import KLFrom
 from interp.evaluation.refusals import refusal_metric
 from interp.models.chat_model import ChatModel

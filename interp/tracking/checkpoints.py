@@ -63,11 +63,14 @@ class Checkpoint:
         weights and template."""
         if self.live is not None:
             facts = [self.live.weights_hash, self.live.template_hash]
+            facts += ["precision fast"] if self.live.precision == "fast" else []
         else:
             facts = [content_hash(place) if place else None for place in (self.source, self.adapter)]
         if self.options.dtype or self.options.chat_template:
             template = self.options.chat_template
             facts += [self.options.dtype, content_hash(str(template)) if template else None]
+        if self.options.precision == "fast":
+            facts.append("precision fast")
         if self.options.thinking is not None:
             facts.append(f"thinking {self.options.thinking}")
         if self.options.date is not None:

@@ -38,6 +38,7 @@ MODEL_OPTIONS = (
     "--adapter",
     "--revision",
     "--dtype",
+    "--precision",
     "--device",
     "--chat-template",
     "--batch-size",
@@ -65,6 +66,7 @@ def test_model_options_reach_the_model(saved_tiny: Path, tmp_path: Path) -> None
     assert "".join(token["text"] for token in shown) == "<<Hi>>go:"
     for option, value, message in (
         ("--dtype", "float8", "dtype must be float32, bfloat16, float16, got 'float8'"),
+        ("--precision", "quick", "precision must be exact or fast, got 'quick'"),
         ("--device", "abacus", "unknown device 'abacus'"),
         ("--chat-template", "absent.jinja", "no such chat template: absent.jinja"),
         ("--adapter", tmp_path, "has no adapter_config.json"),
@@ -127,6 +129,7 @@ def test_run_opens_a_stored_run_of_exactly_this_question(tmp_path: Path) -> None
         (("--model", "smollm2"), "model: stored 'smollm2-safe', asked 'smollm2'"),
         (("--set", "n_test=20"), "n_test: stored 60, asked 20"),
         (("--dtype", "bfloat16"), "dtype: stored 'float32', asked 'bfloat16'"),
+        (("--precision", "fast"), "precision: stored 'exact', asked 'fast'"),
         (("--seed", 1), "seed: stored 0, asked 1"),
     ):
         assert differs in refused(*stored, *options)

@@ -1,6 +1,7 @@
 """The fast path against the plain one and against Hugging Face's own hidden states."""
 
 import logging
+from functools import partial
 
 import pytest
 import torch
@@ -49,6 +50,27 @@ def test_every_site_agrees_on_both_paths_under_interventions(tiny: ChatModel, si
     untouched = collect(tiny, PROMPTS, sites=[site], positions=["t_inst", "post_inst"])[site]
     assert (fast - plain).norm() / plain.norm() < 1e-4
     assert (fast - untouched).norm() / plain.norm() > 1e-2  # control
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_the_fast_path_is_as_near_to_float32_as_the_plain_one(
+    tokenizer: PreTrainedTokenizerFast, dtype: torch.dtype
+) -> None:
+    prompts = [f"{i:04d} is a number" for i in range(90)]  # enough rows for packed products
+    wide = ChatModel(build(*COVERED["llama"]), tokenizer, name="float32")
+    half = ChatModel(build(*COVERED["llama"]).to(dtype), tokenizer, name="half")
+    exact = collect(wide, prompts, sites="resid_post")["resid_post"]
+    assert activations.fast_path_agrees(half, tokenize(tokenizer, prompts))
+
+    def errors(fast: bool) -> torch.Tensor:
+        """Relative error of all states of each layer."""
+        found = collect(half, prompts, sites="resid_post", fast=fast)["resid_post"].float()
+        size = partial(torch.linalg.vector_norm, dim=(0, 2, 3))
+        return size(found - exact) / size(exact)
+
+    plain, ours = errors(False), errors(True)
+    assert plain.min() > 0 and plain.max() < 3e-2  # control: the dtype rounds
+    assert (ours < 1.3 * plain).all()
 
 
 def test_means_are_the_means_of_what_is_collected(tiny: ChatModel) -> None:

@@ -54,8 +54,9 @@ def test_on_a_cpu_the_measured_numbers_hold_whatever_memory_is_free() -> None:
     assert (wide.unembedded_positions, wide.reduced_positions) == (64, 8)
     different = {f.name for f in fields(one) if getattr(one, f.name) != getattr(other, f.name)}
     assert different == {"prepacked_bytes"}
-    # Weights are packed in float32 alone: without, a pass gains nothing from being large.
-    assert pass_budget("cpu", 10**9, **SMOLLM2, dtype=torch.bfloat16).packed_tokens == 640
+    assert pass_budget("cpu", 10**9, **SMOLLM2, dtype=torch.bfloat16).packed_tokens == 5120
+    # Without packing, a pass gains nothing from being large.
+    assert pass_budget("cpu", 10**9, **SMOLLM2, dtype=torch.float64).packed_tokens == 640
 
 
 def test_a_cpu_pass_is_as_large_as_activations_and_waiting_allow() -> None:

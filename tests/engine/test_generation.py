@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from interp.data.prompts import load_prompts
 from interp.directions import Direction
-from interp.engine import cpu_kernels as lean
+from interp.engine import prepacked_weights
 from interp.engine.activations import collect
 from interp.engine.applying import apply
 from interp.engine.budgets import PassBudget
@@ -79,17 +80,26 @@ def test_finished_completions_leave_the_batch_and_keep_their_end(tiny: ChatModel
 
 
 @pytest.mark.parametrize(("new", "pays"), [(TOKENS, True), (3, False)])
-def test_weights_are_packed_once_a_call_where_that_pays(
+def test_weights_are_packed_once_where_that_pays(
     tiny: ChatModel, tokens: ChatTokens, monkeypatch: pytest.MonkeyPatch, new: int, pays: bool
 ) -> None:
     packed: list[int] = []
-    own = lean._pack
-    monkeypatch.setattr(lean, "_pack", lambda layer, rows: (packed.append(id(layer)), own(layer, rows))[1])
+    own = prepacked_weights._pack
+    monkeypatch.setattr(
+        prepacked_weights,
+        "_pack",
+        lambda layer, rows, dtype: (packed.append(id(layer)), own(layer, rows, dtype))[1],
+    )
+    monkeypatch.setattr(
+        prepacked_weights, "_kept", WeakKeyDictionary()
+    )  # those of other tests count as there
     generate(tiny, tokens, max_new_tokens=1)  # what the first pass of a model compares is no part of this
     packed.clear()
     generate(tiny, tokens, max_new_tokens=new)
     assert len(packed) == len(set(packed)) == (3 * 7 + 1 if pays else 0)  # three blocks, and the unembedding
     packed.clear()
+    generate(tiny, tokens, max_new_tokens=new)
+    assert not packed  # the next call finds them
     generate(tiny, tokens, max_new_tokens=new, fast=False)
     assert not packed  # the plain path
 

@@ -1,0 +1,161 @@
+"""Linear layers' weights in oneDNN's layout, in which a CPU multiplies by them faster than by plain ones.
+
+For float32 on two AMD cores that is 215 instead of 185 GFLOP/s. In bfloat16 on a core with AMX it is 630 instead of 382
+GFLOP/s for 48 rows and the same for thousands; there, as everywhere, oneDNN fuses SiLU and the gate of an MLP into the
+products. Packing costs as much as is gained on about 500 rows: a model that runs hundreds of times keeps its packed
+weights, others pack them one layer at a time in passes that are large enough.
+
+In a model of precision `fast` (`interp.models.precision`) the packed weights are float32 ones rounded to bfloat16, and
+a product rounds its input and returns float32. They are always kept. The unembedding stays in float32: logits of 8 bits
+have ties among the likeliest tokens.
+
+Kept weights stay as long as the model, so that the next call finds them. A call multiplies by them only once it has
+compared a checksum of every byte of the layer's weight: torch's version numbers do not count writes through `.data`.
+"""
+
+from collections.abc import Iterator
+from functools import cache
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from interp.engine.budgets import PassBudget
+from interp.models.chat_model import ChatModel
+from interp.models.precision import fastest_of
+
+_MOST_SLOWER = 1.1
+"""A packed product of half precision may take this many times as long as the plain one: what is fused into it is worth
+more than that."""
+
+
+class _Kept(NamedTuple):
+    checksum: int
+    packed: Tensor
+
+
+_kept: WeakKeyDictionary[nn.Linear, dict[torch.dtype, _Kept]] = WeakKeyDictionary()
+"""Packed weights that outlive a call, by layer and the dtype that they are multiplied in."""
+
+
+class PackedWeights:
+    """The linear layers' weights of a model on the CPU in oneDNN's layout, for the passes of one call.
+
+    Kept weights are packed on first use and take as much memory again as the originals; where that is more than half of
+    the free memory they are not kept. Weights that are not kept are packed for each product with enough rows.
+
+    Args:
+        keep: keep the packed weights, for a model that will run many times.
+        min_rows: minimum rows of a product for which weights are packed; the budget's when None.
+    """
+
+    def __init__(self, model: ChatModel, *, keep: bool, min_rows: int | None = None) -> None:
+        layers = [module for module in linear_modules(model) if type(module) is nn.Linear]
+        self.rounds = model.precision == "fast"
+        """Whether factors of float32 products are rounded to bfloat16."""
+        self._dtype = torch.bfloat16 if self.rounds else model.dtype
+        self._unembedding = model.hf.get_output_embeddings()
+        self.usable = (
+            model.device.type == "cpu"
+            and can_pack_dtype(self._dtype)
+            and any(type(module) is nn.Linear for module in model.decoder.modules())
+        )
+        """Whether passes use prepacked weights."""
+        budget = PassBudget.for_(model)
+        missing = sum(
+            self.dtype_of(layer).itemsize * layer.weight.numel()
+            for layer in layers
+            if self.dtype_of(layer) not in _kept.get(layer, {})
+        )
+        self._keep = (keep or self.rounds) and missing <= budget.prepacked_bytes
+        self._min_rows = budget.prepacked_rows if min_rows is None else min_rows
+        self._valid: dict[nn.Linear, tuple[tuple[int, int], Tensor]] = {}
+        self._rounded: tuple[Tensor, int, Tensor] | None = None
+
+    def of(self, layer: nn.Linear, x: Float[Tensor, "*batch d_in"], *, fuses: bool = False) -> Tensor | None:
+        """The packed weight of a layer as it is now; None where packing it for this input does not pay.
+
+        Args:
+            fuses: what follows the product is fused into it, which only a packed one can do.
+        """
+        rows = x.numel() // layer.in_features
+        if not self._keep:
+            # Many rows in half precision take a plain product as long (AMX: 1,050 and 1,120 GFLOP/s).
+            pays = rows >= self._min_rows and (fuses or layer.weight.dtype == torch.float32)
+            return _pack(layer, rows, self.dtype_of(layer)) if pays else None
+        state = (layer.weight.data_ptr(), layer.weight._version)
+        known = self._valid.get(layer)
+        if known is None or known[0] != state:
+            known = self._valid[layer] = state, _kept_weight(layer, rows, self.dtype_of(layer))
+        return known[1]
+
+    def dtype_of(self, layer: nn.Module) -> torch.dtype:
+        """The dtype of a layer's factors."""
+        return torch.float32 if self.rounds and layer is self._unembedding else self._dtype
+
+    def rounded(self, x: Float[Tensor, "*batch d_in"]) -> Tensor:
+        """The input in bfloat16, rounded once for layers that share it, such as those of queries, keys and values."""
+        if (
+            x.dtype == torch.bfloat16 or x.is_inference()
+        ):  # inference tensors do not say whether they were changed
+            return x.bfloat16()
+        last = self._rounded
+        if last is None or last[0] is not x or last[1] != x._version:
+            last = self._rounded = x, x._version, x.bfloat16()
+        return last[2]
+
+
+def linear_modules(model: ChatModel) -> Iterator[nn.Module]:
+    """The modules of the decoder, and the unembedding."""
+    yield from model.decoder.modules()
+    unembedding = model.hf.get_output_embeddings()
+    if unembedding is not None:
+        yield unembedding
+
+
+def _kept_weight(layer: nn.Linear, rows: int, dtype: torch.dtype) -> Tensor:
+    """The packed weight that an earlier call kept, or a new one where there is none or the weight was changed."""
+    of_layer, checksum = _kept.setdefault(layer, {}), _checksum(layer.weight)
+    before = of_layer.get(dtype)
+    if before is None or before.checksum != checksum:
+        before = of_layer[dtype] = _Kept(checksum, _pack(layer, rows, dtype))
+    return before.packed
+
+
+def _checksum(weight: Float[Tensor, "d_out d_in"]) -> int:
+    """A number that any change of one of the weight's numbers changes: of sums of every row's bits."""
+    words = weight.detach().contiguous()
+    size = 8 if words.shape[1] * words.element_size() % 8 == 0 else words.element_size()
+    sums = words.view({8: torch.int64, 4: torch.int32, 2: torch.int16}[size]).sum(1)
+    return hash((tuple(weight.shape), weight.dtype, sums.numpy(force=True).tobytes()))
+
+
+def _pack(layer: nn.Linear, rows: int, dtype: torch.dtype) -> Tensor:
+    return torch.ops.mkldnn._reorder_linear_weight(layer.weight.to(dtype), rows)
+
+
+def can_pack_dtype(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies by packed weights of this dtype here and is not slower than the plain product."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if dtype == torch.float32:
+        return True
+    if dtype not in (torch.bfloat16, torch.float16):
+        return False
+    return _packing_pays(dtype, torch.get_num_threads())
+
+
+@cache
+def _packing_pays(dtype: torch.dtype, _threads: int) -> bool:
+    x, weight = torch.ones(256, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
+    try:
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, len(x))
+        plain, ours = fastest_of(
+            lambda: nn.functional.linear(x, weight),
+            lambda: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], ""),
+        )
+    except RuntimeError:  # a CPU that oneDNN has no such product for
+        return False
+    return ours <= _MOST_SLOWER * plain
