@@ -131,7 +131,7 @@ def run(
             column,
             out,
             {
-                **_settings(kind, given or []),
+                **settings_given(kind, given or []),
                 **({} if finetuned is None else {"finetuned": finetuned}),
                 "seed": seed,
             },
@@ -174,7 +174,7 @@ def plot(
         print_lines(f"report: {(folder / 'report.html').resolve()}")
 
 
-def _settings(kind: Any, given: list[str]) -> dict[str, Any]:
+def settings_given(kind: Any, given: list[str]) -> dict[str, Any]:
     """Parse `name=value` settings; a value is JSON where it parses as JSON, else text."""
     found: dict[str, Any] = {}
     known = [name for name in kind.__dataclass_fields__ if name != "seed"]

@@ -18,6 +18,7 @@ from interp.cli import (
     exporting,
     guard,
     judging,
+    planning,
     planting,
     runs,
     steering,
@@ -67,6 +68,7 @@ def main(
 app.command()(experiments.demo)
 app.command("list")(experiments.list_experiments)
 app.command()(experiments.run)
+app.command()(planning.plan)
 app.command()(experiments.plot)
 app.add_typer(runs.app, name="runs")
 app.command()(steering.tokens)

@@ -1,0 +1,159 @@
+"""The two speeds that plans need, measured once on this machine and kept in the cache folder.
+
+A random model of the bundled one's width, twelve blocks deep, reads and decodes through the engine, so that packing,
+attention and what lies between matrix products count as they do in a run. On a CPU the time is the process's own
+divided by its threads, which other processes hardly change. It takes ten seconds; what was measured is kept by
+processor, threads, torch version and dtype.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from interp.engine.costs import DECODE_ROWS, MachineSpeed
+from interp.models.gguf import cache_folder
+from interp.models.model_sizes import ModelSize
+from interp.storage.atomic_files import write_file
+from interp.storage.typed_json import read_json
+
+_FILE = "machine-speed.json"
+_STEPS = (2, 10)
+"""Decoding steps of the two batches whose difference is measured."""
+_LAYERS = 12
+
+
+def machine_speed(*, dtype: str = "float32", device: str = "cpu", again: bool = False) -> MachineSpeed:
+    """The speeds of this machine: from the cache folder, else measured now and kept there.
+
+    Args:
+        again: measure although there is a measurement.
+    """
+    key, path = _key(dtype, device), cache_folder() / _FILE
+    kept = _kept(path)
+    if key in kept and not again:
+        return MachineSpeed(**kept[key])
+    measured = measure_speed(dtype=dtype, device=device)
+    found = {"reading": measured.reading, "decoding": measured.decoding}
+    # Read again: another process may have measured another dtype meanwhile.
+    write_file(path, json.dumps(_kept(path) | {key: found}, indent=1).encode())
+    return measured
+
+
+def is_measured(*, dtype: str, device: str) -> bool:
+    """Whether this machine's speeds are in the cache folder."""
+    return _key(dtype, device) in _kept(cache_folder() / _FILE)
+
+
+def measure_speed(*, dtype: str = "float32", device: str = "cpu") -> MachineSpeed:
+    """Run the random model."""
+    import torch
+
+    from interp.engine.activations import collect
+    from interp.engine.generation import generate
+    from interp.models.tokens import tokenize
+
+    model, size = _random_model(dtype, device)
+    generator = torch.Generator().manual_seed(0)
+    letters = torch.randint(97, 123, (DECODE_ROWS, 40), generator=generator)
+    prompts = [bytes(row).decode() for row in letters.tolist()]
+    tokens = tokenize(model.tokenizer, prompts)
+    distinct = len({ids[:end] for ids in tokens.ids for end in range(1, len(ids) + 1)})
+    elapsed = _clock(device)
+    collect(model, tokens.take([0, 1]))  # the self-test of the first use
+    reading = elapsed(lambda: collect(model, tokens))
+    short = tokenize(model.tokenizer, [text[:6] for text in prompts])
+    generate(model, short, max_new_tokens=1)
+    decoded: list[int] = []
+
+    def decode(max_new_tokens: int) -> float:
+        def work() -> None:
+            done = generate(model, short, max_new_tokens=max_new_tokens)
+            decoded.append(sum(map(len, done.ids)))
+
+        return elapsed(work)
+
+    few, many = map(decode, _STEPS)
+    work = (decoded[1] - decoded[0]) * (size.flops_per_token + size.flops_per_unembedding)
+    return MachineSpeed(
+        reading=distinct * size.flops_per_token / reading, decoding=work / max(many - few, 1e-6)
+    )
+
+
+def _clock(device: str) -> Callable[[Callable[[], Any]], float]:
+    import torch
+
+    def elapsed(work: Callable[[], Any]) -> float:
+        read = time.perf_counter if device.startswith("cuda") else time.process_time
+        begun = read()
+        work()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+            return read() - begun
+        return (read() - begun) / torch.get_num_threads()
+
+    return elapsed
+
+
+def _random_model(dtype: str, device: str) -> tuple[Any, ModelSize]:
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+
+    from interp.models.chat_model import ChatModel
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>", pad_token="<pad>")
+    tokenizer.chat_template = "User: {{ messages[-1]['content'] }}\nAssistant:"
+    config = LlamaConfig(
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=_LAYERS,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        vocab_size=8192,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        hf: Any = AutoModelForCausalLM.from_config(config)
+    hf = hf.eval().to(device=device, dtype=getattr(torch, dtype))
+    return ChatModel(hf, tokenizer, name="random"), ModelSize.from_config(config.to_dict())
+
+
+def _key(dtype: str, device: str) -> str:
+    """What the speeds depend on; found without torch."""
+    if device.startswith("cuda"):
+        import torch
+
+        return f"{torch.cuda.get_device_name(device)}, torch {version('torch')}, {dtype}"
+    threads = os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count())
+    return f"{_processor()}, {threads} threads, torch {version('torch')}, {dtype}"
+
+
+def _processor() -> str:
+    import platform
+
+    path = Path("/proc/cpuinfo")
+    if path.is_file():
+        for line in path.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _kept(path: Path) -> dict[str, dict[str, float]]:
+    if not path.is_file():
+        return {}
+    try:
+        return read_json(path, dict[str, dict[str, float]], remedy="measuring again")
+    except ValueError:  # damaged: measured again
+        return {}

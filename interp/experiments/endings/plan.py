@@ -1,0 +1,25 @@
+"""What the experiment on endings costs, by stage (`interp.experiments.plans`)."""
+
+from interp.data.prompt_sets import PAIRED_KINDS
+from interp.data.prompts import load_prompts
+from interp.engine.costs import Work
+from interp.experiments.endings import TREATMENTS, Config
+from interp.experiments.plans import Sizes
+
+
+def plan(config: Config, sizes: Sizes) -> dict[str, Work]:
+    """Work by treatment of the endings; further models count as one of the size of --model each."""
+    sets = [sizes.prompts, *(load_prompts(source, seed=config.seed) for source in config.sets)]
+    train, test = (
+        Work.total(
+            sizes.read(found[kind, split].first(n))
+            for found in (*sets, sets[0])  # the first again, with planted endings
+            for kind in PAIRED_KINDS
+        )
+        * (1 + len(config.models))
+        for split, n in (("train", config.n_train), ("test", config.n_test))
+    )
+    # With endings exchanged, the training prompts are also read as they are.
+    return {
+        treatment: train + test + (train if treatment == "swapped" else Work()) for treatment in TREATMENTS
+    }

@@ -1,0 +1,101 @@
+"""Plans against the runs that they plan: stored ones by their seconds, and the tokens that the engine runs."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from interp.data.prompts import load_prompts
+from interp.engine.costs import MachineSpeed
+from interp.experiments.plans import Sizes, common_prefix, distinct, planned, with_plans
+from interp.models.chat_model import ChatModel
+from interp.models.model_sizes import ModelSize
+from interp.models.sources import ModelSource
+from interp.models.token_counts import TokenCounter
+from interp.models.tokens import tokenize
+from tests.conftest import PROMPTS, prompts_of
+
+FIGURES = Path(__file__).parents[2] / "figures"
+TWO_CORES = MachineSpeed(reading=90e9, decoding=45e9)
+"""One pair of speeds for all stored runs of the bundled model, which were made on two cores on one evening."""
+
+
+def stored(name: str) -> dict[str, Any]:
+    return json.loads(gzip.decompress((FIGURES / name / "result.json.gz").read_bytes()))
+
+
+@pytest.mark.parametrize("name", ["demo", "guard", "refusal-direction", "harmfulness"])
+def test_one_pair_of_speeds_gives_the_seconds_of_stored_runs(name: str) -> None:
+    run = stored(name)
+    plan = planned(name, model=ModelSource("smollm2-safe"), settings=run["config"], speed=TWO_CORES)
+    assert 1 / 1.5 < sum(plan.seconds.values()) / run["seconds"]["total"] < 1.5
+    assert set(plan.seconds) <= set(run["seconds"])  # the stages have the names that the run has
+    assert plan.size.weights == 134_479_872
+
+
+def test_tokens_are_those_that_the_engine_runs(saved_tiny: Path, tiny: ChatModel) -> None:
+    source = ModelSource(str(saved_tiny))
+    sizes = Sizes(
+        ModelSize.from_config(tiny.hf.config.to_dict()),
+        TokenCounter.read(saved_tiny, source),
+        load_prompts("builtin"),
+    )
+    part = prompts_of(PROMPTS)
+    tokens = tokenize(tiny.tokenizer, PROMPTS)
+    nodes = {tuple(ids[:end]) for ids in tokens.ids for end in range(1, len(ids) + 1)}
+    assert sizes.read(part).read_tokens == len(nodes)
+    assert sizes.read(part, roles=3).held_numbers == len(PROMPTS) * 3 * 3 * 32
+    replies = sizes.replies(part, 5, arms=2)
+    assert (replies.decoded_tokens, replies.decoding_steps) == (len(PROMPTS) * 2 * 4, 2 * 4)
+    shared = common_prefix(tokens.ids)
+    assert replies.read_tokens == 2 * (shared + sum(len(ids) - shared for ids in tokens.ids))
+    assert sizes.replies(part, 5, arms=2, together=True).decoding_steps == 4
+    assert sizes.replies(part.first(0), 5).decoded_tokens == 0
+
+
+def test_distinct_beginnings_count_once() -> None:
+    rows = [(1, 2, 3), (1, 2), (1, 2, 3), (1, 4), (5,)]
+    assert distinct(rows) == len({row[:end] for row in rows for end in range(1, len(row) + 1)}) == 5
+    assert common_prefix(rows[:4]) == 1
+    assert common_prefix(rows) == 0
+    assert distinct([]) == 0
+
+
+def test_more_work_takes_more(saved_tiny: Path) -> None:
+    def seconds(name: str, **settings: object) -> float:
+        plan = planned(name, model=ModelSource(str(saved_tiny)), settings=settings, speed=TWO_CORES)
+        return sum(plan.seconds.values())
+
+    assert seconds("demo", n_test=60) > seconds("demo", n_test=20) > 0
+    assert seconds("refusal-direction", sweep="exhaustive") > seconds("refusal-direction")
+    assert seconds("harmfulness", least_gap=0.0) > 1.1 * seconds("harmfulness")
+    assert seconds("guard", n_wrapped=0) < seconds("guard")
+    assert seconds("endings", sets=("builtin",)) > seconds("endings") > 0
+    assert seconds("collect") > 0
+
+
+def test_what_has_no_plan_is_refused_by_name(saved_tiny: Path) -> None:
+    model = ModelSource(str(saved_tiny))
+    with pytest.raises(ValueError, match="no plan for rebound; there are plans for collect, demo, "):
+        planned("rebound", model=model, speed=TWO_CORES)
+    with pytest.raises(ValueError, match="unknown experiment 'nothing'"):
+        planned("nothing", model=model, speed=TWO_CORES)
+    with pytest.raises(ValueError, match="collect has no setting 'n'"):
+        planned("collect", model=model, settings={"n": 1}, speed=TWO_CORES)
+    assert {"demo", "guard", "endings", "harmfulness", "refusal-direction"} < set(with_plans())
+
+
+def test_the_disk_of_a_collection_is_that_of_its_numbers(saved_tiny: Path, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("\n".join(PROMPTS))
+    plan = planned(
+        "collect",
+        model=ModelSource(str(saved_tiny)),
+        prompts=str(path),
+        settings={"roles": 2, "layers": 2},
+        speed=TWO_CORES,
+    )
+    assert plan.work.stored_bytes == len(PROMPTS) * 2 * 2 * 32 * 4
+    assert plan.memory_bytes > plan.work.stored_bytes
