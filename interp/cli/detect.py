@@ -8,6 +8,8 @@ import typer
 from interp.cli.options import (
     MODEL_HELP,
     ColumnOption,
+    RayOption,
+    WorkersOption,
     check_output_file,
     print_card,
     print_findings,
@@ -101,6 +103,8 @@ def detect_score(
     model: ModelSource,
     reference: _Reference = None,
     column: ColumnOption = None,
+    workers: WorkersOption = None,
+    ray: RayOption = None,
 ) -> None:
     """Score texts: a JSON line each, in input order, as they come, with what the calibration covers.
 
@@ -115,9 +119,16 @@ def detect_score(
             raise ValueError(f"no such text file: {texts}")
         model.check()
         from interp.detectors.machine_text.detector import MachineTextDetector
+        from interp.detectors.scoring import scored
+        from interp.engine.ray import workers_asked
         from interp.models.chat_model import load, load_source
 
         fitted = MachineTextDetector.load(detector)
+        if (asked := workers_asked(workers, ray, device=model.device)) is not None:
+            print_findings(
+                texts, column, lambda lines: scored(fitted, model, lines, reference=reference, workers=asked)
+            )
+            return
         with status(f"loading {model.shown}"):
             loaded = load_source(model)
             second = None if reference is None else load(reference, dtype=model.dtype, device=model.device)

@@ -8,7 +8,9 @@ import typer
 from interp.cli.options import (
     ColumnOption,
     PromptsOption,
+    RayOption,
     SeedOption,
+    WorkersOption,
     check_output_file,
     print_findings,
     print_lines,
@@ -80,6 +82,8 @@ def guard_score(
     prompts: Annotated[str, typer.Argument(help="A .jsonl or .txt file, or - for standard input.")],
     model: ModelSource,
     column: ColumnOption = None,
+    workers: WorkersOption = None,
+    ray: RayOption = None,
 ) -> None:
     """Score prompts: a JSON line each, in input order, as they come.
 
@@ -94,9 +98,14 @@ def guard_score(
             raise ValueError(f"no such prompt file: {prompts}")
         model.check()
         from interp.detectors.latent_guard import LatentGuard
+        from interp.detectors.scoring import scored
+        from interp.engine.ray import workers_asked
         from interp.models.chat_model import load_source
 
         fitted = LatentGuard.load(guard)
+        if (asked := workers_asked(workers, ray, device=model.device)) is not None:
+            print_findings(prompts, column, lambda lines: scored(fitted, model, lines, workers=asked))
+            return
         with status(f"loading {model.shown}"):
             loaded = load_source(model)
         print_findings(prompts, column, lambda lines: fitted.stream(loaded, lines))

@@ -100,7 +100,7 @@ def track_series(
             base=model.name or None,
             reference=None if reference is None else replace(model, name=reference),
             out=out,
-            workers=workers_asked(workers, ray),
+            workers=workers_asked(workers, ray, device=model.device),
             show_progress=shows_progress(),
         )
         if json_output:

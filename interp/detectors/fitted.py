@@ -33,7 +33,7 @@ from interp.detectors.fit_data import FitData, Needs, Readings, read_fit_data
 from interp.detectors.stored_fields import stored_fields
 from interp.models.chat_model import ChatModel
 from interp.models.prompt_frames import frame_difference
-from interp.models.prompt_inputs import Message
+from interp.models.prompt_inputs import GatheredPrompts, Message
 from interp.models.tokens import ChatTokens, PromptInput, tokenize
 from interp.representations.beliefs import states
 from interp.storage.atomic_files import write_file
@@ -182,27 +182,36 @@ class FittedDetector(ABC, Generic[DetectionT]):
             ValueError: as for `score`.
         """
         self._check(model)
-        for readings in self._read(model, prompts):
-            yield from self.detect(readings)
-
-    def _read(self, model: ChatModel, prompts: PromptInput | Iterator[str]) -> Iterator[Readings]:
-        """Read the prompts in chunks, with the detector's ending and the states that it needs."""
         if isinstance(prompts, ChatTokens):
-            if self.ending != "as-is" or not self.roles:
-                reads = f"prompts with ending={self.ending!r}" if self.roles else "words"
-                raise ValueError(f"this guard reads {reads}; give their text, not tokens")
-            for start in range(0, len(prompts), shared.CHUNK):
-                tokens = prompts.take(range(start, min(start + shared.CHUNK, len(prompts))))
-                read = states(model, tokens, positions=self.roles)
-                yield Readings(texts=tokens.identity.texts, states=read, given=tokens.identity)
+            for readings in self._read_tokens(model, prompts):
+                yield from self.detect(readings)
             return
-        for items, identity in in_chunks(prompts):
-            ended = [_ended(item, self.ending) for item in items]
-            read = None
-            if self.roles:
-                tokens = replace(tokenize(model.tokenizer, ended), given=identity)
-                read = states(model, tokens, positions=self.roles)
-            yield Readings(texts=tuple(map(_words, ended)), states=read, given=identity)
+        for chunk in in_chunks(prompts):
+            yield from self.score_chunk(model, chunk)
+
+    def score_chunk(self, model: ChatModel, chunk: GatheredPrompts) -> list[DetectionT]:
+        """Score one of the chunks that `detector.in_chunks` makes.
+
+        Raises:
+            ValueError: another model or chat template than the detector was fitted on.
+        """
+        self._check(model)
+        ended = [_ended(item, self.ending) for item in chunk.items]
+        read = None
+        if self.roles:
+            tokens = replace(tokenize(model.tokenizer, ended), given=chunk.identity)
+            read = states(model, tokens, positions=self.roles)
+        return self.detect(Readings(texts=tuple(map(_words, ended)), states=read, given=chunk.identity))
+
+    def _read_tokens(self, model: ChatModel, prompts: ChatTokens) -> Iterator[Readings]:
+        """Read tokens in chunks, with the states that the detector needs."""
+        if self.ending != "as-is" or not self.roles:
+            reads = f"prompts with ending={self.ending!r}" if self.roles else "words"
+            raise ValueError(f"this guard reads {reads}; give their text, not tokens")
+        for start in range(0, len(prompts), shared.CHUNK):
+            tokens = prompts.take(range(start, min(start + shared.CHUNK, len(prompts))))
+            read = states(model, tokens, positions=self.roles)
+            yield Readings(texts=tokens.identity.texts, states=read, given=tokens.identity)
 
     def verdict(self, harmfulness: float) -> Verdict:
         """The verdict for a harmfulness: harmful above the threshold."""

@@ -75,14 +75,19 @@ class Workers:
             _check_address(self.address)
 
 
-def workers_asked(count: int | None, address: str | None) -> Workers | None:
+def workers_asked(count: int | None, address: str | None, *, device: str | None = None) -> Workers | None:
     """The workers that options ask for, checked; None where they ask for none.
 
+    Args:
+        device: device that the model is asked for on.
+
     Raises:
-        ValueError: as `Workers.check`.
+        ValueError: as `Workers.check`, or one particular GPU.
     """
     if count is None and address is None:
         return None
+    if device is not None and ":" in device:
+        raise ValueError(f"each worker has a device of its own, so it cannot be {device}; give cuda or cpu")
     workers = Workers(count=count, address=address)
     workers.check()
     return workers

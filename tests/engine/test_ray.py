@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -60,6 +61,8 @@ def test_what_cannot_be_had_is_refused_before_anything_starts(monkeypatch: pytes
     for count in (0, -1):
         with pytest.raises(ValueError, match=f"workers must be 1 or more, got {count}; leave them out"):
             workers_asked(count, None)
+    with pytest.raises(ValueError, match="has a device of its own, so it cannot be cuda:1; give cuda or cpu"):
+        workers_asked(2, None, device="cuda:1")
     for address in ("ray://somewhere:10001", "somewhere", "somewhere:port"):
         with pytest.raises(
             ValueError, match=r"is auto or host:port, got .*run this on a machine of the cluster"
@@ -138,3 +141,16 @@ def test_a_killed_worker_costs_its_part_and_one_that_always_dies_is_named(
         ):
             list(pool.map(parts.always_killed, [0]))
     assert all(torch.equal(here, parts.product(tmp_path, seed)) for seed, here in enumerate(computed))
+
+
+@pytest.mark.checkpoint
+def test_a_ray_of_its_own_ends_with_the_run(tmp_path: Path) -> None:
+    import ray
+
+    with open_workers(partial(parts.prepared, tmp_path), Workers(count=2)) as pool:
+        facts = list(pool.in_order(parts.environment, range(4)))
+        assert ray.is_initialized()
+        raylets = {process.pid for process in psutil.process_iter() if process.name() == "raylet"}
+    assert len({process for _, process in facts}) == 2
+    assert not ray.is_initialized() and not any(map(psutil.pid_exists, raylets))
+    assert not any(psutil.pid_exists(process) for _, process in facts)

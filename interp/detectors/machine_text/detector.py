@@ -33,7 +33,7 @@ from interp.detectors.machine_text.reading import MIN_TOKENS, score_texts
 from interp.detectors.machine_text.scores import SCORES
 from interp.display.cards import Card, Shown
 from interp.models.chat_model import ChatModel
-from interp.models.prompt_inputs import PromptIdentity
+from interp.models.prompt_inputs import GatheredPrompts, PromptIdentity
 from interp.models.tokens import ChatTokens, PromptInput
 from interp.stats import auroc, rate
 from interp.storage.sealed_json import read_sealed, write_sealed
@@ -250,10 +250,22 @@ class MachineTextDetector(Shown):
         if isinstance(texts, ChatTokens):
             raise ValueError("this detector reads texts; give strings, not tokens")
         self._check(model, reference)
-        for items, identity in in_chunks(texts):
-            if not all(isinstance(item, str) for item in items):
-                raise ValueError("this detector reads texts; give strings, not conversations")
-            yield from self._judge(model, [str(item) for item in items], identity, reference)
+        for chunk in in_chunks(texts):
+            yield from self.score_chunk(model, chunk, reference=reference)
+
+    def score_chunk(
+        self, model: ChatModel, chunk: GatheredPrompts, *, reference: ChatModel | None = None
+    ) -> list[MachineTextFinding]:
+        """Score one of the chunks that `detector.in_chunks` makes.
+
+        Raises:
+            ValueError: as for `score`.
+        """
+        self._check(model, reference)
+        if not all(isinstance(item, str) for item in chunk.items):
+            raise ValueError("this detector reads texts; give strings, not conversations")
+        texts = [str(item) for item in chunk.items]
+        return list(self._judge(model, texts, chunk.identity, reference))
 
     def _judge(
         self,
