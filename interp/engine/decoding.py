@@ -19,6 +19,7 @@ from interp.engine.applying import Applied
 from interp.engine.batching import SharedPrefix, pad_id, pad_left, plan_batches, run_batches, shared_length
 from interp.engine.budgets import PassBudget
 from interp.engine.cpu_kernels import fused_forwards
+from interp.engine.growing_cache import grow
 from interp.engine.layouts import PassLayout
 from interp.engine.prepacked_weights import PackedWeights
 from interp.models.chat_model import ChatModel
@@ -125,6 +126,8 @@ class Decoding:
             self._recomputed = self._recomputed.followed_by(next_ids.tolist())
             if self._recomputed.is_due(model):
                 return self._recompute(model, self._recomputed)
+        if self.weights is not None:
+            grow(self.cache)
         return self.logits(model, next_ids[:, None], self.position[:, None])
 
     def _recompute(self, model: ChatModel, whole: "Recomputed") -> Float[Tensor, "batch d_vocab"]:
