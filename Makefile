@@ -41,6 +41,7 @@ docs: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.engine
+	$(BIN)/python -m benchmarks.precision
 	$(BIN)/python -m benchmarks.generation
 	$(BIN)/python -m benchmarks.selection
 	$(BIN)/python -m benchmarks.guard
