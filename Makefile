@@ -49,6 +49,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.multiple_choice
 	$(BIN)/python -m benchmarks.tracking
 	$(BIN)/python -m benchmarks.recovery
+	$(BIN)/python -m benchmarks.activation_store
 
 # Every notebook on its full setting, outputs stored.
 notebooks: $(READY)

@@ -20,6 +20,9 @@ from sybil.parsers.markdown import CodeBlockParser, SkipParser
 ROOT = Path(__file__).parent
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers with two threads each hold each other up
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault(
+    "INTERP_STORE", "none"
+)  # experiments in tests count their passes, and leave nothing here
 _PRINTED = "printed_by_the_block_before"
 
 

@@ -33,6 +33,8 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from interp.engine.interventions import Ablate as Ablate
     from interp.engine.interventions import Add as Add
     from interp.engine.safety_prompts import SafetyPrompt as SafetyPrompt
+    from interp.engine.store_filling import fill_store as fill_store
+    from interp.engine.stored_activations import using_store as using_store
     from interp.experiments.comparing import compare_runs as compare_runs
     from interp.experiments.running import open_run as open_run
     from interp.experiments.running import run as run
@@ -46,6 +48,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from interp.representations.steering import find_directions as find_directions
     from interp.representations.steering import steer as steer
     from interp.representations.steering import steer_with as steer_with
+    from interp.storage.activation_store import ActivationStore as ActivationStore
     from interp.storage.direction_files import read_direction as read_direction
     from interp.storage.direction_files import write_direction as write_direction
     from interp.tracking.spec import TrackingSpec as TrackingSpec
@@ -98,6 +101,9 @@ _NAMES = {
     "RecoveryConfig": "interp.training.recovery",
     "safety_prompt": "interp.training.soft_prompts",
     "SafetyPrompt": "interp.engine.safety_prompts",
+    "ActivationStore": "interp.storage.activation_store",
+    "using_store": "interp.engine.stored_activations",
+    "fill_store": "interp.engine.store_filling",
 }
 __all__ = sorted(_NAMES)  # pyright: ignore[reportUnsupportedDunderAll] (it reads the imports above)
 

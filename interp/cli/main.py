@@ -22,6 +22,7 @@ from interp.cli import (
     planting,
     runs,
     steering,
+    store,
     tracking,
 )
 from interp.cli.options import EXIT_CODES, errors, print_lines, set_quiet
@@ -80,6 +81,7 @@ app.add_typer(data.app, name="data")
 app.command("eval")(evaluating.evaluate)
 app.add_typer(guard.app, name="guard")
 app.add_typer(detect.app, name="detect")
+app.add_typer(store.app, name="store")
 app.command()(judging.judge)
 app.command("track")(tracking.track_series)
 app.command("train-safe")(tracking.train_safe)

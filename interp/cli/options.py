@@ -89,6 +89,14 @@ _MODEL_OPTIONS = {
         ),
     ],
 }
+_STORE_OPTION = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        help="Activation store, a folder or s3://bucket/prefix: what it has is not computed again; none for none. "
+        "Experiments use runs/store (or $INTERP_STORE) if not given, other commands none.",
+    ),
+]
 PromptsOption = Annotated[
     str,
     typer.Option(
@@ -142,23 +150,26 @@ def takes_model(
         default: name of the model when the first option is not given; the command itself decides about "".
         flags: names of the option for the model's name.
         help: help of that option.
-        without: fields of `ModelSource` that this command has no option for.
+        without: fields of `ModelSource`, or `store`, that this command has no option for.
     """
     named = Annotated[str, typer.Option(*flags, help=help, show_default=bool(default))]
     options = {"name": (default, named), **{name: (None, kind) for name, kind in _MODEL_OPTIONS.items()}}
     options = {name: option for name, option in options.items() if name not in without}
+    further = {} if "store" in without else {"store": (None, _STORE_OPTION)}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
         def run(**given: Any) -> None:
-            command(model=ModelSource(**{name: given.pop(name) for name in options}), **given)
+            store = given.pop("store", None) if further else None
+            with _through(store):
+                command(model=ModelSource(**{name: given.pop(name) for name in options}), **given)
 
         parameters: list[inspect.Parameter] = []
         for parameter in inspect.signature(command).parameters.values():
             if parameter.name == "model":
                 parameters += [
                     inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=kind)
-                    for name, (value, kind) in options.items()
+                    for name, (value, kind) in (options | further).items()
                 ]
             else:
                 parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
@@ -168,6 +179,19 @@ def takes_model(
         return run
 
     return decorate
+
+
+@contextmanager
+def _through(store: str | None) -> Iterator[None]:
+    """Collect through this store, where one is given."""
+    if store is None:
+        yield
+        return
+    with user_errors():
+        from interp.engine.stored_activations import using_store
+
+        with using_store(store):
+            yield
 
 
 def set_quiet(quiet: bool) -> None:

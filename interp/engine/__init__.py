@@ -11,7 +11,8 @@ Hands out:
 `PackedPasses`, `can_pack`, `packed_passes`, `pack`, `plan_trees`, `PackedAttention`, `edited_weights`,
 `read_activations`, `store_activations`, `Exported`, `SavedModel`, `save_ablated_model`, `save_ablation_adapter`,
 `save_model`, `summed_gradients`, `NearestToken`, `SafetyPrompt`, `SlotPasses`, `soft_tokens`, `final_states`,
-`pad_left`, `map_positions`, `scored_windows`, `Pool`, `Workers`, `open_workers`.
+`pad_left`, `map_positions`, `scored_windows`, `Pool`, `Workers`, `open_workers`, `Filled`, `fill_store`,
+`active_store`, `using_store`.
 """
 
 import lazy_loader

@@ -1,6 +1,6 @@
 from .activation_files import read_activations as read_activations
 from .activation_files import store_activations as store_activations
-from .activations import Activations as Activations
+from .activation_values import Activations as Activations
 from .activations import collect as collect
 from .activations import collect_means as collect_means
 from .activations import fast_path_agrees as fast_path_agrees
@@ -50,6 +50,10 @@ from .safety_prompts import NearestToken as NearestToken
 from .safety_prompts import SafetyPrompt as SafetyPrompt
 from .slot_passes import SlotPasses as SlotPasses
 from .soft_tokens import soft_tokens as soft_tokens
+from .store_filling import Filled as Filled
+from .store_filling import fill_store as fill_store
+from .stored_activations import active_store as active_store
+from .stored_activations import using_store as using_store
 from .unfolded_attention import PackedAttention as PackedAttention
 from .weight_edits import edited_weights as edited_weights
 from .weight_gradients import summed_gradients as summed_gradients

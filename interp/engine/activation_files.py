@@ -26,7 +26,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from interp.engine.activations import Activations, activation_batches
+from interp.engine.activation_values import Activations
+from interp.engine.activations import activation_batches
 from interp.engine.reads import Request, requested
 from interp.models.chat_model import ChatModel
 from interp.models.layers import Layers

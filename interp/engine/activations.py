@@ -20,17 +20,15 @@ falls back to the plain path with a warning when they disagree.
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from interp.display.cards import Card, Shown
 from interp.display.progress import progress
+from interp.engine.activation_values import ActivationMeans, Activations
 from interp.engine.applying import Applied, apply
 from interp.engine.batching import pad_id, pad_left, run_batches, stopping_before
 from interp.engine.budgets import PassBudget
@@ -39,11 +37,12 @@ from interp.engine.layouts import PassLayout
 from interp.engine.packing import can_pack, packed_passes
 from interp.engine.precision_cost import measure_cost
 from interp.engine.reads import Reads, Request, all_finite, requested
+from interp.engine.stored_activations import Purpose, StoreInput, active_store, opened_store, stored_batches
 from interp.models.chat_model import ChatModel, Site
 from interp.models.layers import Layers
-from interp.models.prompt_inputs import PromptIdentity
 from interp.models.sites import Sites
 from interp.models.tokens import ChatTokens, Positions, PromptInput
+from interp.storage.activation_store import ActivationStore
 
 logger = logging.getLogger(__name__)
 
@@ -51,81 +50,6 @@ Batch = tuple[list[int], dict[Site, Tensor]]
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 8e-2}
 _self_tested: WeakKeyDictionary[ChatModel, int] = WeakKeyDictionary()
 """Length of the longest prompt on which both paths agree; 0 for a model on which they do not."""
-
-
-@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class Activations(Shown):
-    """Activations of every prompt at chosen sites, layers and token roles."""
-
-    values: dict[Site, Float[Tensor, "prompt layer role d_model"]]
-    """By site, in the model's dtype, on the CPU."""
-    layers: tuple[int, ...]
-    """What the layer axis counts."""
-    roles: tuple[str, ...]
-    """What the role axis counts, e.g. `t_inst`, `post_inst[0]`."""
-    identity: PromptIdentity | None = None
-    """What the prompt axis counts: ids, categories and hash."""
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    """Model, prompts and library versions, where they were read from a file; empty otherwise."""
-
-    def __getitem__(self, site: Site) -> Float[Tensor, "prompt layer role d_model"]:
-        return self.values[site]
-
-    def _card(self) -> Card:
-        shape = "[prompt, layer, role, d_model]"
-        return _card(
-            "Activations", {f'["{site}"]': (shape, value) for site, value in self.values.items()}, self
-        )
-
-    def at(self, site: Site, role: str) -> Float[Tensor, "prompt layer d_model"]:
-        """Activations at one role.
-
-        Raises:
-            ValueError: the role was not collected.
-        """
-        if role not in self.roles:
-            raise ValueError(f"role {role!r} was not collected; there are {', '.join(self.roles)}")
-        return self.values[site][:, :, self.roles.index(role)]
-
-
-@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class ActivationMeans(Shown):
-    """Mean activations over prompts at chosen sites, layers and token roles."""
-
-    means: dict[Site, Float[Tensor, "layer role d_model"]]
-    """By site, accumulated and kept in float64."""
-    norms: dict[Site, Float[Tensor, "layer role"]]
-    """Mean norm of the activations, by site; the unit of `relative_norm`."""
-    n: int
-    """Number of prompts."""
-    layers: tuple[int, ...]
-    """What the layer axis counts."""
-    roles: tuple[str, ...]
-    """What the role axis counts."""
-    identity: PromptIdentity | None = None
-    """The prompts: ids, categories and hash."""
-
-    def __getitem__(self, site: Site) -> Float[Tensor, "layer role d_model"]:
-        return self.means[site]
-
-    def _card(self) -> Card:
-        sites = {f'["{site}"]': ("[layer, role, d_model]", value) for site, value in self.means.items()}
-        return _card(f"Mean activations of {self.n} prompts", sites, self)
-
-
-def _card(title: str, sites: dict[str, tuple[str, Tensor]], of: Activations | ActivationMeans) -> Card:
-    layers = [str(layer) for layer in of.layers]
-    return Card(
-        title=title,
-        facts={
-            **{
-                name: f"{shape} = {list(value.shape)}, {value.dtype}"
-                for name, (shape, value) in sites.items()
-            },
-            "layers": ", ".join(layers if len(layers) < 8 else [*layers[:3], "…", layers[-1]]),
-            "roles": ", ".join(of.roles),
-        },
-    )
 
 
 # no_grad, not inference_mode: what comes back must be usable in autograd, to train a probe for instance.
@@ -140,6 +64,7 @@ def collect(
     interventions: Sequence[Intervention] = (),
     fast: bool = True,
     budget: int | None = None,
+    store: StoreInput = None,
     show_progress: bool = False,
 ) -> Activations:
     """Activations of every prompt.
@@ -154,6 +79,8 @@ def collect(
         fast: False takes the plain path.
         budget: tokens a batch; chosen when None, halved on out-of-memory.
         show_progress: draw a progress bar.
+        store: activation store, or where it is: what it has is read, the rest is computed and stored; when None, the
+            one of `using_store`, if any.
 
     Raises:
         ValueError: unknown site or role, layer or position out of range, or activations that are not finite.
@@ -163,7 +90,14 @@ def collect(
     shape = (len(tokens), len(request.layers), len(request.roles), width)
     values: dict[Site, Tensor] = {site: torch.empty(shape, dtype=model.dtype) for site in request.sites}
     for rows, batch in activation_batches(
-        model, tokens, request, interventions, fast=fast, budget=budget, show_progress=show_progress
+        model,
+        tokens,
+        request,
+        interventions,
+        fast=fast,
+        budget=budget,
+        show_progress=show_progress,
+        store=store,
     ):
         for site, value in batch.items():
             values[site][rows] = value.cpu()
@@ -181,6 +115,7 @@ def collect_means(
     interventions: Sequence[Intervention] = (),
     fast: bool = True,
     budget: int | None = None,
+    store: StoreInput = None,
     show_progress: bool = False,
 ) -> ActivationMeans:
     """Mean activation over the prompts, summed in float64; memory does not grow with their number.
@@ -192,7 +127,14 @@ def collect_means(
     sums: dict[Site, Tensor] = {site: torch.zeros(shape, dtype=torch.float64) for site in request.sites}
     norms: dict[Site, Tensor] = {site: torch.zeros(shape[:2], dtype=torch.float64) for site in request.sites}
     for _, batch in activation_batches(
-        model, tokens, request, interventions, fast=fast, budget=budget, show_progress=show_progress
+        model,
+        tokens,
+        request,
+        interventions,
+        fast=fast,
+        budget=budget,
+        show_progress=show_progress,
+        store=store,
     ):
         for site, value in batch.items():
             sums[site] += value.sum(0, dtype=torch.float64).cpu()
@@ -217,23 +159,80 @@ def activation_batches(
     fast: bool = True,
     budget: int | None = None,
     show_progress: bool = False,
+    store: StoreInput = None,
 ) -> Iterator[Batch]:
-    """Rows and activations of each batch, as they are computed; arguments and errors as `collect`."""
-    use_fast = fast and fast_path_agrees(model, tokens)
+    """Rows and activations of each batch, as they are read from the store in force or computed.
+
+    Arguments and errors as `collect`.
+    """
+    given = active_store() if store is None else opened_store(store)
+    path = _computed if given is None else partial(through_store, given)
+    yield from progress(
+        path(model, tokens, request, interventions, list(range(len(tokens))), fast=fast, budget=budget),
+        total=len(tokens),
+        label="collecting activations",
+        show=show_progress,
+        size=lambda b: len(b[0]),
+    )
+
+
+def _computed(
+    model: ChatModel,
+    tokens: ChatTokens,
+    request: Request,
+    interventions: Sequence[Intervention],
+    rows: list[int],
+    *,
+    fast: bool,
+    budget: int | None,
+) -> Iterator[Batch]:
+    """Activations of these rows, batch by batch as they are computed."""
+    chosen, part = tokens.take(rows), request._replace(where=request.where[rows])
+    use_fast = fast and fast_path_agrees(model, chosen)
     if use_fast:
         measure_cost(model, _final_states)
     until = request.stop_before if use_fast else None
     with apply(model, interventions, until=until) as applied:
-        batches = all_finite(
-            (_fast if use_fast else _plain)(model, tokens, request, applied, budget), request
-        )
-        yield from progress(
-            batches,
-            total=len(tokens),
-            label="collecting activations",
-            show=show_progress,
-            size=lambda b: len(b[0]),
-        )
+        batches = (_fast if use_fast else _plain)(model, chosen, part, applied, budget)
+        yield from all_finite((([rows[k] for k in some], batch) for some, batch in batches), request)
+
+
+def through_store(
+    store: ActivationStore,
+    model: ChatModel,
+    tokens: ChatTokens,
+    request: Request,
+    interventions: Sequence[Intervention],
+    rows: list[int],
+    *,
+    fast: bool = True,
+    budget: int | None = None,
+    purpose: Purpose = "serve",
+) -> Iterator[Batch]:
+    """Rows and activations of each batch: those in the store, then the others, which are stored as they are computed.
+
+    What the packed path computed agreed with the plain one when it was stored, so that reading needs no self-test.
+
+    Args:
+        rows: all of them.
+        purpose: `fill` gives the computed ones only, and raises where `serve` goes on without the store.
+    """
+    packs = fast and can_pack(model, tokens)
+    path = "packed" if packs else "plain"
+    stored = stored_batches(store, model, tokens, request, interventions, path=path, purpose=purpose)
+    if packs and stored is not None and stored.missing and not fast_path_agrees(model, tokens):
+        packs, path = False, "plain"
+        stored = stored_batches(store, model, tokens, request, interventions, path=path, purpose=purpose)
+    compute = partial(_computed, model, tokens, request, interventions, fast=packs, budget=budget)
+    if stored is None:
+        yield from compute(rows)
+        return
+    if purpose == "serve":
+        yield from stored.read()
+        if packs and stored.missing and not fast_path_agrees(model, tokens):  # damage, found while reading
+            yield from compute(stored.missing)  # on the plain path: not what this table holds
+            return
+    yield from stored.computed(compute)
 
 
 def _final_states(model: ChatModel, tokens: ChatTokens) -> Float[Tensor, "prompt layer role d_model"]:

@@ -25,6 +25,7 @@ from interp.storage.run_folders import read_header, result_file
 if TYPE_CHECKING:
     from interp.data.prompts import PromptSet
     from interp.models.chat_model import ChatModel
+    from interp.storage.activation_store import ActivationStore
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ def run(
     settings: Mapping[str, Any] | None = None,
     judges: Sequence[str] = (),
     out: str | Path | None = None,
+    store: "ActivationStore | str | Path | None" = "runs/store",
     show_progress: bool = True,
 ) -> Run[Any]:
     """A run of an experiment: the stored one that answers exactly this question, or one computed now.
@@ -84,6 +86,8 @@ def run(
         judges: names of judges (`interp.evaluation.judges.loading`) that also judge every reply of the run.
         out: run folder to look in and to write to; when None, looks through `runs/` and `figures/` here and up to two
             folders above, and writes to `runs/<name>`.
+        store: activation store, or where it is; None for none. By default that of `interp.using_store` or of the
+            environment (`INTERP_STORE`) where one is said.
 
     Raises:
         ValueError: unknown experiment, source or setting; or `source="stored"` and no stored run answers the question:
@@ -105,7 +109,8 @@ def run(
             raise ValueError(f"no stored run of {name} was asked this.{seen}")
         if near:
             logger.info("no stored run was asked this (%s); computing", " | ".join(near[:3]))
-    return compute(asked, out=Path("runs") / name if out is None else Path(out), show_progress=show_progress)
+    target = Path("runs") / name if out is None else Path(out)
+    return compute(asked, out=target, store=store, show_progress=show_progress)
 
 
 def request(
@@ -140,18 +145,27 @@ def request(
     return Request(experiment=found, config=config, model=chosen, prompts=prompts, judges=tuple(judges))
 
 
-def compute(asked: Request, *, out: Path, show_progress: bool = False) -> Run[Any]:
+def compute(
+    asked: Request,
+    *,
+    out: Path,
+    store: "ActivationStore | str | Path | None" = "runs/store",
+    show_progress: bool = False,
+) -> Run[Any]:
     """Load what is asked for by name and run the experiment."""
     asked.check(out)
     ready: Any = asked.loaded()
-    return asked.experiment.run(
-        ready.model,
-        ready.prompts,
-        asked.config,
-        out=out,
-        judges=asked.judges,
-        show_progress=show_progress,
-    )
+    from interp.engine.stored_activations import experiment_store
+
+    with experiment_store(store):
+        return asked.experiment.run(
+            ready.model,
+            ready.prompts,
+            asked.config,
+            out=out,
+            judges=asked.judges,
+            show_progress=show_progress,
+        )
 
 
 class StoredRuns(Shown):

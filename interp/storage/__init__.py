@@ -8,7 +8,8 @@ Hands out:
 `read_direction_evaluations`, `read_published_tensor`, `write_control_vector`, `write_direction`, `ModelProvenance`,
 `PromptsProvenance`, `Provenance`, `library_versions`, `provenance_of`, `Header`, `read_header`, `read_result`,
 `read_tensors`, `replacing_folder`, `write_run`, `StageCache`, `Stages`, `open_stages`, `from_json`, `to_json`,
-`to_plain`, `result_file`, `stored_json`.
+`to_plain`, `result_file`, `stored_json`, `ActivationStore`, `estimated_bytes`, `Place`, `TableKey`, `StoreSlice`,
+`select`, `read_vllm_states`.
 """
 
 import lazy_loader

@@ -1,3 +1,5 @@
+from .activation_store import ActivationStore as ActivationStore
+from .activation_store import estimated_bytes as estimated_bytes
 from .atomic_files import write_file as write_file
 from .control_vectors import write_control_vector as write_control_vector
 from .direction_files import as_direction as as_direction
@@ -24,6 +26,11 @@ from .run_folders import write_run as write_run
 from .stages import StageCache as StageCache
 from .stages import Stages as Stages
 from .stages import open_stages as open_stages
+from .store_cells import Place as Place
+from .store_cells import TableKey as TableKey
+from .store_slices import StoreSlice as StoreSlice
+from .store_slices import select as select
 from .typed_json import from_json as from_json
 from .typed_json import to_json as to_json
 from .typed_json import to_plain as to_plain
+from .vllm_files import read_vllm_states as read_vllm_states

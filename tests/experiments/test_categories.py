@@ -2,6 +2,8 @@
 
 import json
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ from torch import Tensor
 
 from interp.data.prompts import load_prompts
 from interp.directions import cosine_matrix
+from interp.engine import activations
+from interp.experiments import running
 from interp.experiments.categories import EXPERIMENT as CATEGORIES
 from interp.experiments.categories import Config
 from interp.experiments.categories import run as method
@@ -188,3 +192,31 @@ def test_a_model_that_refuses_everything_is_filtered_and_compared() -> None:
     few = {"harmful": [i % 8 < 2 for i in range(24)], "harmless": [False] * 20}
     assert not groups_of(few, labels, ["a", "b", "c"], SMALL).refusal.filtered
     assert not estimate(torch.tensor(math.nan), torch.zeros(3), 1, "").measurable
+
+
+def test_a_second_run_on_the_same_prompts_computes_no_activations(
+    tiny: ChatModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[int] = []
+    compute = activations._computed
+
+    def counting(*given: Any, **options: Any) -> Any:
+        computed.append(len(given[4]))
+        return compute(*given, **options)
+
+    monkeypatch.setattr(activations, "_computed", counting)
+    ask: Any = {"source": "computed", "model": tiny, "store": tmp_path / "store", "show_progress": False}
+    settings = {
+        "n_per_category": 4,
+        "n_harmless": 12,
+        "min_per_category": 1,
+        "n_shuffles": 4,
+        "n_halvings": 1,
+    }
+    settings |= {"max_new_tokens": 1}
+    first = running.run("categories", out=tmp_path / "first", settings=settings, **ask)
+    assert computed  # the control
+    computed.clear()
+    second = running.run("categories", out=tmp_path / "second", settings=settings | {"n_shuffles": 5}, **ask)
+    assert not computed
+    assert all(torch.equal(second.tensors[k], v) for k, v in first.tensors.items() if k.endswith("/cosines"))

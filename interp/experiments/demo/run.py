@@ -27,7 +27,8 @@ from torch import Tensor
 from interp.data.prompt_sets import KINDS
 from interp.data.prompts import COMPARED_ENDINGS, Prompts, PromptSet, load_prompts
 from interp.directions import Direction, cosine, difference_in_means, mean_norm, project, random_direction
-from interp.engine.activations import Activations, collect
+from interp.engine.activation_values import Activations
+from interp.engine.activations import collect
 from interp.engine.generation import generate
 from interp.engine.interventions import Ablate, Add, Intervention
 from interp.engine.log_probs import next_token_log_probs
