@@ -7,7 +7,7 @@ READY := $(VENV)/.installed
 # Where the environment forbids bytecode, every worker, kernel and command would compile 3,000 modules again: 8 s each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-slow torture types unit lab docs bench notebooks format figures clean
+.PHONY: demo test test-slow torture release-check types unit lab docs bench notebooks format figures clean
 
 demo: $(READY)
 	$(BIN)/interp demo --out runs/demo
@@ -31,6 +31,10 @@ test-slow: $(READY)
 # Kills before every change to the disk, damaged files of every kind, full disks: about half an hour, not part of CI.
 torture: $(READY)
 	$(BIN)/pytest -m torture tests/torture
+
+# Before a release: one version, a lock that fits, sizes, and the wheel built, installed in a bare environment and used.
+release-check: $(READY)
+	$(BIN)/pytest -n 0 -m "release or not release" tests/test_release.py
 
 lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir=notebooks

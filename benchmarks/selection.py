@@ -14,14 +14,16 @@ import logging
 import math
 import pstats
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.machine import write_section
-from interp.data.prompts import load_prompts
+from interp.data.prompt_sets import PAIRED_KINDS
+from interp.data.prompts import PromptSet, load_prompts
 from interp.display.progress import progress
 from interp.engine.activations import collect_means
 from interp.engine.applying import apply
@@ -71,22 +73,13 @@ def plain_scores(
     }
 
 
-def main() -> None:
-    """Run and write the section."""
-    logging.disable(logging.WARNING)
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--prompts", default="builtin")
-    parser.add_argument("--model", default="smollm2-safe")
-    parser.add_argument("--n", type=int, nargs=2, default=(128, 32), help="training and validation prompts")
-    parser.add_argument("--kl", type=float, default=0.1, help="KL limit of the rule")
-    parser.add_argument("--sample", type=int, default=6)
-    parser.add_argument("--full", action="store_true")
-    args = parser.parse_args()
-    torch.set_num_threads(2)
-    model, prompts = load(args.model), load_prompts(args.prompts)
+def filtered_tokens(
+    model: ChatModel, prompts: PromptSet, sizes: Sequence[int]
+) -> tuple[dict[tuple[str, str], ChatTokens], list[int]]:
+    """Training and validation prompts that are refused or answered as their kind asks for, and the refusal tokens."""
     tokens, log_probs = {}, {}
-    for kind in ("harmful", "harmless"):
-        for split, n in zip(("train", "val"), args.n, strict=True):
+    for kind in PAIRED_KINDS:
+        for split, n in zip(("train", "val"), sizes, strict=True):
             tokens[kind, split] = tokenize(model.tokenizer, prompts[kind, split].first(n).texts)
             log_probs[kind, split] = next_token_log_probs(model, tokens[kind, split])
     ids = list(
@@ -98,15 +91,55 @@ def main() -> None:
         metric = refusal_metric(values, ids)
         keep = (metric > 0 if kind == "harmful" else metric < 0).nonzero()[:, 0].tolist()
         tokens[kind, split] = tokens[kind, split].take(keep)
+    return tokens, ids
+
+
+def candidate_vectors(model: ChatModel, tokens: Mapping[tuple[str, str], ChatTokens]) -> dict[Place, Tensor]:
+    """Differences in means by template token, from the end, and layer."""
     means = [
         collect_means(model, tokens[kind, "train"], positions="post_inst")["resid_pre"]
-        for kind in ("harmful", "harmless")
+        for kind in PAIRED_KINDS
     ]
     difference = (means[0] - means[1]).float()
     difference[difference.norm(dim=-1) < 1e-6] = 0
     n_post = difference.shape[1]
     places = [(p - n_post, layer) for p in range(n_post) for layer in range(model.n_layers)]
-    vectors = {place: difference[place[1], place[0]].clone() for place in places}
+    return {place: difference[place[1], place[0]].clone() for place in places}
+
+
+def time_by_function(swept: Sweep, places: Sequence[Place]) -> str:
+    """Rows of a table: share of a sweep's own time by function, of twelve candidates."""
+    profile = cProfile.Profile()
+    with profile:
+        for place in places[:: len(places) // 12]:
+            swept.complete(place)
+    stats = pstats.Stats(profile).stats  # pyright: ignore[reportAttributeAccessIssue]
+    total = sum(value[2] for value in stats.values())
+    top = sorted(stats.items(), key=lambda item: -item[1][2])[:8]
+    return "\n".join(f"| {key[2].strip('<>')} | {value[2] / total:.0%} |" for key, value in top)
+
+
+def arguments() -> argparse.Namespace:
+    """What the benchmark is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--prompts", default="builtin")
+    parser.add_argument("--model", default="smollm2-safe")
+    parser.add_argument("--n", type=int, nargs=2, default=(128, 32), help="training and validation prompts")
+    parser.add_argument("--kl", type=float, default=0.1, help="KL limit of the rule")
+    parser.add_argument("--sample", type=int, default=6)
+    parser.add_argument("--full", action="store_true")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run and write the section."""
+    logging.disable(logging.WARNING)
+    args = arguments()
+    torch.set_num_threads(2)
+    model, prompts = load(args.model), load_prompts(args.prompts)
+    tokens, ids = filtered_tokens(model, prompts, args.n)
+    vectors = candidate_vectors(model, tokens)
+    places = list(vectors)
     harmful, harmless = tokens["harmful", "val"], tokens["harmless", "val"]
 
     def sweep() -> Sweep:
@@ -116,7 +149,6 @@ def main() -> None:
     step = max(1, len(places) // args.sample)
     few = places[step // 2 :: step]
     plain: dict[Place, dict[str, Any]] = {}
-    rule = Rule(kl_threshold=args.kl)
     seconds, plain_seconds, picks, scores = {}, {}, {}, {}
     for mode in ("exhaustive", "default"):
         waiting = list(places if args.full and mode == "exhaustive" else few)
@@ -136,13 +168,17 @@ def main() -> None:
         begun = time.perf_counter()
         swept = sweep()
         try:
-            found, _ = choose(swept, [rule], exhaustive=mode == "exhaustive", progress=between)
+            found, _ = choose(
+                swept, [Rule(kl_threshold=args.kl)], exhaustive=mode == "exhaustive", progress=between
+            )
             picks[mode] = f"position {found.position}, layer {found.layer}"
         except NothingSurvives as error:
             picks[mode] = f"none; {str(error).split('; nearest: ')[1].split(' (')[0]} is nearest"
         seconds[mode] = time.perf_counter() - begun - sum(taken)
         plain_seconds[mode] = sum(taken) * len(places) / len(taken)
-        scores[mode] = {(c.position, c.layer): c for c in scored_candidates(swept, rule)}
+        scores[mode] = {
+            (c.position, c.layer): c for c in scored_candidates(swept, Rule(kl_threshold=args.kl))
+        }
     gap = max(
         abs(plain[place][score] - getattr(scores["exhaustive"][place], score))
         for place in plain
@@ -155,29 +191,19 @@ def main() -> None:
             agreement += f" Plain pick: position {chosen.position}, layer {chosen.layer}."
         except NothingSurvives:
             agreement += " Plain pick: none."
-    profile = cProfile.Profile()
-    swept = sweep()
-    with profile:
-        for place in places[:: len(places) // 12]:
-            swept.complete(place)
-    stats = pstats.Stats(profile).stats  # pyright: ignore[reportAttributeAccessIssue]
-    total = sum(value[2] for value in stats.values())
-    top = sorted(stats.items(), key=lambda item: -item[1][2])[:8]
-    shares = "\n".join(f"| {key[2].strip('<>')} | {value[2] / total:.0%} |" for key, value in top)
+    shares = time_by_function(sweep(), places)
     measured = sum(not math.isnan(c.induce + c.bypass + c.kl) for c in scores["default"].values())
-    name = prompts.name.rsplit("/", 1)[-1]
     how = {"exhaustive": len(places) if args.full else len(few), "default": len(few)}
     labels = {"exhaustive": "exhaustive", "default": f"default ({measured} candidates scored in full)"}
-    rows = [
+    table = "\n".join(
         f"| {label} | {seconds[mode]:.0f} | {plain_seconds[mode]:.0f} (of {how[mode]} candidates) "
         f"| {plain_seconds[mode] / seconds[mode]:.1f}x | {picks[mode]} |"
         for mode, label in labels.items()
-    ]
-    table = "\n".join(rows)
+    )
     write_section(
         "Selection",
-        f"""{len(places)} candidates, {len(harmful)} harmful and {len(harmless)} harmless validation prompts of `{name}`
-(after filtering), {model.name}, float32, KL limit {args.kl:g}.
+        f"""{len(places)} candidates, {len(harmful)} harmful and {len(harmless)} harmless validation prompts of
+`{Path(prompts.name).name}` (after filtering), {model.name}, float32, KL limit {args.kl:g}.
 
 | | seconds | plain procedure, in turn | faster by | pick |
 |---|---|---|---|---|

@@ -53,6 +53,7 @@ from interp.representations.severity import (
     severity_readings,
     shuffled_signs,
 )
+from interp.representations.severity_records import SeverityReading
 from interp.stats import rate
 from interp.storage.stages import Stages
 
@@ -134,20 +135,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
     stages.lap("categories")
 
     # 4. Severity.
-    v = harm[layer].double().numpy()
-    train, test = _features(fit, layer), _features(held, layer)
-    severity = severity_readings(
-        train, test, v, l2=config.l2, n_components=config.n_components, seed=config.seed
-    )
-    mixed_up = np.random.default_rng(config.seed).permutation(train.levels)
-    control = severity_readings(
-        train._replace(levels=mixed_up),
-        test,
-        v,
-        l2=config.l2,
-        n_components=config.n_components,
-        seed=config.seed,
-    )
+    severity, shuffled = _severities(_features(fit, layer), _features(held, layer), harm[layer], config)
     stages.lap("severity")
 
     # 5. Preferences.
@@ -179,7 +167,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
         cosine_with_refusal=tuple(cosine(harm, refusal).tolist()),
         categories=category_geometry(found, every_flag),
         severity=severity,
-        severity_shuffled=control["all directions"],
+        severity_shuffled=shuffled["all directions"],
         preferences=preferences,
         preference_cosine=angle,
         moderation=moderation,
@@ -244,6 +232,26 @@ def _length_gap(pairs: Sequence[Pair]) -> float:
         if pair.mixed
     ]
     return float(np.mean(gaps))
+
+
+def _severities(
+    fit: AnswerFeatures, held_out: AnswerFeatures, harm: Float[Tensor, " d_model"], config: Config
+) -> tuple[dict[str, SeverityReading], dict[str, SeverityReading]]:
+    """Severity predicted from states, and the same fitted on shuffled levels as control."""
+    direction = harm.double().numpy()
+
+    def readings(features: AnswerFeatures) -> dict[str, SeverityReading]:
+        return severity_readings(
+            features,
+            held_out,
+            direction,
+            l2=config.l2,
+            n_components=config.n_components,
+            seed=config.seed,
+        )
+
+    mixed_up = np.random.default_rng(config.seed).permutation(fit.levels)
+    return readings(fit), readings(fit._replace(levels=mixed_up))
 
 
 def _features(read: Read, layer: int) -> AnswerFeatures:
