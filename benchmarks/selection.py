@@ -119,6 +119,15 @@ def time_by_function(swept: Sweep, places: Sequence[Place]) -> str:
     return "\n".join(f"| {key[2].strip('<>')} | {value[2] / total:.0%} |" for key, value in top)
 
 
+def plain_pick(scores: list[dict[str, Any]], n_layers: int, kl_threshold: float) -> str:
+    """What the plain procedure picks, in words."""
+    try:
+        chosen = pick(scores, n_layers=n_layers, kl_threshold=kl_threshold)
+    except NothingSurvives:
+        return " Plain pick: none."
+    return f" Plain pick: position {chosen.position}, layer {chosen.layer}."
+
+
 def arguments() -> argparse.Namespace:
     """What the benchmark is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -186,11 +195,7 @@ def main() -> None:
     )
     agreement = f"Largest difference of any score over {len(plain)} plainly scored candidates: {gap:.1e}."
     if args.full:
-        try:
-            chosen = pick(list(plain.values()), n_layers=model.n_layers, kl_threshold=args.kl)
-            agreement += f" Plain pick: position {chosen.position}, layer {chosen.layer}."
-        except NothingSurvives:
-            agreement += " Plain pick: none."
+        agreement += plain_pick(list(plain.values()), model.n_layers, args.kl)
     shares = time_by_function(sweep(), places)
     measured = sum(not math.isnan(c.induce + c.bypass + c.kl) for c in scores["default"].values())
     how = {"exhaustive": len(places) if args.full else len(few), "default": len(few)}
