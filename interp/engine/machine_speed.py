@@ -35,7 +35,7 @@ def machine_speed(*, dtype: str = "float32", device: str = "cpu", again: bool = 
     key, path = _key(dtype, device), cache_folder() / _FILE
     kept = _kept(path)
     if key in kept and not again:
-        return MachineSpeed(**kept[key])
+        return MachineSpeed(reading=kept[key]["reading"], decoding=kept[key]["decoding"])
     measured = measure_speed(dtype=dtype, device=device)
     found = {"reading": measured.reading, "decoding": measured.decoding}
     # Read again: another process may have measured another dtype meanwhile.
@@ -154,6 +154,9 @@ def _kept(path: Path) -> dict[str, dict[str, float]]:
     if not path.is_file():
         return {}
     try:
-        return read_json(path, dict[str, dict[str, float]], remedy="measuring again")
+        found: dict[str, dict[str, float]] = read_json(
+            path, dict[str, dict[str, float]], remedy="measuring again"
+        )
     except ValueError:  # damaged: measured again
         return {}
+    return {key: speeds for key, speeds in found.items() if {"reading", "decoding"} <= speeds.keys()}

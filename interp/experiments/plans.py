@@ -188,7 +188,8 @@ def planned(
 
 def distinct(ids: Sequence[Sequence[int]]) -> int:
     """Tokens of prompts when each distinct beginning counts once, as packed passes run them."""
-    total, before = 0, ()
+    total = 0
+    before: tuple[int, ...] = ()
     for row in sorted(map(tuple, ids)):
         total += len(row) - common_prefix([before, row])
         before = row
@@ -197,7 +198,8 @@ def distinct(ids: Sequence[Sequence[int]]) -> int:
 
 def common_prefix(ids: Sequence[Sequence[int]]) -> int:
     """Number of tokens that all rows begin with."""
-    low, high = min(ids), max(ids)
+    rows = [tuple(row) for row in ids]
+    low, high = min(rows), max(rows)
     for i, (a, b) in enumerate(zip(low, high, strict=False)):
         if a != b:
             return i

@@ -179,5 +179,5 @@ def _environment(date: str | None) -> Any:
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
     )
     environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
-    environment.globals |= {"raise_exception": refuse, "strftime_now": day.strftime}
+    environment.globals.update(raise_exception=refuse, strftime_now=day.strftime)
     return environment
