@@ -10,7 +10,9 @@ from rich.table import Table
 from interp.cli.options import (
     ColumnOption,
     JsonOption,
+    RayOption,
     SeedOption,
+    WorkersOption,
     check_output_file,
     console,
     print_json,
@@ -57,6 +59,8 @@ def collect(
     format: Annotated[Literal["safetensors"], typer.Option(help="Kind of file.")] = "safetensors",
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     column: ColumnOption = None,
+    workers: WorkersOption = None,
+    ray: RayOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Write the activations of prompts to a file, a tensor [prompt, layer, role, d_model] for each site.
@@ -72,23 +76,28 @@ def collect(
         given = prompts_of(prompts, column=column)
         model.check()
         from interp.engine.activation_files import store_activations
+        from interp.engine.ray import workers_asked
+        from interp.engine.shared_collecting import store_shared
         from interp.models.chat_model import load_source
         from interp.models.sites import SITES
         from interp.models.tokens import tokenize
 
         if unknown := [site for site in names_of(sites) if site not in SITES]:
             raise ValueError(f"unknown site {unknown[0]!r}; known: {', '.join(SITES)}")
-        with status(f"loading {model.shown}"):
-            loaded = load_source(model)
-        stored = store_activations(
-            loaded,
-            tokenize(loaded.tokenizer, given, system=system),
-            out,
-            sites=names_of(sites),  # pyright: ignore[reportArgumentType]
-            layers=chosen,
-            positions=names_of(positions),
-            show_progress=shows_progress(),
-        )
+        options: dict[str, Any] = {
+            "sites": names_of(sites),
+            "layers": chosen,
+            "positions": names_of(positions),
+            "show_progress": shows_progress(),
+        }
+        if (asked := workers_asked(workers, ray, device=model.device)) is not None:
+            stored = store_shared(model, given, out, workers=asked, system=system, **options)
+        else:
+            with status(f"loading {model.shown}"):
+                loaded = load_source(model)
+            stored = store_activations(
+                loaded, tokenize(loaded.tokenizer, given, system=system), out, **options
+            )
         if json_output:
             facts = {
                 "sites": stored.sites,

@@ -17,7 +17,7 @@ import json
 import math
 import shutil
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,13 +27,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from interp.engine.activation_values import Activations
-from interp.engine.activations import activation_batches
+from interp.engine.activations import Batch, activation_batches
 from interp.engine.reads import Request, requested
 from interp.models.chat_model import ChatModel
 from interp.models.layers import Layers
 from interp.models.prompt_inputs import PromptIdentity
 from interp.models.sites import SITES, Site, Sites
-from interp.models.tokens import Positions, PromptInput
+from interp.models.tokens import ChatTokens, Positions, PromptInput
 from interp.storage.atomic_files import replacing_file
 from interp.storage.provenance import library_versions
 
@@ -89,17 +89,56 @@ def store_activations(
         ValueError: as `collect`, or a file that is larger than the free space of its disk; the message says how large.
         OSError: the disk is full or not writable.
     """
-    path = Path(path).expanduser()
     tokens, request = requested(model, prompts, sites, layers, positions)
+    batches = activation_batches(model, tokens, request, show_progress=show_progress)
+    return write_batches(Path(path), file_head(model, tokens, request), batches)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FileHead:
+    """Everything about a file of activations but the activations."""
+
+    header: bytes
+    """Its first bytes."""
+    request: Request
+    """What is stored of each prompt."""
+    shape: tuple[int, int, int, int]
+    """Shape of each tensor: prompt, layer, role, d_model."""
+    bytes_a_prompt: int
+    """Bytes of one prompt in one tensor."""
+
+
+def file_head(model: ChatModel, tokens: ChatTokens, request: Request) -> FileHead:
+    """The head of the file for these tokens.
+
+    Raises:
+        ValueError: a dtype that cannot be stored, or more text than a header holds.
+    """
     shape = (len(tokens), len(request.layers), len(request.roles), model.d_model)
-    header = _header(model, request, shape, tokens.identity)
-    size_of_site = math.prod(shape) * model.dtype.itemsize
+    return FileHead(
+        header=_header(model, request, shape, tokens.identity),
+        request=request,
+        shape=shape,
+        bytes_a_prompt=math.prod(shape[1:]) * model.dtype.itemsize,
+    )
+
+
+def write_batches(path: Path, head: FileHead, batches: Iterable[Batch]) -> StoredActivations:
+    """Write the file batch by batch; it appears under its name when it is whole.
+
+    Raises:
+        ValueError: a file that is larger than the free space of its disk.
+        OSError: the disk is full or not writable.
+    """
+    path = path.expanduser()
+    request, shape, header = head.request, head.shape, head.header
+    size_of_site = shape[0] * head.bytes_a_prompt
     size = len(header) + len(request.sites) * size_of_site
     _check_space(path, size, request, shape)
     starts = {site: len(header) + k * size_of_site for k, site in enumerate(request.sites)}
-    hashes = {site: [b""] * len(tokens) for site in request.sites}
+    hashes = {site: [b""] * shape[0] for site in request.sites}
     with replacing_file(path) as draft, draft.open("wb") as stream:
-        for rows, batch in activation_batches(model, tokens, request, show_progress=show_progress):
+        for rows, batch in batches:
             for site, values in batch.items():
                 _write_rows(stream, starts[site], rows, values, hashes[site])
         stream.seek(0)

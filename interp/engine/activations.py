@@ -158,15 +158,23 @@ def activation_batches(
     *,
     fast: bool = True,
     budget: int | None = None,
+    planned: Sequence[list[int]] | None = None,
     show_progress: bool = False,
     store: StoreInput = None,
 ) -> Iterator[Batch]:
     """Rows and activations of each batch, as they are read from the store in force or computed.
 
     Arguments and errors as `collect`.
+
+    Args:
+        planned: some of the batches that `planned_batches` gives for these tokens, which are computed without the
+            store; None is all.
     """
     given = active_store() if store is None else opened_store(store)
-    path = _computed if given is None else partial(through_store, given)
+    if planned is not None or given is None:
+        path = partial(_computed, planned=planned)
+    else:
+        path = partial(through_store, given)
     yield from progress(
         path(model, tokens, request, interventions, list(range(len(tokens))), fast=fast, budget=budget),
         total=len(tokens),
@@ -185,6 +193,7 @@ def _computed(
     *,
     fast: bool,
     budget: int | None,
+    planned: Sequence[list[int]] | None = None,
 ) -> Iterator[Batch]:
     """Activations of these rows, batch by batch as they are computed."""
     chosen, part = tokens.take(rows), request._replace(where=request.where[rows])
@@ -193,7 +202,7 @@ def _computed(
         measure_cost(model, _final_states)
     until = request.stop_before if use_fast else None
     with apply(model, interventions, until=until) as applied:
-        batches = (_fast if use_fast else _plain)(model, chosen, part, applied, budget)
+        batches = (_fast if use_fast else _plain)(model, chosen, part, applied, budget, planned)
         yield from all_finite((([rows[k] for k in some], batch) for some, batch in batches), request)
 
 
@@ -239,8 +248,25 @@ def _final_states(model: ChatModel, tokens: ChatTokens) -> Float[Tensor, "prompt
     return collect(model, tokens, sites="resid_post")["resid_post"]
 
 
+@torch.no_grad()
+def planned_batches(model: ChatModel, tokens: ChatTokens, request: Request) -> list[list[int]]:
+    """Rows of each batch in which `activation_batches` runs these tokens without interventions."""
+    if not fast_path_agrees(model, tokens):
+        return _plain_batches(model, tokens, None)
+    with (
+        apply(model, [], until=request.stop_before) as applied,
+        packed_passes(model, tokens, applied, max_shared=int(request.where.min()), stop_before=0) as passes,
+    ):
+        return [list(rows) for rows in passes.batches]
+
+
 def _fast(
-    model: ChatModel, tokens: ChatTokens, request: Request, applied: Applied, budget: int | None
+    model: ChatModel,
+    tokens: ChatTokens,
+    request: Request,
+    applied: Applied,
+    budget: int | None,
+    planned: Sequence[list[int]] | None,
 ) -> Iterator[Batch]:
     stop_before = request.stop_before
     # A requested token inside the shared prefix would not be run with every prompt: hence max_shared.
@@ -251,6 +277,7 @@ def _fast(
         max_shared=int(request.where.min()),
         stop_before=stop_before,
         budget=budget,
+        batches=planned,
     ) as passes:
 
         def run(rows: list[int]) -> dict[Site, Tensor]:
@@ -278,7 +305,12 @@ def _fast(
 
 
 def _plain(
-    model: ChatModel, tokens: ChatTokens, request: Request, applied: Applied, budget: int | None
+    model: ChatModel,
+    tokens: ChatTokens,
+    request: Request,
+    applied: Applied,
+    budget: int | None,
+    planned: Sequence[list[int]] | None,
 ) -> Iterator[Batch]:
     def run(rows: list[int]) -> dict[Site, Tensor]:
         batch = tokens.take(rows)
@@ -303,11 +335,15 @@ def _plain(
             )
         return reads.values
 
+    batches = _plain_batches(model, tokens, budget) if planned is None else planned
+    yield from run_batches(batches, run, max_rows=PassBudget.for_(model).rows)
+
+
+def _plain_batches(model: ChatModel, tokens: ChatTokens, budget: int | None) -> list[list[int]]:
     most = PassBudget.for_(model)
     size = most.plain_rows if budget is None else max(1, budget // max(len(ids) for ids in tokens.ids))
     rows = list(range(len(tokens)))
-    batches = [rows[i : i + size] for i in range(0, len(rows), size)]
-    yield from run_batches(batches, run, max_rows=most.rows)
+    return [rows[i : i + size] for i in range(0, len(rows), size)]
 
 
 @torch.no_grad()
@@ -335,7 +371,7 @@ def _paths_agree(model: ChatModel, probe: ChatTokens) -> bool:
     def read(path: Callable[..., Iterator[Batch]]) -> Tensor:
         value = torch.empty(2, model.n_layers, 2, model.d_model, dtype=torch.float64)
         with apply(model, []) as applied:
-            for rows, batch in path(model, probe, request, applied, None):
+            for rows, batch in path(model, probe, request, applied, None, None):
                 value[rows] = batch["resid_post"].to("cpu", torch.float64)
         return value.flatten(1)
 

@@ -78,12 +78,15 @@ class PackedPasses:
         attention: PackedAttention,
         budget: PassBudget,
         nodes: int,
+        batches: Sequence[list[int]] | None,
     ) -> None:
         self.shared, self.max_rows = prefix.length, budget.rows
         self._model, self._tokens, self._applied, self._prefix = model, tokens, applied, prefix
         self._attention, self._budget = attention, budget
         self._tails = [ids[self.shared :] for ids in tokens.ids]
-        self.batches = plan_trees(self._tails, budget=nodes, unfolded=budget.unfolded_tokens)
+        if batches is None:
+            batches = plan_trees(self._tails, budget=nodes, unfolded=budget.unfolded_tokens)
+        self.batches = batches
 
     def pack(self, rows: list[int]) -> Packed:
         """Pack these prompts into the inputs of one pass."""
@@ -201,6 +204,7 @@ def packed_passes(
     stop_before: int | None = None,
     budget: int | None = None,
     weights: PackedWeights | None = None,
+    batches: Sequence[list[int]] | None = None,
 ) -> Iterator[PackedPasses]:
     """Inside the context, this thread's passes of `model.hf` run packed prompts: `.batches`, then `.pack` for each.
 
@@ -210,6 +214,7 @@ def packed_passes(
         stop_before: passes will not reach this block.
         budget: maximum nodes of one pass.
         weights: the model's prepacked weights; when None, large passes pack layer by layer.
+        batches: rows of each pass, as another process planned them; planned here when None.
     """
     weights = weights or PackedWeights(model, keep=False)
     limits = PassBudget.for_(model)
@@ -221,7 +226,7 @@ def packed_passes(
     with model.lock, fused_forwards(model, weights), model.rotary.at([longest]):
         prefix = SharedPrefix(model, tokens, applied, shared, stop_before=stop_before)
         passes = PackedPasses(
-            model, tokens, applied, prefix, attention, limits, budget or limits.packed_tokens
+            model, tokens, applied, prefix, attention, limits, budget or limits.packed_tokens, batches
         )
         with in_place_of(model, attention):
             yield passes
