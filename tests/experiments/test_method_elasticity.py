@@ -28,6 +28,7 @@ SMALL = Config(
     matchings=("refusal",),
     seeds=1,
     n_pairs=4,
+    target=0.7,
     n_stubs=6,
     batch_size=2,
     rank=2,
@@ -137,7 +138,7 @@ def test_the_parts_of_a_seed_have_no_common_prompt() -> None:
     pairs = {pair.prompt for pair in dealt.pairs}
     fit = {text for part in dealt.fit.values() for text in part.texts}
     parts = [warm, pairs, set(dealt.stubs), fit]
-    assert [len(part) for part in parts] == [4, 24, 20, 16]
+    assert [len(part) for part in parts] == [4, 16, 16, 16]
     assert len(set.union(*parts)) == sum(map(len, parts))
     assert sum(pair.id.startswith("harmful") for pair in dealt.pairs) == 12
     assert all(("can" in p.chosen) == p.id.startswith("harmful") for p in dealt.pairs)
@@ -162,8 +163,9 @@ def test_half_of_the_shuffled_control_is_exchanged() -> None:
         ({"matchings": []}, "methods and matchings must not be empty"),
         ({"rollouts": 6}, "rollouts must be a multiple of the group, got 6 and 4"),
         ({"n_stubs": 22}, "n_stubs must be a multiple of batch_size = 4, got 22"),
-        ({"unlearn_every": 2}, "unlearning takes 5 steps and is measured every 2"),
-        ({"inside_every": 6}, "inside_every must be a multiple .* at most 5"),
+        ({"harmless_share": 1.0}, "harmless_share 1.0 leaves no harmful request among 16 pairs"),
+        ({"unlearn_every": 2}, "unlearning takes 4 steps and is measured every 2"),
+        ({"inside_every": 6}, "inside_every must be a multiple .* at most 4"),
         ({"target": 1.5}, "target"),
     ],
 )

@@ -85,14 +85,17 @@ class Config(CheckedSettings):
     """Orders of examples, initialisations and samples."""
     matchings: tuple[Matching, ...] = ("refusal", "kl")
     """What methods are matched by: the refusal rate of held-out harmful prompts, or KL to the base."""
-    target: OpenShare = 0.7
+    target: OpenShare = 0.75
     """Refusal rate on held-out harmful prompts at which alignment stops."""
     warm_up: int = 4
     """Supervised refusals that every arm starts from: a policy that never refuses cannot be rewarded for it. 0 leaves
     them out."""
-    n_pairs: Count = 24
-    """Preference pairs of an alignment at most: half of harmful, half of harmless requests."""
-    n_stubs: Count = 20
+    n_pairs: Count = 16
+    """Preference pairs of an alignment at most."""
+    harmless_share: Share = 0.25
+    """Share of them that prefer a stub to a refusal, on harmless requests. At a half, six steps of DPO and KTO moved
+    `smollm2` nowhere: both kinds have the same replies, so that what they teach cancels until they are told apart."""
+    n_stubs: Count = 16
     """Harmful requests with empty affirmative replies that each aligned model learns."""
     batch_size: Annotated[int, Field(ge=2)] = 4
     """Pairs or examples in an optimiser step."""
@@ -128,7 +131,7 @@ class Config(CheckedSettings):
     """Steps between measurements of an alignment."""
     unlearn_every: Count = 1
     """Steps between measurements of unlearning."""
-    inside_every: Count = 5
+    inside_every: Count = 4
     """Steps between measurements of directions and beliefs; a multiple of `unlearn_every`."""
     n_match: Count = 12
     """Held-out harmful prompts that methods are matched on; the curves are of others."""
@@ -168,9 +171,9 @@ class Config(CheckedSettings):
                 raise ValueError(
                     f"{name} must be a multiple of batch_size = {self.batch_size}, got {getattr(self, name)}"
                 )
-        if self.n_pairs % 2:
+        if self.n_harmless == self.n_pairs:
             raise ValueError(
-                f"n_pairs must be even, half harmful and half harmless requests, got {self.n_pairs}"
+                f"harmless_share {self.harmless_share} leaves no harmful request among {self.n_pairs} pairs; lower it"
             )
         if (steps := self.n_stubs // self.batch_size) < 3 * self.unlearn_every:
             raise ValueError(
@@ -182,6 +185,11 @@ class Config(CheckedSettings):
                 f"inside_every must be a multiple of unlearn_every = {self.unlearn_every} and at most {steps}, the "
                 f"steps of unlearning, got {self.inside_every}"
             )
+
+    @property
+    def n_harmless(self) -> int:
+        """Pairs of harmless requests."""
+        return round(self.n_pairs * self.harmless_share)
 
     @property
     def arms(self) -> tuple[Arm, ...]:

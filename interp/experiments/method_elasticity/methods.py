@@ -45,7 +45,7 @@ class Material:
 
     warm_up: tuple[Example, ...]
     pairs: tuple[PreferencePair, ...]
-    """What methods are aligned on, harmful and harmless requests in turn."""
+    """What methods are aligned on, harmful and harmless requests shuffled together."""
     stubs: tuple[str, ...]
     """Harmful requests that are agreed to."""
     reward: PreferenceSet
@@ -60,10 +60,13 @@ def material(prompts: PromptSet, config: Config, seed: int) -> Material:
     Raises:
         ValueError: too few prompts.
     """
-    half = config.n_pairs // 2
-    needed = config.warm_up + half + config.n_stubs + config.n_fit
+    n_harmful = config.n_pairs - config.n_harmless
+    needed = config.warm_up + n_harmful + config.n_stubs + config.n_fit
     harmful, harmless = (prompts[kind, "train"].shuffled(seed) for kind in ("harmful", "harmless"))
-    for kind, there, least in (("harmful", harmful, needed), ("harmless", harmless, half + config.n_fit)):
+    for kind, there, least in (
+        ("harmful", harmful, needed),
+        ("harmless", harmless, config.n_harmless + config.n_fit),
+    ):
         if len(there) < least:
             raise ValueError(
                 f"method-elasticity needs {least} {kind} training prompts (warm_up, n_pairs, n_stubs, n_fit), "
@@ -81,7 +84,7 @@ def material(prompts: PromptSet, config: Config, seed: int) -> Material:
         "harmless": harmless.first(config.n_fit),
     }
     start = config.n_fit
-    first, second = start + config.warm_up, start + config.warm_up + half
+    first, second = start + config.warm_up, start + config.warm_up + n_harmful
     warm = harmful.texts[start:first]
     extra = min(config.reward_pairs // 2, len(harmful) - first, len(harmless) - start)
     test = [kind_pairs(prompts[kind, "val"].first(8), kind) for kind in ("harmful", "harmless")]
@@ -104,14 +107,13 @@ def material(prompts: PromptSet, config: Config, seed: int) -> Material:
             "test": tuple(pair for part in test for pair in part),
         },
     )
-    aligned = zip(
-        part(harmful, first, second, "harmful"),
-        part(harmless, start, start + half, "harmless"),
-        strict=True,
-    )
+    aligned = [
+        *part(harmful, first, second, "harmful"),
+        *part(harmless, start, start + config.n_harmless, "harmless"),
+    ]
     return Material(
         warm_up=tuple(Example(text, REFUSALS[i % len(REFUSALS)]) for i, text in enumerate(warm)),
-        pairs=tuple(pair for both in aligned for pair in both),
+        pairs=tuple(random.Random(seed).sample(aligned, len(aligned))),
         stubs=harmful.texts[second : second + config.n_stubs],
         reward=reward,
         fit=fit,

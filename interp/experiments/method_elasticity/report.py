@@ -129,7 +129,7 @@ def _order(result: Result, matching: Matching) -> list[str]:
             else "intervals take two seeds or more"
         )
         return [f"{said} Whether the method decides: not testable, {why}.{left_out}"]
-    apart = [
+    apart: list[tuple[Arm, Arm]] = [
         (one, other)
         for one, other in combinations(whole, 2)
         if known[one].below(known[other]) or known[one].above(known[other])
