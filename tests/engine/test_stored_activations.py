@@ -106,12 +106,15 @@ def test_every_part_of_the_key_tells_activations_apart(
     eager = copy_of(tiny)
     eager.hf.config._attn_implementation = "eager"
     half = ChatModel(copy.deepcopy(tiny.hf).bfloat16(), tiny.tokenizer, name="half")
+    rounded = copy_of(tiny)
+    rounded.precision = "fast"
     keys = {
         "base": base,
         "weights": _key(other),
         "configuration": _key(turned),
         "kernel of attention": _key(eager),
         "dtype": _key(half),
+        "precision": _key(rounded),
         "site": _key(tiny, "resid_post"),
         "path": _key(tiny, path="plain"),
         "ablation": _key(tiny, interventions=[Ablate(direction)]),
