@@ -25,6 +25,7 @@ from functools import partial
 from weakref import WeakKeyDictionary
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.display.progress import progress
