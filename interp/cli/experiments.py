@@ -16,7 +16,9 @@ from interp.cli.options import (
     JsonOption,
     JudgesOption,
     PromptsOption,
+    RayOption,
     SeedOption,
+    WorkersOption,
     console,
     print_json,
     print_lines,
@@ -106,6 +108,8 @@ def run(
         ),
     ] = "computed",
     judges: JudgesOption = None,
+    workers: WorkersOption = None,
+    ray: RayOption = None,
     seed: SeedOption = 0,
     json_output: JsonOption = False,
 ) -> None:
@@ -138,6 +142,7 @@ def run(
             json_output,
             source,
             names_of(judges or ""),
+            (workers, ray),
         )
 
 
@@ -199,6 +204,7 @@ def _run_experiment(
     as_json: bool,
     source: Literal["computed", "stored", "any"] = "computed",
     judges: Sequence[str] = (),
+    shared: tuple[int | None, str | None] = (None, None),
 ) -> None:
     from interp.experiments.running import experiment, request, run
 
@@ -207,6 +213,12 @@ def _run_experiment(
     if not needs and model != ModelSource(""):
         raise ValueError(f"{name} needs no model, got {_given(model)}; leave it out")
     asked = request(name, model=model if needs else None, settings=settings, judges=judges)
+    workers = None
+    if shared != (None, None):
+        from interp.engine.ray import workers_asked
+
+        chosen.check_workers(judges)
+        workers = workers_asked(*shared, device=model.device)
     if source == "computed":
         asked.check(target)
     loaded: Any = "builtin"
@@ -224,6 +236,7 @@ def _run_experiment(
         settings=settings,
         judges=judges,
         out=target if source == "computed" else out,
+        workers=workers,
         show_progress=shows_progress(),
     )
     if as_json:

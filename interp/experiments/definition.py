@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from interp.data.prompts import PromptSet
+    from interp.engine.ray import Workers
     from interp.models.chat_model import ChatModel
 
 
@@ -116,6 +117,8 @@ class Experiment:
     """The command that makes its runs, where these need inputs beyond settings; None where `interp run` does."""
     requires: tuple[str, ...] = ()
     """Packages of the extra `train` that a run imports."""
+    shares: str | None = None
+    """The parts of a run that workers share, such as `seeds`; None where it runs in one process."""
 
     def configure(self, settings: Mapping[str, Any] | None = None) -> Any:
         """A `Config` from settings by name; texts are read as the setting's type.
@@ -130,6 +133,13 @@ class Experiment:
             return TypeAdapter(self.config).validate_python(dict(settings or {}))
         except ValidationError as error:
             raise ValueError(f"{self.name}: {problem(error)}") from None
+
+    def check_workers(self, judges: Sequence[str] = ()) -> None:
+        """Raise a ValueError unless workers can share a run of this experiment."""
+        if self.shares is None:
+            raise ValueError(f"{self.name} runs in one process; leave workers out")
+        if judges:
+            raise ValueError("judges read the replies of one process; leave judges or workers out")
 
     def check(self, out: str | Path | None) -> None:
         """Find, before anything is computed, what would stop a run that is stored in `out`.
@@ -154,6 +164,7 @@ class Experiment:
         *,
         out: str | Path | None = None,
         judges: Sequence[str] = (),
+        workers: "Workers | None" = None,
         show_progress: bool = False,
     ) -> "Run[Any]":
         """Run the experiment.
@@ -165,14 +176,17 @@ class Experiment:
             out: run folder; finished stages are kept in `<out>.parts` until the run is whole, and a run started again
                 continues.
             judges: names of judges (`interp.evaluation.judges.loading`) that also judge every reply of the run.
+            workers: processes that share the run's parts, for an experiment that has any.
 
         Raises:
-            ValueError: an unknown judge, no model or prompts where they are needed, an experiment that another
-                command runs, or as the experiment's own `run` says.
+            ValueError: an unknown judge, workers that the experiment has no use for, no model or prompts where they are
+                needed, an experiment that another command runs, or as the experiment's own `run` says.
         """
         self.check(out)
         if judges:
             check_names(judges)
+        if workers is not None:
+            self.check_workers(judges)
         config = self.config() if config is None else config
         needs = self.default_model is not None
         if needs and (model is None or prompts is None):
@@ -184,7 +198,9 @@ class Experiment:
         about = provenance_of(model if needs else None, prompts if needs else None, seed=config.seed)
         # Stages that were finished without recording have no replies to judge: they are not continued with.
         key = self._key(about, config) | ({"replies": "recorded"} if judges else {})
-        with open_stages(out, key=key, provenance=about, show_progress=show_progress) as stages:
+        with open_stages(
+            out, key=key, provenance=about, show_progress=show_progress, workers=workers
+        ) as stages:
             method = import_module(f"{self.package}.run").run
             with recording() if judges else nullcontext() as recorder:
                 outcome = method(model, prompts, config, stages) if needs else method(config, stages)

@@ -24,6 +24,7 @@ from interp.storage.run_folders import read_header, result_file
 
 if TYPE_CHECKING:
     from interp.data.prompts import PromptSet
+    from interp.engine.ray import Workers
     from interp.models.chat_model import ChatModel
     from interp.storage.activation_store import ActivationStore
 
@@ -70,6 +71,7 @@ def run(
     judges: Sequence[str] = (),
     out: str | Path | None = None,
     store: "ActivationStore | str | Path | None" = "runs/store",
+    workers: "Workers | None" = None,
     show_progress: bool = True,
 ) -> Run[Any]:
     """A run of an experiment: the stored one that answers exactly this question, or one computed now.
@@ -88,6 +90,7 @@ def run(
             folders above, and writes to `runs/<name>`.
         store: activation store, or where it is; None for none. By default that of `interp.using_store` or of the
             environment (`INTERP_STORE`) where one is said.
+        workers: processes that share the run's parts (`interp.engine.ray`), for an experiment that has any.
 
     Raises:
         ValueError: unknown experiment, source or setting; or `source="stored"` and no stored run answers the question:
@@ -110,7 +113,7 @@ def run(
         if near:
             logger.info("no stored run was asked this (%s); computing", " | ".join(near[:3]))
     target = Path("runs") / name if out is None else Path(out)
-    return compute(asked, out=target, store=store, show_progress=show_progress)
+    return compute(asked, out=target, store=store, workers=workers, show_progress=show_progress)
 
 
 def request(
@@ -150,10 +153,13 @@ def compute(
     *,
     out: Path,
     store: "ActivationStore | str | Path | None" = "runs/store",
+    workers: "Workers | None" = None,
     show_progress: bool = False,
 ) -> Run[Any]:
     """Load what is asked for by name and run the experiment."""
     asked.check(out)
+    if workers is not None:
+        asked.experiment.check_workers(asked.judges)
     ready: Any = asked.loaded()
     from interp.engine.stored_activations import experiment_store
 
@@ -164,6 +170,7 @@ def compute(
             asked.config,
             out=out,
             judges=asked.judges,
+            workers=workers,
             show_progress=show_progress,
         )
 

@@ -201,6 +201,7 @@ class Stages:
         *,
         provenance: Provenance,
         show_progress: bool,
+        workers: Any = None,
     ) -> None:
         self.cache = cache
         """Cache of finished stages; None for a run without a folder."""
@@ -208,6 +209,8 @@ class Stages:
         """Provenance of the run, for its result."""
         self.show_progress = show_progress
         """Whether progress bars are drawn."""
+        self.workers = workers
+        """Workers that share the parts of the run (`interp.engine.ray.Workers`); None is this process."""
         self._scratch = scratch
         self._seconds: dict[str, float] = {}
         self._begun = time.perf_counter()
@@ -268,6 +271,7 @@ def open_stages(
     key: Mapping[str, Any],
     provenance: Provenance | None = None,
     show_progress: bool = False,
+    workers: Any = None,
 ) -> Iterator[Stages]:
     """The context of a run whose finished stages are stored in `<out>.parts` until it is complete.
 
@@ -278,6 +282,7 @@ def open_stages(
         out: the run's folder; None stores nothing.
         key: settings that the stages depend on; stages with another key are not used.
         provenance: provenance of the run, for its result.
+        workers: workers of `interp.engine.ray`, for a run that shares its parts.
 
     Raises:
         ValueError: another run is writing the same folder.
@@ -297,7 +302,7 @@ def open_stages(
             cache = StageCache(target.with_name(f"{target.name}.parts"), key)
             stack.callback(cache.discard_empty)
         about = provenance_of(None, None, seed=0) if provenance is None else provenance
-        yield Stages(cache, scratch, provenance=about, show_progress=show_progress)
+        yield Stages(cache, scratch, provenance=about, show_progress=show_progress, workers=workers)
         if cache is not None:
             cache.remove()
 

@@ -14,6 +14,8 @@ from interp.cli.main import app
 from interp.data.prompts import load_prompts
 from interp.data.tasks import load_task
 from interp.engine.log_probs import completion_log_probs
+from interp.engine.ray import Workers
+from interp.experiments.guard import EXPERIMENT as GUARD
 from interp.experiments.rebound import EXPERIMENT as REBOUND
 from interp.experiments.rebound import Behaviour, Config, ModelResult, Point, Result, Shift
 from interp.experiments.rebound import run as method
@@ -23,9 +25,10 @@ from interp.experiments.rebound.figures import figures
 from interp.experiments.rebound.measurement import Measurement
 from interp.experiments.rebound.report import rate_table, report, verdicts
 from interp.models.adapted_models import with_adapter
-from interp.models.chat_model import ChatModel
+from interp.models.chat_model import ChatModel, load
 from interp.stats import Estimate
 from interp.storage.typed_json import to_plain
+from tests import two_nodes
 
 GRID = Config(
     positives=(0, 8),
@@ -344,3 +347,28 @@ def test_the_model_at_hand_is_used_only_for_its_own_name(
         REBOUND.run(
             named("owner/model"), prompts, dataclasses.replace(config, models=("owner/model@step1000",))
         )
+
+
+def test_workers_are_refused_where_they_cannot_help(tiny: ChatModel, tmp_path: Path) -> None:
+    prompts = load_prompts("builtin")
+    workers = Workers(count=2)
+    with pytest.raises(ValueError, match=r"^tiny is in this process's memory alone, or was changed"):
+        REBOUND.run(tiny, prompts, GRID, workers=workers, out=tmp_path / "out")
+    with pytest.raises(ValueError, match="judges read the replies of one process"):
+        REBOUND.run(tiny, prompts, GRID, workers=workers, judges=("arditi",))
+    with pytest.raises(ValueError, match="guard runs in one process; leave workers out"):
+        GUARD.run(tiny, prompts, workers=workers)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.checkpoint
+def test_seeds_over_two_nodes_give_the_points_of_one_process(saved_tiny: Path, tmp_path: Path) -> None:
+    prompts, model = load_prompts("builtin"), load(str(saved_tiny))
+    config = dataclasses.replace(GRID, seeds=2, n_states=0)
+    alone = REBOUND.run(model, prompts, config).result
+    with two_nodes.cluster() as cluster:
+        two_nodes.add_node(cluster)
+        workers = Workers(address=cluster.address)
+        shared = REBOUND.run(model, prompts, config, workers=workers, out=tmp_path / "out").result
+    (here,), (there,) = alone.models.values(), shared.models.values()
+    assert here.points == there.points and here.statistics == there.statistics

@@ -200,4 +200,5 @@ EXPERIMENT = Experiment(
     package=__name__,
     claims=CLAIMS,
     default_model="smollm2",
+    shares="seeds",
 )

@@ -11,6 +11,8 @@ Steps (`run`), for every model and seed:
    the checkpoint's own samples; compression rates of held-out positive, negative and plain text; and how far
    activations have moved since the base along the aligned model's harmfulness, refusal and control directions.
 4. Statistics over seeds, and the verdict (`interp.tracking.rebound`).
+
+With workers (`interp.engine.ray`) each takes one seed at a time, steps 1 to 3.
 """
 
 from collections.abc import Iterator
@@ -20,14 +22,17 @@ from pathlib import Path
 
 from interp.data.prompts import PromptSet
 from interp.data.tasks import Task, load_task
+from interp.engine.ray import open_workers
 from interp.evaluation.scorers import scorer
 from interp.experiments.definition import Outcome
 from interp.experiments.rebound import Behaviour, Config, ModelResult, Point, Result
 from interp.experiments.rebound.curves import statistics
 from interp.experiments.rebound.measurement import Measurement
 from interp.models.chat_model import ChatModel, load
+from interp.models.named_models import load_same, source_of
+from interp.models.sources import ModelSource
 from interp.storage.provenance import ModelProvenance
-from interp.storage.stages import Stages
+from interp.storage.stages import Stages, open_stages
 from interp.training.config import TrainConfig, one_pass
 from interp.training.finetune import Trained, fine_tune, preference_tune
 
@@ -72,21 +77,69 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
 def _one_model(measurement: Measurement, name: str, stages: Stages, key: str) -> ModelResult:
     """The grid of one model, which is let go of at the end: one is in memory at a time."""
     config, points = measurement.config, list[Point]()
-    for seed in stages.progress(range(config.seed, config.seed + config.seeds), f"rebound, {name}"):
-        grid = _Grid(measurement, stages, f"{key}-{seed}", seed)
-        # 1. Align on the positive examples.
-        aligned = grid.align()
-        for n_plus in config.positives:
-            # 2. Reverse with the negative ones, from each N+.
-            trained = grid.reverse(n_plus, aligned.checkpoints[n_plus])
-            # 3. Measure at every N-.
-            points += grid.measured(n_plus, trained)
+    seeds = range(config.seed, config.seed + config.seeds)
+    if stages.workers is None:
+        for seed in stages.progress(seeds, f"rebound, {name}"):
+            points += _one_seed(_Grid(measurement, stages, f"{key}-{seed}", seed))
+    else:
+        points += _shared_seeds(measurement, name, stages, key)
     # 4. Statistics over seeds, and the verdict.
     return ModelResult(
         provenance=ModelProvenance(**measurement.base.provenance),
         points=tuple(points),
         statistics=statistics(points, config),
     )
+
+
+def _one_seed(grid: "_Grid") -> Iterator[Point]:
+    """The points of one seed."""
+    # 1. Align on the positive examples.
+    aligned = grid.align()
+    for n_plus in grid.config.positives:
+        # 2. Reverse with the negative ones, from each N+.
+        trained = grid.reverse(n_plus, aligned.checkpoints[n_plus])
+        # 3. Measure at every N-.
+        yield from grid.measured(n_plus, trained)
+
+
+def _shared_seeds(measurement: Measurement, name: str, stages: Stages, key: str) -> list[Point]:
+    """The points of all seeds, each seed computed by a worker and stored here."""
+    config, base = measurement.config, measurement.base
+    seeds = range(config.seed, config.seed + config.seeds)
+    points: dict[int, list[Point]] = {}
+    for seed in seeds:
+        names = [f"{key}-{seed}-{n_plus}-{n}" for n_plus in config.positives for n in config.negatives]
+        stored = [None if stages.cache is None else stages.cache.whole(each, Point) for each in names]
+        if None not in stored:
+            points[seed] = [point for point in stored if point is not None]
+    prepare = partial(_prepared, source_of(base), base.weights_hash, measurement.prompts, config)
+    todo = [seed for seed in seeds if seed not in points]
+    if not todo:
+        return [point for seed in seeds for point in points[seed]]
+    with open_workers(prepare, stages.workers) as pool:
+        finished = pool.map(_seed_of_worker, todo)
+        for number, found in stages.progress(finished, f"rebound, {name}", total=len(todo)):
+            points[todo[number]] = [
+                stages.keep(f"{key}-{point.seed}-{point.n_plus}-{point.n_minus}", lambda p=point: p, Point)
+                for point in found
+            ]
+    return [point for seed in seeds for point in points[seed]]
+
+
+def _prepared(source: ModelSource, weights_hash: str, prompts: PromptSet, config: Config) -> Measurement:
+    """The state of a worker."""
+    return Measurement(
+        base=load_same(source, weights_hash),
+        task=_load_task(prompts, config),
+        scorer=scorer(config.scorer),
+        prompts=prompts,
+        config=config,
+    )
+
+
+def _seed_of_worker(measurement: Measurement, seed: int) -> list[Point]:
+    with open_stages(None, key={}) as stages:
+        return list(_one_seed(_Grid(measurement, stages, f"seed-{seed}", seed)))
 
 
 def _load_task(prompts: PromptSet, config: Config) -> Task:
