@@ -160,6 +160,8 @@ class Setting:
         ]
         if model.device.type == "cpu" and model.dtype != torch.float32:
             load.append(f"dtype={str(model.dtype).removeprefix('torch.')!r}")
+        if model.precision != "exact":
+            load.append(f"precision={model.precision!r}")
         amount = (
             f"coefficient={self.coefficient!r}"
             if self.relative_norm is None
