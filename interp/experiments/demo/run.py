@@ -343,10 +343,8 @@ def _picked_directions(
     config: Config,
 ) -> tuple[Direction, Direction]:
     """The refusal direction that was picked and the harmfulness direction of the same layer."""
-    layer, train = (
-        picked.layer,
-        [acts["as-is", kind, "train"]["resid_pre"] for kind in ("harmful", "harmless")],
-    )
+    layer = picked.layer
+    train = [acts["as-is", kind, "train"]["resid_pre"] for kind in ("harmful", "harmless")]
     norms = mean_norm(torch.cat(train).float())
     origin = provenance(model.provenance, prompts.provenance, config)
     n_post = norms.shape[1] - 1
