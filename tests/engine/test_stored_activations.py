@@ -24,6 +24,8 @@ from interp.representations.beliefs import states
 from interp.storage.activation_store import ActivationStore
 from tests.conftest import PROMPTS
 
+pytest.importorskip("lance", reason="the extra scale is not installed")
+
 
 @contextmanager
 def passes(model: ChatModel) -> Iterator[list[int]]:

@@ -21,6 +21,8 @@ from interp.storage.store_slices import select
 from interp.storage.vllm_files import read_vllm_states
 from tests.storage.store_writer import LAYERS, WIDTH, held, key_of, places_of, vectors_of, write
 
+pytest.importorskip("lance", reason="the extra scale is not installed")
+
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_what_was_written_is_read_and_nothing_else_is_there(tmp_path: Path, dtype: str) -> None:
