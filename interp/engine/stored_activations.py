@@ -105,7 +105,8 @@ class StoredBatches:
         path: str,
         purpose: Purpose = "serve",
     ) -> None:
-        self._store, self._model, self._request, self._purpose = store, model, request, purpose
+        self._store, self._model, self._request = store, model, request
+        self._purpose: Purpose = purpose
         self._tokens, self._interventions = tokens, interventions
         self._tables: dict[Site, StoreTable] = {
             site: store.table(key)

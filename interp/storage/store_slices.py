@@ -176,7 +176,7 @@ def select(
     places: dict[bytes, Place] = {}
     for _, some, rows, _ in found.places():
         places |= {row: p for row, p in zip(rows, some, strict=True) if roles is None or p.role in roles}
-    whole = (found.addresses(list(places), chosen) >= 0).all((1, 2))
+    whole = np.asarray((found.addresses(list(places), chosen) >= 0).all((1, 2))).tolist()
     kept = tuple(place for place, there in zip(places.values(), whole, strict=True) if there)
     if not kept:
         raise ValueError(f"no row of {fitting[0].id} has layers {list(chosen)} at roles {roles or 'any'}")
