@@ -185,7 +185,10 @@ def _swaps(model: ChatModel) -> _Swaps:
                 tried = [None, packed] if packed.usable else [None]
                 agree[kind] = all(
                     _same(
-                        module.forward, partial(fused, module, weights=w), x, rounds=w is packed and w.rounds
+                        module.forward,
+                        partial(fused, module, weights=w),
+                        x,
+                        rounds=w is not None and w.rounds,
                     )
                     for w in tried
                 )

@@ -47,7 +47,7 @@ class GrowingLayer(DynamicLayer):
 
     def __init__(self, layer: DynamicLayer) -> None:
         super().__init__()
-        self.__dict__.update(vars(layer))
+        vars(self).update(vars(layer))
         self._buffers: dict[str, _Buffer] = {}
 
     def update(
@@ -60,7 +60,8 @@ class GrowingLayer(DynamicLayer):
         self.values = self._extended("values", self.values, value_states)
         return self.keys, self.values
 
-    def _extended(self, name: str, before: Tensor, more: Tensor) -> Tensor:
+    def _extended(self, name: str, before: Tensor | None, more: Tensor) -> Tensor:
+        assert before is not None  # the layer is initialised
         buffer = self._buffers.get(name)
         extended = None if buffer is None else buffer.followed_by(before, more)
         if extended is not None:

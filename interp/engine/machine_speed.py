@@ -110,6 +110,8 @@ def _random_model(dtype: str, device: str) -> tuple[Any, ModelSize]:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>", pad_token="<pad>")
     tokenizer.chat_template = "User: {{ messages[-1]['content'] }}\nAssistant:"
+    end: Any = tokenizer.eos_token_id
+    pad: Any = tokenizer.pad_token_id
     config = LlamaConfig(
         hidden_size=576,
         intermediate_size=1536,
@@ -118,9 +120,9 @@ def _random_model(dtype: str, device: str) -> tuple[Any, ModelSize]:
         num_key_value_heads=3,
         vocab_size=8192,
         tie_word_embeddings=True,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.eos_token_id,
+        eos_token_id=end,
+        pad_token_id=pad,
+        bos_token_id=end,
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -1,6 +1,7 @@
 """What the demo costs, by stage (`interp.experiments.plans`)."""
 
 from interp.data.prompt_sets import KINDS, PAIRED_KINDS
+from interp.data.prompts import Split
 from interp.engine.costs import Work
 from interp.experiments.demo import Config
 from interp.experiments.plans import Sizes
@@ -11,10 +12,12 @@ _ARMS = 5
 
 def plan(config: Config, sizes: Sizes) -> dict[str, Work]:
     """Work by stage."""
-    train, val, test = (
-        [sizes.part(kind, split, n) for kind in PAIRED_KINDS]
-        for split, n in (("train", config.n_train), ("val", config.n_val), ("test", config.n_test))
+    splits: tuple[tuple[Split, int], ...] = (
+        ("train", config.n_train),
+        ("val", config.n_val),
+        ("test", config.n_test),
     )
+    train, val, test = ([sizes.part(kind, split, n) for kind in PAIRED_KINDS] for split, n in splits)
     ended = [part.with_ending("period") for part in (*train, *test)]
     # A candidate is ablated on the prompts of both kinds; added, harmless ones run from its layer on.
     scored = sizes.first_tokens(*val) + sizes.first_tokens(val[1])

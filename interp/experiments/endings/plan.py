@@ -1,7 +1,7 @@
 """What the experiment on endings costs, by stage (`interp.experiments.plans`)."""
 
 from interp.data.prompt_sets import PAIRED_KINDS
-from interp.data.prompts import load_prompts
+from interp.data.prompts import Split, load_prompts
 from interp.engine.costs import Work
 from interp.experiments.endings import TREATMENTS, Config
 from interp.experiments.plans import Sizes
@@ -10,6 +10,7 @@ from interp.experiments.plans import Sizes
 def plan(config: Config, sizes: Sizes) -> dict[str, Work]:
     """Work by treatment of the endings; further models count as one of the size of --model each."""
     sets = [sizes.prompts, *(load_prompts(source, seed=config.seed) for source in config.sets)]
+    splits: tuple[tuple[Split, int], ...] = (("train", config.n_train), ("test", config.n_test))
     train, test = (
         Work.total(
             sizes.read(found[kind, split].first(n))
@@ -17,7 +18,7 @@ def plan(config: Config, sizes: Sizes) -> dict[str, Work]:
             for kind in PAIRED_KINDS
         )
         * (1 + len(config.models))
-        for split, n in (("train", config.n_train), ("test", config.n_test))
+        for split, n in splits
     )
     # With endings exchanged, the training prompts are also read as they are.
     return {

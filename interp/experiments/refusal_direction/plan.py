@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from interp.data.files import read_text
 from interp.data.prompt_sets import PAIRED_KINDS
-from interp.data.prompts import HELD_OUT_TEXT
+from interp.data.prompts import HELD_OUT_TEXT, Split
 from interp.engine.costs import Work
 from interp.experiments.plans import Sizes
 from interp.experiments.refusal_direction import ARMS, Config
@@ -19,10 +19,12 @@ _MECHANISM_PASSES = 12
 
 def plan(config: Config, sizes: Sizes) -> dict[str, Work]:
     """Work by stage."""
-    train, val, test = (
-        [sizes.part(kind, split, n) for kind in PAIRED_KINDS]
-        for split, n in (("train", config.n_train), ("val", config.n_val), ("test", config.n_test))
+    splits: tuple[tuple[Split, int], ...] = (
+        ("train", config.n_train),
+        ("val", config.n_val),
+        ("test", config.n_test),
     )
+    train, val, test = ([sizes.part(kind, split, n) for kind in PAIRED_KINDS] for split, n in splits)
     layers = sizes.model.n_layers
     both, harmless = sizes.first_tokens(*val), sizes.first_tokens(val[1])
     # An addition runs from its layer on: half of the blocks on average.
