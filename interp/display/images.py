@@ -49,7 +49,7 @@ def fewer_colours(data: bytes) -> bytes:
 def shrink_notebook(path: str | Path) -> int:
     """Write a notebook's pictures with fewer colours, without outputs of nothing; returns the bytes that were saved.
 
-    An output of nothing is what a progress bar that is done leaves.
+    An output of nothing is what a progress bar that is done leaves. Lines are not indented: figures have a number a line.
     """
     file = Path(path)
     before = file.read_text(encoding="utf-8")
@@ -61,6 +61,6 @@ def shrink_notebook(path: str | Path) -> int:
             if "image/png" in output.get("data", {}):
                 small = fewer_colours(base64.b64decode(output["data"]["image/png"]))
                 output["data"]["image/png"] = base64.b64encode(small).decode() + "\n"
-    after = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+    after = json.dumps(notebook, indent=0, ensure_ascii=False) + "\n"
     file.write_text(after, encoding="utf-8")
     return len(before.encode()) - len(after.encode())
