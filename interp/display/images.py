@@ -49,7 +49,8 @@ def fewer_colours(data: bytes) -> bytes:
 def shrink_notebook(path: str | Path) -> int:
     """Write a notebook's pictures with fewer colours, without outputs of nothing; returns the bytes that were saved.
 
-    An output of nothing is what a progress bar that is done leaves. Lines are not indented: figures have a number a line.
+    An output of nothing is what a progress bar that is done leaves. Lines are not indented, since figures have a number
+    a line.
     """
     file = Path(path)
     before = file.read_text(encoding="utf-8")
