@@ -94,7 +94,7 @@ def rate_axis(figure: go.Figure, *, horizontal: bool = False, high: float = 1.04
     update(range=[-FOOT, high], tickformat=".0%", tickvals=[0, 0.25, 0.5, 0.75, 1])
 
 
-def log_ticks(values: Iterable[float]) -> dict[str, object]:
+def log_ticks(values: Iterable[int | float]) -> dict[str, object]:
     """A logarithmic axis with a tick at each of these values and nowhere else, as keywords of `update_xaxes`.
 
     Example:

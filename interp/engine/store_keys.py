@@ -28,6 +28,8 @@ from interp.storage.store_cells import DTYPES, Place, TableKey
 
 ENGINE = "1"
 """Raised when what the engine computes changes by more than rounding."""
+_CAPTURING = "transformers.utils.output_capturing"
+"""Whose hooks stay on a model that once gave its hidden states, and change nothing."""
 _VOLATILE = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
 """Fields of a configuration that say where it comes from; the dtype is in the key by itself."""
 
@@ -41,7 +43,8 @@ def why_not(model: ChatModel, interventions: Sequence[Intervention]) -> str | No
     if torch.is_autocast_enabled(model.device.type):
         return "autocast is on"
     for name, module in model.hf.named_modules():
-        if module._forward_hooks or module._forward_pre_hooks:
+        hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+        if any(getattr(hook, "__module__", "") != _CAPTURING for hook in hooks):
             return f"{name or 'the model'} has hooks"
         if "forward" in vars(module) and not hasattr(
             module, "_hf_hook"

@@ -8,7 +8,6 @@ seconds come from the model's configuration and two speeds of this machine (`int
     plan.seconds, plan.memory_bytes
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +25,7 @@ from interp.models.model_sizes import BYTES, ModelSize
 from interp.models.sources import ModelSource
 from interp.models.token_counts import TokenCounter, model_files
 from interp.storage.settings import CheckedSettings, Count
+from interp.storage.typed_json import read_json
 
 PASS_TOKENS = 5120
 """Tokens of a packed pass of a small model on a CPU (`PassBudget.packed_tokens`)."""
@@ -159,11 +159,8 @@ def planned(
     path = folder / "config.json"
     if not path.is_file():
         raise ValueError(f"{folder} has no config.json, so the model's size is not known")
-    try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-        size = ModelSize.from_config(content, source=str(path))
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"cannot read {path}: {error!s:.120}") from error
+    content = read_json(path, dict[str, Any], remedy="download it again")
+    size = ModelSize.from_config(content, source=str(path))
     device = model.device or "cpu"
     dtype = model.dtype or ("float32" if device == "cpu" else content.get("dtype") or "bfloat16")
     if dtype not in BYTES:

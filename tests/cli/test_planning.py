@@ -48,4 +48,4 @@ def test_mistakes_are_one_line(saved_tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "has no config.json" in refused("plan", "demo", "--model", tmp_path / "empty")
     (tmp_path / "empty" / "config.json").write_text('["a"]')
-    assert "cannot read" in refused("plan", "demo", "--model", tmp_path / "empty")
+    assert "is damaged" in refused("plan", "demo", "--model", tmp_path / "empty")

@@ -192,6 +192,13 @@ def test_a_wrong_hit_is_impossible_when_the_state_of_the_model_changes(
         torch.testing.assert_close(around, collect(model, PROMPTS)["resid_pre"])
 
 
+def test_hooks_that_transformers_leaves_for_hidden_states_change_nothing(tiny: ChatModel) -> None:
+    model = copy_of(tiny)
+    model.hf(torch.tensor([[1, 2, 3]]), output_hidden_states=True)
+    assert any(module._forward_hooks for module in model.hf.modules())
+    assert why_not(model, ()) is None
+
+
 def test_what_a_key_cannot_express_is_not_stored(tiny: ChatModel, tmp_path: Path) -> None:
     model = copy_of(tiny)
     assert why_not(model, ()) is None  # the control

@@ -38,13 +38,21 @@ def _looks(betas: Sequence[float | int]) -> dict[float | int, Style]:
     return {**dict(zip(shares, ordered(len(shares)), strict=True)), -1.0: CONTROL}
 
 
+def _some(betas: Sequence[float | int]) -> set[float | int]:
+    """Exact values and at most four shares, the ends among them: more lines cannot be told apart."""
+    shares = sorted(beta for beta in betas if beta >= 0)
+    kept = shares if len(shares) <= 4 else [shares[0], shares[len(shares) // 2], shares[-1]]
+    return {*kept, *(beta for beta in betas if beta < 0)}
+
+
 def _tabular(result: Result) -> go.Figure:
     looks = _looks([curve.beta for curve in result.tabular])
     kinds = {"expected true reward": "reward", "share of the optimum's states passed": "covered"}
+    drawn = _some([curve.beta for curve in result.tabular])
     figure = panels(list(kinds), columns=2, width=380, x_title="updates", shared_y="no", gap=70)
     for column, field in enumerate(kinds.values(), start=1):
         for curve in result.tabular:
-            if field == "covered" and curve.beta < 0:
+            if (field == "covered" and curve.beta < 0) or curve.beta not in drawn:
                 continue
             traces = estimates_line(
                 share_name(curve.beta),
@@ -66,7 +74,8 @@ def _tabular(result: Result) -> go.Figure:
 def _tabular_frontier(result: Result) -> go.Figure:
     looks = _looks([curve.beta for curve in result.tabular])
     figure = panels(x_title="KL to the reference, nats", y_title="expected true reward")
-    for curve in result.tabular:
+    drawn = _some([curve.beta for curve in result.tabular])
+    for curve in [curve for curve in result.tabular if curve.beta in drawn]:
         figure.add_traces(
             line(
                 share_name(curve.beta),

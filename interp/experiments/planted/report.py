@@ -60,7 +60,7 @@ def finds_other(found: Found) -> bool:
 def verdicts(result: Result) -> list[str]:
     """Verdicts, in words that follow from the data."""
     lines = [
-        f"The rule {result.config.plant!r} is obeyed on {result.obeyed.percent} (n = {result.obeyed.n})."
+        f"The rule `{result.config.plant}` is obeyed on {result.obeyed.percent} (n = {result.obeyed.n})."
     ]
     if not result.obeyed.value > _MIN_OBEYED:
         lines.append(
