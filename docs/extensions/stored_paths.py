@@ -17,7 +17,7 @@ from typing import Any
 
 from stored_entries import Stored, at, follow, formatted, peak, percent
 from stored_preferences import dataset_reset, reward_topology
-from stored_readings import endings, planted, safe_rlhf, safelawbench
+from stored_readings import endings, machine_text, planted, safe_rlhf, safelawbench
 from stored_repairs import recovery, repair, safety_prompts
 
 from interp.stats import Estimate, paired_test
@@ -230,6 +230,7 @@ STORED: dict[str, dict[str, Stored]] = {
     "endings": endings(),
     "safe-rlhf": safe_rlhf(),
     "safelawbench": safelawbench(),
+    "machine-text": machine_text(),
     "reward-topology": reward_topology(),
     "dataset-reset": dataset_reset(),
     **{f"planted-{rule}": planted(rule) for rule in ("form", "trigger", "word")},

@@ -106,3 +106,24 @@ def _largest_cosine(result: Any) -> float:
     """Cosine of harm at `t_inst` and the rule at `t_post_inst`, largest in the upper two thirds of layers."""
     upper = result["dissociation"][len(result["dissociation"]) // 3 :]
     return max(upper, key=abs)
+
+
+def machine_text() -> dict[str, Stored]:
+    """Detectors, attacks and interventions on the model's own text."""
+    fast = "Fast-DetectGPT"
+    entries: dict[str, Stored] = {}
+    for name in (fast, "log-rank", "log-likelihood", "entropy"):
+        entries[f"auroc {name}"] = at("detectors", name, "auroc")
+        entries[f"found {name}"] = percent("detectors", name, "found")
+    return entries | {
+        "n": at("detectors", fast, "auroc", "n", form="d"),
+        "paraphrased": at("attacks", "paraphrased by the model", "auroc", fast),
+        "mixed": at("attacks", "human sentences mixed in", "auroc", fast),
+        "layer": at("layer", form="d"),
+        "steered": at("effects", "steered", fast, form="+.2f"),
+        "steered random": at("effects", "steered_random", fast, form="+.2f"),
+        "ablated": at("effects", "ablated", fast, form="+.2f"),
+        "z, human": at("watermarks", "unmarked", "human", "mean"),
+        "z, own": at("watermarks", "unmarked", "the model's own, unmarked", "mean"),
+        "marked": percent("watermarks", "marked", "4", "power", -1),
+    }

@@ -11,6 +11,7 @@ from interp.display.charts import (
     CONTROL,
     Style,
     area,
+    bar_marker,
     estimates_line,
     finish,
     line,
@@ -143,7 +144,7 @@ def _scores(result: Result) -> go.Figure:
                 legendgroup=label,
                 showlegend=place == 0,
                 opacity=0.6,
-                marker={"color": look.colour, "pattern": {"shape": look.pattern, "fgcolor": "white"}},
+                marker=bar_marker(look),
                 row=place // 2 + 1,
                 col=place % 2 + 1,
             )
