@@ -17,6 +17,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,8 +26,8 @@ from torch import Tensor, nn
 
 _CHUNK = 2**24
 """Elements of a tensor that are copied to the CPU and hashed at a time."""
-_BLOCK = 2**20
-"""Words of a tensor on a GPU that are multiplied and summed at a time."""
+_BLOCK = 2**22
+"""Words of a tensor on a GPU that are multiplied and summed at a time: 64 MB of intermediate values."""
 _LENGTH_DEPENDENT = ("dynamic", "longrope")
 """Kinds of rotary embedding whose frequencies change with the prompts that ran last."""
 
@@ -119,11 +120,17 @@ def _checksum_on_device(flat: Tensor) -> tuple[int, ...]:
     raw = flat.contiguous().view(torch.uint8)
     if (over := -raw.numel() % 4) or raw.storage_offset() % 4:
         raw = torch.cat([raw, raw.new_zeros(over)])
-    words = raw.view(torch.int32)
-    odd = np.random.default_rng(0).integers(-(2**62), 2**62, _BLOCK, dtype=np.int64) | 1
-    factors = torch.from_numpy(odd).to(flat.device)
+    words, factors = raw.view(torch.int32), _factors(flat.device)
     sums = [(part.to(torch.int64) * factors[: len(part)]).sum() for part in words.split(_BLOCK)]
     return tuple(torch.stack(sums).tolist()) if sums else ()
+
+
+@cache
+def _factors(device: torch.device) -> Tensor:
+    """An odd number for every word of a block, drawn and copied once: for each of the 291 weights of a 7B model that
+    would take seconds a check."""
+    odd = np.random.default_rng(0).integers(-(2**62), 2**62, _BLOCK, dtype=np.int64) | 1
+    return torch.from_numpy(odd).to(device)
 
 
 def _digest(name: str, tensor: Tensor) -> bytes:
