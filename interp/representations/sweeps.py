@@ -174,6 +174,16 @@ class Sweep:
                 out[rows] = refusal_metric(logits.float().log_softmax(-1), self._refusal_ids).cpu()
         return out
 
+    def _whole(self) -> Float[Tensor, " harmless"]:
+        """Refusal metric of the unmodified model on the harmless prompts, packed as `_resumed` packs them."""
+        out = torch.empty(self.n_harmless, dtype=torch.float64)
+        with apply(self.model, []) as applied:
+            for rows, logits in packed_next_tokens(
+                self.model, self._harmless, applied, max_shared=0, weights=self._weights
+            ):
+                out[rows] = refusal_metric(logits.float().log_softmax(-1), self._refusal_ids).cpu()
+        return out
+
     @cached_property
     def _resid(self) -> list[Float[Tensor, "layer one node d_model"]]:
         """Unmodified `resid_pre` of every layer on the packed harmless prompts, one entry per pass."""
@@ -199,14 +209,19 @@ class Sweep:
 
     @cached_property
     def _resumes(self) -> bool:
-        """Whether passes that start at a block equal whole passes; tested once."""
+        """Whether passes that start at a block change no more than another packing of the prompts does; tested once.
+
+        In float32 both are far below the limit of 0.01 nats. In half precision products of other shapes round
+        differently, which moves the refusal metric of a 7B model in bfloat16 by 0.1 nats: that is no fault of resuming.
+        """
         try:
             resumed = self._resumed(torch.zeros(self.model.d_model), self.model.n_layers // 2)
         except (TypeError, RuntimeError, AttributeError) as error:
             logger.warning("%s cannot resume at a block (%s); running all blocks", self.model.name, error)
             return False
-        gap = (resumed - self.baseline[self.n_harmful :]).abs().max().item()
-        if not gap < 1e-2:
+        whole, base = self._whole(), self.baseline[self.n_harmful :]
+        gap, rounding = (resumed - whole).abs().max().item(), (base - whole).abs().max().item()
+        if not gap < max(1e-2, 2 * rounding):
             logger.warning(
                 "resuming at a block changes the refusal metric of %s by %.2g; running all blocks",
                 self.model.name,

@@ -40,6 +40,23 @@ def test_every_family_scores_alike_on_both_paths(name: str, tokenizer: Any) -> N
             assert a == pytest.approx(b, abs=1e-3)
 
 
+def test_rounding_in_half_precision_is_no_fault_of_resuming(tokenizer: Any) -> None:
+    model = ChatModel(build(*COVERED["llama"]).to(torch.bfloat16), tokenizer, name="llama")
+    sweep = sweep_of(model)
+    base, whole = sweep.baseline[sweep.n_harmful :], sweep._whole()
+    assert (
+        base - whole
+    ).abs().max() > 1e-2  # control: another packing moves the metric beyond float32's limit
+    assert sweep._resumes
+
+
+def test_a_pass_that_resumes_wrongly_is_not_used(tiny: ChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = sweep_of(tiny)
+    own = sweep._resumed
+    monkeypatch.setattr(sweep, "_resumed", lambda vector, layer: own(vector + 1.0, layer))
+    assert not sweep._resumes
+
+
 def test_a_zero_direction_scores_as_the_unmodified_model(tiny: ChatModel) -> None:
     # At layer 0 the template tokens are the same in every prompt (spec: a free check of the whole sweep).
     sweep = sweep_of(tiny)
