@@ -7,7 +7,7 @@ READY := $(VENV)/.installed
 # Where the environment forbids bytecode, every worker, kernel and command would compile 3,000 modules again: 8 s each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-slow torture release-check types unit lab docs bench notebooks format figures clean
+.PHONY: demo test test-slow torture release-check types unit lab docs bench bench-gpu notebooks format figures clean
 
 demo: $(READY)
 	$(BIN)/interp demo --out runs/demo
@@ -54,6 +54,10 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.tracking
 	$(BIN)/python -m benchmarks.recovery
 	$(BIN)/python -m benchmarks.activation_store
+
+# On a machine with an NVIDIA card: random weights in the shape of a 7B model, no downloads, three minutes.
+bench-gpu: $(READY)
+	$(BIN)/python -m benchmarks.gpu
 
 # Every notebook on its full setting, outputs stored.
 notebooks: $(READY)

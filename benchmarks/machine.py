@@ -65,7 +65,9 @@ def machine_line() -> str:
 
 def write_section(title: str, text: str) -> None:
     """Replace or append one section of results.md."""
-    empty = "# Benchmark results\n\nRatios within one process; written by `make bench`.\n"
+    empty = (
+        "# Benchmark results\n\nRatios within one process; written by `make bench` and `make bench-gpu`.\n"
+    )
     old = RESULTS.read_text() if RESULTS.is_file() else empty
     head, *sections = old.split("\n## ")
     kept = [s for s in sections if not s.startswith(f"{title}\n")]
