@@ -157,6 +157,7 @@ def test_a_run_at_all_scales_is_stored_and_drawn(
         "toy_arms",
         "toy_frontier",
         "toy_learning",
+        "toy_clipping",
         "alignment",
     }
     assert any("KL bound" in sentence and "holds" in sentence for sentence in verdicts(stored))

@@ -71,7 +71,7 @@ def test_an_organism_is_made_and_asked(saved_tiny: Path, tmp_path: Path) -> None
     stored = open_run(out)
     assert len(stored.result.found) == len(METHODS) * 2 * 2
     assert set(stored.figures()) == {"contrasts", "refused", "found_t_inst", "found_t_post_inst"}
-    assert "The rule 'form' is obeyed on" in stored.verdicts()[0]
+    assert "The rule `form` is obeyed on" in stored.verdicts()[0]
     assert "unknown rule 'x'; known: form, trigger, word" in refused("plant", "x", "--model", saved_tiny)
 
 

@@ -1,6 +1,6 @@
 """The figures of the dataset-reset experiment, drawn from a stored result alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
@@ -27,7 +27,8 @@ def figures(result: Result) -> dict[str, go.Figure]:
     if result.toy:
         charts["toy_arms"] = _toy_arms(result)
         charts["toy_frontier"] = _toy_frontier(result)
-        charts["toy_learning"] = _toy_learning(result)
+        charts["toy_learning"] = _toy_curves(result, _LEARNING, title="Toy transformer: learning curves")
+        charts["toy_clipping"] = _toy_curves(result, _CLIPPING, title="Toy transformer: what PPO clips")
     if any(row.reward for row in result.alignment):
         charts["alignment"] = _alignment(result)
     return charts
@@ -110,16 +111,17 @@ def _toy_frontier(result: Result) -> go.Figure:
     )
 
 
-def _toy_learning(result: Result) -> go.Figure:
+_LEARNING = {"reward": "reward", "KL, nats": "kl", "entropy, nats": "entropy", "generated tokens": "length"}
+_CLIPPING = {"clipped share": "clip_share"}
+"""Titles of panels, and fields of `ToyCurve`."""
+
+
+def _toy_curves(result: Result, kinds: Mapping[str, str], *, title: str) -> go.Figure:
     looks = _looks([curve.beta for curve in result.toy_curves])
-    kinds = {
-        "reward": "reward",
-        "KL, nats": "kl",
-        "entropy, nats": "entropy",
-        "clipped share": "clip_share",
-        "generated tokens": "length",
-    }
-    figure = panels(list(kinds), columns=2, width=380, height=230, x_title="updates", shared_y="no", gap=70)
+    columns = min(2, len(kinds))
+    figure = panels(
+        list(kinds), columns=columns, width=380, height=230, x_title="updates", shared_y="no", gap=70
+    )
     for place, field in enumerate(kinds.values()):
         for beta in sorted({curve.beta for curve in result.toy_curves}):
             curves = [getattr(c, field) for c in result.toy_curves if c.beta == beta]
@@ -134,8 +136,8 @@ def _toy_learning(result: Result) -> go.Figure:
                 markers=False,
             )
             for trace in traces:
-                figure.add_trace(trace, row=place // 2 + 1, col=place % 2 + 1)
-    return finish(figure, title="Toy transformer: learning curves", note="mean over seeds")
+                figure.add_trace(trace, row=place // columns + 1, col=place % columns + 1)
+    return finish(figure, title=title, note="mean over seeds")
 
 
 def _alignment(result: Result) -> go.Figure:

@@ -137,7 +137,9 @@ def report(result: Result) -> str:
                     "Two layers over eight letters, a reward that is computed, and every arm at equal tokens. Arms "
                     "with rollouts sample through the engine; GRPO is TRL's.",
                 ],
-                figures=[charts[name] for name in ("toy_arms", "toy_frontier", "toy_learning")],
+                figures=[
+                    charts[name] for name in ("toy_arms", "toy_frontier", "toy_learning", "toy_clipping")
+                ],
             )
         )
     if result.alignment:

@@ -52,7 +52,7 @@ def null_figure(result: Result) -> go.Figure:
     figure.update_xaxes(range=[-4.5, 4.5])
     return finish(
         figure,
-        title="z of texts without the mark",
+        title="The watermark's z of texts without the mark",
         note=f"{result.provenance.model_name}; the part after the first {result.config.prefix_tokens} tokens, distinct "
         f"n-grams, gamma {result.config.gamma:g}; 95% intervals by bootstrap over texts",
     )
@@ -74,7 +74,7 @@ def along_figure(result: Result) -> go.Figure:
     reference_line(figure, y=Z_THRESHOLD, name=f"z = {Z_THRESHOLD:g}")
     return finish(
         figure,
-        title="z against written tokens",
+        title="The watermark's z against written tokens",
         note=f"{result.provenance.model_name}; green share {result.config.gamma:g} without the mark; distinct n-grams; "
         "95% bands over texts",
     )
@@ -90,7 +90,7 @@ def power_figure(result: Result) -> go.Figure:
         figure.add_traces(estimates_line(name, one.power, look, x=x, within=(0.0, 1.0)))
         thin = Style(look.colour, "dot", look.symbol, look.pattern)
         figure.add_traces(
-            line(f"delta {delta}, theorem 4.2", one.expected, thin, x=x, markers=False, width=1.4)
+            line(f"delta {delta}, theorem 4.2", one.expected, thin, x=x, markers=False, width=1)
         )
     figure.update_yaxes(range=[-0.03, 1.03], tickformat=".0%")
     return finish(
