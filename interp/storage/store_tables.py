@@ -109,7 +109,7 @@ class StoreTable:
         """Where the cells of these rows and layers are.
 
         Returns:
-            [row, layer, 2]: fragment and place, -1 where there is none.
+            Fragment and place of each cell as [row, layer, 2], -1 where there is none.
         """
         found = np.full((len(rows), len(layers), 2), -1, dtype=np.int64)
         if not len(rows) or self._data is None:
