@@ -16,7 +16,7 @@ import copy
 import random
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import Trainer, TrainerCallback
 
@@ -47,51 +47,47 @@ def preference_trainer(
     prompts = tokenize(model.tokenizer, [row.prompt for row in preferences])
     check_context(model, prompts, new_tokens=config.max_completion_tokens)
     length = max(len(ids) for ids in prompts.ids) + config.max_completion_tokens
-    make = {"dpo": _dpo, "kto": _kto, "orpo": _orpo}[config.objective]
+    parts_of = {"dpo": _dpo, "kto": _kto, "orpo": _orpo}[config.objective]
 
     def trainer(adapted: Any, arguments: Mapping[str, Any], callbacks: list[TrainerCallback]) -> Trainer:
+        from datasets import Dataset
+
         # TRL's configs have gradient checkpointing on, which trades a third of the time for memory, and bfloat16
         # products, with which the trained model is not quite the one that is measured and compared with supervised
         # steps.
         own = {"gradient_checkpointing": False, "bf16": False, "beta": config.beta, "max_length": length}
-        given = {**arguments, **own}
-        tokenizer = copy.deepcopy(model.tokenizer)  # TRL sets padding on it
-        return make(adapted, given, preferences, tokenizer, config, callbacks)
+        kind, settings, rows = parts_of({**arguments, **own}, preferences, config)
+        return kind(
+            model=adapted,
+            args=settings,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=copy.deepcopy(model.tokenizer),  # TRL sets padding on it
+            callbacks=callbacks,
+        )
 
     return trainer
 
 
-def _dpo(
-    adapted: Any,
-    arguments: Mapping[str, Any],
-    preferences: Sequence[Preference],
-    tokenizer: Any,
-    config: TrainConfig,
-    callbacks: list[TrainerCallback],
-) -> Trainer:
-    from datasets import Dataset
+class _Parts(NamedTuple):
+    """What differs between objectives."""
+
+    kind: Any
+    """TRL's trainer."""
+    settings: Any
+    """Its arguments."""
+    rows: list[Row]
+
+
+def _dpo(arguments: Mapping[str, Any], preferences: Sequence[Preference], config: TrainConfig) -> _Parts:
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer
 
-    return DPOTrainer(
-        model=adapted,
-        # An adapter is its own reference when switched back; whole weights would need a second model in memory.
-        args=DPOConfig(**arguments, precompute_ref_log_probs=config.method == "full"),
-        train_dataset=Dataset.from_list(paired_rows(preferences)),
-        processing_class=tokenizer,
-        callbacks=callbacks,
-    )
+    # An adapter is its own reference when switched back; whole weights would need a second model in memory.
+    settings = DPOConfig(**arguments, precompute_ref_log_probs=config.method == "full")
+    return _Parts(DPOTrainer, settings, paired_rows(preferences))
 
 
-def _kto(
-    adapted: Any,
-    arguments: Mapping[str, Any],
-    preferences: Sequence[Preference],
-    tokenizer: Any,
-    config: TrainConfig,
-    callbacks: list[TrainerCallback],
-) -> Trainer:
-    from datasets import Dataset
+def _kto(arguments: Mapping[str, Any], preferences: Sequence[Preference], config: TrainConfig) -> _Parts:
     from trl.trainer.kto_config import KTOConfig
     from trl.trainer.kto_trainer import KTOTrainer
 
@@ -100,36 +96,20 @@ def _kto(
         **{**arguments, "per_device_train_batch_size": 2 * size},
         precompute_ref_log_probs=config.method == "full",
     )
-    return KTOTrainer(
-        model=adapted,
-        args=settings,
-        train_dataset=Dataset.from_list(rated_rows(preferences, batch_size=size, seed=config.seed)),
-        processing_class=tokenizer,
-        callbacks=callbacks,
-    )
+    return _Parts(KTOTrainer, settings, rated_rows(preferences, batch_size=size, seed=config.seed))
 
 
 def _orpo(
-    adapted: Any,
     arguments: Mapping[str, Any],
     preferences: Sequence[Preference],
-    tokenizer: Any,
     config: TrainConfig,  # noqa: ARG001 (one signature for all)
-    callbacks: list[TrainerCallback],
-) -> Trainer:
-    from datasets import Dataset
-
+) -> _Parts:
     with warnings.catch_warnings():  # that it is experimental; its version is pinned here
         warnings.filterwarnings("ignore", message=".*trl.experimental.*")
         from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-    return ORPOTrainer(
-        model=adapted,
-        args=ORPOConfig(**arguments, remove_unused_columns=False),
-        train_dataset=Dataset.from_list(paired_rows(preferences)),
-        processing_class=tokenizer,
-        callbacks=callbacks,
-    )
+    settings = ORPOConfig(**arguments, remove_unused_columns=False)
+    return _Parts(ORPOTrainer, settings, paired_rows(preferences))
 
 
 def paired_rows(preferences: Sequence[Preference]) -> list[Row]:
