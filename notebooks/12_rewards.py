@@ -139,4 +139,4 @@ figures["best_of"]
 # From a shell: `interp run reward-topology`, and `interp run dataset-reset` for what starting points do to optimising
 # a policy against a reward.
 #
-# Next: [14, judges](14_judges.ipynb).
+# Next: [13, which alignment lasts](13_which_alignment_lasts.ipynb).

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from stored_entries import Stored, at, follow, formatted, peak, percent
-from stored_preferences import dataset_reset, reward_topology
+from stored_preferences import dataset_reset, method_elasticity, reward_topology
 from stored_readings import endings, machine_text, planted, safe_rlhf, safelawbench
 from stored_repairs import recovery, repair, safety_prompts
 
@@ -233,6 +233,7 @@ STORED: dict[str, dict[str, Stored]] = {
     "machine-text": machine_text(),
     "reward-topology": reward_topology(),
     "dataset-reset": dataset_reset(),
+    "method-elasticity": method_elasticity(),
     **{f"planted-{rule}": planted(rule) for rule in ("form", "trigger", "word")},
     "demo": _demo(),
     "refusal-direction": _refusal_direction(),

@@ -1,4 +1,4 @@
-"""Numbers of the page on preferences: trees against chains, and resets to reference answers."""
+"""Numbers of the page on preferences: trees against chains, resets to reference answers, and which alignment lasts."""
 
 from typing import Any
 
@@ -49,6 +49,26 @@ def dataset_reset() -> dict[str, Stored]:
             f"model, {name}: harmful": percent("alignment", row, "refuses_harmful"),
             f"model, {name}: harmless": percent("alignment", row, "refuses_harmless"),
         }
+    return entries
+
+
+def method_elasticity() -> dict[str, Stored]:
+    """Refusal rates of every arm where it was stopped, and before and after the stubs."""
+    entries: dict[str, Stored] = {
+        "stubs": at("config", "n_stubs", form="d"),
+        "n": at("config", "n_test", form="d"),
+        "target": percent("config", "target"),
+        "start": percent("alignments", {"arm": "sft"}, "moments", 0, "values", "refusal"),
+        "rollouts": Stored(lambda result: result["config"]["updates"] * result["config"]["rollouts"], "d"),
+    }
+    for arm in ("none", "shuffled", "sft", "dpo", "kto", "orpo", "ppo", "dr-po", "grpo", "tree"):
+        leg = {"arm": arm, "matching": "refusal"}
+        entries |= {
+            f"{arm}: before": percent("unlearned", leg, "moments", 0, "values", "refusal"),
+            f"{arm}: after": percent("unlearned", leg, "moments", -1, "values", "refusal"),
+        }
+        if arm != "none":
+            entries[f"{arm}: reached"] = percent("matches", leg, "reached")
     return entries
 
 

@@ -56,7 +56,8 @@ def figures(result: Result) -> dict[str, go.Figure]:
     drawn["kl"] = _curves(result, "kl", first, "KL(base ‖ checkpoint), nats per token")
     drawn["refusals"] = _curves(result, "refusals", first, "bits per byte of refusals")
     drawn["inside"] = _curves(result, "shift_refusal", first, "shift (lengths of the direction)")
-    drawn["exponents"] = _exponents(result)
+    if any(row.exponent.measurable for row in numbers(result, first).values()):
+        drawn["exponents"] = _exponents(result)
     if result.aligned_again:
         drawn["both_times"] = _both_times(result)
     return drawn
@@ -139,7 +140,7 @@ def _half_lives(result: Result) -> go.Figure:
         shared_y="all",
         gap=40,
     )
-    looks = {"refusal": Style(COLOURS[0], "solid", "circle"), "kl": Style(COLOURS[1], "dash", "square")}
+    looks = {"refusal": Style(COLOURS[0], "solid", "circle"), "kl": Style(COLOURS[1], "dash", "square-open")}
     for matching in result.config.matchings:
         table = numbers(result, matching)
         for column, field in enumerate(("half_life", "tau"), start=1):
@@ -206,7 +207,10 @@ def _exponents(result: Result) -> go.Figure:
 
 def _both_times(result: Result) -> go.Figure:
     figure = panels(x_title="examples to half of the way up", height=340)
-    looks = {"first": Style(COLOURS[0], "solid", "circle"), "second": Style(COLOURS[1], "dash", "square")}
+    looks = {
+        "first": Style(COLOURS[0], "solid", "circle"),
+        "second": Style(COLOURS[1], "dash", "square-open"),
+    }
     table = numbers(result, "refusal") if "refusal" in result.config.matchings else {}
     for number, look in looks.items():
         known: dict[Arm, Estimate] = {

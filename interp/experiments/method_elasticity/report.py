@@ -20,6 +20,9 @@ CAVEAT = (
     "methods rank on large models. A half-life belongs to its learning rate and batch; only arms of one run compare."
 )
 
+FEWEST_METHODS = 3
+"""A t interval over two methods is narrow whenever they happen to agree, so claims over methods ask for three."""
+
 
 def rate_table(result: Result) -> Table:
     """The arms matched by the first matching of the settings, a row each."""
@@ -158,6 +161,8 @@ def _ratios(result: Result) -> list[str]:
 def _above_one(ratio: Estimate) -> str:
     if not ratio.measurable or not math.isfinite(ratio.low):
         return "not testable"
+    if ratio.n < FEWEST_METHODS:
+        return f"not testable with fewer than {FEWEST_METHODS} methods"
     if ratio.low > 1:
         return "seen"
     return "not seen, the opposite is" if ratio.high < 1 else "not seen"
@@ -167,7 +172,7 @@ def _growth(result: Result) -> str:
     table = numbers(result, result.config.matchings[0])
     found = [row.exponent.value for arm, row in table.items() if arm in METHODS and row.exponent.measurable]
     over = over_seeds(found)
-    if not math.isfinite(over.low):
+    if not math.isfinite(over.low) or over.n < FEWEST_METHODS:
         reading = "not testable"
     elif holds(over, 4) and not holds(over, 1):
         reading = "seen"
@@ -240,9 +245,9 @@ def report(result: Result) -> str:
             text=[
                 "The code length of refusals to held-out harmful prompts is a smooth measure of what is lost. Its "
                 "growth since the aligned model is fitted as a power of the number of stubs, up to 90% of the largest "
-                "growth.",
+                "growth; an arm whose code length does not grow has no exponent.",
             ],
-            figures=[charts["refusals"], charts["exponents"]],
+            figures=[charts[name] for name in ("refusals", "exponents") if name in charts],
         ),
         *_again(charts),
     ]

@@ -23,7 +23,7 @@ LABELS: dict[Arm, str] = {
     "ppo": "PPO",
     "dr-po": "DR-PO",
     "grpo": "GRPO",
-    "tree": "PPO, tree-built reward",
+    "tree": "PPO (tree pairs)",
     "shuffled": "shuffled preferences (control)",
     "none": "no alignment (control)",
 }
