@@ -83,5 +83,41 @@ Card(title="Two marked texts", facts=zs)
 
 # %% [markdown]
 # ## The whole study
-# `interp run machine-text` tries every detector on the model's own text, with attacks that hide it, by depth in the
-# model, and under interventions. From a shell: `interp detect fit` and `interp detect score`.
+# `interp run machine-text` asks every detector about 200 pairs of 150 tokens. *AUROC* is the share of pairs of a
+# machine-written and a human text that a score puts in the right order; in brackets are 95% intervals. The model's own
+# text is easy to find, by likelihood alone (0.99) almost as well as by Fast-DetectGPT (1.00). Entropy has the other
+# sign: the model is less uncertain on its own text.
+
+# %%
+study = interp.open_run("../figures/machine-text")
+figures = study.figures()
+figures["detectors"]
+
+# %% [markdown]
+# What hides the text: paraphrases by the model itself do not (0.99 [0.98, 1.00] by Fast-DetectGPT), human sentences
+# mixed in do in part (0.81 [0.72, 0.89]).
+
+# %%
+figures["attacks"]
+
+# %% [markdown]
+# From which depth on it shows: the *logit lens* reads each block's output as if it were the last.
+
+# %%
+figures["lens"]
+
+# %% [markdown]
+# Texts written under interventions, each beside a random direction of equal norm. A direction fitted on the two kinds
+# of text moves the scores by 2.16 [1.91, 2.41] standard deviations, a random one by 0.43 [0.28, 0.60].
+
+# %%
+figures["interventions"]
+
+# %% [markdown]
+# What was claimed, and what is seen here.
+
+# %%
+print("\n\n".join(study.verdicts()))
+
+# %% [markdown]
+# From a shell: `interp detect fit` and `interp detect score`.

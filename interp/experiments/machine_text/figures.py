@@ -215,7 +215,7 @@ def _attacks(result: Result) -> go.Figure:
     figure = panels(
         ["AUROC", f"found at the threshold of {_rate(result)} false positives"],
         columns=2,
-        width=max(62 * len(names), 330),
+        width=max(72 * len(names), 330),
         height=34 * len(labels),
     )
     for column, entries in enumerate(
