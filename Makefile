@@ -7,21 +7,18 @@ READY := $(VENV)/.installed
 # Where the environment forbids bytecode, every worker, kernel and command would compile 3,000 modules again: 8 s each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-slow torture release-check types unit lab docs bench bench-gpu notebooks format figures clean
+.PHONY: demo check test test-slow torture release-check lab docs bench bench-gpu notebooks format figures clean
 
 demo: $(READY)
 	$(BIN)/interp demo --out runs/demo
 
-# Type checking takes one core, so it runs beside the tests.
-test: $(READY)
+# Style, and types of the whole package and its tests.
+check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(MAKE) --no-print-directory --jobs=2 types unit
-
-types: $(READY)
 	$(BIN)/pyright
 
-unit: $(READY)
+test: $(READY)
 	$(BIN)/pytest
 
 # Claims about behaviour on the bundled model, every notebook, and a browser: about five minutes.

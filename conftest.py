@@ -13,6 +13,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sybil import Example, Sybil
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
@@ -85,6 +86,17 @@ def _no_target(words: list[str]) -> str | None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     missing = [word for word in words if "=" not in word and word not in targets]
     return f"no target {', '.join(missing)}" if missing else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Blocks that follow a fine-tune on the bundled model take half a minute: `make test-slow` runs them."""
+    for item in items:
+        example = getattr(item, "example", None)
+        if example is not None and example.path.endswith("README.md"):
+            section = example.document.text[: example.start].rpartition("\n## ")[2].partition("\n")[0]
+            if section == "Track a fine-tune":
+                item.add_marker("checkpoint")
 
 
 def _here(_namespace: dict[str, object]) -> None:

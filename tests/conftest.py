@@ -45,14 +45,18 @@ def prompts_of(texts: Sequence[str]) -> Prompts:
 LONGEST = (
     "tests/test_notebooks.py",
     "tests/test_browser.py",
-    "README.md",
-    "tests/tracking/test_tracker.py",
-    "tests/experiments/test_demo.py",
-    "tests/engine/test_generation.py",
-    "tests/experiments/test_harmfulness.py",
-    "tests/engine/test_threads.py",
     "tests/experiments/test_running.py",
-    "tests/detectors/test_latent_guard.py",
+    "tests/engine/test_generation.py",
+    "tests/experiments/test_refusal_direction.py",
+    "tests/training/test_policy_optimisation.py",
+    "tests/tracking/test_callback.py",
+    "tests/representations/test_steering.py",
+    "tests/training/test_finetune.py",
+    "tests/tracking/test_tracker.py",
+    "tests/engine/test_decoding.py",
+    "tests/experiments/test_repair.py",
+    "tests/experiments/test_guard.py",
+    "tests/engine/test_threads.py",
 )
 """Files in the order of their time: each is run by one worker, so a long one must not begin last."""
 

@@ -140,8 +140,8 @@ def test_a_reply_without_an_answer_is_in_no_group_of_behaviour() -> None:
 def run(tiny: ChatModel, saved_tiny, tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("runs")
     (folder / "anchors.txt").write_text("\n".join(f"Name {i} birds" for i in range(40)))
-    (folder / "bad.txt").write_text("\n".join(f"Break window number {i}" for i in range(30)))
-    (folder / "good.txt").write_text("\n".join(f"Clean window number {i}" for i in range(30)))
+    (folder / "bad.txt").write_text("\n".join(f"Break window number {i}" for i in range(6)))
+    (folder / "good.txt").write_text("\n".join(f"Clean window number {i}" for i in range(6)))
     real = method.respond
 
     def respond(model: ChatModel, asked: Prompts, **options):

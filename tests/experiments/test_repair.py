@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from interp.data.prompts import load_prompts
+from interp.evaluation.downstream_tasks import downstream_task
 from interp.experiments.repair import (
     ALIGNED,
     ALL_STEPS,
@@ -23,6 +24,7 @@ from interp.experiments.repair import (
     Trial,
     repairs,
 )
+from interp.experiments.repair import run as method
 from interp.experiments.repair.attacks import lost, permitted
 from interp.experiments.repair.measuring import is_incoherent
 from interp.experiments.repair.report import attack_table, inside_table, verdict
@@ -246,11 +248,19 @@ TINY = Config(
 
 @pytest.fixture(scope="module")
 def run(tiny: ChatModel, tmp_path_factory: pytest.TempPathFactory):
-    """Every repair on the tiny model, whose score on the task is said to be 0.8: it cannot learn it."""
+    """Every repair on the tiny model, whose score on the task is said to be 0.8: it cannot learn it.
+
+    Its replies to the task are cut after two tokens, since none of 48 is right.
+    """
     out = tmp_path_factory.mktemp("runs") / "repair"
     before = tiny.weights_hash
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(repairs.Broken, "task_score", lambda self, model: 0.8)  # noqa: ARG005
+        patch.setattr(
+            method,
+            "downstream_task",
+            lambda *given, **n: replace(downstream_task(*given, **n), max_new_tokens=2),
+        )
         finished = EXPERIMENT.run(tiny, load_prompts(), TINY, out=out)
     assert tiny.weights_hash == before
     return finished, out

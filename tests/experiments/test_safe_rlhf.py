@@ -56,9 +56,9 @@ def test_figures_and_verdicts_follow_from_the_stored_result(made: Run) -> None:
 def test_a_file_of_pairs_is_checked_against_the_published_counts(tiny: ChatModel, tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text("\n".join(map(json.dumps, miniature_rows())) + "\n")
-    config = Config(**SMALL, data=str(path), n_pairs=120, min_pairs=3, layer=2)
+    config = Config(**SMALL, data=str(path), n_pairs=60, min_pairs=2, layer=2)
     result = EXPERIMENT.run(tiny, load_prompts("builtin"), config).result
-    assert not result.miniature and result.layer == 2 and result.counts["pairs"] == 120
+    assert not result.miniature and result.layer == 2 and result.counts["pairs"] == 60
     pairs = next(each for each in result.published if each.what == "pairs")
     assert (pairs.found, pairs.holds) == (304, False)
     assert "published counts hold in this copy; not: pairs" in EXPERIMENT.verdicts(result)[0]
