@@ -1,17 +1,30 @@
 """Planted truth end to end: states with planted labels, an organism made from the tiny model, its figures."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from interp.data.planted import planted_rows
 from interp.data.prompts import load_prompts
+from interp.directions import difference_in_means, project
+from interp.engine.log_probs import next_token_log_probs
+from interp.experiments.harmfulness.reply_inversion import INVERSIONS, ask
 from interp.experiments.planted import EXPERIMENT, Config, Found
+from interp.experiments.planted.acting import (
+    Organism,
+    guard_findings,
+    inversion_findings,
+    selection_findings,
+    shift_findings,
+)
+from interp.experiments.planted.methods import METHODS, Part, found_by_states
 from interp.experiments.planted.report import finds_it, finds_other
-from interp.experiments.planted.run import METHODS, Part, _found
 from interp.experiments.running import open_run
 from interp.models.chat_model import ChatModel
-from interp.stats import Estimate
+from interp.stats import Estimate, auroc
 from tests.cli.commands import passed, refused
 
 
@@ -31,52 +44,155 @@ def test_methods_find_what_is_in_the_states_and_nothing_else(name: str) -> None:
     train, test = part(400, 0), part(300, 1)
     config = Config(shuffles=2)
     for label in ("harm", "planted"):
-        found = _found(name, METHODS[name], label, 0, train, test, config)
+        found = found_by_states(name, METHODS[name], label, 0, train, test, config)
         if name == "random direction (control)":
-            assert abs(found.recovered) < 0.75
+            assert abs(found.recovered.value) < 0.75
             continue
         if name == "principal component":  # two directions of one length: it may mix them
             continue
         assert finds_it(found) and found.own.value > (0.65 if name == "beliefs" else 0.9)
         assert abs(found.other.value - 0.5) < 0.15
-        assert found.shuffled < 0.75
+        assert found.shuffled.value < 0.75
         if found.layer >= 0:
-            assert found.layer == 1 and found.recovered > 0.7 and abs(found.leaked) < 0.35
+            assert found.layer == 1 and found.recovered.value > 0.7 and abs(found.leaked.value) < 0.35
+
+
+def estimate(value: float, low: float, high: float) -> Estimate:
+    return Estimate(value=value, n=9, low=low, high=high, unit="AUROC")
 
 
 def test_a_verdict_needs_the_interval_on_its_side() -> None:
     def found(own: tuple[float, float], shuffled: float, other: tuple[float, float]) -> Found:
-        own_auroc, other_auroc = (
-            Estimate(value=sum(ends) / 2, n=9, low=ends[0], high=ends[1], unit="AUROC")
-            for ends in (own, other)
-        )
+        own_auroc, other_auroc = (estimate(sum(ends) / 2, *ends) for ends in (own, other))
+        once = estimate(0.9, 0.8, 1.0)
         return Found(
-            method="m", label="harm", role="t_inst", layer=1, own=own_auroc, other=other_auroc, shuffled=shuffled,
-            recovered=0.9, leaked=0.1,
+            method="m", label="harm", role="t_inst", layer=1, own=own_auroc, other=other_auroc, own_seeds=once,
+            shuffled=estimate(shuffled, 0.5, 0.7), recovered=once, leaked=once,
         )  # fmt: skip
 
     clean = found((0.6, 0.9), 0.55, (0.4, 0.6))
     assert finds_it(clean) and not finds_other(clean)
     weak = found((0.6, 0.9), 0.65, (0.2, 0.4))  # no better than shuffled labels, and it tells the other label
     assert not finds_it(weak) and finds_other(weak)
+    unmeasured = replace(clean, own=Estimate.unmeasured())
+    assert not finds_it(unmeasured)
+
+
+def separated(harm: torch.Tensor, rule: torch.Tensor, like: ChatModel, seed: int) -> Part:
+    """Harm along axis 0, the rule along axis 1 of layer 1, at both roles; nothing in other layers."""
+    generator = torch.Generator().manual_seed(seed)
+    states = torch.zeros(len(harm), like.n_layers + 1, 2, like.d_model)
+    states[:, 1] = torch.randn(len(harm), 2, like.d_model, generator=generator)
+    states[:, 1, :, 0] += 3.0 * harm[:, None]
+    states[:, 1, :, 1] += 3.0 * rule[:, None]
+    return Part(states=states, labels={"harm": harm, "planted": rule})
+
+
+def independent(n: int, like: ChatModel, seed: int) -> Part:
+    """Both labels by tossing coins."""
+    generator = torch.Generator().manual_seed(seed)
+    harm, rule = (torch.randint(0, 2, (n,), generator=generator).bool() for _ in range(2))
+    return separated(harm, rule, like, seed)
+
+
+def organism(tiny: ChatModel, *, refused: torch.Tensor | None = None) -> Organism:
+    """The tiny model with planted states; it refuses what the rule says."""
+    rows = planted_rows(load_prompts("builtin"), "form", "test")[:40]
+    harm, rule = (torch.tensor(flags) for flags in zip(*((r.harmful, r.planted) for r in rows), strict=True))
+    made = independent(160, tiny, 0)
+    return Organism(
+        model=tiny,
+        config=Config(seeds=2, n_asked=16, n_wrapped=4, max_new_tokens=2, select_every=1),
+        train=made,
+        test=separated(harm, rule, tiny, 1),
+        refused=made.labels["planted"] if refused is None else refused,
+        test_refused=rule,
+        rows=rows,
+        validation=rows,
+    )
+
+
+def test_the_guard_finds_what_its_replies_say_and_its_shuffled_copy_does_not(tiny: ChatModel) -> None:
+    made = replace(organism(tiny), test=independent(300, tiny, 1))
+    harm, rule = guard_findings(made)
+    assert (harm.label, harm.role, rule.label, rule.role) == ("harm", "t_inst", "planted", "t_post_inst")
+    for found in (harm, rule):
+        assert finds_it(found) and found.own_seeds.n == 2 and found.shuffled.value < found.own.value
+    assert finds_other(rule)  # refused harmful and answered harmless prompts differ in harm, too
+    never = guard_findings(replace(made, refused=torch.zeros(160, dtype=torch.bool)))
+    assert never[0].own.measurable and not never[1].own.measurable  # no replies to fit refusal on
+
+
+def test_shifts_tell_a_refusal_belief_that_falls_from_a_harm_belief_that_falls(tiny: ChatModel) -> None:
+    made = organism(tiny)
+    asked = [i for i, row in enumerate(made.rows) if row.harmful and row.planted][:4]
+    assert len(asked) == 4
+
+    def kept(axis: int, answered: int) -> Callable[..., dict[str, torch.Tensor]]:
+        after = made.test.states[asked].repeat(4, 1, 1, 1)
+        after[:, 1, axis, axis] -= 9.0  # harm at `t_inst`, the rule at `t_post_inst`
+        return lambda _name, _compute: {"answered": torch.arange(16) < answered, "states": after}
+
+    refusal, harm = (shift_findings(made, kept(axis, 16)) for axis in (1, 0))
+    assert refusal.own.value > 0.95 and refusal.other.value == 0.5  # nothing moved where harm is read: ties
+    assert harm.other.value > 0.95 and harm.own.value == 0.5
+    assert refusal.recovered.value > 0.6 and harm.recovered.value == 0.0
+    assert not shift_findings(made, kept(1, 0)).own.measurable  # nothing got past
+
+
+def test_reply_inversion_reads_the_first_token_of_the_answer(tiny: ChatModel) -> None:
+    made = organism(tiny)
+    asked, steered = inversion_findings(made)
+    n = made.config.n_asked
+    tokens = ask(tiny, [row.text for row in made.rows[:n]], INVERSIONS[0])
+    log_probs = next_token_log_probs(tiny, tokens)
+    yes, no = (
+        sorted(
+            {tiny.tokenizer(space + word, add_special_tokens=False)["input_ids"][0] for space in ("", " ")}
+        )
+        for word in ("Certainly", "No")
+    )
+    odds = log_probs[:, yes].logsumexp(-1) - log_probs[:, no].logsumexp(-1)
+    harm = made.test.labels["harm"][:n]
+    assert asked.own.value == pytest.approx(auroc(odds[harm], odds[~harm]).value)
+    assert steered.own.measurable and steered.shuffled.measurable and steered.recovered.measurable
+
+
+def test_selection_takes_its_groups_from_replies_and_is_unmeasured_without_them(tiny: ChatModel) -> None:
+    found = selection_findings(organism(tiny, refused=torch.zeros(160, dtype=torch.bool)))
+    assert not found.own.measurable and found.layer == -1
+    made = organism(tiny)
+    found = selection_findings(made)
+    if (
+        found.own.measurable
+    ):  # whether a random model has a direction that passes is chance; what is scored is not
+        y = made.train.labels["harm"]
+        kept = y == made.refused
+        vector = difference_in_means(
+            made.train.states[kept & y][:, found.layer, 1], made.train.states[kept & ~y][:, found.layer, 1]
+        )
+        scores = project(made.test.states[:, found.layer, 1], vector)
+        rule = made.test.labels["planted"]
+        assert found.own.value == pytest.approx(auroc(scores[rule], scores[~rule]).value)
 
 
 def test_an_organism_is_made_and_asked(saved_tiny: Path, tmp_path: Path) -> None:
     adapter, out = tmp_path / "organism", tmp_path / "run"
     shown = passed("plant", "form", "--model", saved_tiny, "--n-examples", "16", "--out", adapter)
     assert "form: obeyed on" in shown and (adapter / "planted.json").is_file()
-    settings = ("n_train=40", "n_test=40", "n_replies=8", "shuffles=1")
+    settings = ("n_train=40", "n_test=40", "n_replies=8", "shuffles=1", "seeds=2", "n_asked=8", "n_val=8")
     options = [word for setting in settings for word in ("--set", setting)]
     passed("run", "planted", "--model", saved_tiny, "--adapter", adapter, *options, "--out", out)
     stored = open_run(out)
-    assert len(stored.result.found) == len(METHODS) * 2 * 2
+    assert len(stored.result.found) == len(METHODS) * 2 * 2 + 6
+    assert all(each.own_seeds.n == 2 for each in stored.result.found if each.method in METHODS)
     assert set(stored.figures()) == {"contrasts", "refused", "found_t_inst", "found_t_post_inst"}
     assert "The rule `form` is obeyed on" in stored.verdicts()[0]
     assert "unknown rule 'x'; known: form, trigger, word" in refused("plant", "x", "--model", saved_tiny)
 
 
 def test_the_rule_word_has_one_label(tiny: ChatModel) -> None:
-    config = Config(plant="word", n_train=24, n_test=16, n_replies=4, shuffles=1)
+    config = Config(plant="word", n_train=24, n_test=16, n_replies=4, shuffles=1, seeds=1, n_asked=4)
     made = EXPERIMENT.run(tiny, load_prompts("builtin"), config)
     assert {each.label for each in made.result.found} == {"harm"}
     assert "no other to find" in " ".join(made.verdicts())

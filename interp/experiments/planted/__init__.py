@@ -13,7 +13,7 @@ from interp.data.planted import Plant
 from interp.experiments import SUMMARIES
 from interp.experiments.definition import Claim, Experiment, ExperimentResult
 from interp.stats import Estimate, Measured
-from interp.storage.settings import AtLeastTwo, CheckedSettings, Count
+from interp.storage.settings import AtLeastTwo, CheckedSettings, Count, Positive
 
 Label = Literal["harm", "planted"]
 """What a method is fitted on: whether a request is harmful, or whether the rule applies to it."""
@@ -45,10 +45,29 @@ class Config(CheckedSettings):
     """Test prompts that they are measured on."""
     n_replies: Count = 100
     """Test prompts that the model answers, to see how far it obeys."""
-    shuffles: Count = 5
-    """Shuffles of training labels."""
+    seeds: Count = 3
+    """Fits on three quarters of the training prompts, each with its own draw, shuffles and random direction."""
+    shuffles: Count = 2
+    """Shuffles of training labels a seed, for methods that read states alone; the others shuffle once."""
+    max_new_tokens: Count = 12
+    """Length of replies."""
+    n_wrapped: Count = 12
+    """Refused harmful test requests that are wrapped, each in four ways."""
+    n_asked: AtLeastTwo = 40
+    """Test prompts whose harm the model is asked about."""
+    invert_coefficient: Positive = 2.0
+    """Strength of a contrast that is added before that question."""
+    n_val: AtLeastTwo = 24
+    """Validation prompts that candidates of the selection are scored on, those that the rule leaves out excepted."""
+    select_every: Count = 5
+    """Every how manyth layer has a candidate direction."""
     seed: int = 0
-    """Seed of shuffles, random directions and bootstraps."""
+    """First seed of draws, shuffles, random directions and bootstraps."""
+
+    @property
+    def every_seed(self) -> range:
+        """The seeds."""
+        return range(self.seed, self.seed + self.seeds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,14 +81,16 @@ class Found:
     layer: int
     """Layer that it reads, picked on half of the training prompts; -1 for all."""
     own: Estimate
-    """AUROC for the label that it was fitted on."""
+    """AUROC for the label that it was fitted on; what it separates for methods that act is in `acting`."""
     other: Estimate
     """AUROC for the other label: 0.5 where it finds nothing else."""
-    shuffled: Measured
-    """AUROC for its label when fitted on shuffled labels, mean over shuffles of the distance from 0.5, plus 0.5."""
-    recovered: Measured
-    """Cosine of its direction with the contrast of its label on test prompts; NaN for a score without a direction."""
-    leaked: Measured
+    own_seeds: Estimate
+    """AUROC for its label over seeds, each a fit on other training prompts."""
+    shuffled: Estimate
+    """The same when fitted on shuffled labels: distance from 0.5, plus 0.5, over seeds."""
+    recovered: Estimate
+    """Cosine of its direction with the contrast of its label on test prompts, over seeds; unmeasured without one."""
+    leaked: Estimate
     """Cosine with the contrast of the other label on test prompts."""
 
 

@@ -50,7 +50,7 @@ def _refused(result: Result) -> go.Figure:
 
 
 def _found(result: Result, role: str) -> go.Figure:
-    rows = [each for each in result.found if each.role == role]
+    rows = [each for each in result.found if each.role == role and each.own.measurable]
     names = [f"{each.method}, for {LABELS[each.label]}" for each in rows]
     series = {
         "its own label": dict(zip(names, (each.own for each in rows), strict=True)),

@@ -1,11 +1,10 @@
 """Table, verdicts and page of the planted experiment, from a stored result alone."""
 
-import math
-
 from interp.display.cards import Table
 from interp.display.page import Section, html_report
 from interp.experiments.planted import Found, Result
 from interp.experiments.planted.figures import LABELS, figures
+from interp.stats import Estimate
 
 _NEAR = 0.3
 """Absolute cosine below which two contrasts count as apart."""
@@ -21,6 +20,7 @@ def rate_table(result: Result) -> Table:
         "token",
         "layer",
         "own AUROC",
+        "over seeds",
         "other AUROC",
         "shuffled",
         "recovered",
@@ -32,24 +32,25 @@ def rate_table(result: Result) -> Table:
             LABELS[each.label],
             each.role,
             "all" if each.layer < 0 else each.layer,
-            each.own.rounded(2),
-            each.other.rounded(2),
-            f"{each.shuffled:.2f}",
-            _cosine(each.recovered),
-            _cosine(each.leaked),
+            _shown(each.own),
+            _shown(each.own_seeds),
+            _shown(each.other),
+            _shown(each.shuffled),
+            _shown(each.recovered),
+            _shown(each.leaked),
         ]
         for each in result.found
     ]
     return Table(title="what methods find", header=header, rows=rows)
 
 
-def _cosine(value: float) -> str:
-    return "none" if math.isnan(value) else f"{value:.2f}"
+def _shown(estimate: Estimate) -> str:
+    return estimate.rounded(2) if estimate.measurable else "none"
 
 
 def finds_it(found: Found) -> bool:
     """Whether a method finds its label: AUROC above 0.5 and above that of shuffled labels, by its interval."""
-    return found.own.low > max(0.5, found.shuffled)
+    return found.own.low > max(0.5, found.shuffled.value if found.shuffled.measurable else 0.5)
 
 
 def finds_other(found: Found) -> bool:
@@ -76,6 +77,11 @@ def verdicts(result: Result) -> list[str]:
             f"(largest cosine in the upper two thirds of layers {largest:.2f})."
         )
     for each in result.found:
+        if not each.own.measurable:
+            lines.append(
+                f"{each.method}, {LABELS[each.label]} at {each.role}: not asked (groups too small, or nothing picked)."
+            )
+            continue
         own = "finds it" if finds_it(each) else "does not find it"
         other = (
             ""
