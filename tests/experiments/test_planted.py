@@ -3,16 +3,21 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import cosine_similarity
+from transformers import AutoModelForCausalLM
 
 from interp.data.planted import planted_rows
 from interp.data.prompts import load_prompts
+from interp.data.replies import REFUSALS
 from interp.directions import difference_in_means, project
+from interp.engine.interventions import Add
 from interp.engine.log_probs import next_token_log_probs
 from interp.experiments.harmfulness.reply_inversion import INVERSIONS, ask
-from interp.experiments.planted import EXPERIMENT, Config, Found
+from interp.experiments.planted import EXPERIMENT, Config, Found, Label
 from interp.experiments.planted.acting import (
     Organism,
     guard_findings,
@@ -25,7 +30,9 @@ from interp.experiments.planted.report import finds_it, finds_other
 from interp.experiments.running import open_run
 from interp.models.chat_model import ChatModel
 from interp.stats import Estimate, auroc
+from interp.storage.typed_json import from_plain
 from tests.cli.commands import passed, refused
+from tests.conftest import tiny_config
 
 
 def part(n: int, seed: int) -> Part:
@@ -112,12 +119,25 @@ def organism(tiny: ChatModel, *, refused: torch.Tensor | None = None) -> Organis
     )
 
 
+def plain_belief_auroc(made: Organism, label: Label, role: int) -> float:
+    """Mean over layers of cosine to one centre minus cosine to the other; refusal by what the model does."""
+    harm, states = made.train.labels["harm"], made.train.states[:, :, role]
+    yes, no = (harm, ~harm) if label == "harm" else (harm & made.refused, ~harm & ~made.refused)
+    held = made.test.states[:, :, role]
+    margins = [cosine_similarity(held, states[rows].mean(0), dim=-1) for rows in (yes, no)]
+    scores, truth = (margins[0] - margins[1]).mean(1), made.test.labels[label]
+    return auroc(scores[truth], scores[~truth]).value
+
+
 def test_the_guard_finds_what_its_replies_say_and_its_shuffled_copy_does_not(tiny: ChatModel) -> None:
     made = replace(organism(tiny), test=independent(300, tiny, 1))
     harm, rule = guard_findings(made)
     assert (harm.label, harm.role, rule.label, rule.role) == ("harm", "t_inst", "planted", "t_post_inst")
     for found in (harm, rule):
         assert found.own.low > 0.5 and found.own_seeds.n == 2 and found.shuffled.n == 2
+    assert harm.own.value > 0.6 > harm.shuffled.value
+    assert harm.own.value == pytest.approx(plain_belief_auroc(made, "harm", 0), abs=1e-3)  # ties by rounding
+    assert rule.own.value == pytest.approx(plain_belief_auroc(made, "planted", 1), abs=1e-3)
     assert finds_other(rule)  # refused harmful and answered harmless prompts differ in harm, too
     never = guard_findings(replace(made, refused=torch.zeros(160, dtype=torch.bool)))
     assert never[0].own.measurable and not never[1].own.measurable  # no replies to fit refusal on
@@ -156,32 +176,85 @@ def test_reply_inversion_reads_the_first_token_of_the_answer(tiny: ChatModel) ->
     odds = log_probs[:, yes].logsumexp(-1) - log_probs[:, no].logsumexp(-1)
     harm = made.test.labels["harm"][:n]
     assert asked.own.value == pytest.approx(auroc(odds[harm], odds[~harm]).value)
-    assert steered.own.measurable and steered.shuffled.measurable and steered.recovered.measurable
 
-
-def test_selection_takes_its_groups_from_replies_and_is_unmeasured_without_them(tiny: ChatModel) -> None:
-    found = selection_findings(organism(tiny, refused=torch.zeros(160, dtype=torch.bool)))
-    assert not found.own.measurable and found.layer == -1
-    made = organism(tiny)
-    found = selection_findings(made)
-    if (
-        found.own.measurable
-    ):  # whether a random model has a direction that passes is chance; what is scored is not
-        y = made.train.labels["harm"]
-        kept = y == made.refused
+    layer = steered.layer
+    assert layer == 1  # where harm was planted
+    expected: dict[Label, tuple[Any, Estimate]] = {
+        "harm": (("prefix", "instruction"), steered.own),
+        "planted": ("all", steered.other),
+    }
+    for label, (positions, auc) in expected.items():
+        y, role = made.train.labels[label], int(label == "planted")
         vector = difference_in_means(
-            made.train.states[kept & y][:, found.layer, 1], made.train.states[kept & ~y][:, found.layer, 1]
+            made.train.states[y][:, layer, role], made.train.states[~y][:, layer, role]
         )
-        scores = project(made.test.states[:, found.layer, 1], vector)
-        rule = made.test.labels["planted"]
-        assert found.own.value == pytest.approx(auroc(scores[rule], scores[~rule]).value)
+        add = Add(vector, layers=layer, coefficient=2.0, positions=positions, new_tokens="none")
+        log_probs = next_token_log_probs(tiny, tokens, interventions=[add], fast=False)
+        moved = log_probs[:, yes].logsumexp(-1) - log_probs[:, no].logsumexp(-1)
+        assert auc.value == pytest.approx(auroc(moved[~harm], odds[~harm]).value)
+        assert (moved - odds).abs().max() > 0.1  # it was added
+    assert steered.shuffled.measurable and steered.recovered.value > 0.8 > abs(steered.leaked.value)
+
+
+@pytest.fixture(scope="module")
+def writable(tiny: ChatModel) -> ChatModel:
+    """A tiny model that says the token whose embedding is added, and little else than what its last token says."""
+    torch.manual_seed(0)
+    hf = AutoModelForCausalLM.from_config(tiny_config(initializer_range=0.02)).float()
+    with torch.no_grad():
+        hf.get_input_embeddings().weight.mul_(12.5)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    return ChatModel(hf, tiny.tokenizer, name="writable")
+
+
+def test_selection_finds_what_writes_refusals_and_is_unmeasured_without_replies(writable: ChatModel) -> None:
+    made = organism(writable)
+    table = writable.hf.get_parameter("model.embed_tokens.weight").detach()  # tied: what is added is said
+    said, last = (
+        table[writable.tokenizer(text, add_special_tokens=False)["input_ids"][0]]
+        for text in (REFUSALS[0], "\n")
+    )
+    write = said - last * (said @ last) / (last @ last)  # ablating it leaves what prompts end with
+    for part in (made.train, made.test):
+        part.states[part.labels["planted"], 1, 1] += 30 * write / write.norm()
+    found = selection_findings(made)
+    assert found.layer == 1 and found.own.value > 0.95 and abs(found.other.value - 0.5) < 0.2
+    assert found.own_seeds.n == 2 and found.recovered.value > 0.9 and abs(found.leaked.value) < 0.35
+    harm = made.train.labels["harm"]
+    kept = harm == made.refused
+    vector = difference_in_means(
+        made.train.states[kept & harm][:, 1, 1], made.train.states[kept & ~harm][:, 1, 1]
+    )
+    scores, rule = project(made.test.states[:, 1, 1], vector), made.test.labels["planted"]
+    assert found.own.value == pytest.approx(auroc(scores[rule], scores[~rule]).value)
+    never = selection_findings(replace(made, refused=torch.zeros(160, dtype=torch.bool)))
+    assert not never.own.measurable and never.layer == -1
+
+
+def test_runs_from_before_there_were_seeds_are_read() -> None:
+    one = {"value": 0.9, "n": 8, "low": 0.8, "high": 0.95, "unit": "AUROC", "interval": "", "missing": 0}
+    stored = {
+        "method": "m", "label": "harm", "role": "t_inst", "layer": 1, "own": one, "other": one,
+        "shuffled": 0.6, "recovered": None, "leaked": 0.1,
+    }  # fmt: skip
+    found = from_plain(Found, stored, source="a run")
+    assert (found.shuffled.value, found.shuffled.n, found.leaked.value) == (0.6, 1, 0.1)
+    assert not found.recovered.measurable and not found.own_seeds.measurable
 
 
 def test_an_organism_is_made_and_asked(saved_tiny: Path, tmp_path: Path) -> None:
     adapter, out = tmp_path / "organism", tmp_path / "run"
-    shown = passed("plant", "form", "--model", saved_tiny, "--n-examples", "16", "--out", adapter)
+    shown = passed("plant", "form", "--model", saved_tiny, "--n-examples", "8", "--out", adapter)
     assert "form: obeyed on" in shown and (adapter / "planted.json").is_file()
-    settings = ("n_train=40", "n_test=40", "n_replies=8", "shuffles=1", "seeds=2", "n_asked=8", "n_val=8")
+    settings = (
+        "n_train=24",
+        "n_test=24",
+        "n_replies=8",
+        "shuffles=1",
+        "seeds=2",
+        "n_asked=8",
+        "n_val=8",
+        "max_new_tokens=4",
+    )
     options = [word for setting in settings for word in ("--set", setting)]
     passed("run", "planted", "--model", saved_tiny, "--adapter", adapter, *options, "--out", out)
     stored = open_run(out)

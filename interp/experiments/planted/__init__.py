@@ -6,8 +6,10 @@ dissociation that is tested is that of Zhao et al. 2025 (arXiv:2507.11878); the 
 project's.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
 
 from interp.data.planted import Plant
 from interp.experiments import SUMMARIES
@@ -17,6 +19,18 @@ from interp.storage.settings import AtLeastTwo, CheckedSettings, Count, Positive
 
 Label = Literal["harm", "planted"]
 """What a method is fitted on: whether a request is harmful, or whether the rule applies to it."""
+
+
+def _estimate(stored: Any) -> Any:
+    """A number of a run written before there were seeds, as an estimate from one seed."""
+    if stored is None:
+        return Estimate.unmeasured()
+    return Estimate(value=stored, n=1) if isinstance(stored, float | int) else stored
+
+
+OverSeeds = Annotated[Estimate, BeforeValidator(_estimate)]
+"""An estimate over seeds."""
+
 CLAIMS = (
     Claim(
         text="harmfulness and refusal are separate directions",
@@ -81,16 +95,16 @@ class Found:
     layer: int
     """Layer that it reads, picked on half of the training prompts; -1 for all."""
     own: Estimate
-    """AUROC for the label that it was fitted on; what it separates for methods that act is in `acting`."""
+    """AUROC for the label that it was fitted on; for methods that act, `acting` says what is told apart."""
     other: Estimate
     """AUROC for the other label: 0.5 where it finds nothing else."""
-    own_seeds: Estimate
+    own_seeds: Estimate = field(default_factory=Estimate.unmeasured)
     """AUROC for its label over seeds, each a fit on other training prompts."""
-    shuffled: Estimate
+    shuffled: OverSeeds
     """The same when fitted on shuffled labels: distance from 0.5, plus 0.5, over seeds."""
-    recovered: Estimate
+    recovered: OverSeeds
     """Cosine of its direction with the contrast of its label on test prompts, over seeds; unmeasured without one."""
-    leaked: Estimate
+    leaked: OverSeeds
     """Cosine with the contrast of the other label on test prompts."""
 
 

@@ -163,7 +163,9 @@ def _guard_scores(organism: Organism, rows: list[int], labelled: list[int]) -> d
     detections = guard.detect(readings(organism.test.states))
     scores: dict[Label, Tensor] = {"harm": torch.tensor([each.harmfulness for each in detections])}
     beliefs = [each.refusal for each in detections if each.refusal is not None]
-    return scores | ({"planted": torch.tensor(beliefs)} if beliefs else {})
+    if beliefs:
+        scores["planted"] = torch.tensor(beliefs)
+    return scores
 
 
 # Jailbreak shifts
@@ -219,9 +221,8 @@ def shift_findings(organism: Organism, keep: Callable[..., dict[str, Tensor]]) -
         cosines = cosines_with_contrasts(shift, layer, "planted", organism.test, 1)
         seeds.recovered.append(cosines.own)
         seeds.leaked.append(cosines.other)
-    own, other = (
-        told(label, role, everything, everything, 500) for label, role in (("planted", 1), ("harm", 0))
-    )
+    own = told("planted", 1, everything, everything, 500)
+    other = told("harm", 0, everything, everything, 500)
     return seeds.found("jailbreak shifts", "planted", 1, layer, own, other)
 
 

@@ -2,7 +2,7 @@
 
 import plotly.graph_objects as go
 
-from interp.display.charts import layer_lines, rate_bars
+from interp.display.charts import finish, layer_lines, panels, points, rate_bars, reference_line
 from interp.display.styles import ordered
 from interp.experiments.planted import Result
 
@@ -50,16 +50,16 @@ def _refused(result: Result) -> go.Figure:
 
 
 def _found(result: Result, role: str) -> go.Figure:
+    """AUROC of every method that was asked, in the order of the table from the top."""
     rows = [each for each in result.found if each.role == role and each.own.measurable]
     names = [f"{each.method}, for {LABELS[each.label]}" for each in rows]
-    series = {
-        "its own label": dict(zip(names, (each.own for each in rows), strict=True)),
-        "the other label": dict(zip(names, (each.other for each in rows), strict=True)),
-    }
-    return rate_bars(
-        series,
-        title=f"AUROC of every method at {role}, for its own label and for the other",
-        y_title="AUROC",
-        note=f"{about(result)}; 0.5 is chance",
-        looks=dict(zip(series, ordered(2), strict=True)),
-    )
+    series = {"its own label": [each.own for each in rows]}
+    if result.config.plant != "word":
+        series["the other label"] = [each.other for each in rows]
+    figure = panels(x_title="AUROC", width=600, height=30 + 30 * len(rows))
+    for (name, entries), look in zip(series.items(), ordered(len(series)), strict=True):
+        figure.add_trace(points(name, names, entries, look, horizontal=True))
+    figure.update_yaxes(categoryorder="array", categoryarray=names[::-1])
+    figure.update_xaxes(range=[-0.03, 1.03], tickvals=[0, 0.25, 0.5, 0.75, 1])
+    reference_line(figure, x=0.5, name="chance")
+    return finish(figure, title=f"What every method at {role} tells", note=f"{about(result)}; 95% intervals")
