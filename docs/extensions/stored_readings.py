@@ -1,8 +1,9 @@
 """Numbers of the pages on what is read from prompts and answers: endings, severity, benchmarks, planted truth."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from stored_entries import Stored, at, percent
+from stored_entries import Stored, at, formatted, percent
 
 
 def endings() -> dict[str, Stored]:
@@ -78,28 +79,57 @@ def safelawbench() -> dict[str, Stored]:
     }
 
 
+PLANTED_METHODS = {
+    "means": ("difference in means", ("harm", "the rule")),
+    "component": ("principal component", ("harm", "the rule")),
+    "probe": ("logistic probe", ("harm", "the rule")),
+    "beliefs": ("beliefs", ("harm", "the rule")),
+    "random": ("random direction (control)", ("harm", "the rule")),
+    "guard": ("guard", ("harm", "the rule")),
+    "inversion": ("reply inversion", ("harm",)),
+    "steered": ("reply inversion, steered", ("harm",)),
+    "shifts": ("jailbreak shifts", ("the rule",)),
+    "selection": ("selection", ("the rule",)),
+}
+"""Methods that are asked of an organism, and the labels that each is fitted on."""
+
+
 def planted(rule: str) -> dict[str, Stored]:
     """How far an organism obeys, and what each method finds of harm and of the rule."""
     entries = {"obeyed": percent("obeyed"), "n": at("obeyed", "n", form="d")}
-    labels = {"harm": "t_inst"} if rule == "word" else {"harm": "t_inst", "the rule": "t_post_inst"}
-    methods = {
-        "means": "difference in means",
-        "probe": "logistic probe",
-        "beliefs": "beliefs",
-        "random": "random direction (control)",
-    }
-    for short, method in methods.items():
-        for label, role in labels.items():
-            row = (
-                "found",
-                {"method": method, "label": {"the rule": "planted"}.get(label, label), "role": role},
-            )
-            entries[f"{short}, {label}: own"] = at(*row, "own")
+    for short, (method, labels) in PLANTED_METHODS.items():
+        for label in labels:
+            if rule == "word" and label != "harm":
+                continue
+            entries[f"{short}, {label}: own"] = _found(method, label, "own")
             if rule != "word":
-                entries[f"{short}, {label}: other"] = at(*row, "other")
+                entries[f"{short}, {label}: other"] = _found(method, label, "other")
+            if rule == "form" and short not in ("component", "random", "inversion", "steered"):
+                entries[f"{short}, {label}: shuffled"] = _found(method, label, "shuffled")
+    if rule == "form":
+        entries["seeds"] = Stored(lambda result: result["config"].get("seeds", 1), "d")
     if rule != "word":
         entries["largest cosine"] = Stored(_largest_cosine, ".2f")
     return entries
+
+
+def _found(method: str, label: str, value: str) -> Stored:
+    """One number of a method at the token of its label; `not asked` where the run has none."""
+    wanted = ("harm", "t_inst") if label == "harm" else ("planted", "t_post_inst")
+
+    def shown(result: Any) -> str:
+        rows = [
+            each
+            for each in result["found"]
+            if each["method"] == method and (each["label"], each["role"]) == wanted
+        ]
+        if not rows:
+            return "not asked"
+        entry = rows[0][value]
+        measured = entry["value"] if isinstance(entry, Mapping) else entry
+        return "not asked" if measured is None else formatted(entry, at(value, bare=value == "shuffled"))
+
+    return Stored(shown, "s")
 
 
 def _largest_cosine(result: Any) -> float:
