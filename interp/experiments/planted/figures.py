@@ -45,7 +45,7 @@ def _refused(result: Result) -> go.Figure:
         title="What the organism refuses, by harm and rule",
         y_title="share of replies",
         note=f"{about(result)}; rule obeyed on {result.obeyed.percent}",
-        looks=dict(zip(["refused"], ordered(1), strict=True)),
+        looks={"refused": ordered(3)[1]},  # light enough for the lower half of an interval
     )
 
 
