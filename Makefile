@@ -49,7 +49,9 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.machine_text
 	$(BIN)/python -m benchmarks.multiple_choice
 	$(BIN)/python -m benchmarks.tracking
+	$(BIN)/python -m benchmarks.preference_trees
 	$(BIN)/python -m benchmarks.recovery
+	$(BIN)/python -m benchmarks.soft_prompts
 	$(BIN)/python -m benchmarks.activation_store
 
 # On a machine with an NVIDIA card: random weights in the shape of a 7B model, no downloads, three minutes.

@@ -6,6 +6,7 @@ beyond a length at which the model's rotary frequencies change (`interp.models.r
 those of the model: the batch is then run again from its first token.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from interp.engine.applying import Applied
 from interp.engine.batching import SharedPrefix, pad_id, pad_left, plan_batches, run_batches, shared_length
 from interp.engine.budgets import PassBudget
 from interp.engine.cpu_kernels import fused_forwards
-from interp.engine.growing_cache import grow
+from interp.engine.growing_cache import grow, rearrange
 from interp.engine.layouts import PassLayout
 from interp.engine.prepacked_weights import PackedWeights
 from interp.models.chat_model import ChatModel
@@ -111,8 +112,34 @@ class Decoding:
 
     def take(self, rows: list[int]) -> None:
         """Keep these rows of the batch, in this order."""
+        self.cache.batch_select_indices(torch.tensor(rows, device=self.mask.device))
+        self._take_rows(rows)
+
+    def take_in_place(self, rows: list[int], capacity: int) -> None:
+        """As `take`, copying only rows that change their place, within the cache: nothing else may use its tensors.
+
+        Args:
+            capacity: rows that the cache gets room for where it has to be copied.
+        """
+        if rows == list(range(len(self.mask))):
+            return
+        if self.weights is None:
+            self.take(rows)
+            return
+        grow(self.cache)
+        rearrange(self.cache, rows, capacity)
+        self._take_rows(rows)
+
+    def part(self, rows: list[int]) -> "Decoding":
+        """These rows as a batch of their own."""
+        twin = copy.copy(self)
+        twin.cache = copy.copy(self.cache)
+        twin.cache.layers = [copy.copy(layer) for layer in self.cache.layers]
+        twin.take(rows)
+        return twin
+
+    def _take_rows(self, rows: list[int]) -> None:
         index = torch.tensor(rows, device=self.mask.device)
-        self.cache.batch_select_indices(index)
         self.mask, self.position = self.mask[index], self.position[index]
         self._layout = None if self._layout is None else self._layout.take(rows)
         self._recomputed = None if self._recomputed is None else self._recomputed.take(rows)

@@ -7,13 +7,11 @@ model's own arithmetic, and never shrinks the batch; `interp.engine.decoding` de
     steered = generate(model, prompts, interventions=[Add(direction, coefficient=1.0)])
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.display.cards import Card, Shown, Table, shortened
@@ -33,6 +31,7 @@ from interp.engine.decoding import (
 )
 from interp.engine.interventions import Intervention, new_token_limit
 from interp.engine.safety_prompts import SafetyPrompt, under
+from interp.engine.sampling import likeliest, picker
 from interp.models.chat_model import ChatModel
 from interp.models.contexts import check_context
 from interp.models.prompt_inputs import PromptIdentity
@@ -257,7 +256,7 @@ def generate_each(
         prompts = [tokens.ids[row] for _, rows, *_ in waiting for row in rows]
         waiting.clear()
         steps = decode_steps(
-            model, logits, state, _likeliest, prompts, max_new_tokens=max_new_tokens, shrink=True
+            model, logits, state, likeliest, prompts, max_new_tokens=max_new_tokens, shrink=True
         )
         _gather(steps, places)
 
@@ -276,85 +275,6 @@ def generate_each(
                     waiting.append((arm, [chunk[row] for row in rows], logits, state))
             flush()
     return [_completions(model, replies, tokens, arm) for replies, arm in zip(done, arms, strict=True)]
-
-
-def picker(
-    max_new_tokens: int,
-    temperature: float,
-    seed: int,
-    processors: Sequence[LogitsProcessor],
-    *,
-    top_k: int | None = None,
-    top_p: float | int = 1.0,
-) -> Pick:
-    """The function that selects the next token of every row: argmax, or sampling at a temperature."""
-    if not isinstance(max_new_tokens, int):
-        raise ValueError(f"max_new_tokens must be a whole number, got {max_new_tokens!r}")
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be 1 or more, got {max_new_tokens}")
-    if temperature != 0 and not 1e-6 <= temperature < math.inf:  # smaller ones overflow
-        raise ValueError(f"temperature must be 0 (greedy), or 1e-06 or more and finite, got {temperature}")
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"seed must be within 0 and 2**63 - 1, got {seed}")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be 1 or more, or None for all tokens, got {top_k}")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p must lie above 0 and be at most 1, got {top_p}")
-
-    def processed(
-        logits: Float[Tensor, "batch d_vocab"], so_far: Sequence[Sequence[int]]
-    ) -> Float[Tensor, "batch d_vocab"]:
-        for process in processors:
-            logits = process(so_far, logits)
-        return logits
-
-    if temperature == 0:
-        if not processors:
-            return _likeliest
-        return lambda logits, so_far: _likeliest(processed(logits.float(), so_far), so_far)
-    generator = torch.Generator().manual_seed(seed)
-
-    def sample(
-        logits: Float[Tensor, "batch d_vocab"], so_far: Sequence[Sequence[int]]
-    ) -> Int[Tensor, " batch"]:
-        _check_numbers(logits.amax(-1))
-        weights = _nucleus((logits.float() / temperature).softmax(-1), top_k, top_p)
-        if processors:
-            weights = processed(weights.log(), so_far).softmax(-1)
-        return torch.multinomial(weights.cpu(), 1, generator=generator)[:, 0].to(logits.device)
-
-    return sample
-
-
-def _nucleus(
-    probabilities: Float[Tensor, "batch d_vocab"], top_k: int | None, top_p: float | int
-) -> Float[Tensor, "batch d_vocab"]:
-    """The probabilities of the tokens that sampling is limited to; 0 for all others."""
-    if top_k is None and top_p == 1:
-        return probabilities
-    top = probabilities.topk(min(top_k or probabilities.shape[1], probabilities.shape[1]), dim=-1)
-    shares = top.values / top.values.sum(-1, keepdim=True)
-    # A token stays as long as those before it have less than top_p together: the first always does.
-    stays = shares.cumsum(-1) - shares < top_p
-    return torch.zeros_like(probabilities).scatter(-1, top.indices, top.values * stays)
-
-
-def _likeliest(
-    logits: Float[Tensor, "batch d_vocab"],
-    so_far: Sequence[Sequence[int]],  # noqa: ARG001 (a `Pick`)
-) -> Int[Tensor, " batch"]:
-    ids = logits.argmax(-1)
-    _check_numbers(logits.gather(-1, ids[:, None]))
-    return ids
-
-
-def _check_numbers(largest: Tensor) -> None:
-    """Raise a ValueError unless the largest logit of every row is a number: argmax calls NaN the largest, token 0."""
-    if not torch.isfinite(largest).all():
-        raise ValueError(
-            "the logits are not finite: an intervention is too large (a smaller coefficient), float16 overflows (load "
-            "in bfloat16 or float32), or the weights are damaged"
-        )
 
 
 def _gather(steps: Iterator[DecodingStep], places: Sequence[list[int]]) -> None:

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from interp.engine.applying import apply
 from interp.engine.decoding import decode_steps, decoding_passes, packed_weights, stop_ids
-from interp.engine.generation import picker
 from interp.engine.log_probs import map_completions
+from interp.engine.sampling import picker
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens
 from interp.training.reward_models import with_replies

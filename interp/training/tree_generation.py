@@ -3,38 +3,23 @@
     trees = grow_trees(model, prompts, depth=3, branching=2, segment_tokens=12)
     chains = sample_chains(model, prompts, n=8, max_new_tokens=36)
 
-At every level the prefix of a node is run once and its cached keys and values are copied to its children, which then
-sample `segment_tokens` each, cut where a separator ends a segment. A tree of depth D and branching B generates
-B + B^2 + ... + B^D segments for B^D answers of D segments each; chains generate D B^D.
+A tree decodes as one batch that grows: where a segment of at most `segment_tokens` ends, at a separator or by length,
+its cached keys and values serve all its children (see `interp.engine.tree_decoding`), so that every token is run once.
+A tree of depth D and branching B generates B + B^2 + ... + B^D segments for B^D answers of D segments each; chains
+generate D B^D. A tree depends on its place among the prompts and on the seed, not on the other prompts.
 
 Source: Qiu et al. 2025, arXiv:2402.10184, algorithm 1.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
-
-import torch
 
 from interp.data.preference_trees import PreferenceTree, TreeNode
-from interp.engine.applying import apply
-from interp.engine.decoding import decode_steps, decoding_passes, packed_weights, stop_ids
-from interp.engine.generation import picker
+from interp.engine.tree_decoding import Segments, TreeShape, sample_trees
 from interp.models.chat_model import ChatModel
-from interp.models.contexts import check_context
-from interp.models.tokens import ChatTokens, PromptInput, as_tokens
-from interp.training.reward_models import with_replies
+from interp.models.tokens import PromptInput, as_tokens
 
 SEPARATORS = (".", "\n", "!", "?")
 """Texts that end a segment."""
-
-
-class _Open(NamedTuple):
-    """A node that will get children."""
-
-    tree: int
-    node: int | None
-    ids: tuple[int, ...]
-    """Answer tokens up to and with it."""
 
 
 def grow_trees(
@@ -61,33 +46,23 @@ def grow_trees(
     Raises:
         ValueError: depth, branching or segment_tokens below 1, or a prompt that does not fit with its answers.
     """
-    if min(depth, branching, segment_tokens) < 1:
-        raise ValueError(
-            f"depth, branching and segment_tokens must be 1 or more, got {depth}, {branching}, {segment_tokens}"
-        )
+    shape = TreeShape(
+        depth=depth,
+        branching=branching,
+        segment_tokens=segment_tokens,
+        temperatures=tuple(map(float, temperatures)),
+    )
     tokens = as_tokens(model.tokenizer, prompts)
-    check_context(model, tokens, new_tokens=depth * segment_tokens)
-    nodes: list[list[TreeNode]] = [[] for _ in range(len(tokens))]
-    waiting = [_Open(tree, None, ()) for tree in range(len(tokens))]
-    stops = stop_ids(model)
-    for level in range(depth):
-        temperature = temperatures[min(level, len(temperatures) - 1)]
-        found = _children(
-            model, tokens, waiting, branching, segment_tokens, temperature, separators, seed + 7919 * level
-        )
-        opened: list[_Open] = []
-        for parent, segments in zip(waiting, found, strict=True):
-            for ids in segments:
-                number = len(nodes[parent.tree])
-                text = str(model.tokenizer.decode(ids, skip_special_tokens=True))
-                nodes[parent.tree].append(TreeNode(id=number, parent=parent.node, ids=tuple(ids), text=text))
-                if ids[-1] not in stops:
-                    opened.append(_Open(parent.tree, number, (*parent.ids, *ids)))
-        waiting = opened
-        if not waiting:
-            break
+    ended: dict[int, bool] = {}
+
+    def ends(token: int) -> bool:
+        if token not in ended:
+            ended[token] = str(model.tokenizer.decode([token])).endswith(tuple(separators))
+        return ended[token]
+
+    grown = sample_trees(model, tokens, shape, seed=seed, ends=ends if separators else None)
     texts = tokens.identity.texts
-    return [PreferenceTree(prompt=text, nodes=tuple(part)) for text, part in zip(texts, nodes, strict=True)]
+    return [_tree(model, text, branching, segments) for text, segments in zip(texts, grown, strict=True)]
 
 
 def sample_chains(
@@ -112,41 +87,12 @@ def sample_chains(
     )
 
 
-def _children(
-    model: ChatModel,
-    tokens: ChatTokens,
-    parents: Sequence[_Open],
-    branching: int,
-    segment_tokens: int,
-    temperature: float,
-    separators: Sequence[str],
-    seed: int,
-) -> list[list[list[int]]]:
-    """The segments that follow every parent; its prefix is run once."""
-    prefixes = with_replies(tokens.take([parent.tree for parent in parents]), [p.ids for p in parents])
-    pick = picker(segment_tokens, temperature, seed, ())
-    weights = packed_weights(model, len(parents) * branching, segment_tokens)
-    done: list[list[list[int]]] = [[[] for _ in range(branching)] for _ in parents]
-    with torch.no_grad(), apply(model, ()) as applied:
-        for rows, (logits, state) in decoding_passes(model, prefixes, applied, weights, segment_tokens):
-            copies = [i for i in range(len(rows)) for _ in range(branching)]
-            if branching > 1:
-                state.take(copies)
-            limits = [segment_tokens] * len(copies)
-            steps = decode_steps(
-                model,
-                logits[copies],
-                state,
-                pick,
-                [prefixes.ids[rows[i]] for i in copies],
-                max_new_tokens=segment_tokens,
-                shrink=True,
-                limits=limits,
-            )
-            for step in steps:
-                for row, token in zip(step.rows, step.ids, strict=True):
-                    segment = done[rows[copies[row]]][row % branching]
-                    segment.append(token)
-                    if separators and str(model.tokenizer.decode([token])).endswith(tuple(separators)):
-                        limits[row] = 0  # read after this decoding step
-    return done
+def _tree(model: ChatModel, prompt: str, branching: int, segments: Segments) -> PreferenceTree:
+    """Nodes in the order of their segments, level by level."""
+    ids = {number: place for place, number in enumerate(segments)}
+    texts = model.tokenizer.batch_decode([list(row) for row in segments.values()], skip_special_tokens=True)
+    nodes = [
+        TreeNode(id=ids[number], parent=ids.get((number - 1) // branching), ids=row, text=text)
+        for (number, row), text in zip(segments.items(), texts, strict=True)
+    ]
+    return PreferenceTree(prompt=prompt, nodes=tuple(nodes))

@@ -9,7 +9,7 @@ from transformers.cache_utils import DynamicLayer
 
 from interp.engine import decoding
 from interp.engine.generation import stream
-from interp.engine.growing_cache import GrowingLayer, grow
+from interp.engine.growing_cache import GrowingLayer, grow, rearrange
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, tokenize
 from tests.conftest import PROMPTS
@@ -74,6 +74,27 @@ def test_copies_that_share_their_beginning_do_not_write_over_each_other() -> Non
     step(plain, growing)
     step(*twins)
     assert torch.equal(growing.layers[0].keys[:, :, :6], before)
+
+
+@torch.no_grad()
+def test_rows_that_move_within_the_cache_equal_rows_that_are_copied() -> None:
+    """Dropped, repeated, moved, more than there is room for, and after a step that used the room up."""
+    plain, growing = pair()
+    places = []
+    for rows in ([3, 1, 2, 3, 0], [0, 1, 2], [0, 1, 2, 2, 0, 1, 1, 0], [0, 7, 2], list(range(3)) * 4):
+        plain.batch_select_indices(torch.tensor(rows))
+        rearrange(growing, rows, capacity=8)
+        assert torch.equal(growing.layers[0].keys, plain.layers[0].keys)
+        assert torch.equal(growing.layers[0].values, plain.layers[0].values)
+        for _ in range(3):
+            step(plain, growing, len(rows))
+        places.append(growing.layers[0].keys.data_ptr())
+    assert len(set(places)) == 2  # only the last one needed a larger buffer
+    for _ in range(50):
+        step(plain, growing, 12)
+    plain.batch_select_indices(torch.tensor([11, 0]))
+    rearrange(growing, [11, 0], capacity=8)
+    step(plain, growing, 2)
 
 
 def test_gradients_flow_through_a_pass_that_asks_for_them() -> None:

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from interp.engine.generation import _nucleus, generate
+from interp.engine.generation import generate
 from interp.engine.log_probs import next_token_log_probs
 from interp.engine.safety_prompts import SafetyPrompt
+from interp.engine.sampling import nucleus
 from interp.evaluation.refusal_probabilities import (
     RefusalSamples,
     answer_opening,
@@ -100,10 +101,10 @@ def test_the_first_token_version_is_the_mass_of_refusal_tokens(tiny: ChatModel) 
 
 def test_sampling_is_limited_to_the_likeliest_tokens(tiny: ChatModel) -> None:
     weights = torch.tensor([[0.5, 0.3, 0.15, 0.05], [0.1, 0.1, 0.1, 0.7]])
-    assert (_nucleus(weights, None, 0.75) > 0).sum(1).tolist() == [2, 2]  # 0.5 + 0.3, 0.7 + 0.1
-    assert _nucleus(weights, None, 0.75)[0].tolist() == pytest.approx([0.5, 0.3, 0, 0])
-    assert (_nucleus(weights, 2, 1.0) > 0).sum(1).tolist() == [2, 2]
-    assert torch.equal(_nucleus(weights, None, 1.0), weights)
+    assert (nucleus(weights, None, 0.75) > 0).sum(1).tolist() == [2, 2]  # 0.5 + 0.3, 0.7 + 0.1
+    assert nucleus(weights, None, 0.75)[0].tolist() == pytest.approx([0.5, 0.3, 0, 0])
+    assert (nucleus(weights, 2, 1.0) > 0).sum(1).tolist() == [2, 2]
+    assert torch.equal(nucleus(weights, None, 1.0), weights)
     greedy = generate(tiny, PROMPTS, max_new_tokens=5).ids
     assert generate(tiny, PROMPTS, max_new_tokens=5, temperature=2.0, top_k=1).ids == greedy
     assert generate(tiny, PROMPTS, max_new_tokens=5, temperature=2.0, top_p=1e-6).ids == greedy
