@@ -81,7 +81,7 @@ def judge(
             agreement_tables,
             human_table,
         )
-        from interp.experiments.judging import all_judges
+        from interp.representations.judging import all_judges
 
         exchanges = read_exchanges(file, prompt_column=prompt_column, answer_column=answer_column)
         people = {question: read_labels(file, column) for question, column in wanted}
@@ -149,7 +149,7 @@ def _print_spent(loaded: "Sequence[Judge]") -> None:
 
 def _print_probes(named: list[str]) -> None:
     from interp.evaluation.judges.probes import probe, probe_table
-    from interp.experiments.judging import all_judges
+    from interp.representations.judging import all_judges
 
     results = [each for judge in all_judges(named) for each in probe(judge)]
     table = probe_table(results)

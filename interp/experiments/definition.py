@@ -24,7 +24,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from interp.display.cards import Card, Shown, Table
 from interp.evaluation.judges.loading import check_names
-from interp.evaluation.judges.records import RunJudgements, judgement_lines, judgement_tables
+from interp.evaluation.judges.records import RunJudgements, judgement_lines
 from interp.storage.provenance import Provenance, content_key, provenance_of
 from interp.storage.reply_records import recording
 from interp.storage.run_folders import (
@@ -206,7 +206,7 @@ class Experiment:
                 outcome = method(model, prompts, config, stages) if needs else method(config, stages)
             result = outcome.result
             if recorder is not None:
-                from interp.experiments.judging import judge_replies
+                from interp.representations.judging import judge_replies
 
                 found = judge_replies(recorder.replies, judges, chosen, prompts)
                 stages.lap("judges")
@@ -255,14 +255,9 @@ class Experiment:
     def report(self, result: Any) -> str:
         """The page, as HTML."""
         page = import_module(f"{self.package}.report").report(result)
-        if result.judgements is None:
-            return page
-        from interp.display.page import Section, with_section
+        from interp.evaluation.judges.pages import with_judgements
 
-        found: RunJudgements = result.judgements
-        scales = [f"Harmful, by {name}: {scale}." for name, scale in found.scales.items() if scale]
-        text = [*judgement_lines(found), *scales]
-        return with_section(page, Section(title="Judges", text=text, tables=judgement_tables(found)))
+        return with_judgements(page, result.judgements)
 
     def table(self, result: Any) -> Table:
         """The main numbers."""
@@ -277,7 +272,7 @@ class Experiment:
 def _loaded_judges(
     judges: Sequence[str], model: "ChatModel | None", prompts: "PromptSet | None"
 ) -> Sequence[Any]:
-    from interp.experiments.judging import all_judges
+    from interp.representations.judging import all_judges
 
     return all_judges(judges, model=model, prompts=prompts)
 

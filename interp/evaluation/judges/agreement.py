@@ -18,7 +18,6 @@ Sources: Cohen 1960; Fleiss 1971.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -26,7 +25,16 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from interp.evaluation.judges.judgements import Judged
-from interp.evaluation.judges.records import Agreement, HumanAgreement, PairAgreement, Question
+from interp.evaluation.judges.records import (
+    Agreement,
+    ArmRates,
+    HumanAgreement,
+    PairAgreement,
+    Question,
+    ReplyVerdicts,
+    RunJudgements,
+    verdict_rate,
+)
 from interp.stats import Estimate, rate
 
 Verdicts = Sequence[bool | None]
@@ -142,11 +150,27 @@ def agreement_of(
     )
 
 
-def verdict_rate(verdicts: Verdicts) -> Estimate:
-    """Share of yes among the answers that were judged, with the number that could not be."""
-    return replace(
-        rate([bool(each) for each in verdicts if each is not None]),
-        missing=sum(each is None for each in verdicts),
+def run_judgements(found: ReplyVerdicts) -> RunJudgements:
+    """Every judge's rates by arm and kind of prompts, and where they disagree over all replies."""
+    rows: dict[tuple[str, str], list[int]] = {}
+    for row, place in enumerate(zip(found.arms, found.groups, strict=True)):
+        rows.setdefault(place, []).append(row)
+    rates = {place: found.rates(part) for place, part in rows.items()}
+
+    def agreed(question: Question) -> Agreement | None:
+        verdicts = found.by_question[question]
+        return agreement_of(verdicts, found.ids, question) if verdicts and found.ids else None
+
+    return RunJudgements(
+        asked=found.asked,
+        scales=found.scales,
+        arms=tuple(
+            ArmRates(arm=arm, group=group, n=len(part), **rates[arm, group])
+            for (arm, group), part in rows.items()
+        ),
+        refused=agreed("refused"),
+        harmful=agreed("harmful"),
+        left_out=found.left_out,
     )
 
 

@@ -1,10 +1,11 @@
 """Records of what judges said and how far they agree: frozen, without tensors, readable without torch or numpy."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from interp.display.tables import Table
-from interp.stats import Estimate
+from interp.stats import Estimate, rate
 
 Question = Literal["refused", "harmful", "coherent"]
 """What a judge can be asked about an answer."""
@@ -146,6 +147,48 @@ class RunJudgements:
     """The same on harm."""
     left_out: int
     """Replies to prompts that are not of the run's prompt set, such as a task's, which are not judged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplyVerdicts:
+    """Every judge's verdict on every reply, without the replies."""
+
+    asked: tuple[str, ...]
+    """Judges as they were asked for."""
+    scales: dict[str, str]
+    """As in `RunJudgements`."""
+    ids: tuple[str, ...]
+    """Id of every reply."""
+    arms: tuple[str, ...]
+    """Arm of every reply."""
+    groups: tuple[str, ...]
+    """Kind of the prompt of every reply."""
+    refused: dict[str, tuple[bool | None, ...]]
+    """Verdicts on every reply by judge; None where it could not be judged."""
+    harmful: dict[str, tuple[bool | None, ...]]
+    """The same on harm, of the judges that say."""
+    left_out: int
+    """As in `RunJudgements`."""
+
+    def rates(self, rows: Sequence[int]) -> dict[Question, dict[str, Estimate]]:
+        """Shares of yes by question and judge, over some of the replies."""
+        return {
+            question: {name: verdict_rate([said[row] for row in rows]) for name, said in verdicts.items()}
+            for question, verdicts in self.by_question.items()
+        }
+
+    @property
+    def by_question(self) -> "dict[Question, dict[str, tuple[bool | None, ...]]]":
+        """Verdicts by question and judge."""
+        return {"refused": self.refused, "harmful": self.harmful}
+
+
+def verdict_rate(verdicts: Sequence[bool | None]) -> Estimate:
+    """Share of yes among the answers that were judged, with the number that could not be."""
+    return replace(
+        rate([bool(each) for each in verdicts if each is not None]),
+        missing=sum(each is None for each in verdicts),
+    )
 
 
 _SHOWN_DISPUTES = 12

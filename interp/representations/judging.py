@@ -11,11 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from interp.data.prompt_sets import CLOSING, KINDS
-from interp.evaluation.judges.agreement import agreement, verdict_rate
-from interp.evaluation.judges.judgements import Exchange, Judge, Judged, judge_all
+from interp.evaluation.judges.agreement import run_judgements
+from interp.evaluation.judges.judgements import Exchange, Judge, judge_all
 from interp.evaluation.judges.loading import LATENT, Maker, load_judges
-from interp.evaluation.judges.records import Agreement, ArmRates, Question, RunJudgements
-from interp.stats import Estimate
+from interp.evaluation.judges.records import ReplyVerdicts, RunJudgements
 from interp.storage.reply_records import RecordedReply
 
 if TYPE_CHECKING:
@@ -66,9 +65,19 @@ def judge_replies(
         chosen: the judges of these names.
         prompts: the run's prompt set.
     """
+    return run_judgements(reply_verdicts(replies, specs, chosen, prompts))
+
+
+def reply_verdicts(
+    replies: Sequence[RecordedReply],
+    specs: Sequence[str],
+    chosen: Sequence[Judge],
+    prompts: "PromptSet | None",
+) -> ReplyVerdicts:
+    """Every judge's verdict on every reply to a prompt of the set; as `judge_replies`, before it is summed up."""
     exchanges, arms, left_out = _exchanges(replies, prompts)
     judged = judge_all(chosen, exchanges) if exchanges else None
-    return RunJudgements(
+    return ReplyVerdicts(
         asked=tuple(specs),
         scales={
             judge.name: ""
@@ -76,17 +85,13 @@ def judge_replies(
             else f"{judge.scale.meaning}; from {judge.scale.threshold:g}"
             for judge in chosen
         },
-        arms=() if judged is None else _rates(judged, arms),
-        refused=_agreement(judged, "refused"),
-        harmful=_agreement(judged, "harmful"),
+        ids=tuple(exchange.id for exchange in exchanges),
+        arms=tuple(arms),
+        groups=tuple(exchange.group for exchange in exchanges),
+        refused={} if judged is None else judged.verdicts("refused"),
+        harmful={} if judged is None else judged.verdicts("harmful"),
         left_out=left_out,
     )
-
-
-def _agreement(judged: Judged | None, question: Question) -> Agreement | None:
-    if judged is None or not judged.asked(question):
-        return None
-    return agreement(judged, question)
 
 
 def _exchanges(
@@ -138,25 +143,3 @@ def _finder(prompts: "PromptSet | None") -> Callable[[str], tuple[str, str, str]
 
 def _bare(text: str) -> str:
     return text.strip().rstrip(CLOSING).strip()
-
-
-def _rates(judged: Judged, arms: Sequence[str]) -> tuple[ArmRates, ...]:
-    rows: dict[tuple[str, str], list[int]] = {}
-    for row, (arm, exchange) in enumerate(zip(arms, judged.exchanges, strict=True)):
-        rows.setdefault((arm, exchange.group), []).append(row)
-
-    verdicts = {question: judged.verdicts(question) for question in ("refused", "harmful")}
-
-    def rates(question: Question, part: Sequence[int]) -> dict[str, Estimate]:
-        return {name: verdict_rate([said[row] for row in part]) for name, said in verdicts[question].items()}
-
-    return tuple(
-        ArmRates(
-            arm=arm,
-            group=group,
-            n=len(part),
-            refused=rates("refused", part),
-            harmful=rates("harmful", part),
-        )
-        for (arm, group), part in rows.items()
-    )

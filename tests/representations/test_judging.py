@@ -12,8 +12,8 @@ from interp.engine.generation import generate
 from interp.engine.interventions import Ablate
 from interp.evaluation.refusals import refuses
 from interp.experiments.definition import Experiment, ExperimentResult, Outcome, Run
-from interp.experiments.judging import all_judges, judge_replies
 from interp.models.chat_model import ChatModel
+from interp.representations.judging import all_judges, judge_replies
 from interp.storage.reply_records import RecordedReply, recorder, recording
 from interp.storage.run_folders import read_header
 from interp.storage.stages import Stages
