@@ -62,12 +62,12 @@ def test_conversations_are_read_steered_and_continued(entry: Published, prefill:
         expected = (means[0] - means[1]).float()
         torch.testing.assert_close(found[name].vector, expected, rtol=1e-4, atol=1e-4)
     # Greedy completions go on after the prefill; the plain path is whole prompts.
-    fast, plain = (generate(model, bad, max_new_tokens=4, fast=fast) for fast in (True, False))
+    fast, plain = (generate(model, bad, max_new_tokens=2, fast=fast) for fast in (True, False))
     assert fast.ids == plain.ids and fast.identity.ids == bad.ids
     where = "prefill" if prefill else "instruction"
-    answers = steer(model, bad, found["refusal"], coefficient=30, positions=where, max_new_tokens=4)
+    answers = steer(model, bad, found["refusal"], coefficient=30, positions=where, max_new_tokens=2)
     push = [Add(found["refusal"], coefficient=30, positions=where)]
-    assert answers.steered == generate(model, bad, interventions=push, max_new_tokens=4, fast=False).texts
+    assert answers.steered == generate(model, bad, interventions=push, max_new_tokens=2, fast=False).texts
     assert answers.plain == fast.texts and answers.identity.hash == bad.hash
     moved = next_token_log_probs(model, bad, interventions=push)
     assert not torch.allclose(moved, next_token_log_probs(model, bad))
