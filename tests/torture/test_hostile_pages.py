@@ -16,6 +16,8 @@ pytestmark = pytest.mark.torture
 NASTY = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
 KEYS = ("prompt", "before", "after", "text", "reply", "texts", "post_inst_tokens", "source", "note", "label")
 """Fields that hold what models and users wrote."""
+CHOICES = ("harm", "planted")
+"""Labels that are one of a few, as the reader checks."""
 
 
 def hostile(value: Any, key: str = "") -> Any:
@@ -27,7 +29,7 @@ def hostile(value: Any, key: str = "") -> Any:
         return changed
     if isinstance(value, list):
         return [hostile(item, key) for item in value]
-    return value + NASTY if isinstance(value, str) and key in KEYS else value
+    return value + NASTY if isinstance(value, str) and key in KEYS and value not in CHOICES else value
 
 
 def check(stored: Path, place: Path) -> int:
@@ -52,6 +54,10 @@ def test_the_demo_s_page_is_inert(tmp_path: Path) -> None:
     assert check(FIGURES / "demo", tmp_path) > 5
 
 
-@pytest.mark.parametrize("stored", sorted(path.parent.name for path in FIGURES.glob("*/result.json.gz")))
+WITH_TEXTS = sorted({path.parent.name for path in FIGURES.glob("*/result.json.gz")} - {"elasticity-theory"})
+"""All but the one that has neither a model nor prompts."""
+
+
+@pytest.mark.parametrize("stored", WITH_TEXTS)
 def test_every_page_is_inert(stored: str, tmp_path: Path) -> None:
     assert check(FIGURES / stored, tmp_path) > 0
