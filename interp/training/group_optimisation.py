@@ -9,8 +9,8 @@ prefix, or the group's mean would be no baseline. An adapter is trained, whose b
 
 Of `PolicyConfig` these count: beta, updates, rollouts, epochs (TRL's iterations), micro_batch, learning_rate,
 kl_coefficient (TRL's beta, in the loss), clip, temperature, max_new_tokens, missing_end_score, rank, target_modules,
-max_kl, max_empty, seed. A run that collapses stops and says so, by the rule of `optimise_policy`. A killed run starts
-again.
+max_kl, max_empty, save_every, seed. A run that collapses stops and says so, by the rule of `optimise_policy`. A killed
+run continues from its last saved state to the same weights.
 
 Sources: Shao et al. 2024, arXiv:2402.03300 (GRPO); Chang et al. 2024, arXiv:2404.08495 (resets).
 """
@@ -30,7 +30,8 @@ from interp.models.adapted_models import copy_with_weights
 from interp.models.chat_model import ChatModel
 from interp.models.contexts import check_context
 from interp.models.tokens import PromptInput, as_tokens
-from interp.storage.locks import resolved
+from interp.storage.atomic_files import remove_folder
+from interp.storage.locks import folder_lock, resolved
 from interp.training.config import TrainConfig
 from interp.training.policy_config import (
     OptimisedPolicy,
@@ -39,12 +40,13 @@ from interp.training.policy_config import (
     UpdateRecord,
     collapse_of,
 )
-from interp.training.policy_files import policy_key, read_policy, write_policy
+from interp.training.policy_files import policy_key, read_policy, read_records, write_policy, write_records
 from interp.training.policy_models import LivePolicy
 from interp.training.reward_models import Replies, RewardModel, reply_ids
-from interp.training.rollouts import draw_resets, empty_share, roll_out, sampled_kl
-from interp.training.runner import trainable_module
-from interp.training.saving import write_checkpoint
+from interp.training.rollouts import draw_resets, empty_share, prompt_rows, roll_out, sampled_kl, scores_of
+from interp.training.runner import trainable_module, writing_checkpoints
+from interp.training.saving import last_state, open_parts, parts_folder, write_checkpoint
+from interp.training.trainer_states import TRAINER_ARGUMENTS, FiniteLoss, KeepStates
 
 logger = logging.getLogger(__name__)
 
@@ -69,11 +71,9 @@ def optimise_groups(
 
     Raises:
         ValueError: rollouts that are no multiple of the group, no references for resets, another tokenizer, or a loss
-            that is not a number.
+            or a score that is not a number.
+        OSError: the disk is full.
     """
-    from datasets import Dataset
-    from trl.trainer.grpo_config import GRPOConfig
-
     config, out = PolicyConfig() if config is None else config, resolved(Path(out))
     if group < 2 or config.rollouts % group:
         raise ValueError(
@@ -87,58 +87,98 @@ def optimise_groups(
         reward.check_tokenizer(model)
         reward = reward.score
     given = [[0]] * len(tokens) if references is None else reply_ids(model, references)
+    if len(given) != len(tokens):
+        raise ValueError(f"got {len(given)} references for {len(tokens)} prompts; give one each")
     given = [ids[: config.max_new_tokens] for ids in given]
     key = f"grpo-{group}-{policy_key(model, tokens, given if config.beta else [], config, None)}"
-    if (done := read_policy(out, key)) is not None:
-        return done
-    train = TrainConfig(
-        rank=config.rank,
-        alpha=2 * config.rank,
-        dropout=0.0,
-        target_modules=config.target_modules,
-        seed=config.seed,
+    with folder_lock(out):
+        if (done := read_policy(out, key)) is None:
+            train = TrainConfig(
+                rank=config.rank,
+                alpha=2 * config.rank,
+                dropout=0.0,
+                target_modules=config.target_modules,
+                seed=config.seed,
+            )
+            torch.manual_seed(config.seed)
+            twin = copy_with_weights(model, {})
+            with trainable_module(twin, train, None) as adapted:
+                live = LivePolicy(model, adapted)
+                rollouts = GroupRollouts(model, live, tokens, given, reward, config, group)
+                collapsed = _train(adapted, rollouts, open_parts(out, key), report_to, callbacks)
+                adapted.eval()
+                out.mkdir(parents=True, exist_ok=True)
+                write_checkpoint(adapted, out, twin, train)
+            done = write_policy(out, key, rollouts.records, collapsed)
+        remove_folder(parts_folder(out))
+    return done
+
+
+def _train(
+    adapted: Any,
+    rollouts: "GroupRollouts",
+    parts: Path,
+    report_to: Sequence[str],
+    callbacks: Sequence[TrainerCallback],
+) -> str | None:
+    """Run the updates that are left; why the run was stopped, or None."""
+    from datasets import Dataset
+
+    model, config = rollouts.model, rollouts.config
+    # Prompts stand for themselves by number: what is fed was tokenised once, as everywhere here. All of the run stand
+    # in their order, so that a run that continues skips those that were used.
+    places = range(config.updates * config.rollouts // rollouts.group)
+    order = prompt_rows(len(rollouts.prompts), places, seed=config.seed)
+    stop = StopAtCollapse(rollouts)
+    keep = KeepStates(
+        config.save_every * config.epochs, lambda folder: write_records(folder, rollouts.records)
     )
-    torch.manual_seed(config.seed)
-    twin = copy_with_weights(model, {})
-    with trainable_module(twin, train, None) as adapted:
-        rollouts = GroupRollouts(model, LivePolicy(model, adapted), tokens, given, reward, config, group)
-        micro = math.gcd(config.rollouts, max(group, config.micro_batch))
-        settings = GRPOConfig(
-            output_dir=str(out.with_name(f"{out.name}.parts")),
-            per_device_train_batch_size=micro,
-            gradient_accumulation_steps=config.rollouts // micro,
-            num_generations=group,
-            num_iterations=config.epochs,
-            max_steps=config.updates * config.epochs,
-            max_completion_length=config.max_new_tokens,
-            learning_rate=float(config.learning_rate),
-            lr_scheduler_type="linear",
-            beta=float(config.kl_coefficient),
-            epsilon=float(config.clip),
-            temperature=float(config.temperature),
-            gradient_checkpointing=False,
-            bf16=False,
-            save_strategy="no",
-            logging_steps=1,
-            report_to=list(report_to),
-            seed=config.seed,
-            disable_tqdm=not logger.isEnabledFor(logging.INFO),
-            use_cpu=model.device.type == "cpu",
-        )
-        # Prompts stand for themselves by number: what is fed was tokenised once, as everywhere here.
-        rows = Dataset.from_list([{"prompt": str(row)} for row in range(len(tokens))])
-        stop = StopAtCollapse(rollouts)
-        trainer = _trainer(
-            adapted, settings, rows, rollouts, copy.deepcopy(model.tokenizer), [*callbacks, stop]
-        )
-        trainer.train()
-        losses = [float(row["loss"]) for row in trainer.state.log_history if "loss" in row]
-        if not all(map(math.isfinite, losses)):
-            raise ValueError("the loss is not a number; take a smaller learning rate, and check the rewards")
-        adapted.eval()
-        out.mkdir(parents=True, exist_ok=True)
-        write_checkpoint(adapted, out, twin, train)
-    return write_policy(out, key, rollouts.records, stop.collapsed)
+    trainer = _trainer(
+        adapted,
+        _settings(config, rollouts.group, parts, report_to, on_cpu=model.device.type == "cpu"),
+        Dataset.from_list([{"prompt": str(row)} for row in order]),
+        rollouts,
+        copy.deepcopy(model.tokenizer),
+        [*callbacks, FiniteLoss(), stop, keep],
+    )
+    if (last := last_state(parts)) is not None:
+        rollouts.records = read_records(last)
+        logger.warning("continuing at update %d", len(rollouts.records))
+    with writing_checkpoints(parts):
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    return stop.collapsed
+
+
+def _settings(
+    config: PolicyConfig, group: int, parts: Path, report_to: Sequence[str], *, on_cpu: bool
+) -> Any:
+    """TRL's arguments."""
+    from trl.trainer.grpo_config import GRPOConfig
+
+    micro = math.gcd(config.rollouts, max(group, config.micro_batch))
+    return GRPOConfig(
+        **TRAINER_ARGUMENTS,
+        output_dir=str(parts),
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=config.rollouts // micro,
+        num_generations=group,
+        num_iterations=config.epochs,
+        max_steps=config.updates * config.epochs,
+        shuffle_dataset=False,
+        max_completion_length=config.max_new_tokens,
+        learning_rate=float(config.learning_rate),
+        lr_scheduler_type="linear",
+        beta=float(config.kl_coefficient),
+        epsilon=float(config.clip),
+        temperature=float(config.temperature),
+        gradient_checkpointing=False,
+        bf16=False,
+        logging_steps=1,
+        report_to=list(report_to),
+        seed=config.seed,
+        disable_tqdm=not logger.isEnabledFor(logging.INFO),
+        use_cpu=on_cpu,
+    )
 
 
 class StopAtCollapse(TrainerCallback):
@@ -191,9 +231,8 @@ class GroupRollouts:
             temperature=config.temperature,
             seed=int(torch.randint(2**31, (1,), generator=generator)),
         )
-        scores = self.reward(rollouts.prompts, rollouts.answers).float().cpu()
-        if config.missing_end_score is not None:
-            scores = scores.masked_fill(~torch.tensor(rollouts.finished), float(config.missing_end_score))
+        # TRL would leave answers whose reward is NaN out, and go on.
+        scores = scores_of(rollouts, self.reward, missing_end_score=config.missing_end_score)
         kl = sampled_kl(policy, self.model, rollouts, temperature=config.temperature)
         generated = rollouts.generated
         before = self.records[-1].tokens if self.records else 0

@@ -38,6 +38,22 @@ def policy_key(
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
+class _Records(NamedTuple):
+    """Content of the records that stand beside a trainer's state."""
+
+    records: tuple[UpdateRecord, ...]
+
+
+def write_records(folder: Path, records: Sequence[UpdateRecord]) -> None:
+    """Keep the records so far beside a trainer's state."""
+    write_file(folder / _RECORD, to_json(_Records(tuple(records)), _Records))
+
+
+def read_records(folder: Path) -> list[UpdateRecord]:
+    """The records beside a trainer's state."""
+    return list(from_json(_Records, (folder / _RECORD).read_bytes(), source=str(folder / _RECORD)).records)
+
+
 class _Stored(NamedTuple):
     """Content of a record's file."""
 

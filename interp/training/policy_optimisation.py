@@ -46,7 +46,7 @@ from interp.training.policy_models import PolicyInTraining, policy_in_training
 from interp.training.policy_updates import Batch, Targets, outputs_of, padded, ppo_steps
 from interp.training.reporting import Reporter
 from interp.training.reward_models import Replies, RewardModel, reply_ids
-from interp.training.rollouts import Rollouts, draw_resets, empty_share, roll_out
+from interp.training.rollouts import Rollouts, draw_resets, empty_share, prompt_rows, roll_out, scores_of
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +150,8 @@ class _Run:
     def _update(self, number: int, tokens_before: int) -> UpdateRecord:
         config = self.config
         generator = torch.Generator().manual_seed(1_000_003 * config.seed + number)
-        rows = self._rows(number)
+        places = range(number * config.rollouts, (number + 1) * config.rollouts)
+        rows = prompt_rows(len(self.prompts), places, seed=config.seed)
         prompts = self.prompts.take(rows)
         seed = int(torch.randint(2**31, (1,), generator=generator))
         # Of a generator of their own: without resets everything else is drawn as it is with them.
@@ -164,7 +165,7 @@ class _Run:
             temperature=config.temperature,
             seed=seed,
         )
-        scores = self._scores(rollouts)
+        scores = scores_of(rollouts, self.reward, missing_end_score=config.missing_end_score)
         batch = padded(rollouts, padding=pad_id(self.model), device=self.model.device)
         targets, kl, forced_kl = self._targets(batch, rollouts, scores)
         for group in self.optimiser.param_groups:
@@ -206,27 +207,6 @@ class _Run:
             clip_share=losses.clip_share,
             explained=float(1 - error / spread) if spread > 0 else float("nan"),
         )
-
-    def _rows(self, number: int) -> list[int]:
-        """Prompts of an update: seeded permutations of all prompts, one after the other."""
-        n, size = len(self.prompts), self.config.rollouts
-        places = range(number * size, (number + 1) * size)
-        orders = {
-            turn: torch.randperm(n, generator=torch.Generator().manual_seed(7_919 * self.config.seed + turn))
-            for turn in {place // n for place in places}
-        }
-        return [int(orders[place // n][place % n]) for place in places]
-
-    def _scores(self, rollouts: Rollouts) -> Tensor:
-        scores = self.reward(rollouts.prompts, rollouts.answers).float().cpu()
-        if scores.shape != (len(rollouts),) or not torch.isfinite(scores).all():
-            raise ValueError(
-                f"the reward must be one finite number an answer, got {tuple(scores.shape)} for {len(rollouts)} answers"
-            )
-        if self.config.missing_end_score is not None:
-            missing = ~torch.tensor(rollouts.finished)
-            scores = scores.masked_fill(missing, float(self.config.missing_end_score))
-        return scores
 
     def _targets(self, batch: Batch, rollouts: Rollouts, scores: Tensor) -> tuple[Targets, float, float]:
         """Advantages and returns under the KL-shaped reward, and KL of generated and forced tokens."""

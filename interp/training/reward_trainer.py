@@ -1,9 +1,11 @@
 """Training of reward models: a head fitted on a frozen model, or one with an adapter by `trl.RewardTrainer`."""
 
 import copy
+import hashlib
+import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +22,21 @@ from interp.models.adapted_models import copy_with_weights
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens
 from interp.stats import Estimate
+from interp.storage.atomic_files import remove_folder
+from interp.storage.locks import folder_lock, resolved
 from interp.training.config import TrainConfig
 from interp.training.reward_files import ADAPTER, adapted_copy, reward_record, save_reward_model
 from interp.training.reward_models import RewardModel, RewardModelConfig, fit_bradley_terry, pair_tokens
-from interp.training.runner import trainable_module
-from interp.training.saving import write_checkpoint
+from interp.training.runner import trainable_module, writing_checkpoints
+from interp.training.saving import last_state, open_parts, parts_folder, write_checkpoint
+from interp.training.trainer_states import TRAINER_ARGUMENTS, FiniteLoss, KeepStates
 
 logger = logging.getLogger(__name__)
+
+_WEIGHTS = "trained.safetensors"
+"""File of the trained parameters in a saved state."""
+_SAVED_STATES = 10
+"""States saved in the course of a run."""
 
 
 def train_reward_model(
@@ -39,7 +49,7 @@ def train_reward_model(
 ) -> RewardModel:
     """A reward model of the train split, with its accuracy on the test split.
 
-    The given model stays as it is.
+    The given model stays as it is. Training of an adapter that was killed continues to the same weights.
 
     Args:
         out: folder that it is saved to (`interp.training.reward_files`); `lora` needs one.
@@ -48,10 +58,28 @@ def train_reward_model(
     Raises:
         ValueError: a reply that does not fit into the context, pairs that are equal once they are cut, or a loss that
             is not a number.
+        OSError: the disk is full.
     """
     config = RewardModelConfig() if config is None else config
     if config.method == "lora" and out is None:
         raise ValueError("a reward model with an adapter is kept in a folder; give out=")
+    if out is None:
+        return _trained(model, preferences, config, None, references)
+    out = resolved(Path(out))
+    with folder_lock(out):
+        made = _trained(model, preferences, config, out, references)
+        save_reward_model(made, out)
+        remove_folder(parts_folder(out))
+    return made
+
+
+def _trained(
+    model: ChatModel,
+    preferences: PreferenceSet,
+    config: RewardModelConfig,
+    out: Path | None,
+    references: Sequence[PreferencePair] | None,
+) -> RewardModel:
     pairs = preferences["train"]
     sides = pair_tokens(model, pairs, config.max_completion_tokens)
     backbone = model
@@ -59,7 +87,7 @@ def train_reward_model(
         chosen, rejected = (final_states(model, side) for side in sides)
         weight = fit_bradley_terry(chosen - rejected, penalty=config.penalty, scale=chosen.std(0))
     else:
-        backbone, weight = _train_with_adapter(model, sides, config, Path(str(out)))
+        backbone, weight = _train_with_adapter(model, sides, config, Path(str(out)))  # `lora` has a folder
     made = RewardModel(
         model=backbone, weight=weight, bias=0.0, about=reward_record(model, preferences, config)
     )
@@ -67,10 +95,7 @@ def train_reward_model(
     replies = pair_tokens(backbone, base, config.max_completion_tokens)[0]
     made = replace(made, bias=-float(made.score_states(final_states(backbone, replies)).double().mean()))
     held_out = made.accuracy(preferences["test"]) if preferences.parts.get("test") else Estimate.unmeasured()
-    made = replace(made, about={**made.about, "accuracy": asdict(held_out), "references": len(base)})
-    if out is not None:
-        save_reward_model(made, out)
-    return made
+    return replace(made, about={**made.about, "accuracy": asdict(held_out), "references": len(base)})
 
 
 class SequenceReward(PreTrainedModel):
@@ -106,10 +131,6 @@ def _train_with_adapter(
     Raises:
         ValueError: the loss is not a number.
     """
-    from datasets import Dataset
-    from trl.trainer.reward_config import RewardConfig
-    from trl.trainer.reward_trainer import RewardTrainer
-
     set_seed(config.seed)
     rows = [
         {"chosen_ids": list(chosen), "rejected_ids": list(rejected)}
@@ -127,36 +148,76 @@ def _train_with_adapter(
         settings = copy.deepcopy(model.hf.config)
         settings.num_labels = 1
         module = SequenceReward(twin.decoder, settings)
-        arguments = RewardConfig(
-            output_dir=str(out / "trainer"),
-            num_train_epochs=float(config.epochs),
-            per_device_train_batch_size=config.batch_size,
-            learning_rate=float(config.learning_rate),
-            lr_scheduler_type="cosine",
-            max_length=None,  # what does not fit was refused, not filtered out
-            gradient_checkpointing=False,
-            save_strategy="no",
-            logging_steps=1,
-            report_to=[],
-            bf16=False,
-            seed=config.seed,
-            disable_tqdm=not logger.isEnabledFor(logging.INFO),
-            use_cpu=model.device.type == "cpu",
-        )
-        trainer = RewardTrainer(
-            model=module,
-            args=arguments,
-            train_dataset=Dataset.from_list(rows),
-            processing_class=copy.deepcopy(model.tokenizer),
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-        losses = [float(row["loss"]) for row in trainer.state.log_history if "loss" in row]
-        if not losses or not all(map(math.isfinite, losses)):
-            raise ValueError(
-                f"the loss of the reward model is not a number ({losses[-1:]}); take a smaller learning rate"
-            )
-        adapted.eval()
-        out.mkdir(parents=True, exist_ok=True)
-        write_checkpoint(adapted, out / ADAPTER, twin, train)
+        parts = open_parts(out, _adapter_key(model, rows, config))
+        trainer = _trainer(module, rows, config, model, parts)
+        if (last := last_state(parts)) is not None:
+            logger.warning("continuing %s at step %s", out, last.name.rsplit("-", 1)[-1])
+        with writing_checkpoints(out):
+            trainer.train(resume_from_checkpoint=None if last is None else str(last))
+            adapted.eval()
+            out.mkdir(parents=True, exist_ok=True)
+            write_checkpoint(adapted, out / ADAPTER, twin, train)
     return adapted_copy(model, out / ADAPTER), module.score.weight.detach()[0].float().cpu().clone()
+
+
+def _adapter_key(model: ChatModel, rows: Sequence[Mapping[str, list[int]]], config: RewardModelConfig) -> str:
+    """Hash of all that the adapter and its head depend on."""
+    facts = {"weights": model.weights_hash, "rows": list(rows), "config": asdict(config)}
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _trainer(
+    module: SequenceReward,
+    rows: Sequence[Mapping[str, list[int]]],
+    config: RewardModelConfig,
+    model: ChatModel,
+    parts: Path,
+) -> Any:
+    """TRL's trainer, which keeps and reads the trained parameters alone: the rest is the base model."""
+    from datasets import Dataset
+    from safetensors.torch import load_file, save_file
+    from trl.trainer.reward_config import RewardConfig
+    from trl.trainer.reward_trainer import RewardTrainer
+
+    trained = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
+
+    class Resumable(RewardTrainer):
+        def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:  # noqa: ARG002
+            folder = Path(str(output_dir))
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(
+                {name: weight.detach().contiguous() for name, weight in trained.items()}, folder / _WEIGHTS
+            )
+
+        def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:  # noqa: ARG002
+            stored = load_file(Path(resume_from_checkpoint) / _WEIGHTS)
+            with torch.no_grad():
+                for name, weight in trained.items():
+                    weight.copy_(stored[name])
+
+    steps = math.ceil(config.epochs * -(-len(rows) // config.batch_size))
+    arguments = RewardConfig(
+        **TRAINER_ARGUMENTS,
+        output_dir=str(parts),
+        num_train_epochs=float(config.epochs),
+        per_device_train_batch_size=config.batch_size,
+        learning_rate=float(config.learning_rate),
+        lr_scheduler_type="cosine",
+        max_length=None,  # what does not fit was refused, not filtered out
+        gradient_checkpointing=False,
+        logging_steps=1,
+        report_to=[],
+        bf16=False,
+        seed=config.seed,
+        disable_tqdm=not logger.isEnabledFor(logging.INFO),
+        use_cpu=model.device.type == "cpu",
+    )
+    trainer = Resumable(
+        model=module,
+        args=arguments,
+        train_dataset=Dataset.from_list([dict(row) for row in rows]),
+        processing_class=copy.deepcopy(model.tokenizer),
+        callbacks=[FiniteLoss(), KeepStates(max(1, steps // _SAVED_STATES))],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer

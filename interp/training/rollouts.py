@@ -25,6 +25,7 @@ from interp.engine.log_probs import map_completions
 from interp.engine.sampling import picker
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens
+from interp.training.policy_config import RewardFunction
 from interp.training.reward_models import with_replies
 
 
@@ -48,6 +49,15 @@ class Rollouts:
     def generated(self) -> list[int]:
         """Tokens that the policy generated in each answer."""
         return [len(answer) - forced for answer, forced in zip(self.answers, self.forced, strict=True)]
+
+
+def prompt_rows(n: int, places: range, *, seed: int) -> list[int]:
+    """The prompts at these places of seeded permutations of all n prompts, one permutation after the other."""
+    orders = {
+        turn: torch.randperm(n, generator=torch.Generator().manual_seed(7_919 * seed + turn))
+        for turn in {place // n for place in places}
+    }
+    return [int(orders[place // n][place % n]) for place in places]
 
 
 def draw_resets(
@@ -118,6 +128,24 @@ def roll_out(
         forced=tuple(map(len, prefixes)),
         finished=tuple(ids[-1] in stops for ids in done),
     )
+
+
+def scores_of(
+    rollouts: Rollouts, reward: RewardFunction, *, missing_end_score: float | int | None
+) -> Float[Tensor, " sample"]:
+    """The reward of every answer, or that of an answer that does not end in time, on the CPU.
+
+    Raises:
+        ValueError: rewards that are not one finite number an answer.
+    """
+    scores = reward(rollouts.prompts, rollouts.answers).float().cpu()
+    if scores.shape != (len(rollouts),) or not torch.isfinite(scores).all():
+        raise ValueError(
+            f"the reward must be one finite number an answer, got {tuple(scores.shape)} for {len(rollouts)} answers"
+        )
+    if missing_end_score is not None:
+        scores = scores.masked_fill(~torch.tensor(rollouts.finished), float(missing_end_score))
+    return scores
 
 
 def empty_share(rollouts: Rollouts) -> float:

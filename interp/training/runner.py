@@ -40,6 +40,7 @@ from interp.training.saving import (
     write_checkpoint,
     write_record,
 )
+from interp.training.trainer_states import TRAINER_ARGUMENTS, FiniteLoss
 
 logger = logging.getLogger(__name__)
 
@@ -105,24 +106,23 @@ def _train(
             "warmup_steps": config.warmup_steps,
             "neftune_noise_alpha": config.embedding_noise or None,
             "logging_steps": config.log_every,
-            "save_strategy": "no",  # _Save triggers saves at the requested counts
-            "save_total_limit": 2,  # the last may be incomplete when the run is killed
+            **TRAINER_ARGUMENTS,  # _Save triggers saves at the requested counts
             "report_to": [],
             "seed": config.seed,
             "disable_tqdm": not logger.isEnabledFor(logging.INFO),
             "use_cpu": model.device.type == "cpu",
         }
-        trainer = make_trainer(adapted, arguments, [*callbacks, save])
+        trainer = make_trainer(adapted, arguments, [*callbacks, FiniteLoss(), save])
         trainer.remove_callback(PrinterCallback)
         if last is not None:
             logger.warning("continuing %s at step %s", out, last.name.rsplit("-", 1)[-1])
-        with _full_disk(out):
+        with writing_checkpoints(out):
             trainer.train(resume_from_checkpoint=None if last is None else str(last))
         adapted.eval()
         logged = [
             (int(row["step"]), float(row["loss"])) for row in trainer.state.log_history if "loss" in row
         ]
-        with _full_disk(out):
+        with writing_checkpoints(out):
             write_checkpoint(adapted, out, model, config)
     return {
         "key": key,
@@ -139,7 +139,7 @@ _WRITING = ("PytorchStreamWriter", "inline_container", "iostream")
 
 
 @contextmanager
-def _full_disk(out: Path) -> Iterator[None]:
+def writing_checkpoints(out: Path) -> Iterator[None]:
     """A disk that fills up as an OSError, whichever library was writing: safetensors and torch raise their own errors.
 
     Raises:

@@ -17,7 +17,15 @@ from interp.training import group_optimisation
 from interp.training.group_optimisation import optimise_groups
 from interp.training.rollouts import roll_out, sampled_kl
 from tests.conftest import PROMPTS
-from tests.training.test_policy_optimisation import QUICK, REFERENCES, adapter, equal, vowels
+from tests.training.test_policy_optimisation import (
+    QUICK,
+    REFERENCES,
+    Killed,
+    adapter,
+    equal,
+    killed_at,
+    vowels,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +103,44 @@ def test_what_cannot_be_grouped_is_refused(tiny: ChatModel, tmp_path: Path) -> N
         optimise_groups(tiny, PROMPTS, vowels, out=tmp_path, config=QUICK, group=3, callbacks=callbacks)
     with pytest.raises(ValueError, match="resets need references"):
         optimise_groups(tiny, PROMPTS, vowels, out=tmp_path, config=replace(QUICK, beta=1.0), group=4)
+    with pytest.raises(ValueError, match="got 1 references for 6 prompts"):
+        optimise_groups(tiny, PROMPTS, vowels, out=tmp_path, config=QUICK, group=4, references=["a"])
+    assert not list(tmp_path.iterdir())  # before work starts
+
+
+def test_rewards_and_losses_that_are_not_numbers_stop_the_run(tiny: ChatModel, tmp_path: Path) -> None:
+    def reward(prompts: ChatTokens, answers: Sequence[Sequence[int]]) -> Tensor:
+        return vowels(prompts, answers) * float("nan")
+
+    config = replace(QUICK, missing_end_score=None, epochs=2)
+    with pytest.raises(ValueError, match="the reward must be one finite number an answer"):
+        optimise_groups(tiny, PROMPTS, reward, out=tmp_path / "nan", config=config, group=4)
+    config = replace(config, learning_rate=1e30)
+    with pytest.raises(ValueError, match="the loss is not a number at step 2; take a smaller learning rate"):
+        optimise_groups(tiny, PROMPTS, vowels, out=tmp_path / "nan", config=config, group=4)
+    assert not (tmp_path / "nan" / "policy.json").exists()
+
+
+def test_a_killed_run_continues_to_the_same_weights(tiny: ChatModel, tmp_path: Path) -> None:
+    """Killed in the third batch, when prompts are drawn a second time; two passes over each batch."""
+    config = replace(QUICK, beta=0.5, updates=4, epochs=2, save_every=1)
+    given = {"config": config, "group": 2, "references": REFERENCES}
+    whole = optimise_groups(tiny, PROMPTS, vowels, out=tmp_path / "whole", **given)
+    with pytest.raises(Killed):
+        optimise_groups(tiny, PROMPTS, killed_at(3), out=tmp_path / "cut", **given)
+    assert (tmp_path / "cut.parts" / "checkpoint-4" / "complete").is_file()
+    calls: list[int] = []
+
+    def counted(prompts: ChatTokens, answers: Sequence[Sequence[int]]) -> Tensor:
+        calls.append(len(answers))
+        return vowels(prompts, answers)
+
+    again = optimise_groups(tiny, PROMPTS, counted, out=tmp_path / "cut", **given)
+    assert len(calls) == 2  # what was done before is not done again
+    assert [r.tokens for r in again.records] == [r.tokens for r in whole.records]
+    assert [r.reward for r in again.records] == [r.reward for r in whole.records]
+    assert equal(adapter(again.folder), adapter(whole.folder))
+    assert not (tmp_path / "cut.parts").exists()
 
 
 def test_collapse_stops_a_run_as_it_does_in_ppo(

@@ -3,6 +3,7 @@
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from interp.training.reward_models import (
     reply_ids,
     with_replies,
 )
-from interp.training.reward_trainer import train_reward_model
+from interp.training.reward_trainer import SequenceReward, train_reward_model
 from interp.training.reward_views import reward_by_layer, reward_cosines
 from tests.conftest import make_tokenizer, tiny_config
 
@@ -149,6 +150,45 @@ def test_an_adapter_is_trained_by_trl_stored_and_loaded(
     (broken / "reward.json").write_text(text.replace('"bias": ', '"bias": 1'))
     with pytest.raises(ValueError, match="is damaged"):
         load_reward_model(broken, model=tiny)
+
+
+def test_a_killed_training_continues_to_the_same_weights(
+    tiny: ChatModel, preferences: PreferenceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CI", "1")  # TRL sends nothing then
+    config = RewardModelConfig(method="lora", batch_size=8, learning_rate=1e-2, epochs=2, rank=2)
+    whole = train_reward_model(tiny, preferences, config=config, out=tmp_path / "whole")
+    steps: list[int] = []
+    forward = SequenceReward.forward
+
+    def killed(module: SequenceReward, *given: Any, **named: Any) -> Any:
+        steps.append(1)
+        if len(steps) == 8:  # in the second pass over the pairs
+            raise KeyboardInterrupt
+        return forward(module, *given, **named)
+
+    monkeypatch.setattr(SequenceReward, "forward", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_reward_model(tiny, preferences, config=config, out=tmp_path / "cut")
+    state = tmp_path / "cut.parts" / "checkpoint-7"
+    assert (state / "complete").is_file()
+    assert (state / "trained.safetensors").stat().st_size < 100_000  # no base model in it
+    again = train_reward_model(tiny, preferences, config=config, out=tmp_path / "cut")
+    assert len(steps) == 8 + 3 and not state.parent.exists()
+    assert torch.equal(again.weight, whole.weight) and again.bias == whole.bias
+    assert again.model.weights_hash == whole.model.weights_hash != tiny.weights_hash
+
+
+def test_a_loss_that_is_not_a_number_is_named(
+    tiny: ChatModel, preferences: PreferenceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CI", "1")  # TRL sends nothing then
+    config = RewardModelConfig(method="lora", batch_size=8, learning_rate=1e38, rank=2)
+    with pytest.raises(
+        ValueError, match=r"the loss is not a number at step \d; take a smaller learning rate"
+    ):
+        train_reward_model(tiny, preferences, config=config, out=tmp_path / "nan")
+    assert not (tmp_path / "nan" / "reward.json").exists()
 
 
 def test_another_tokenizer_and_other_weights_are_refused(
