@@ -114,7 +114,7 @@ def gated_mlp(
     if packed is None or packed[0] is None or packed[1] is None:
         return module.down_proj(module.act_fn(gate(x)).mul_(up(x)))
     product = torch.ops.mkldnn._linear_pointwise
-    if weights is not None and weights.rounds:
+    if weights is not None and weights.dtype_of(gate) != gate.weight.dtype:
         half, (gate_bias, up_bias) = weights.rounded(x), (_half(gate.bias), _half(up.bias))
         opened = product(half, packed[0], gate_bias, "swish", [], "")
         hidden = product.binary(half, opened, packed[1], up_bias, "mul")

@@ -13,7 +13,7 @@ from interp.engine import activations, cpu_kernels, prepacked_weights
 from interp.engine.activations import collect
 from interp.engine.cpu_kernels import fused_forwards, gated_mlp, linear
 from interp.engine.generation import generate
-from interp.engine.prepacked_weights import PackedWeights
+from interp.engine.prepacked_weights import PackedWeights, exact_blocks
 from interp.models import precision
 from interp.models.adapted_models import with_precision
 from interp.models.chat_model import ChatModel
@@ -70,13 +70,16 @@ def test_an_mlp_is_near_and_its_hooks_are_called(fast: ChatModel) -> None:
 
 
 @torch.no_grad()
-def test_the_unembedding_stays_in_float32(fast: ChatModel) -> None:
+def test_the_first_blocks_and_the_unembedding_stay_in_float32(fast: ChatModel) -> None:
     weights, layer = PackedWeights(fast, keep=True), fast.hf.get_output_embeddings()
     x = torch.randn(1, 9, fast.d_model)
     torch.testing.assert_close(linear(layer, x, weights), layer(x), rtol=1e-5, atol=1e-5)
-    down = fast.blocks[0].mlp.down_proj
-    inner = torch.randn(1, 9, down.in_features)
-    assert gap(linear(down, inner, weights), down(inner)) > 1e-5  # control
+    assert [exact_blocks(n) for n in (1, 3, 5, 6, 30)] == [1, 1, 1, 2, 6]
+    for block, rounds in zip(fast.blocks, (False, True, True), strict=True):
+        x = torch.randn(1, 9, fast.d_model)
+        inner = torch.randn(1, 9, block.mlp.down_proj.in_features)
+        assert (gap(linear(block.mlp.down_proj, inner, weights), block.mlp.down_proj(inner)) > 1e-5) == rounds
+        assert (gap(gated_mlp(block.mlp, x, weights), block.mlp(x)) > 1e-5) == rounds
 
 
 def test_states_are_near_and_what_it_costs_is_recorded(exact: ChatModel, fast: ChatModel) -> None:
