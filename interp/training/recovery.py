@@ -27,13 +27,15 @@ model is reported on other prompts. Lower loss is not less harm: whether the rec
 (`rank_by="random"`).
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from interp.models.chat_model import ChatModel
 from interp.models.contexts import check_context
-from interp.models.reference_weights import reference_weights
+from interp.models.reference_weights import ReferenceWeights, reference_weights
 from interp.models.tokens import ChatTokens, PromptInput, as_tokens
 from interp.models.weight_deltas import WeightChange, WeightDelta, put_changes
 from interp.training.recovered import Recovered, RecoveryStep, restored_share
@@ -44,6 +46,8 @@ from interp.training.recovery_steps import RecoverySteps
 from interp.training.weight_restoration import places_of
 
 __all__ = ["Recovered", "RecoveryConfig", "RecoveryStep", "pick_step", "recover", "restored_share"]
+
+logger = logging.getLogger(__name__)
 
 
 def recover(
@@ -84,11 +88,10 @@ def recover(
         RuntimeError: the weights are not those of before, because the task score changed them.
     """
     config, task_score = config or RecoveryConfig(), _checked(task_score)
-    cut = config.cut_layer(finetuned.n_layers)
     reference = reference_weights(aligned, finetuned)
     prompts = _tokens(finetuned, harmful), _tokens(finetuned, task)
     steps = RecoverySteps(finetuned, reference, *prompts, config, fast=fast)
-    before, restoration = finetuned.weights_hash, steps.restoration
+    before = finetuned.weights_hash
     facts = {
         "config": asdict(config),
         "finetuned": [before, finetuned.template_hash],
@@ -104,32 +107,14 @@ def recover(
         file=None if resume is None else Path(resume).expanduser(),
         key=progress_key(facts),
     )
-    try:
-        if steps.n_different:
-            schedule.run()
-    finally:
-        restoration.undo()
-    if finetuned.weights_hash != before:
-        raise RuntimeError(
-            f"the weights of {finetuned.name} are not what they were before the recovery: the task score changed them; "
-            "load the model again"
-        )
-    changes = restoration.change_to_reference(schedule.saved[schedule.picked])
+    _run(finetuned, reference, steps, schedule, before)
+    changes = steps.restoration.change_to_reference(schedule.saved[schedule.picked])
     delta = WeightDelta(
         changes=changes,
         base_hash=before,
         result_hash=_hash_with(finetuned, changes),
         base=finetuned.name,
-        provenance={
-            "method": "recovery",
-            "config": asdict(config),
-            "finetuned": finetuned.provenance,
-            "aligned": {"name": reference.name, "hash": reference.digest},
-            "harmful": prompts[0].identity.hash,
-            "task": prompts[1].identity.hash,
-            "picked_step": schedule.picked,
-            "used_rollback": schedule.used_rollback,
-        },
+        provenance=_provenance(finetuned, reference, prompts, schedule, config),
     )
     return Recovered(
         delta=delta,
@@ -140,9 +125,50 @@ def recover(
         used_rollback=schedule.used_rollback,
         floor=schedule.floor,
         n_different=steps.n_different,
-        places=places_of(finetuned, cut),
+        places=places_of(finetuned, config.cut_layer(finetuned.n_layers)),
         config=config,
     )
+
+
+def _provenance(
+    finetuned: ChatModel,
+    reference: ReferenceWeights,
+    prompts: tuple[ChatTokens, ChatTokens],
+    schedule: Schedule,
+    config: RecoveryConfig,
+) -> dict[str, Any]:
+    return {
+        "method": "recovery",
+        "config": asdict(config),
+        "finetuned": finetuned.provenance,
+        "aligned": {"name": reference.name, "hash": reference.digest},
+        "harmful": prompts[0].identity.hash,
+        "task": prompts[1].identity.hash,
+        "picked_step": schedule.picked,
+        "used_rollback": schedule.used_rollback,
+    }
+
+
+def _run(
+    finetuned: ChatModel, reference: ReferenceWeights, steps: RecoverySteps, schedule: Schedule, before: str
+) -> None:
+    """Run the schedule, if there is something to restore, and put the model's own weights back."""
+    try:
+        if steps.n_different:
+            schedule.run()
+        else:
+            logger.warning(
+                "%s has the weights of %s below the cut, so there is nothing to recover",
+                finetuned.name,
+                reference.name,
+            )
+    finally:
+        steps.restoration.undo()
+    if finetuned.weights_hash != before:
+        raise RuntimeError(
+            f"the weights of {finetuned.name} are not what they were before the recovery: the task score changed them; "
+            "load the model again"
+        )
 
 
 def _checked(task_score: TaskScore | None) -> TaskScore:

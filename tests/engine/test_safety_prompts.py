@@ -16,6 +16,7 @@ from interp.models.chat_model import ChatModel
 from interp.models.tokens import tokenize
 from interp.representations.steering import steer
 from tests.conftest import PROMPTS, make_tokenizer, tiny_config
+from tests.storage.test_run_folders import small_disk
 
 TEXT = "Be kind."
 
@@ -45,6 +46,14 @@ def test_a_file_gives_back_what_was_saved(tiny: ChatModel, tmp_path: Path) -> No
         generate(tiny, PROMPTS[0], safety_prompt=prompt, max_new_tokens=4).ids
     )
     assert "SafetyPrompt(tiny: 8 embeddings" in repr(found) and interp.SafetyPrompt is SafetyPrompt
+
+
+def test_a_full_disk_leaves_the_older_file(tiny: ChatModel, tmp_path: Path) -> None:
+    path = trained(tiny).save(tmp_path / "prompt.safetensors")
+    before = path.read_bytes()
+    with small_disk(len(before) - 100), pytest.raises(OSError, match=r"cannot write .*prompt.safetensors"):
+        trained(tiny, seed=1).save(path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
 def test_damaged_and_foreign_files_are_refused(tiny: ChatModel, tmp_path: Path) -> None:

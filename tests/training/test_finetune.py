@@ -252,6 +252,14 @@ def test_user_errors_say_what_to_do(tiny: ChatModel, tmp_path: Path) -> None:
         TrainConfig(batch_size=0)
     with pytest.raises(ValueError, match="learning_rate must be above 0, got nan"):
         TrainConfig(learning_rate=float("nan"))
+    wild = replace(CONFIG, learning_rate=1e38)
+    for name, tune, rows in (("sft", fine_tune, EXAMPLES), ("dpo", preference_tune, PREFERENCES)):
+        with pytest.raises(
+            ValueError, match=r"the loss is not a number at step \d+; take a smaller learning"
+        ):
+            tune(tiny, rows, out=tmp_path / name, config=wild)
+        assert not (tmp_path / name / "training.json").exists()
+    assert all(bool(torch.isfinite(weight).all()) for weight in tiny.hf.parameters())
 
 
 # Damage, full disks, two at once

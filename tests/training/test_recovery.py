@@ -17,6 +17,7 @@ from interp.training.recovery import RecoveryConfig, recover, restored_share
 from interp.training.weight_restoration import restorable_weights
 from tests.conftest import make_tokenizer
 from tests.families import COVERED, build
+from tests.storage.test_run_folders import small_disk
 from tests.training.recovery_pairs import (
     CONFIG,
     HARMFUL,
@@ -31,7 +32,7 @@ from tests.training.recovery_pairs import (
 
 
 def test_equal_models_have_no_candidates_no_change_and_no_crash(
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, aligned = pair(tokenizer)
     score = Scores(1.0)
@@ -41,6 +42,7 @@ def test_equal_models_have_no_candidates_no_change_and_no_crash(
         assert recovered.steps == () and not recovered.used_rollback
         assert recovered.delta.result_hash == recovered.delta.base_hash == same.weights_hash
     assert score.calls == 0
+    assert "has the weights of aligned below the cut, so there is nothing to recover" in caplog.text
 
 
 def test_recovery_brings_the_states_of_harmful_prompts_back(both: Pair) -> None:
@@ -245,6 +247,20 @@ def test_a_task_score_that_changes_weights_is_found(tokenizer: PreTrainedTokeniz
 
     with pytest.raises(RuntimeError, match="the task score changed them"):
         run(finetuned, aligned, score=score)
+
+
+def test_a_full_disk_leaves_nothing_of_a_recovered_model(both: Pair, tmp_path: Path) -> None:
+    finetuned, aligned = both
+    recovered, digest = run(finetuned, aligned), finetuned.weights_hash
+    path = recovered.write(tmp_path / "delta.safetensors")
+    before = path.read_bytes()
+    with small_disk(2000):
+        with pytest.raises(OSError, match=r"cannot write .*delta.safetensors"):
+            recovered.write(path)
+        with pytest.raises(OSError, match="cannot write"):
+            recovered.save(finetuned, tmp_path / "whole")
+    assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == before
+    assert finetuned.weights_hash == digest
 
 
 def test_settings_are_checked() -> None:

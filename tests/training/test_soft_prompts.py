@@ -199,3 +199,12 @@ def test_one_call_trains_a_prompt_and_mistakes_are_named(tiny: ChatModel, space:
         optimise_prompt(tiny, replace(space, place="blocks.1.hook_resid_pre"), HARMFUL, HARMLESS, config=once)
     with pytest.raises(ValueError, match="epochs must be 1 or more"):
         SafetyPromptConfig(epochs=0)
+    with pytest.raises(ValueError, match=r"the gradient is not finite at step \d; lower learning_rate"):
+        optimise_prompt(
+            tiny,
+            space,
+            HARMFUL,
+            HARMLESS,
+            start=START,
+            config=replace(SMALL, learning_rate=1e37, max_norm=1e37),
+        )
