@@ -66,9 +66,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n", type=int, default=64)
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--print", action="store_true", help="print and leave results.md alone")
     args = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(args.threads)
     finetuned, aligned = load("smollm2"), load("smollm2-safe")
     prompts = load_prompts("builtin", ending="period")
     harmful, task = (
