@@ -143,13 +143,19 @@ def test_a_run_is_stored_drawn_and_continues(tiny: ChatModel, tmp_path: Path) ->
         runs=2,
         fitted_depth=5,
         fitted_sizes=(16, 32),
-        n_prompts=4,
+        n_prompts=6,
         n_test=2,
         tree_depth=2,
-        segment_tokens=4,
+        segment_tokens=12,
         labels=(4, 8),
         best_of=(1, 4),
+        seed=1,
     )
+    # Then no answer of the tiny model to a held-out prompt has two words.
+    with pytest.raises(ValueError, match="no two answers of tiny to a held-out prompt differ in their score"):
+        EXPERIMENT.run(
+            tiny, PromptSet("small", parts), replace(config, seed=0, segment_tokens=4), out=tmp_path / "none"
+        )
     run = EXPERIMENT.run(tiny, PromptSet("small", parts), config, out=tmp_path / "run")
     stored = EXPERIMENT.read(tmp_path / "run")
     assert stored.result.generated == run.result.generated is not None

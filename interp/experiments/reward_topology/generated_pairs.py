@@ -96,6 +96,11 @@ def generated_pairs(model: ChatModel, prompts: PromptSet, config: Config, stages
     )
     states = states_of(model, [*held.chains, *held.trees])
     pairs = tree_pairs(held.chains, topical_variety, labels=200, seed=0)
+    if not pairs:
+        raise ValueError(
+            f"no two answers of {model.name} to a held-out prompt differ in their score, so that no reward is tested; "
+            "raise n_test, segment_tokens or temperature"
+        )
     near = [pair for tree in held.trees for pair in _near_pairs(tree)]
     seeds = [
         stages.keep(
