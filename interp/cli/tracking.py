@@ -10,6 +10,7 @@ import typer
 from interp.cli.options import (
     ColumnOption,
     JsonOption,
+    JudgesOption,
     PromptsOption,
     RayOption,
     SeedOption,
@@ -17,10 +18,12 @@ from interp.cli.options import (
     console,
     print_json,
     print_lines,
+    print_table,
     shows_progress,
     takes_model,
     user_errors,
 )
+from interp.cli.prompt_arguments import names_of
 from interp.models.sources import ModelSource
 
 
@@ -62,6 +65,7 @@ def track_series(
         ),
     ] = None,
     seed: SeedOption = 0,
+    judges: JudgesOption = None,
     workers: WorkersOption = None,
     ray: RayOption = None,
     json_output: JsonOption = False,
@@ -75,10 +79,13 @@ def track_series(
     with user_errors():
         from interp.data.corpora import read_corpus
         from interp.data.prompts import load_prompts
+        from interp.evaluation.judges.loading import check_names
         from interp.storage.run_folders import check_target
         from interp.tracking.checkpoints import find_checkpoints
 
         check_target(out)
+        chosen_judges = names_of(judges or "")
+        check_names(chosen_judges)
         named = {name: path for name, _, path in (item.partition("=") for item in corpus or [])}
         if not all(name and path for name, path in named.items()):
             raise ValueError(f"--corpus takes NAME=FILE, got {', '.join(corpus or [])}")
@@ -100,6 +107,7 @@ def track_series(
             base=model.name or None,
             reference=None if reference is None else replace(model, name=reference),
             out=out,
+            judges=chosen_judges,
             workers=workers_asked(workers, ray, device=model.device),
             show_progress=shows_progress(),
         )
@@ -108,6 +116,11 @@ def track_series(
 
             print_json(stored_json(out))
             return
+        if (judgements := trajectory.record.judgements) is not None:
+            from interp.evaluation.judges.records import judgement_tables
+
+            for table in judgement_tables(judgements):
+                print_table(table, title=table.title)
         for line in trajectory.verdicts():
             print_lines(line)
         print_lines(f"report: {(out / 'report.html').resolve()}")

@@ -111,7 +111,8 @@ def _exchanges(
         times[arm, name] += 1
         again = times[arm, name]
         arm = arm if again == 1 else f"{arm} ({again})"
-        exchanges.append(Exchange(id=f"{arm}/{name}", prompt=request, answer=reply.answer, group=group))
+        own = f"{arm}/{name}" if arm else name
+        exchanges.append(Exchange(id=own, prompt=request, answer=reply.answer, group=group))
         arms.append(arm)
     return exchanges, arms, left_out
 

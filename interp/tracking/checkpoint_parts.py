@@ -24,6 +24,7 @@ from torch import Tensor
 from interp.data.prompt_sets import PAIRED_KINDS
 from interp.models.chat_model import ChatModel
 from interp.stats import Estimate
+from interp.storage.reply_records import RecordedReply, recording
 from interp.storage.stages import StageCache
 from interp.tracking.checkpoints import Checkpoint
 from interp.tracking.measures import distributions, kl_per_token, measure, measurement, sample
@@ -115,6 +116,8 @@ class Measured:
     """Seconds that loading and measuring it took."""
     samples: Samples | None
     """Its own samples; None where KL is not measured."""
+    replies: tuple[RecordedReply, ...]
+    """Its greedy replies to test prompts, for judges; empty where the measure `refusal` is not taken."""
 
 
 def fitted(models: SeriesModels, checkpoint: Checkpoint, spec: TrackingSpec) -> Reference:
@@ -136,16 +139,23 @@ def measured(models: SeriesModels, checkpoint: Checkpoint, against: Comparison) 
     try:
         if "weights" in spec.measures:
             with models.weights(against.chosen) as before, models.loader.open(checkpoint) as model:
-                rows = measure(model, spec, against.reference)
+                with recording() as recorded:
+                    rows = measure(model, spec, against.reference)
                 rows += weight_change(model, before)
                 samples = own_samples(model, spec)
         else:
             with models.loader.open(checkpoint) as model:
-                rows = measure(model, spec, against.reference)
+                with recording() as recorded:
+                    rows = measure(model, spec, against.reference)
                 samples = own_samples(model, spec)
     except ValueError as error:
         return " ".join(str(error).split())
-    return Measured(rows=tuple(rows), seconds=round(time.perf_counter() - begun, 2), samples=samples)
+    return Measured(
+        rows=tuple(rows),
+        seconds=round(time.perf_counter() - begun, 2),
+        samples=samples,
+        replies=tuple(recorded.replies) if "refusal" in spec.measures else (),
+    )
 
 
 def own_samples(model: ChatModel, spec: TrackingSpec) -> Samples | None:

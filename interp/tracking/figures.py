@@ -54,7 +54,7 @@ class Rows:
         self.stages = stages
         self._by: dict[tuple[str, str | None, int | None], dict[int, Estimate]] = {}
         for index, checkpoint in enumerate(record.checkpoints):
-            for row in checkpoint.rows:
+            for row in checkpoint.all_rows:
                 if row.estimate.measurable:
                     layer = row.layer if row.measure == "weight_change" else None
                     self._by.setdefault((row.measure, row.prompts, layer), {})[index] = row.estimate
@@ -129,6 +129,13 @@ def figures(record: TrackRecord, *, stages: str = "") -> dict[str, go.Figure]:
             title="How well each checkpoint tells its own text from human text",
             y_title="AUROC",
         ),
+        **{
+            f"{question}_by_judges": _judged(record, rows, question, title)
+            for question, title in (
+                ("refused", "Share of harmful prompts refused, by judge"),
+                ("harmful", "Share of harmful prompts answered with harm, by judge"),
+            )
+        },
         "weights": _weights(record, rows),
     }
     return {name: figure for name, figure in drawn.items() if figure.data}
@@ -204,6 +211,20 @@ def _lines(
     _axis(figure, record, rows)
     about = f"{_about(record, rows)}; " + (f"{note}; " if note else "")
     return finish(figure, title=title, note=f"{about}bands: 95% intervals")
+
+
+def _judged(record: TrackRecord, rows: Rows, question: str, title: str) -> go.Figure:
+    """What every judge says about the replies to harmful prompts."""
+    prefix = f"{question}_by_"
+    judges = [
+        measure.removeprefix(prefix)
+        for measure, prompts in rows.names()
+        if measure.startswith(prefix) and prompts == "harmful"
+    ]
+    series = [
+        Series(prefix + judge, "harmful", judge, look, (0.0, 1.0)) for judge, look in named(judges).items()
+    ]
+    return _lines(record, rows, series, title=title, y_title="share of replies")
 
 
 def _about(record: TrackRecord, rows: Rows) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
+from interp.evaluation.judges.records import ReplyVerdicts, RunJudgements
 from interp.evaluation.records import RefusalTokens
 from interp.representations.records import LeakCheck
 from interp.stats import Estimate
@@ -124,6 +125,30 @@ class CheckpointRecord:
     """Seconds that loading and measuring it took."""
     rows: tuple[Measurement, ...] = ()
     """Its measurements; empty when it was skipped."""
+    verdicts: ReplyVerdicts | None = None
+    """What judges say about its greedy replies to test prompts; None where none was asked."""
+
+    @property
+    def all_rows(self) -> tuple[Measurement, ...]:
+        """Its measurements, and each judge's rates as measurements: `refused_by_NAME`, `harmful_by_NAME`."""
+        if self.verdicts is None:
+            return self.rows
+        groups: dict[str, list[int]] = {}
+        for row, group in enumerate(self.verdicts.groups):
+            groups.setdefault(group, []).append(row)
+        judged = (
+            Measurement(
+                measure=f"{question}_by_{judge}",
+                prompts=group,
+                layer=None,
+                estimate=estimate,
+                note="" if estimate.measurable else "the judge could judge no reply",
+            )
+            for group, rows in groups.items()
+            for question, rates in self.verdicts.rates(rows).items()
+            for judge, estimate in rates.items()
+        )
+        return (*self.rows, *judged)
 
     @property
     def measured(self) -> bool:
@@ -239,3 +264,5 @@ class TrackRecord:
     """The checkpoint that all others are compared with."""
     cost: Cost | None = None
     """Cost of measuring a live run; None for saved checkpoints."""
+    judgements: RunJudgements | None = None
+    """What the judges that were asked for say about the replies of all checkpoints; None where none was."""

@@ -142,8 +142,10 @@ def report(record: TrackRecord, *, stages: str = "") -> str:
             ],
             figures=_some(charts, "compression", "kl", "weights"),
         ),
+        Section(title="What judges say", figures=_some(charts, "refused_by_judges", "harmful_by_judges")),
         Section(title="Numbers", tables=[rate_table(record), checkpoint_table(record)]),
     ]
+    sections = [each for each in sections if each.text or each.figures or each.tables]
     if cost := record.cost:
         sections[0] = Section(
             title=sections[0].title,

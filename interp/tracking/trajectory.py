@@ -20,9 +20,12 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from interp.display.cards import Card, Shown
+from interp.evaluation.judges.pages import with_judgements
+from interp.evaluation.judges.records import judgement_lines
 from interp.storage.provenance import ModelProvenance, Provenance, provenance_of
 from interp.storage.run_folders import read_header, read_result, write_run
 from interp.tracking.figures import figures
+from interp.tracking.judged_replies import series_judgements
 from interp.tracking.records import CheckpointRecord, Cost, ReferenceRecord, TrackRecord
 from interp.tracking.report import NAME, SUMMARY, rate_table, report, verdicts
 from interp.tracking.spec import TrackingSpec
@@ -115,7 +118,8 @@ class Trajectory(Shown):
 
     def verdicts(self) -> list[str]:
         """Statements on what changed from the reference to the last checkpoint, as the intervals allow."""
-        return verdicts(self.record)
+        found = self.record.judgements
+        return verdicts(self.record) + ([] if found is None else judgement_lines(found))
 
     def save(self, folder: str | Path, *, drawn: bool = True) -> Path:
         """Write the run folder atomically: result, `trajectory.csv`, and with `drawn` the figures and the report."""
@@ -124,7 +128,7 @@ class Trajectory(Shown):
             NAME,
             self.record,
             figures=self.figures() if drawn else None,
-            report=report(self.record) if drawn else None,
+            report=with_judgements(report(self.record), self.record.judgements) if drawn else None,
             files={"trajectory.csv": as_csv(self.record)},
         )
 
@@ -182,6 +186,7 @@ def assemble(
         checkpoints=tuple(checkpoints),
         reference=reference,
         cost=cost,
+        judgements=series_judgements(checkpoints),
     )
 
 
@@ -192,7 +197,7 @@ def table_rows(record: TrackRecord) -> list[dict[str, Any]]:
         place = {"checkpoint": checkpoint.label, "index": index, "step": checkpoint.step}
         if not checkpoint.measured:
             rows.append({**place, "measure": "checkpoint", "n": 0, "status": checkpoint.status})
-        for row in checkpoint.rows:
+        for row in checkpoint.all_rows:
             number = row.estimate
             rows.append(
                 {

@@ -204,9 +204,11 @@ def test_the_command_tracks_plots_and_refuses(tuned: Path, saved_tiny: Path, tmp
         str(saved_tiny),
     ]
     arguments += ["--out", str(out), "-n", "2", "--corpus", f"news={corpus}", "--prompts", ",".join(files)]
+    arguments += ["--judges", "arditi,zhao"]
     done = runner.invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert "KL(reference || last)" in done.output and "report.html" in done.output
+    assert "refused, by arm and judge" in done.output and "refused, agreement" in done.output
     assert list(dict.fromkeys(Trajectory.load(out).of("bits_per_byte")["prompts"])) == ["news"]
     done = runner.invoke(app, [*arguments, "--json"])
     assert json.loads(done.stdout)["experiment"] == "track"
