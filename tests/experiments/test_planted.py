@@ -17,7 +17,7 @@ from interp.directions import difference_in_means, project
 from interp.engine.interventions import Add
 from interp.engine.log_probs import next_token_log_probs
 from interp.experiments.harmfulness.reply_inversion import INVERSIONS, ask
-from interp.experiments.planted import EXPERIMENT, Config, Found, Label
+from interp.experiments.planted import EXPERIMENT, STEERED, Config, Found, Label
 from interp.experiments.planted.acting import (
     Organism,
     guard_findings,
@@ -26,7 +26,7 @@ from interp.experiments.planted.acting import (
     shift_findings,
 )
 from interp.experiments.planted.methods import METHODS, Part, found_by_states
-from interp.experiments.planted.report import finds_it, finds_other
+from interp.experiments.planted.report import _verdict, finds_it, finds_other
 from interp.experiments.running import open_run
 from interp.models.chat_model import ChatModel
 from interp.stats import Estimate, auroc
@@ -81,7 +81,11 @@ def test_a_verdict_needs_the_interval_on_its_side() -> None:
     assert finds_it(clean) and not finds_other(clean)
     weak = found((0.6, 0.9), 0.65, (0.2, 0.4))  # no better than shuffled labels, and it tells the other label
     assert not finds_it(weak) and finds_other(weak)
+    steered = replace(clean, method=STEERED, other=estimate(0.1, 0.0, 0.2))
+    assert "harm moves answers towards harmful" in _verdict(steered, "form")
+    assert "rule moves answers towards harmless (0.10 [0.00, 0.20])" in _verdict(steered, "form")
     unmeasured = replace(clean, own=Estimate.unmeasured())
+    assert _verdict(unmeasured, "form").endswith("not asked (groups too small, or nothing picked).")
     assert not finds_it(unmeasured)
 
 

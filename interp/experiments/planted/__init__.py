@@ -31,6 +31,8 @@ def _estimate(stored: Any) -> Any:
 OverSeeds = Annotated[Estimate, BeforeValidator(_estimate)]
 """An estimate over seeds."""
 
+STEERED = "reply inversion, steered"
+"""The method whose AUROCs say what adding either contrast does to answers."""
 CLAIMS = (
     Claim(
         text="harmfulness and refusal are separate directions",

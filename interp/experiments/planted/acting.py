@@ -35,7 +35,7 @@ from interp.engine.interventions import Add, Intervention
 from interp.engine.log_probs import map_next_token
 from interp.evaluation.refusals import is_refusal
 from interp.experiments.harmfulness.reply_inversion import INVERSIONS, ask
-from interp.experiments.planted import Config, Found, Label
+from interp.experiments.planted import STEERED, Config, Found, Label
 from interp.experiments.planted.methods import (
     LABELS,
     ROLES,
@@ -282,7 +282,7 @@ def inversion_findings(organism: Organism) -> list[Found]:
         cosines = cosines_with_contrasts(fitted, layer, "harm", organism.test, 0)
         moved.recovered.append(cosines.own)
         moved.leaked.append(cosines.other)
-    return [asked, moved.found("reply inversion, steered", "harm", 0, layer, own, other)]
+    return [asked, moved.found(STEERED, "harm", 0, layer, own, other)]
 
 
 def _log_odds(

@@ -1,8 +1,9 @@
 """Table, verdicts and page of the planted experiment, from a stored result alone."""
 
+from interp.data.planted import Plant
 from interp.display.cards import Table
 from interp.display.page import Section, html_report
-from interp.experiments.planted import Found, Result
+from interp.experiments.planted import STEERED, Found, Result
 from interp.experiments.planted.figures import LABELS, figures
 from interp.stats import Estimate
 
@@ -13,35 +14,24 @@ _MIN_OBEYED = 0.7
 
 
 def rate_table(result: Result) -> Table:
-    """Every method, label and token."""
-    header = [
-        "method",
-        "fitted on",
-        "token",
-        "layer",
-        "own AUROC",
-        "over seeds",
-        "other AUROC",
-        "shuffled",
-        "recovered",
-        "leaked",
-    ]
+    """Every method, label and token; columns of the other label where there is one."""
+    columns = {"own AUROC": "own", "over seeds": "own_seeds", "other AUROC": "other", "shuffled": "shuffled"}
+    columns |= {"recovered": "recovered", "leaked": "leaked"}
+    if result.config.plant == "word":
+        del columns["other AUROC"], columns["leaked"]
     rows = [
         [
             each.method,
             LABELS[each.label],
             each.role,
             "all" if each.layer < 0 else each.layer,
-            _shown(each.own),
-            _shown(each.own_seeds),
-            _shown(each.other),
-            _shown(each.shuffled),
-            _shown(each.recovered),
-            _shown(each.leaked),
+            *(_shown(getattr(each, name)) for name in columns.values()),
         ]
         for each in result.found
     ]
-    return Table(title="what methods find", header=header, rows=rows)
+    return Table(
+        title="what methods find", header=["method", "fitted on", "token", "layer", *columns], rows=rows
+    )
 
 
 def _shown(estimate: Estimate) -> str:
@@ -76,23 +66,30 @@ def verdicts(result: Result) -> list[str]:
             f"{'Seen' if abs(largest) < _NEAR else 'Not seen'}: harm at t_inst and the rule at t_post_inst are apart "
             f"(largest cosine in the upper two thirds of layers {largest:.2f})."
         )
-    for each in result.found:
-        if not each.own.measurable:
-            lines.append(
-                f"{each.method}, {LABELS[each.label]} at {each.role}: not asked (groups too small, or nothing picked)."
-            )
-            continue
-        own = "finds it" if finds_it(each) else "does not find it"
-        other = (
-            ""
-            if result.config.plant == "word"
-            else ("; the other label is told, too" if finds_other(each) else "; nothing of the other label")
+    return lines + [_verdict(each, result.config.plant) for each in result.found]
+
+
+def _verdict(found: Found, plant: Plant) -> str:
+    """What one method finds, in a sentence."""
+    what = f"{found.method}, {LABELS[found.label]} at {found.role}"
+    if not found.own.measurable:
+        return f"{what}: not asked (groups too small, or nothing picked)."
+    own, other = f"(AUROC {found.own.rounded(2)})", f"({found.other.rounded(2)})"
+    if found.method == STEERED:
+        return (
+            f"{what}: adding the contrast of harm {_moves(found.own)} {own}, adding that of the rule "
+            f"{_moves(found.other)} {other}."
         )
-        lines.append(
-            f"{each.method}, {LABELS[each.label]} at {each.role}: {own} (AUROC {each.own.rounded(2)}){other}"
-            + (f" ({each.other.rounded(2)})." if other else ".")
-        )
-    return lines
+    line = f"{what}: {'finds it' if finds_it(found) else 'does not find it'} {own}"
+    if plant == "word":
+        return f"{line}."
+    return f"{line}; {'the other label is told, too' if finds_other(found) else 'nothing of the other label'} {other}."
+
+
+def _moves(estimate: Estimate) -> str:
+    if estimate.low > 0.5:
+        return "moves answers towards harmful"
+    return "moves answers towards harmless" if estimate.high < 0.5 else "does not move answers"
 
 
 def report(result: Result) -> str:
