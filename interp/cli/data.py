@@ -122,7 +122,8 @@ def fetch_sets(
     Example: `interp data fetch xstest --from ~/Downloads/xstest_prompts.csv`
     """
     with user_errors():
-        from interp.data.downloads import adopt, checked_files, fetch
+        from interp.data.downloads import adopt, checked_files, fetch, located, offered
+        from interp.data.named_prompts import check_readable
         from interp.data.registry import data_set
 
         chosen = [data_set(name) for name in names]
@@ -130,7 +131,11 @@ def fetch_sets(
             raise ValueError("--from holds the files of one set; give one name")
         for found in chosen:
             with status(f"fetching {found.name}"):
+                if source is not None:  # before anything is copied or recorded
+                    check_readable(found, offered(found, source))
                 files = fetch(found) if source is None else adopt(found, source)
+                if source is None:
+                    check_readable(found, located(found) or {})
             checked_files(found)
             print_lines(*(f"{found.name}: {file}" for file in files))
 

@@ -123,8 +123,8 @@ def fetch(found: DataSet) -> list[Path]:
         raise ValueError(f"cannot download {found.name} ({reason}). {how_to_get(found)}") from error
 
 
-def adopt(found: DataSet, place: Path) -> list[Path]:
-    """Copy the downloaded files of a set from a folder, or one file, into the cache.
+def offered(found: DataSet, place: Path) -> Files:
+    """The files of a set's parts in a folder, or in one file, that were downloaded by hand.
 
     Raises:
         ValueError: no data files there, or not those of the set.
@@ -135,7 +135,17 @@ def adopt(found: DataSet, place: Path) -> list[Path]:
     files = _data_files(place) if place.is_dir() else [place] if _is_data(place) else []
     if not files:
         raise ValueError(f"{place} holds no data files ({', '.join(DATA_SUFFIXES)})")
-    chosen = dict.fromkeys(file for of_part in _by_part(found, files).values() for file in of_part)
+    return _by_part(found, files)
+
+
+def adopt(found: DataSet, place: Path) -> list[Path]:
+    """Copy the downloaded files of a set from a folder, or one file, into the cache.
+
+    Raises:
+        ValueError: no data files there, or not those of the set.
+    """
+    place = place.expanduser()
+    chosen = dict.fromkeys(file for of_part in offered(found, place).values() for file in of_part)
     target = store_folder() / found.name
     copied = []
     for file in chosen:
@@ -195,20 +205,26 @@ def _by_part(found: DataSet, files: Sequence[Path]) -> Files:
 
 
 def _part_files(found: DataSet, part: SetPart, files: Sequence[Path]) -> list[Path]:
+    """The files of a part: those of its first pattern that any match; of one name, those at the published path."""
     for pattern in part.files:
         matching = [file for file in files if fnmatch(_stem(file).lower(), pattern)]
-        if (
-            len(matching) > 1
-            and not part.several
-            and len({_SHARD.sub("", file.name) for file in matching}) > 1
-        ):
-            raise ValueError(
-                f"{matching[0].parent} holds {', '.join(file.name for file in matching[:3])}, and {found.name} has one "
-                f"file of {part.label}; keep that one there"
-            )
+        if len(matching) > 1 and not part.several:
+            same = len({file.name for file in matching}) == 1
+            if same:  # a repository downloaded whole holds other releases in other folders
+                matching = [file for file in matching if _is_published(file, part)] or matching
+            if len({(file.parent, _SHARD.sub("", file.name)) for file in matching}) > 1:
+                place, n = (matching[0].parent.parent, 2) if same else (matching[0].parent, 1)
+                shown = ", ".join("/".join(file.parts[-n:]) for file in matching[:3])
+                raise ValueError(
+                    f"{place} holds {shown}, and {found.name} has one file of {part.label}; keep that one there"
+                )
         if matching:
             return matching
     return []
+
+
+def _is_published(file: Path, part: SetPart) -> bool:
+    return any(file.parts[-len(parts) :] == parts for path in part.download for parts in [Path(path).parts])
 
 
 def _hashes(parts: Mapping[SetPart, Sequence[Path]]) -> dict[str, dict[str, str]]:

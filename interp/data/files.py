@@ -145,6 +145,7 @@ def _file_rows(path: Path) -> list[Any]:
         if kind == ".parquet":
             return _parquet_rows(path)
         text = read_text(path)
+        kind = _json_layout(text, kind)
         if kind == ".txt":
             return [{"text": line} for line in text.split("\n") if line.strip()]
         if kind == ".jsonl":
@@ -166,6 +167,24 @@ def _file_rows(path: Path) -> list[Any]:
         if str(path) in str(error):
             raise
         raise ValueError(f"cannot read {path}: {error}") from error
+
+
+def _json_layout(text: str, kind: str) -> str:
+    """The ending that JSON text should have: public sets have a value a line in `.json`, and lists in `.jsonl`."""
+    first, _, rest = text.strip().partition("\n")
+    if kind == ".json" and rest and first.startswith(("{", '"')) and _is_json(first):
+        return ".jsonl"
+    if kind == ".jsonl" and first.startswith("[") and not (rest and _is_json(first)):
+        return ".json"
+    return kind
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def ends_as_data(name: str) -> bool:
@@ -221,10 +240,24 @@ def read_text(path: Path) -> str:
         raise ValueError(
             f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it"
         ) from error
+    if other := _what_else(text):
+        raise ValueError(f"{path} is {other}, not the file itself; download that")
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
         raise ValueError(f"{path} is not UTF-8 text (NUL in line {line}), it may be UTF-16; save it as UTF-8")
     return text
+
+
+def _what_else(text: str) -> str | None:
+    """What is often saved in the place of a file: None for anything else."""
+    start = text[:100].lstrip().lower()
+    if start.startswith("version https://git-lfs.github.com/spec/"):
+        return "a pointer of Git LFS (`git lfs pull` replaces it)"
+    return (
+        "a web page, perhaps of a sign-in or an error"
+        if start.startswith(("<!doctype html", "<html"))
+        else None
+    )
 
 
 def _table_rows(text: str, path: Path, *, delimiter: str) -> list[dict[str, str]]:
@@ -234,6 +267,13 @@ def _table_rows(text: str, path: Path, *, delimiter: str) -> list[dict[str, str]
         header = next(reader, [])
         if twice := [name for name, count in Counter(header).items() if count > 1]:
             raise ValueError(f"{path} has the column {twice[0]!r} twice; rename one")
+        if len(header) == 1 and (
+            other := next((d for d in ";\t" if d in header[0] and d != delimiter), None)
+        ):
+            raise ValueError(
+                f"{path} separates its columns by {'semicolons' if other == ';' else 'tabs'}; "
+                + ("save it with commas" if other == ";" else "name it .tsv")
+            )
         rows: list[dict[str, str]] = []
         for fields in reader:
             if len(fields) > len(header):
@@ -253,6 +293,10 @@ def _table_rows(text: str, path: Path, *, delimiter: str) -> list[dict[str, str]
 def _parquet_rows(path: Path) -> list[Any]:
     import pandas
 
+    with path.open("rb") as stream:
+        start = stream.read(100)
+    if not start.startswith(b"PAR1") and (other := _what_else(start.decode(errors="replace"))):
+        raise ValueError(f"{path} is {other}, not the file itself; download that")
     try:
         return pandas.read_parquet(path).to_dict("records")
     except Exception as error:  # a reader of files of anybody's making, with errors of Arrow's own

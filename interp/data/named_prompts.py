@@ -16,7 +16,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from interp.data.downloads import checked_files
+from interp.data.downloads import Files, checked_files
 from interp.data.files import read_rows, read_text
 from interp.data.prompt_sets import KINDS, Kind, Prompts, Split
 from interp.data.registry import DataSet, SetPart, belongs, column_of, data_set
@@ -77,6 +77,20 @@ def all_prompts(found: DataSet) -> list[Prompts]:
     ]
 
 
+def check_readable(found: DataSet, files: Files) -> None:
+    """Read every part of a set from these files, wherever they are.
+
+    Raises:
+        ValueError: a file that cannot be read, has no column of prompts, or no row of its part.
+    """
+    for part, of_part in files.items():
+        if part.kind is not None:
+            part_prompts(found, part, of_part)
+        else:
+            for file in of_part:
+                _rows(file, lines=part.lines)
+
+
 def _member(member: str) -> dict[Kind, Parts]:
     """Prompts of one set by kind, each by kind and split."""
     name, _, asked = member.partition(":")
@@ -130,9 +144,14 @@ def part_prompts(found: DataSet, part: SetPart, files: Sequence[Path]) -> Prompt
             ids.append(f"{found.name}-{label or number - 1}")
             categories.append(_text(row.get(category)) if category else None)
     if not texts:
+        where = ", ".join(str(file) for file in files)
+        if not part.where:
+            raise ValueError(
+                f"no row of {where} has a text in the column of {found.name}'s prompts; download it again"
+            )
         raise ValueError(
-            f"no row of {', '.join(str(file) for file in files)} is one of {found.name}, {part.label}; the columns "
-            f"that say so are {', '.join(column for condition in part.where for column in condition) or 'none'}"
+            f"no row of {where} is one of {found.name}, {part.label}; the columns that say so are "
+            f"{', '.join(column for condition in part.where for column in condition)}"
         )
     return Prompts(
         texts=tuple(texts),

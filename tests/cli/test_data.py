@@ -37,6 +37,22 @@ def test_fetch_from_a_folder_then_check(tmp_path: Path) -> None:
     assert "give one name" in refused("data", "fetch", "xstest", "alpaca", "--from", tmp_path / "Downloads")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<!DOCTYPE html>\n<p>Sign in, please</p>", "is a web page"),
+        ("id,text\n1,A\n", "has no column prompt"),
+        ("id,prompt,label\n1,A,green\n", "no row of"),
+        ("id,prompt,label\n", "has no rows"),
+    ],
+)
+def test_fetch_takes_no_file_that_it_cannot_read(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "xstest_prompts.csv"
+    file.write_text(text)
+    assert message in refused("data", "fetch", "xstest", "--from", file)
+    assert not list((tmp_path / "cache").rglob("*.csv"))
+
+
 @pytest.mark.usefixtures("pair")
 def test_names_go_in_where_prompts_go_in(saved_tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "acts.safetensors"

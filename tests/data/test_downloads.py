@@ -81,6 +81,28 @@ def test_one_file_too_many_is_no_guess(folders: Path) -> None:
     assert parts is not None and all(len(files) == 2 for files in parts.values())  # shards are one file
 
 
+def test_of_two_releases_in_one_repository_the_published_path_is_read(folders: Path) -> None:
+    rows = "conv_id,user_input,toxicity\na,One,1\nb,Two,0\n"
+    for release in ("0124", "1123"):
+        for split in ("train", "test"):
+            put(folders / f"toxicchat/data/{release}/toxic-chat_annotation_{split}.csv", rows)
+    parts = checked_files(data_set("toxicchat"))
+    assert [len(files) for files in parts.values()] == [1, 1, 1, 1]
+    assert {file.parent.name for files in parts.values() for file in files} == {"0124"}
+    (folders / "toxicchat/data/0124").rename(folders / "toxicchat/data/newest")
+    with pytest.raises(
+        ValueError, match=r"data holds 1123/toxic-chat_annotation_train\.csv, newest/.*keep that one"
+    ):
+        checked_files(data_set("toxicchat"))
+
+
+def test_of_a_set_in_several_languages_the_english_file_is_read(folders: Path) -> None:
+    for language in ("chinese", "english", "vietnamese"):
+        put(folders / f"catqa/catqa_{language}.json", '{"Question": "A?"}')
+    ((file,),) = checked_files(data_set("catqa")).values()
+    assert file.name == "catqa_english.json"
+
+
 def test_a_file_that_changed_is_refused_until_it_is_recorded_again(folders: Path) -> None:
     found = data_set("xstest")
     file = put(folders / "xstest/xstest_prompts.csv")

@@ -10,6 +10,8 @@ from interp.data.files import TEXT_COLUMNS
 from interp.data.prompts import read_answered, read_prompts
 from tests.data.test_prompts import TEXTS, write
 
+LFS_POINTER = "version https://git-lfs.github.com/spec/v1"
+
 
 def files(folder: Path) -> dict[str, Path]:
     """The same three prompts in every format."""
@@ -101,6 +103,12 @@ def test_a_named_column_goes_before_the_ones_that_are_found(tmp_path: Path) -> N
         ("p.json", '[{"prompt": "Bread"}, {"ask": "Cake"}]', "row 2: column 'prompt' is empty"),
         ("p.json", "[" * 20_000 + "]" * 20_000, "nested too deeply"),
         ("p.jsonl", '{"prompt": "\\ud800 bread"}', "row 1: half of a character"),
+        ("p.csv", "id;prompt\n1;Bread\n", "separates its columns by semicolons; save it with commas"),
+        ("p.csv", "id\tprompt\n1\tBread\n", "separates its columns by tabs; name it .tsv"),
+        ("p.csv", "<!DOCTYPE html>\n<html><body>Sign in, please</body></html>", "is a web page"),
+        ("p.json", "<html><body>Not found</body></html>", "is a web page"),
+        ("p.parquet", f"{LFS_POINTER}\noid sha256:06\nsize 3\n", "is a pointer of Git LFS"),
+        ("p.txt", f"{LFS_POINTER}\noid sha256:06\nsize 3\n", "is a pointer of Git LFS"),
     ],
 )
 def test_what_would_lose_part_of_a_row_is_refused(
@@ -109,6 +117,19 @@ def test_what_would_lose_part_of_a_row_is_refused(
     with pytest.raises(ValueError, match=message) as caught:
         read_prompts(write(tmp_path / name, content))
     assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.json", '{"prompt": "Bread"}\n{"prompt": "Cake"}\n'),
+        ("p.json", '"Bread"\n\n"Cake"'),
+        ("p.jsonl", '[{"prompt": "Bread"}, {"prompt": "Cake"}]'),
+        ("p.jsonl", '[\n {"prompt": "Bread"},\n {"prompt": "Cake"}\n]\n'),
+    ],
+)
+def test_json_lines_and_lists_are_read_under_either_ending(tmp_path: Path, name: str, content: str) -> None:
+    assert read_prompts(write(tmp_path / name, content)).texts == ("Bread", "Cake")
 
 
 @pytest.mark.parametrize("name", ["p.csv", "p.txt", "p.jsonl", "p.json"])
