@@ -197,12 +197,21 @@ def put_changes(
     return undo
 
 
+def with_changes(weights: Mapping[str, Tensor], changes: Mapping[str, WeightChange]) -> dict[str, Tensor]:
+    """Changed copies of the weights that have a change, by name; the others have none."""
+    copies: dict[str, Tensor] = {}
+    for name, change in changes.items():
+        copies[name] = weights[name].detach().clone(memory_format=torch.contiguous_format)
+        put(copies[name], change.indices, change.values)
+    return copies
+
+
 def take(weight: Tensor, indices: Int[Tensor, " place"]) -> Float[Tensor, " place"]:
     """A weight's values at flat indices, as a new tensor."""
     return weight.detach().reshape(-1)[indices.to(weight.device)]
 
 
-def put(weight: nn.Parameter, indices: Int[Tensor, " place"], values: Float[Tensor, " place"]) -> None:
+def put(weight: Tensor, indices: Int[Tensor, " place"], values: Float[Tensor, " place"]) -> None:
     """Write values at flat indices of a weight, in place."""
     indices, values = indices.to(weight.device), values.to(weight)
     with torch.no_grad():  # through the parameter, so that its version number counts the write

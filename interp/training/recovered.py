@@ -13,7 +13,7 @@ from torch import Tensor
 from interp.engine.model_exports import SavedModel, save_model
 from interp.models.adapted_models import copy_with_delta, with_delta
 from interp.models.chat_model import ChatModel
-from interp.models.weight_deltas import WeightDelta, write_delta
+from interp.models.weight_deltas import WeightChange, WeightDelta, take, with_changes, write_delta
 from interp.stats import Estimate, Measured
 from interp.training.recovery_config import RecoveryConfig
 from interp.training.weight_restoration import Place
@@ -129,12 +129,11 @@ class Recovered:
         """
         if step not in self.saved:
             raise ValueError(f"step {step} was not saved; saved are {', '.join(map(str, self.saved))}")
-        weights: dict[str, Tensor] = {}
-        for name, places in self.saved[step].items():
-            value = finetuned[name].detach().clone(memory_format=torch.contiguous_format)
-            value.view(-1)[places] = aligned[name].detach().to(value).reshape(-1)[places]
-            weights[name] = value
-        return weights
+        changes = {
+            name: WeightChange(indices=places, values=take(aligned[name], places))
+            for name, places in self.saved[step].items()
+        }
+        return with_changes(finetuned, changes)
 
     def write(self, path: str | Path) -> Path:
         """Write the sparse change, for `interp.load(finetuned, delta=path)`; raises as `write_delta`."""

@@ -25,6 +25,7 @@ from interp.models.weight_deltas import (
     apply_delta,
     put_changes,
     read_delta,
+    with_changes,
     write_delta,
 )
 from interp.storage.tensor_files import sealed
@@ -152,6 +153,17 @@ def test_load_applies_a_delta_and_so_do_a_context_and_a_copy(
         "in memory" != loaded.files_hash != interp.load(saved_tiny).files_hash
     )  # the delta is one of its files
     assert load_source(ModelSource(str(saved_tiny), delta=str(path))).weights_hash == delta.result_hash
+
+
+def test_changed_copies_leave_the_weights_alone_whatever_their_layout() -> None:
+    plain = torch.arange(12.0).view(3, 4)
+    weights = {"rows": plain.clone(), "columns": plain.T.clone().T, "other": plain.clone()}
+    change = WeightChange(indices=torch.tensor([1, 6, 11]), values=torch.tensor([-1.0, -2.0, -3.0]))
+    copies = with_changes(weights, {"rows": change, "columns": change})
+    expected = torch.tensor([[0.0, -1, 2, 3], [4, 5, -2, 7], [8, 9, 10, -3]])
+    assert copies.keys() == {"rows", "columns"}
+    assert all(torch.equal(copy, expected) for copy in copies.values())
+    assert all(torch.equal(weight, plain) for weight in weights.values())
 
 
 def test_the_context_restores_after_an_exception_and_finds_other_changes(model: ChatModel) -> None:

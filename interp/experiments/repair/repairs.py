@@ -24,7 +24,7 @@ from interp.evaluation.refusals import refuses
 from interp.experiments.repair import ALL_STEPS, BROKEN, FULL, RECOVERY, Config
 from interp.experiments.repair.measuring import Repaired, reply
 from interp.models.chat_model import ChatModel
-from interp.models.weight_deltas import WeightDelta, read_delta, write_delta
+from interp.models.weight_deltas import read_delta, with_changes, write_delta
 from interp.representations.steering import find_directions
 from interp.training.breaking import stub_examples
 from interp.training.config import SafetyPromptConfig, TrainConfig
@@ -264,15 +264,9 @@ def recovery(broken: Broken, rank_by: str = "gradient", max_task_drop: float = 1
         write_delta(path, replace(done.delta, provenance={"chosen": about}))
         progress.unlink(missing_ok=True)
     delta = read_delta(path)
-    return Repaired(weights=_with_delta(broken, delta), chosen=str(delta.provenance["chosen"]))
-
-
-def _with_delta(broken: Broken, delta: WeightDelta) -> dict[str, Tensor]:
-    finetuned, weights = broken.finetuned_weights, {}
-    for name, change in delta.changes.items():
-        weights[name] = finetuned[name].clone(memory_format=torch.contiguous_format)
-        weights[name].view(-1)[change.indices] = change.values
-    return weights
+    return Repaired(
+        weights=with_changes(broken.finetuned_weights, delta.changes), chosen=str(delta.provenance["chosen"])
+    )
 
 
 def equal_count(broken: Broken, like: Weights) -> Repaired:
