@@ -45,5 +45,5 @@ def test_files_of_suffixes_and_of_attacks(tmp_path) -> None:
         with pytest.raises(ValueError, match=message):
             read_attacks(path)
     path.write_text("[1]")
-    with pytest.raises(ValueError, match="row 1: expected an object or text, got list"):
+    with pytest.raises(ValueError, match="row 1: expected an object or text, got int"):
         read_attacks(path)
