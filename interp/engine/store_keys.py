@@ -26,7 +26,7 @@ from interp.models.chat_model import ChatModel, Site
 from interp.models.tokens import ChatTokens
 from interp.storage.store_cells import DTYPES, Place, TableKey
 
-ENGINE = "1"
+ENGINE = "2"
 """Raised when what the engine computes changes by more than rounding."""
 _CAPTURING = "transformers.utils.output_capturing"
 """Whose hooks stay on a model that once gave its hidden states, and change nothing."""
