@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.machine import write_section
-from interp.engine.ray import Workers
+from interp.engine.ray_cluster import Workers
 from interp.models.sources import ADAPTER_FOLDER
 from interp.tracking.spec import TrackingSpec
 from interp.tracking.tracker import track

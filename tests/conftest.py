@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTr
 from interp.data.prompts import Prompts
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, tokenize
+from tests import two_nodes
 from tests.families import COVERED, build
 
 ALONE = "PYTEST_XDIST_WORKER" not in os.environ
@@ -176,3 +177,15 @@ def saved_tiny(tiny: ChatModel, tmp_path_factory: pytest.TempPathFactory) -> Pat
     tiny.hf.save_pretrained(folder)
     tiny.tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def _cluster() -> Iterator[two_nodes.TwoNodes]:
+    with two_nodes.cluster() as started:
+        yield started
+
+
+@pytest.fixture
+def nodes(_cluster: two_nodes.TwoNodes) -> two_nodes.TwoNodes:
+    """A real Ray cluster with both of its nodes: one for all tests of a file, because it takes seconds to start."""
+    return _cluster.complete()

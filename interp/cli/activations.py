@@ -76,7 +76,7 @@ def collect(
         given = prompts_of(prompts, column=column)
         model.check()
         from interp.engine.activation_files import store_activations
-        from interp.engine.ray import workers_asked
+        from interp.engine.ray_cluster import workers_asked
         from interp.engine.shared_collecting import store_shared
         from interp.models.chat_model import load_source
         from interp.models.sites import SITES

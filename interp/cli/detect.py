@@ -120,7 +120,7 @@ def detect_score(
         model.check()
         from interp.detectors.machine_text.detector import MachineTextDetector
         from interp.detectors.scoring import scored
-        from interp.engine.ray import workers_asked
+        from interp.engine.ray_cluster import workers_asked
         from interp.models.chat_model import load, load_source
 
         fitted = MachineTextDetector.load(detector)

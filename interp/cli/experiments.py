@@ -215,7 +215,7 @@ def _run_experiment(
     asked = request(name, model=model if needs else None, settings=settings, judges=judges)
     workers = None
     if shared != (None, None):
-        from interp.engine.ray import workers_asked
+        from interp.engine.ray_cluster import workers_asked
 
         chosen.check_workers(judges)
         workers = workers_asked(*shared, device=model.device)

@@ -99,7 +99,7 @@ def guard_score(
         model.check()
         from interp.detectors.latent_guard import LatentGuard
         from interp.detectors.scoring import scored
-        from interp.engine.ray import workers_asked
+        from interp.engine.ray_cluster import workers_asked
         from interp.models.chat_model import load_source
 
         fitted = LatentGuard.load(guard)

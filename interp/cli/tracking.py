@@ -93,7 +93,7 @@ def track_series(
         corpora = {name: read_corpus(name, path) for name, path in named.items()} or None
         asked = [replace(model, name=checkpoint) for checkpoint in checkpoints]
         find_checkpoints(asked, base=model.name or None)  # before torch is loaded
-        from interp.engine.ray import workers_asked
+        from interp.engine.ray_cluster import workers_asked
         from interp.tracking.records import DEFAULT_GROUPS, Group
         from interp.tracking.spec import TrackingSpec
         from interp.tracking.tracker import track

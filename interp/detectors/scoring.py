@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from interp.detectors.detector import Finding, in_chunks
 from interp.detectors.fitted import FittedDetector
 from interp.detectors.machine_text.detector import MachineTextDetector
-from interp.engine.ray import Workers, open_workers
+from interp.engine.ray import open_workers
+from interp.engine.ray_cluster import Workers
 from interp.models.chat_model import ChatModel, load, load_source
 from interp.models.prompt_inputs import GatheredPrompts
 from interp.models.sources import ModelSource

@@ -14,22 +14,17 @@ machine alone, and models are loaded by name, so that workers need the same file
 but no common disk.
 """
 
-import importlib.util
 import itertools
 import logging
-import os
-import signal
 import socket
-import tempfile
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
 
 import torch
 
+from interp.engine.ray_cluster import Share, Workers, connected, ray_module
 from interp.storage.provenance import library_versions
 from interp.storage.stages import code_hash
 
@@ -40,73 +35,8 @@ ResultT = TypeVar("ResultT")
 
 _RESTARTS = 6
 """Times that a worker that was lost is started again; then its part is taken to be what kills it."""
-_STORE_BYTES = 100 * 2**20
-"""Shared memory of a Ray started here; larger results go over the disk."""
 _LOOK_SECONDS = 5
 """Seconds between looks at which nodes are alive, while nothing finishes."""
-_CONNECT_SECONDS = 5
-"""Seconds in which an address must answer."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workers:
-    """Processes that compute the parts of a run."""
-
-    count: int | None = None
-    """Number of workers; None is one for each GPU, or where there are none one for each node."""
-    address: str | None = None
-    """Running Ray cluster that this machine belongs to, `auto` or host:port; None starts Ray here for the run."""
-
-    def check(self) -> None:
-        """Find what is wrong before anything is loaded.
-
-        Raises:
-            ValueError: fewer than one worker, no Ray installed, or an address where nothing answers.
-        """
-        if self.count is not None and self.count < 1:
-            raise ValueError(
-                f"workers must be 1 or more, got {self.count}; leave them out to use this process"
-            )
-        if importlib.util.find_spec("ray") is None:
-            raise ValueError(
-                "workers need Ray, which is not installed; run `pip install 'interp-workbench[scale]'`"
-            )
-        if self.address is not None:
-            _check_address(self.address)
-
-
-def workers_asked(count: int | None, address: str | None, *, device: str | None = None) -> Workers | None:
-    """The workers that options ask for, checked; None where they ask for none.
-
-    Args:
-        device: device that the model is asked for on.
-
-    Raises:
-        ValueError: as `Workers.check`, or one particular GPU.
-    """
-    if count is None and address is None:
-        return None
-    if device is not None and ":" in device:
-        raise ValueError(f"each worker has a device of its own, so it cannot be {device}; give cuda or cpu")
-    workers = Workers(count=count, address=address)
-    workers.check()
-    return workers
-
-
-def _check_address(address: str) -> None:
-    if address == "auto":
-        return
-    host, _, port = address.rpartition(":")
-    if "://" in address or not host or not port.isdigit():
-        raise ValueError(
-            f"the address of a Ray cluster is auto or host:port, got {address!r}; run this on a machine of the cluster"
-        )
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
-    except OSError as error:
-        raise ValueError(
-            f"no Ray cluster answers at {address} ({error}); start one with `ray start --head`, or leave it out"
-        ) from error
 
 
 class Pool(ABC, Generic[StateT]):
@@ -149,7 +79,7 @@ def open_workers(prepare: Callable[[], StateT], workers: Workers | None) -> Iter
         yield _ThisProcess(prepare)
         return
     workers.check()
-    with _connected(workers) as share:
+    with connected(workers) as share:
         pool = _RayPool(prepare, share)
         try:
             yield pool
@@ -170,101 +100,9 @@ class _ThisProcess(Pool[StateT]):
             yield number, function(self._state[0], part)
 
 
-class Share(NamedTuple):
-    """Number of workers, and what each has to itself."""
-
-    workers: int
-    """Number of workers."""
-    cpus: int
-    """Threads of each worker."""
-    gpus: int | float
-    """GPUs of each worker; a fraction where several share one."""
-
-
-def shares(nodes: Sequence[Mapping[str, int | float]], count: int | None) -> Share:
-    """What each of `count` workers may have of these nodes, given as Ray counts them (`CPU`, `GPU`).
-
-    Raises:
-        ValueError: more workers than CPUs.
-    """
-    cards = [int(node.get("GPU", 0)) for node in nodes]
-    cores = [int(node.get("CPU", 0)) for node in nodes]
-    count = count or sum(cards) or sum(1 for n in cores if n) or 1
-    if count > sum(cores):
-        raise ValueError(
-            f"{count} workers need {count} CPUs, the cluster has {sum(cores)}; ask for fewer workers"
-        )
-    together = 1 if count <= sum(cards) else -(-count // sum(cards)) if any(cards) else 0
-    # A worker is on one node: the largest number of threads with which as many as asked for find a place.
-    places = [n for n, card in zip(cores, cards, strict=True) if card or not together]
-    threads = max(places)
-    while threads > 1 and sum(n // threads for n in places) < count:
-        threads -= 1
-    return Share(count, threads, 1 / together if together else 0)
-
-
-@contextmanager
-def _connected(workers: Workers) -> Iterator[Share]:
-    """Connect to the cluster or start one, and leave it as it was found."""
-    with ExitStack() as stack:
-        ray = _ray()
-        if not ray.is_initialized():
-            folder = stack.enter_context(
-                tempfile.TemporaryDirectory(prefix="interp-ray-", ignore_cleanup_errors=True)
-            )
-            before = _signal_handler()
-            stack.callback(ray.shutdown)
-            try:
-                ray.init(**_options(workers, folder))
-            except Exception as error:  # Ray raises bare exceptions where it does not start
-                where = (
-                    "does not start here" if workers.address is None else f"answers not at {workers.address}"
-                )
-                raise ValueError(f"Ray {where}: {' '.join(str(error).split())[:300]}") from error
-            finally:
-                _restore(before)
-        yield shares([node["Resources"] for node in ray.nodes() if node["Alive"]], workers.count)
-
-
-def _ray() -> Any:
-    # Read when the module is loaded: nothing about this machine is sent to anybody.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
-
-    return ray
-
-
-def _options(workers: Workers, folder: str) -> dict[str, Any]:
-    quiet = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.ERROR}
-    if workers.address is not None:
-        return {"address": workers.address, **quiet}
-    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    count = workers.count or cards or 1
-    return {
-        "address": "local",
-        "num_cpus": count * max(1, torch.get_num_threads() // count),
-        "num_gpus": cards,
-        "object_store_memory": _STORE_BYTES,
-        "include_dashboard": False,
-        "_temp_dir": folder,
-        **quiet,
-    }
-
-
-def _signal_handler() -> Any:
-    here = threading.current_thread() is threading.main_thread()
-    return signal.getsignal(signal.SIGTERM) if here else None
-
-
-def _restore(handler: Any) -> None:
-    """Ray replaces the handler of SIGTERM; a command's own says how to continue."""
-    if handler is not None:
-        signal.signal(signal.SIGTERM, handler)
-
-
 class _RayPool(Pool[StateT]):
     def __init__(self, prepare: Callable[[], StateT], share: Share) -> None:
-        self._ray = ray = _ray()
+        self._ray = ray = ray_module()
         self._n_nodes = self._nodes_alive()
         actor = ray.remote(_Worker).options(
             num_cpus=share.cpus,

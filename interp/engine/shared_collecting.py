@@ -16,7 +16,8 @@ import torch
 from interp.display.progress import progress
 from interp.engine.activation_files import FileHead, StoredActivations, file_head, write_batches
 from interp.engine.activations import Batch, activation_batches, planned_batches
-from interp.engine.ray import Pool, Workers, open_workers
+from interp.engine.ray import Pool, open_workers
+from interp.engine.ray_cluster import Workers
 from interp.engine.reads import Request, requested
 from interp.models.chat_model import ChatModel, load_source
 from interp.models.layers import Layers

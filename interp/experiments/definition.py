@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from interp.data.prompts import PromptSet
-    from interp.engine.ray import Workers
+    from interp.engine.ray_cluster import Workers
     from interp.models.chat_model import ChatModel
 
 

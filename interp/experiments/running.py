@@ -24,7 +24,7 @@ from interp.storage.run_folders import read_header, result_file
 
 if TYPE_CHECKING:
     from interp.data.prompts import PromptSet
-    from interp.engine.ray import Workers
+    from interp.engine.ray_cluster import Workers
     from interp.models.chat_model import ChatModel
     from interp.storage.activation_store import ActivationStore
 

@@ -23,7 +23,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from interp.engine.ray import Pool, Workers, open_workers
+from interp.engine.ray import Pool, open_workers
+from interp.engine.ray_cluster import Workers
 from interp.evaluation.judges.records import ReplyVerdicts
 from interp.models.chat_model import ChatModel
 from interp.storage.provenance import ModelProvenance

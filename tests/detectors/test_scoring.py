@@ -1,6 +1,5 @@
 """Scoring over workers: every text has the score that it has in one process."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,9 @@ from interp.detectors.machine_text.detector import MachineTextDetector
 from interp.detectors.scoring import scored
 from interp.models.chat_model import load
 from interp.models.sources import ModelSource
-from tests import two_nodes
 from tests.cli.commands import passed, refused
 from tests.detectors.machine_text.test_detector import human
+from tests.two_nodes import TwoNodes
 
 
 @pytest.fixture(scope="module")
@@ -57,26 +56,19 @@ def test_workers_that_cannot_be_had_are_refused(guard: Path, texts: Path, saved_
     assert "cannot be cpu:0" in refused(*options, "--workers", 2, "--device", "cpu:0")
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with two_nodes.cluster() as cluster:
-        two_nodes.add_node(cluster)
-        yield cluster.address
-
-
 @pytest.mark.checkpoint
 def test_commands_over_two_nodes_print_what_one_process_prints(
-    guard: Path, texts: Path, saved_tiny: Path, tmp_path: Path, address: str
+    guard: Path, texts: Path, saved_tiny: Path, tmp_path: Path, nodes: TwoNodes
 ) -> None:
     options = ("guard", "score", guard, texts, "--model", saved_tiny)
     alone = passed(*options)
     assert alone.count("\n") == 600
-    assert passed(*options, "--ray", address) == alone
+    assert passed(*options, "--ray", nodes.address) == alone
     detector = MachineTextDetector(score_name="fast_detect_gpt")
     file = detector.calibrated(load(str(saved_tiny)), human(20), false_positive_rate=0.1).save(
         tmp_path / "d.json"
     )
     options = ("detect", "score", file, texts, "--model", saved_tiny)
-    assert passed(*options, "--ray", address) == passed(*options)
-    other = ("guard", "score", guard, texts, "--model", "smollm2", "--ray", address)
+    assert passed(*options, "--ray", nodes.address) == passed(*options)
+    other = ("guard", "score", guard, texts, "--model", "smollm2", "--ray", nodes.address)
     assert "fitted on prompts in another frame" in refused(*other)  # from a worker, as from this process

@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from interp.engine import ray as scale
-from interp.engine.ray import Share, Workers, open_workers, shares, workers_asked
-from tests import two_nodes
+from interp.engine import ray_cluster
+from interp.engine.ray import open_workers
+from interp.engine.ray_cluster import Share, Workers, shares, workers_asked
 from tests.engine import ray_parts as parts
+from tests.two_nodes import TwoNodes
 
 # In this process
 
@@ -73,7 +75,7 @@ def test_what_cannot_be_had_is_refused_before_anything_starts(monkeypatch: pytes
         closed = f"127.0.0.1:{taken.getsockname()[1]}"  # bound, and nothing listens
         with pytest.raises(ValueError, match=f"no Ray cluster answers at {closed} .*ray start --head"):
             workers_asked(None, closed)
-    monkeypatch.setattr(scale.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(ray_cluster.importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(ValueError, match=r"not installed; run `pip install 'interp-workbench\[scale\]'`"):
         workers_asked(2, None)
 
@@ -81,28 +83,11 @@ def test_what_cannot_be_had_is_refused_before_anything_starts(monkeypatch: pytes
 # On two nodes of one machine
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """A cluster whose first node is there for all tests."""
-    with two_nodes.cluster() as started:
-        yield started
-
-
-@pytest.fixture
-def second(cluster: Any) -> Iterator[Any]:
-    """Its second node, for one test."""
-    node = two_nodes.add_node(cluster)
-    yield node
-    if node in cluster.list_all_nodes():
-        cluster.remove_node(node)
-
-
 @pytest.mark.checkpoint
-@pytest.mark.usefixtures("second")
 def test_two_nodes_give_what_one_process_gives_and_keep_their_state(
-    cluster: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    nodes: TwoNodes, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    workers = Workers(address=cluster.address)  # one a node
+    workers = Workers(address=nodes.address)  # one a node
     with open_workers(partial(parts.prepared, tmp_path), workers) as pool:
         computed = list(pool.in_order(parts.product, range(6)))
         facts = list(pool.in_order(parts.environment, range(4)))
@@ -116,24 +101,23 @@ def test_two_nodes_give_what_one_process_gives_and_keep_their_state(
 
 
 @pytest.mark.checkpoint
-def test_a_lost_node_costs_the_part_that_it_was_at(cluster: Any, second: Any, tmp_path: Path) -> None:
-    with open_workers(partial(parts.prepared, tmp_path), Workers(address=cluster.address)) as pool:
+def test_a_lost_node_costs_the_part_that_it_was_at(nodes: TwoNodes, tmp_path: Path) -> None:
+    with open_workers(partial(parts.prepared, tmp_path), Workers(address=nodes.address)) as pool:
         computed: dict[int, torch.Tensor] = {}
         for number, value in pool.map(parts.product, range(8)):
             computed[number] = value
             if len(computed) == 3:
-                cluster.remove_node(second, allow_graceful=False)
+                nodes.lose_second()
     assert all(torch.equal(computed[seed], parts.product(tmp_path, seed)) for seed in range(8))
     assert len(parts.notes(tmp_path, "part")) - 8 in (8, 9)  # eight of them were for the comparison
 
 
 @pytest.mark.checkpoint
-@pytest.mark.usefixtures("second")
 def test_a_killed_worker_costs_its_part_and_one_that_always_dies_is_named(
-    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nodes: TwoNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scale, "_RESTARTS", 2)
-    with open_workers(partial(parts.prepared, tmp_path), Workers(address=cluster.address)) as pool:
+    with open_workers(partial(parts.prepared, tmp_path), Workers(address=nodes.address)) as pool:
         computed = list(pool.in_order(parts.killed_once, range(5)))
         assert sorted(parts.notes(tmp_path, "part")) == ["0", "1", "2", "2", "3", "4"]
         with pytest.raises(
@@ -143,14 +127,21 @@ def test_a_killed_worker_costs_its_part_and_one_that_always_dies_is_named(
     assert all(torch.equal(here, parts.product(tmp_path, seed)) for seed, here in enumerate(computed))
 
 
+def raylets() -> set[int]:
+    """Processes of Ray nodes that this one started."""
+    below = psutil.Process().children(recursive=True)
+    return {process.pid for process in below if process.name() == "raylet"}
+
+
 @pytest.mark.checkpoint
 def test_a_ray_of_its_own_ends_with_the_run(tmp_path: Path) -> None:
     import ray
 
+    before = raylets()  # of the cluster of two nodes
     with open_workers(partial(parts.prepared, tmp_path), Workers(count=2)) as pool:
         facts = list(pool.in_order(parts.environment, range(4)))
         assert ray.is_initialized()
-        raylets = {process.pid for process in psutil.process_iter() if process.name() == "raylet"}
+        started = raylets() - before
     assert len({process for _, process in facts}) == 2
-    assert not ray.is_initialized() and not any(map(psutil.pid_exists, raylets))
+    assert started and not ray.is_initialized() and not any(map(psutil.pid_exists, started))
     assert not any(psutil.pid_exists(process) for _, process in facts)

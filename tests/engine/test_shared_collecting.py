@@ -1,6 +1,5 @@
 """Collecting over workers: the file of one process, to the byte."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from interp.engine.activations import activation_batches, planned_batches
 from interp.engine.reads import requested
 from interp.engine.shared_collecting import grouped
 from interp.models.chat_model import ChatModel
-from tests import two_nodes
 from tests.cli.commands import passed, refused
+from tests.two_nodes import TwoNodes
 
 TEXTS = tuple(f"What is {n} times {n * n}{' then' * (n % 9)}?" for n in range(40))
 
@@ -66,15 +65,8 @@ def test_mistakes_are_found_before_workers_start(saved_tiny: Path, tmp_path: Pat
     assert "workers must be 1 or more, got 0" in refused(*options)
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with two_nodes.cluster() as cluster:
-        two_nodes.add_node(cluster)
-        yield cluster.address
-
-
 @pytest.mark.checkpoint
-def test_two_nodes_write_the_file_of_one_process(saved_tiny: Path, tmp_path: Path, address: str) -> None:
+def test_two_nodes_write_the_file_of_one_process(saved_tiny: Path, tmp_path: Path, nodes: TwoNodes) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("\n".join(f"What is {n} times {n * n}{' then' * (n % 9)}?" for n in range(500)))
     files: dict[str, Any] = {name: tmp_path / f"{name}.safetensors" for name in ("alone", "shared")}
@@ -89,8 +81,8 @@ def test_two_nodes_write_the_file_of_one_process(saved_tiny: Path, tmp_path: Pat
         "Be brief.",
     )
     passed(*options, "--out", files["alone"])
-    said = passed(*options, "--out", files["shared"], "--ray", address)
+    said = passed(*options, "--out", files["shared"], "--ray", nodes.address)
     assert "500 prompts, 3 layers, 2 roles" in said
     assert files["shared"].read_bytes() == files["alone"].read_bytes()
-    wrong = ("--layers", "7", "--out", tmp_path / "wrong.safetensors", "--ray", address)
+    wrong = ("--layers", "7", "--out", tmp_path / "wrong.safetensors", "--ray", nodes.address)
     assert "layer" in refused(*options, *wrong) and not (tmp_path / "wrong.safetensors").exists()

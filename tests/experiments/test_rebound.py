@@ -14,7 +14,7 @@ from interp.cli.main import app
 from interp.data.prompts import load_prompts
 from interp.data.tasks import load_task
 from interp.engine.log_probs import completion_log_probs
-from interp.engine.ray import Workers
+from interp.engine.ray_cluster import Workers
 from interp.experiments.guard import EXPERIMENT as GUARD
 from interp.experiments.rebound import EXPERIMENT as REBOUND
 from interp.experiments.rebound import Behaviour, Config, ModelResult, Point, Result, Shift
@@ -28,7 +28,7 @@ from interp.models.adapted_models import with_adapter
 from interp.models.chat_model import ChatModel, load
 from interp.stats import Estimate
 from interp.storage.typed_json import to_plain
-from tests import two_nodes
+from tests.two_nodes import TwoNodes
 
 GRID = Config(
     positives=(0, 8),
@@ -362,13 +362,13 @@ def test_workers_are_refused_where_they_cannot_help(tiny: ChatModel, tmp_path: P
 
 
 @pytest.mark.checkpoint
-def test_seeds_over_two_nodes_give_the_points_of_one_process(saved_tiny: Path, tmp_path: Path) -> None:
+def test_seeds_over_two_nodes_give_the_points_of_one_process(
+    saved_tiny: Path, tmp_path: Path, nodes: TwoNodes
+) -> None:
     prompts, model = load_prompts("builtin"), load(str(saved_tiny))
     config = dataclasses.replace(GRID, seeds=2, n_states=0)
     alone = REBOUND.run(model, prompts, config).result
-    with two_nodes.cluster() as cluster:
-        two_nodes.add_node(cluster)
-        workers = Workers(address=cluster.address)
-        shared = REBOUND.run(model, prompts, config, workers=workers, out=tmp_path / "out").result
+    workers = Workers(address=nodes.address)
+    shared = REBOUND.run(model, prompts, config, workers=workers, out=tmp_path / "out").result
     (here,), (there,) = alone.models.values(), shared.models.values()
     assert here.points == there.points and here.statistics == there.statistics

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from interp.engine.ray import Workers
+from interp.engine.ray_cluster import Workers
 from interp.models.chat_model import ChatModel
 from interp.storage.stages import StageCache
 from interp.tracking.records import TrackRecord
 from interp.tracking.spec import TrackingSpec
 from interp.tracking.tracker import track
-from tests import two_nodes
 from tests.tracking.conftest import SMALL
+from tests.two_nodes import TwoNodes
 
 
 def values(record: TrackRecord) -> list[object]:
@@ -35,25 +35,23 @@ def test_a_model_in_memory_cannot_be_sent_to_workers(
 
 @pytest.mark.checkpoint
 def test_two_nodes_of_which_one_is_lost_give_the_record_of_one_process(
-    tuned: Path, saved_tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tuned: Path, saved_tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nodes: TwoNodes
 ) -> None:
     spec = TrackingSpec(measures=("refusal", "guard", "kl", "weights"), **{**SMALL, "n_fit": 4})
     series = [tuned / "checkpoint-0", tuned / "checkpoint-8", tuned / "checkpoint-16", saved_tiny]
     alone = track(series, spec, base=str(saved_tiny))
     stored = []
-    with two_nodes.cluster() as cluster:
-        second = two_nodes.add_node(cluster)
-        put = StageCache.put
+    put = StageCache.put
 
-        def losing(cache: StageCache, name: str, *rest: object) -> None:
-            put(cache, name, *rest)
-            stored.append(name)
-            if len([each for each in stored if each.startswith("rows")]) == 1 and name.startswith("rows"):
-                cluster.remove_node(second, allow_graceful=False)
+    def losing(cache: StageCache, name: str, *rest: object) -> None:
+        put(cache, name, *rest)
+        stored.append(name)
+        if len([each for each in stored if each.startswith("rows")]) == 1 and name.startswith("rows"):
+            nodes.lose_second()
 
-        monkeypatch.setattr(StageCache, "put", losing)
-        workers = Workers(address=cluster.address)
-        shared = track(series, spec, base=str(saved_tiny), workers=workers, out=tmp_path / "out")
+    monkeypatch.setattr(StageCache, "put", losing)
+    workers = Workers(address=nodes.address)
+    shared = track(series, spec, base=str(saved_tiny), workers=workers, out=tmp_path / "out")
     assert values(shared.record) == values(alone.record)
     assert len([name for name in stored if name.startswith("rows")]) == 4
     assert len([name for name in stored if name.startswith("weights")]) == 0  # they stay with the workers
