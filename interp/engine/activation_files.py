@@ -29,6 +29,7 @@ from torch import Tensor
 from interp.engine.activation_values import Activations
 from interp.engine.activations import Batch, activation_batches
 from interp.engine.reads import Request, requested
+from interp.engine.stored_activations import StoreInput
 from interp.models.chat_model import ChatModel
 from interp.models.layers import Layers
 from interp.models.prompt_inputs import PromptIdentity
@@ -74,6 +75,7 @@ def store_activations(
     sites: Sites = "resid_pre",
     layers: Layers = None,
     positions: Positions = ("t_inst", "t_post_inst"),
+    store: StoreInput = None,
     show_progress: bool = False,
 ) -> StoredActivations:
     """Collect activations into a safetensors file, atomically and batch by batch; the values are those of `collect`.
@@ -83,6 +85,7 @@ def store_activations(
         sites: one or several of `chat_model.SITES`.
         layers: an int, a range, a list, or None for all.
         positions: token roles to read.
+        store: activation store, or where it is, as for `collect`.
         show_progress: draw a progress bar.
 
     Raises:
@@ -90,7 +93,7 @@ def store_activations(
         OSError: the disk is full or not writable.
     """
     tokens, request = requested(model, prompts, sites, layers, positions)
-    batches = activation_batches(model, tokens, request, show_progress=show_progress)
+    batches = activation_batches(model, tokens, request, store=store, show_progress=show_progress)
     return write_batches(Path(path), file_head(model, tokens, request), batches)
 
 

@@ -4,6 +4,9 @@
 
 One worker plans the passes of the whole set, as one process would run them; a part is a few of these passes. Every pass
 has the same prompts in it as in one process, so that the file is the same to the byte on a CPU.
+
+With an activation store each worker reads the rows that it has of its part and runs only the passes in which some are
+missing, whose rows it writes: all workers write to one store at once, and a second run computes nothing.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,15 +18,17 @@ import torch
 
 from interp.display.progress import progress
 from interp.engine.activation_files import FileHead, StoredActivations, file_head, write_batches
-from interp.engine.activations import Batch, activation_batches, planned_batches
+from interp.engine.activations import Batch, activation_batches, fast_path_agrees, planned_batches
 from interp.engine.ray import Pool, open_workers
 from interp.engine.ray_cluster import Workers
 from interp.engine.reads import Request, requested
+from interp.engine.stored_activations import StoreInput, active_store, opened_store, stored_batches
 from interp.models.chat_model import ChatModel, load_source
 from interp.models.layers import Layers
 from interp.models.sites import Sites
 from interp.models.sources import ModelSource
 from interp.models.tokens import ChatTokens, Positions, tokenize
+from interp.storage.activation_store import ActivationStore
 
 _PART_BYTES = 32 * 2**20
 """Activations of a part, which are sent back at once; a single pass may have more."""
@@ -41,6 +46,7 @@ class _Wanted:
     sites: Sites
     layers: Layers
     positions: Positions
+    store: tuple[str, dict[str, str]] | None
 
     def opened(self) -> "_Opened":
         model = load_source(self.source)
@@ -51,7 +57,8 @@ class _Wanted:
             self.layers,
             self.positions,
         )
-        return _Opened(model=model, tokens=tokens, request=request)
+        store = None if self.store is None else ActivationStore(self.store[0], self.store[1])
+        return _Opened(model=model, tokens=tokens, request=request, store=store)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -61,6 +68,7 @@ class _Opened:
     model: ChatModel
     tokens: ChatTokens
     request: Request
+    store: ActivationStore | None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -79,6 +87,7 @@ def store_shared(
     sites: Sites = "resid_pre",
     layers: Layers = None,
     positions: Positions = ("t_inst", "t_post_inst"),
+    store: StoreInput = None,
     show_progress: bool = False,
 ) -> StoredActivations:
     """The file that `store_activations` writes, computed by several workers.
@@ -87,13 +96,21 @@ def store_shared(
         source: the model, by name.
         prompts: instructions or conversations, as `tokenize` takes them.
         system: system message.
+        store: activation store that every worker can reach, or where it is; when None, the one of `using_store`.
 
     Raises:
         ValueError: as `store_activations`, or workers that cannot be had.
         OSError: as `store_activations`, or a worker that is lost again and again.
     """
+    opened = active_store() if store is None else opened_store(store)
     wanted = _Wanted(
-        source=source, prompts=prompts, system=system, sites=sites, layers=layers, positions=positions
+        source=source,
+        prompts=prompts,
+        system=system,
+        sites=sites,
+        layers=layers,
+        positions=positions,
+        store=None if opened is None else (_place(opened), dict(opened.options)),
     )
     with open_workers(wanted.opened, workers) as pool:
         plan = next(pool.in_order(_planned, [None]))
@@ -132,9 +149,46 @@ def grouped(batches: Sequence[list[int]], *, bytes_a_row: int) -> Iterator[list[
         yield part
 
 
+def _place(store: ActivationStore) -> str:
+    """Where it is, for a process in another working folder."""
+    return str(Path(store.url).expanduser().absolute()) if store.is_local else str(store.url)
+
+
 @torch.no_grad()
 def _run(opened: _Opened, planned: list[list[int]]) -> list[Batch]:
-    return [
-        (rows, {site: value.cpu() for site, value in batch.items()})
-        for rows, batch in activation_batches(opened.model, opened.tokens, opened.request, planned=planned)
-    ]
+    batches = _passes(opened, planned) if opened.store is None else _stored(opened, opened.store, planned)
+    return [(rows, {site: value.cpu() for site, value in batch.items()}) for rows, batch in batches]
+
+
+def _passes(opened: _Opened, planned: list[list[int]]) -> Iterator[Batch]:
+    return activation_batches(opened.model, opened.tokens, opened.request, planned=planned)
+
+
+def _stored(opened: _Opened, store: ActivationStore, planned: list[list[int]]) -> Iterator[Batch]:
+    """The rows of a part: those that the store has, then those of the passes that it lacks, which are stored."""
+    model, part = opened.model, [row for rows in planned for row in rows]
+    stored = stored_batches(
+        store,
+        model,
+        opened.tokens.take(part),
+        opened.request._replace(where=opened.request.where[part]),
+        (),
+        path="packed" if fast_path_agrees(model, opened.tokens) else "plain",
+        purpose="serve",
+    )
+    if stored is None:
+        yield from _passes(opened, planned)
+        return
+
+    def compute(missing: list[int]) -> Iterator[Batch]:
+        wanted = {part[number]: number for number in missing}
+        for rows, batch in _passes(opened, [rows for rows in planned if not wanted.keys().isdisjoint(rows)]):
+            lacking = [k for k, row in enumerate(rows) if row in wanted]
+            yield (
+                [wanted[rows[k]] for k in lacking],
+                {site: value[lacking] for site, value in batch.items()},
+            )
+
+    for batches in (stored.read(), stored.computed(compute)):
+        for numbers, batch in batches:
+            yield [part[number] for number in numbers], batch
