@@ -32,6 +32,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(?!interp\b).*"),
     (r"py:.*", r"interp\..*\.([A-Z][a-z]*)?T"),
     (r"py:.*", r"interp\..*\._\w+"),  # private bases
+    (r"py:.*", r"interp\..*\.Annotated"),  # an alias with a validator, by where it is made
 ]  # and type variables
 
 # Pages and notebooks
