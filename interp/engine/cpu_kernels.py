@@ -174,12 +174,13 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def _swaps(model: ChatModel) -> _Swaps:
     known, key = _known.setdefault(model, {}), (model.dtype, model.precision)
     if key not in known:
-        modules, agree = list[tuple[nn.Module, FusedForward]](), dict[str, bool]()
+        modules, agree = list[tuple[nn.Module, FusedForward]](), dict[tuple[str, bool], bool]()
         packed = PackedWeights(model, keep=False, min_rows=1)
         for module, fused, width in _candidates(model):
             if "forward" in vars(module):
                 continue
-            kind = repr(module)  # type, submodules and sizes: one module of each kind is compared
+            # Type, submodules and sizes, and whether it rounds: one module of each kind is compared.
+            kind = repr(module), packed.keeps_exact(module)
             if kind not in agree:
                 x = _random(1, 3, width).to(model.device, model.dtype)
                 tried = [None, packed] if packed.usable else [None]

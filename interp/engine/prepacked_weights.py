@@ -101,6 +101,10 @@ class PackedWeights:
             return torch.float32
         return self._dtype
 
+    def keeps_exact(self, module: nn.Module) -> bool:
+        """Whether the module is in a block that multiplies in float32 also in `fast`."""
+        return module in self._exact
+
     def rounded(self, x: Float[Tensor, "*batch d_in"]) -> Tensor:
         """The input in bfloat16, rounded once for layers that share it, such as those of queries, keys and values."""
         if (
