@@ -16,7 +16,7 @@ arXiv:2406.11717, with every few layers as candidates and the first tokens of pl
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -40,11 +40,14 @@ from interp.experiments.planted.methods import (
     LABELS,
     ROLES,
     Part,
+    Seeds,
     auroc_of,
+    beyond_chance,
     cosines_with_contrasts,
     distance,
     drawn_rows,
     means,
+    mixed_rows,
     pick_layer,
 )
 from interp.models.chat_model import ChatModel
@@ -53,7 +56,7 @@ from interp.representations.beliefs import belief, fit_centres, states
 from interp.representations.picks import choose
 from interp.representations.selection import NothingSurvives
 from interp.representations.sweeps import Sweep
-from interp.stats import Estimate, auroc, over_seeds
+from interp.stats import Estimate, auroc
 
 MIN_GROUP = 4
 """Prompts of a group below which a method is not asked."""
@@ -79,35 +82,9 @@ class Organism:
     """Prompts that selection scores candidates on."""
 
 
-@dataclass
-class _Seeds:
-    """What is measured once a seed."""
-
-    own: list[float] = field(default_factory=list)
-    shuffled: list[float] = field(default_factory=list)
-    recovered: list[float] = field(default_factory=list)
-    leaked: list[float] = field(default_factory=list)
-
-    def found(
-        self, method: str, label: Label, role: int, layer: int, own: Estimate, other: Estimate
-    ) -> Found:
-        return Found(
-            method=method,
-            label=label,
-            role=ROLES[role],
-            layer=layer,
-            own=own,
-            other=other,
-            own_seeds=over_seeds(self.own),
-            shuffled=over_seeds(self.shuffled),
-            recovered=over_seeds(self.recovered),
-            leaked=over_seeds(self.leaked),
-        )
-
-
 def _not_asked(method: str, label: Label, role: int) -> Found:
     none = Estimate.unmeasured(unit="AUROC")
-    return _Seeds().found(method, label, role, -1, none, none)
+    return Seeds().found(method, label, role, -1, none, none)
 
 
 # Guard
@@ -118,10 +95,10 @@ def guard_findings(organism: Organism) -> list[Found]:
     everything = list(range(len(organism.refused)))
     whole = _guard_scores(organism, everything, everything)
     tests = organism.test.labels
-    seeds = {label: _Seeds() for label in LABELS}
+    seeds = {label: Seeds() for label in LABELS}
     for seed in organism.config.every_seed:
         rows = drawn_rows(len(everything), seed)
-        order = np.random.default_rng(seed).permutation(rows).tolist()
+        order = mixed_rows(rows, seed)
         drawn, mixed = _guard_scores(organism, rows, rows), _guard_scores(organism, rows, order)
         for label in drawn.keys() & mixed.keys():
             seeds[label].own.append(auroc_of(drawn[label], tests[label], 0).value)
@@ -210,17 +187,15 @@ def shift_findings(organism: Organism, keep: Callable[..., dict[str, Tensor]]) -
         sides = [belief(centres.margin(part[:, :, role])) for part in (before.unique(dim=0), after)]
         return auroc(*sides, resamples=resamples, seed=config.seed)
 
-    everything, seeds = list(range(len(organism.refused))), _Seeds()
+    everything, seeds = list(range(len(organism.refused))), Seeds()
     for seed in config.every_seed:
         rows = drawn_rows(len(everything), seed)
-        order = np.random.default_rng(seed).permutation(rows).tolist()
+        order = mixed_rows(rows, seed)
         seeds.own.append(told("planted", 1, rows, rows, 0).value)
-        seeds.shuffled.append(0.5 + abs(told("planted", 1, rows, order, 0).value - 0.5))
+        seeds.shuffled.append(beyond_chance(told("planted", 1, rows, order, 0)))
         some = drawn_rows(len(after), seed)
         shift = (before - after)[some][:, layer, 1].double().mean(0).float()
-        cosines = cosines_with_contrasts(shift, layer, "planted", organism.test, 1)
-        seeds.recovered.append(cosines.own)
-        seeds.leaked.append(cosines.other)
+        seeds.compare(cosines_with_contrasts(shift, layer, "planted", organism.test, 1))
     own = told("planted", 1, everything, everything, 500)
     other = told("harm", 0, everything, everything, 500)
     return seeds.found("jailbreak shifts", "planted", 1, layer, own, other)
@@ -236,7 +211,7 @@ def inversion_findings(organism: Organism) -> list[Found]:
     rows, harm = organism.rows[:n], organism.test.labels["harm"][:n]
     tokens = ask(model, [row.text for row in rows], INVERSIONS[0])
     odds = _log_odds(organism, tokens, [])
-    seeds = _Seeds()
+    seeds = Seeds()
     for seed in config.every_seed:
         generator = np.random.default_rng(seed)
         some = drawn_rows(n, seed)
@@ -270,7 +245,7 @@ def inversion_findings(organism: Organism) -> list[Found]:
     own, other = (
         auroc(steered(directions[role], role), plain, seed=config.seed, resamples=500) for role in (0, 1)
     )
-    moved = _Seeds()
+    moved = Seeds()
     for seed in config.every_seed:
         drawn = drawn_rows(len(train.states), seed)
         x, y = train.states[drawn][:, :, 0], train.labels["harm"][drawn]
@@ -278,10 +253,8 @@ def inversion_findings(organism: Organism) -> list[Found]:
         mixed = means(x, y[torch.from_numpy(np.random.default_rng(seed).permutation(len(y)))])[layer]
         moved.own.append(auroc(steered(fitted, 0), plain, resamples=0).value)
         same_norm = unit(mixed) * fitted.norm()
-        moved.shuffled.append(0.5 + abs(auroc(steered(same_norm, 0), plain, resamples=0).value - 0.5))
-        cosines = cosines_with_contrasts(fitted, layer, "harm", organism.test, 0)
-        moved.recovered.append(cosines.own)
-        moved.leaked.append(cosines.other)
+        moved.shuffled.append(beyond_chance(auroc(steered(same_norm, 0), plain, resamples=0)))
+        moved.compare(cosines_with_contrasts(fitted, layer, "harm", organism.test, 0))
     return [asked, moved.found(STEERED, "harm", 0, layer, own, other)]
 
 
@@ -317,20 +290,18 @@ def selection_findings(organism: Organism) -> Found:
     whole = _selected(organism, everything, everything, held) if enough else None
     if whole is None:
         return _not_asked("selection", "planted", 1)
-    seeds = _Seeds()
+    seeds = Seeds()
 
     def score(vector: Tensor, layer: int) -> Tensor:
         return project(test.states[:, layer, 1], vector)
 
     for seed in config.every_seed:
         rows = drawn_rows(len(everything), seed)
-        order = np.random.default_rng(seed).permutation(rows).tolist()
+        order = mixed_rows(rows, seed)
         picked = _selected(organism, rows, rows, held)
         if picked is not None:
             seeds.own.append(auroc_of(score(*picked), test.labels["planted"], 0).value)
-            cosines = cosines_with_contrasts(*picked, "planted", test, 1)
-            seeds.recovered.append(cosines.own)
-            seeds.leaked.append(cosines.other)
+            seeds.compare(cosines_with_contrasts(*picked, "planted", test, 1))
         mixed = _selected(organism, rows, order, held)
         # Nothing picked is nothing found.
         seeds.shuffled.append(0.5 if mixed is None else distance(score(*mixed), test.labels["planted"]))

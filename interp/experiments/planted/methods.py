@@ -6,7 +6,7 @@ fit gives the AUROCs with their bootstrap over test prompts, the others how much
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +39,38 @@ class Part:
 
     states: Float[Tensor, "prompt layer role d_model"]
     labels: dict[Label, Bool[Tensor, " prompt"]]
+
+
+@dataclass
+class Seeds:
+    """What is measured once a seed."""
+
+    own: list[float] = field(default_factory=list)
+    shuffled: list[float] = field(default_factory=list)
+    recovered: list[float] = field(default_factory=list)
+    leaked: list[float] = field(default_factory=list)
+
+    def compare(self, cosines: "Cosines") -> None:
+        """Keep the cosines of a fitted direction with both contrasts."""
+        self.recovered.append(cosines.own)
+        self.leaked.append(cosines.other)
+
+    def found(
+        self, method: str, label: Label, role: int, layer: int, own: Estimate, other: Estimate
+    ) -> Found:
+        """With what was fitted on all training prompts, the record of the method."""
+        return Found(
+            method=method,
+            label=label,
+            role=ROLES[role],
+            layer=layer,
+            own=own,
+            other=other,
+            own_seeds=over_seeds(self.own),
+            shuffled=over_seeds(self.shuffled),
+            recovered=over_seeds(self.recovered),
+            leaked=over_seeds(self.leaked),
+        )
 
 
 def contrast(part: Part, label: Label, role: int) -> Float[Tensor, "layer d_model"]:
@@ -124,31 +156,19 @@ def found_by_states(
     other = other_label(label)
     fitted = fit(x, y, config.seed)
     scores = fitted.score(held)
-    own_seeds, shuffled, recovered, leaked = list[float](), list[float](), list[float](), list[float]()
+    seeds = Seeds()
     for seed in config.every_seed:
         rows = drawn_rows(len(x), seed)
         drawn = fit(x[rows], y[rows], seed)
-        own_seeds.append(auroc_of(drawn.score(held), test.labels[label], 0).value)
-        cosines = cosines_with_contrasts(drawn.direction, drawn.layer, label, test, role)
-        recovered.append(cosines.own)
-        leaked.append(cosines.other)
+        seeds.own.append(auroc_of(drawn.score(held), test.labels[label], 0).value)
+        seeds.compare(cosines_with_contrasts(drawn.direction, drawn.layer, label, test, role))
         generator = np.random.default_rng(seed)
         mixed = [y[rows][torch.from_numpy(generator.permutation(len(rows)))] for _ in range(config.shuffles)]
-        shuffled.append(
+        seeds.shuffled.append(
             float(np.mean([distance(fit(x[rows], m, seed).score(held), test.labels[label]) for m in mixed]))
         )
-    return Found(
-        method=name,
-        label=label,
-        role=ROLES[role],
-        layer=fitted.layer,
-        own=auroc_of(scores, test.labels[label], 500, config.seed),
-        other=auroc_of(scores, test.labels[other], 500, config.seed),
-        own_seeds=over_seeds(own_seeds),
-        shuffled=over_seeds(shuffled),
-        recovered=over_seeds(recovered),
-        leaked=over_seeds(leaked),
-    )
+    own, told = (auroc_of(scores, test.labels[each], 500, config.seed) for each in (label, other))
+    return seeds.found(name, label, role, fitted.layer, own, told)
 
 
 class Cosines(NamedTuple):
@@ -182,6 +202,11 @@ def drawn_rows(n: int, seed: int) -> list[int]:
     return sorted(np.random.default_rng(seed).permutation(n)[: max(2, 3 * n // 4)].tolist())
 
 
+def mixed_rows(rows: list[int], seed: int) -> list[int]:
+    """The rows in another order: labels taken in it are shuffled ones."""
+    return np.random.default_rng(seed).permutation(rows).tolist()
+
+
 def auroc_of(scores: Tensor, labels: Tensor, resamples: int, seed: int = 0) -> Estimate:
     """AUROC of scores for labels; unmeasured where all labels are equal."""
     if not labels.any() or labels.all():
@@ -191,4 +216,9 @@ def auroc_of(scores: Tensor, labels: Tensor, resamples: int, seed: int = 0) -> E
 
 def distance(scores: Tensor, labels: Tensor) -> float:
     """AUROC turned to the side above 0.5: what a false finding would show."""
-    return 0.5 + abs(auroc_of(scores, labels, 0).value - 0.5)
+    return beyond_chance(auroc_of(scores, labels, 0))
+
+
+def beyond_chance(found: Estimate) -> float:
+    """An AUROC turned to the side above 0.5."""
+    return 0.5 + abs(found.value - 0.5)
