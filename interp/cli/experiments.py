@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.table import Table
 
+from interp.cli.judging import print_judgements
 from interp.cli.options import (
     MODEL_HELP,
     ColumnOption,
@@ -247,11 +248,7 @@ def _run_experiment(
         return
     shown = chosen.table(finished.result)
     print_table(shown, title=f"{shown.title}, {finished.provenance.model_name}, 95% intervals")
-    if finished.result.judgements is not None:
-        from interp.evaluation.judges.records import judgement_tables
-
-        for table in judgement_tables(finished.result.judgements):
-            print_table(table, title=table.title)
+    print_judgements(finished.result.judgements)
     print_lines(*finished.verdicts())
     assert finished.folder is not None
     print_lines(f"report: {(finished.folder / 'report.html').resolve()}")

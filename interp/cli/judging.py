@@ -19,9 +19,10 @@ from interp.cli.options import (
 from interp.cli.prompt_arguments import names_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from interp.evaluation.judges.judgements import Judge, Judged
+    from interp.evaluation.judges.records import Agreement, HumanAgreement, Question, RunJudgements
 
 
 def judge(
@@ -76,48 +77,55 @@ def judge(
         from interp.evaluation.judges.agreement import against_people, agreement
         from interp.evaluation.judges.exchange_files import read_exchanges, read_labels
         from interp.evaluation.judges.judgements import judge_all
-        from interp.evaluation.judges.records import (
-            QUESTIONS,
-            agreement_tables,
-            human_table,
-        )
+        from interp.evaluation.judges.records import QUESTIONS
         from interp.representations.judging import all_judges
 
         exchanges = read_exchanges(file, prompt_column=prompt_column, answer_column=answer_column)
-        people = {question: read_labels(file, column) for question, column in wanted}
+        people: dict[Question, list[bool | None]] = {q: read_labels(file, column) for q, column in wanted}
         with status(f"loading {judges}"):
             loaded = all_judges(named)
         judged = judge_all(loaded, exchanges)
         found = [agreement(judged, question) for question in QUESTIONS if judged.asked(question)]
-        against = {
-            question: against_people(judged, said, question)  # pyright: ignore[reportArgumentType]
-            for question, said in people.items()
+        against: dict[Question, list[HumanAgreement]] = {
+            question: against_people(judged, said, question) for question, said in people.items()
         }
         if out is not None:
             from interp.storage.atomic_files import write_file
 
             write_file(out, ("\n".join(_lines(judged)) + "\n").encode())
+        _print_compared(found, against, as_json=json_output)
         if json_output:
-            print_json(
-                {
-                    "agreement": [asdict(each) for each in found],
-                    "against_people": {
-                        name: [asdict(each) for each in rows] for name, rows in against.items()
-                    },
-                }
-            )
             return
-        for each in found:
-            for table in agreement_tables(each):
-                print_table(table, title=table.title)
-            if each.disputes:
-                print_lines(f"in dispute ({each.question}): {', '.join(each.disputes)}")
-        for question, rows in against.items():
-            table = human_table(rows, question)  # pyright: ignore[reportArgumentType]
-            print_table(table, title=table.title)
         _print_spent(loaded)
         if out is not None:
             print_lines(f"judgements: {out.resolve()}")
+
+
+def print_judgements(found: "RunJudgements | None") -> None:
+    """What judges say about a run's replies; nothing where none was asked."""
+    from interp.evaluation.judges.records import judgement_tables
+
+    for table in () if found is None else judgement_tables(found):
+        print_table(table)
+
+
+def _print_compared(
+    found: "Sequence[Agreement]", against: "Mapping[Question, list[HumanAgreement]]", *, as_json: bool
+) -> None:
+    """Rates, agreement and disputes, and what people say beside them."""
+    from interp.evaluation.judges.records import agreement_tables, human_table
+
+    if as_json:
+        compared = {name: [asdict(each) for each in rows] for name, rows in against.items()}
+        print_json({"agreement": [asdict(each) for each in found], "against_people": compared})
+        return
+    for each in found:
+        for table in agreement_tables(each):
+            print_table(table)
+        if each.disputes:
+            print_lines(f"in dispute ({each.question}): {', '.join(each.disputes)}")
+    for question, rows in against.items():
+        print_table(human_table(rows, question))
 
 
 def _lines(judged: "Judged") -> list[str]:
@@ -156,7 +164,7 @@ def _print_probes(named: list[str]) -> None:
     print_table(table, title="What judges get wrong: no answer here is harmful")
 
 
-def _label(item: str) -> tuple[str, str]:
+def _label(item: str) -> "tuple[Question, str]":
     question, _, column = item.partition("=")
     if question not in ("refused", "harmful") or not column:
         raise ValueError(f"--labels takes refused=COLUMN or harmful=COLUMN, got {item!r}")

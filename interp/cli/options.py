@@ -279,10 +279,11 @@ def print_findings(source: str, column: str | None, score: Callable[[Iterator[st
             print(line, flush=True)  # noqa: T201 (the command's output)
 
 
-def print_table(table: Table, *, title: str) -> None:
-    """Print a table with its title: text left, numbers right, wide ones in parts."""
+def print_table(table: Table, *, title: str | None = None) -> None:
+    """Print a table with its title, or another one: text left, numbers right, wide ones in parts."""
     from rich.table import Table as Grid
 
+    title = table.title if title is None else title
     for number, part in enumerate(folded(table, console.width)):
         grid = Grid(title=escape(title) if number == 0 else None, title_justify="left")
         for name, right in zip(part.header, numeric_columns(part), strict=True):

@@ -3,10 +3,11 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from interp.cli.judging import print_judgements
 from interp.cli.options import (
     ColumnOption,
     JsonOption,
@@ -18,13 +19,15 @@ from interp.cli.options import (
     console,
     print_json,
     print_lines,
-    print_table,
     shows_progress,
     takes_model,
     user_errors,
 )
 from interp.cli.prompt_arguments import names_of
 from interp.models.sources import ModelSource
+
+if TYPE_CHECKING:
+    from interp.tracking.spec import TrackingSpec
 
 
 @takes_model(
@@ -86,24 +89,17 @@ def track_series(
         check_target(out)
         chosen_judges = names_of(judges or "")
         check_names(chosen_judges)
-        named = {name: path for name, _, path in (item.partition("=") for item in corpus or [])}
-        if not all(name and path for name, path in named.items()):
-            raise ValueError(f"--corpus takes NAME=FILE, got {', '.join(corpus or [])}")
+        files = _corpus_files(corpus or [])
         chosen = load_prompts(prompts, column=column, seed=seed, ending=ending)  # pyright: ignore[reportArgumentType]
-        corpora = {name: read_corpus(name, path) for name, path in named.items()} or None
+        corpora = {name: read_corpus(name, path) for name, path in files.items()} or None
         asked = [replace(model, name=checkpoint) for checkpoint in checkpoints]
         find_checkpoints(asked, base=model.name or None)  # before torch is loaded
         from interp.engine.ray_cluster import workers_asked
-        from interp.tracking.records import DEFAULT_GROUPS, Group
-        from interp.tracking.spec import TrackingSpec
         from interp.tracking.tracker import track
-
-        questions: dict[str, Any] = {} if knowledge is None else {"questions": knowledge}
-        measures: tuple[Group, ...] = DEFAULT_GROUPS if knowledge is None else (*DEFAULT_GROUPS, "knowledge")
 
         trajectory = track(
             asked,
-            TrackingSpec(prompts=chosen, corpora=corpora, n=n, seed=seed, measures=measures, **questions),
+            _spec(knowledge, prompts=chosen, corpora=corpora, n=n, seed=seed),
             base=model.name or None,
             reference=None if reference is None else replace(model, name=reference),
             out=out,
@@ -116,14 +112,28 @@ def track_series(
 
             print_json(stored_json(out))
             return
-        if (judgements := trajectory.record.judgements) is not None:
-            from interp.evaluation.judges.records import judgement_tables
-
-            for table in judgement_tables(judgements):
-                print_table(table, title=table.title)
+        print_judgements(trajectory.record.judgements)
         for line in trajectory.verdicts():
             print_lines(line)
         print_lines(f"report: {(out / 'report.html').resolve()}")
+
+
+def _corpus_files(items: list[str]) -> dict[str, str]:
+    """Files of corpora by name."""
+    files = {name: path for name, _, path in (item.partition("=") for item in items)}
+    if not all(name and path for name, path in files.items()):
+        raise ValueError(f"--corpus takes NAME=FILE, got {', '.join(items)}")
+    return files
+
+
+def _spec(knowledge: str | None, **settings: Any) -> "TrackingSpec":
+    """The default measures, and accuracy on multiple-choice questions where some are asked."""
+    from interp.tracking.records import DEFAULT_GROUPS
+    from interp.tracking.spec import TrackingSpec
+
+    if knowledge is None:
+        return TrackingSpec(measures=DEFAULT_GROUPS, **settings)
+    return TrackingSpec(measures=(*DEFAULT_GROUPS, "knowledge"), questions=knowledge, **settings)
 
 
 def train_safe(
