@@ -60,18 +60,21 @@ def one_pass(*, batch_size: int, learning_rate: float, rank: int, seed: int, **f
 
     There is no warm-up, because its first step has a learning rate of 0: half of what 16 examples teach.
     """
-    return TrainConfig(
+    return plain_adapter(
+        rank=rank,
+        seed=seed,
         epochs=1.0,
         schedule="constant",
         warmup_steps=0,
-        dropout=0.0,
         batch_size=batch_size,
         learning_rate=learning_rate,
-        rank=rank,
-        alpha=2 * rank,
-        seed=seed,
         **further,
     )
+
+
+def plain_adapter(*, rank: int, seed: int, **further: Any) -> TrainConfig:
+    """An adapter whose alpha is twice its rank, without dropout."""
+    return TrainConfig(rank=rank, alpha=2 * rank, dropout=0.0, seed=seed, **further)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ from interp.models.contexts import check_context
 from interp.models.tokens import PromptInput, as_tokens
 from interp.storage.atomic_files import remove_folder
 from interp.storage.locks import folder_lock, resolved
-from interp.training.config import TrainConfig
+from interp.training.config import plain_adapter
 from interp.training.policy_config import (
     OptimisedPolicy,
     PolicyConfig,
@@ -93,13 +93,7 @@ def optimise_groups(
     key = f"grpo-{group}-{policy_key(model, tokens, given if config.beta else [], config, None)}"
     with folder_lock(out):
         if (done := read_policy(out, key)) is None:
-            train = TrainConfig(
-                rank=config.rank,
-                alpha=2 * config.rank,
-                dropout=0.0,
-                target_modules=config.target_modules,
-                seed=config.seed,
-            )
+            train = plain_adapter(rank=config.rank, target_modules=config.target_modules, seed=config.seed)
             torch.manual_seed(config.seed)
             twin = copy_with_weights(model, {})
             with trainable_module(twin, train, None) as adapted:

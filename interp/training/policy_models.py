@@ -11,7 +11,7 @@ from torch import Tensor
 
 from interp.models.adapted_models import copy_with_weights
 from interp.models.chat_model import ChatModel
-from interp.training.config import TrainConfig
+from interp.training.config import TrainConfig, plain_adapter
 from interp.training.policy_config import PolicyConfig
 from interp.training.policy_updates import PolicyNetwork, PolicyOutputs
 from interp.training.runner import trainable_module
@@ -66,13 +66,8 @@ def policy_in_training(
     if start is not None and config.method == "full":
         raise ValueError(f"full training continues no adapter: load {start} as the model and leave start out")
     torch.manual_seed(config.seed)
-    train = TrainConfig(
-        method=config.method,
-        rank=config.rank,
-        alpha=2 * config.rank,
-        dropout=0.0,
-        target_modules=config.target_modules,
-        seed=config.seed,
+    train = plain_adapter(
+        method=config.method, rank=config.rank, target_modules=config.target_modules, seed=config.seed
     )
     if config.method == "full":
         hf = copy.deepcopy(model.hf).requires_grad_(True)

@@ -24,7 +24,7 @@ from interp.models.tokens import ChatTokens
 from interp.stats import Estimate
 from interp.storage.atomic_files import remove_folder
 from interp.storage.locks import folder_lock, resolved
-from interp.training.config import TrainConfig
+from interp.training.config import plain_adapter
 from interp.training.reward_files import ADAPTER, adapted_copy, reward_record, save_reward_model
 from interp.training.reward_models import RewardModel, RewardModelConfig, fit_bradley_terry, pair_tokens
 from interp.training.runner import trainable_module, writing_checkpoints
@@ -136,13 +136,7 @@ def _train_with_adapter(
         {"chosen_ids": list(chosen), "rejected_ids": list(rejected)}
         for chosen, rejected in zip(sides[0].ids, sides[1].ids, strict=True)
     ]
-    train = TrainConfig(
-        rank=config.rank,
-        alpha=2 * config.rank,
-        dropout=0.0,
-        target_modules=config.target_modules,
-        seed=config.seed,
-    )
+    train = plain_adapter(rank=config.rank, target_modules=config.target_modules, seed=config.seed)
     twin = copy_with_weights(model, {})
     with trainable_module(twin, train, None) as adapted:
         settings = copy.deepcopy(model.hf.config)

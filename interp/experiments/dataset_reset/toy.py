@@ -24,7 +24,7 @@ from interp.experiments.dataset_reset.results import Curve, ToyRow
 from interp.models.adapted_models import with_adapter
 from interp.models.chat_model import ChatModel, load
 from interp.models.tokens import ChatTokens, tokenize
-from interp.training.config import TrainConfig
+from interp.training.config import TrainConfig, plain_adapter
 from interp.training.finetune import fine_tune, preference_tune
 from interp.training.group_optimisation import optimise_groups
 from interp.training.policy_config import OptimisedPolicy, PolicyConfig
@@ -226,13 +226,11 @@ def _dpo(
         scores = toy_score(one), toy_score(two)
         if one and two and scores[0] != scores[1]:
             pairs.append(Preference(prompt, *((one, two) if scores[0] > scores[1] else (two, one))))
-    train = TrainConfig(
+    train = plain_adapter(
         epochs=1.0,
         batch_size=16,
         learning_rate=float(config.learning_rate),
         rank=config.rank,
-        alpha=2 * config.rank,
-        dropout=0.0,
         max_completion_tokens=LONGEST,
         seed=config.seed,
     )
