@@ -58,9 +58,7 @@ class PackedWeights:
         self.rounds = model.precision == "fast"
         """Whether factors of float32 products are rounded to bfloat16."""
         self._dtype = torch.bfloat16 if self.rounds else model.dtype
-        self._unembedding = model.hf.get_output_embeddings()
-        first = model.blocks[: exact_blocks(len(model.blocks))] if self.rounds else []
-        self._exact = {module for block in first for module in block.module.modules()}
+        self._exact = _exact_modules(model) if self.rounds else set[nn.Module]()
         self.usable = (
             model.device.type == "cpu"
             and can_pack_dtype(self._dtype)
@@ -97,12 +95,10 @@ class PackedWeights:
 
     def dtype_of(self, layer: nn.Module) -> torch.dtype:
         """The dtype of a layer's factors."""
-        if self.rounds and (layer is self._unembedding or layer in self._exact):
-            return torch.float32
-        return self._dtype
+        return torch.float32 if layer in self._exact else self._dtype
 
     def keeps_exact(self, module: nn.Module) -> bool:
-        """Whether the module is in a block that multiplies in float32 also in `fast`."""
+        """Whether the module multiplies in float32 also in `fast`."""
         return module in self._exact
 
     def rounded(self, x: Float[Tensor, "*batch d_in"]) -> Tensor:
@@ -124,6 +120,15 @@ def exact_blocks(n_blocks: int) -> int:
     (smollm2-safe, harmful less harmless), so that the rounding of the first blocks weighs most.
     """
     return math.ceil(n_blocks / 5)
+
+
+def _exact_modules(model: ChatModel) -> set[nn.Module]:
+    """All of the first blocks, and the unembedding."""
+    first = model.blocks[: exact_blocks(len(model.blocks))]
+    unembedding = model.hf.get_output_embeddings()
+    return {module for block in first for module in block.module.modules()} | (
+        set() if unembedding is None else {unembedding}
+    )
 
 
 def linear_modules(model: ChatModel) -> Iterator[nn.Module]:
