@@ -13,7 +13,7 @@ which keeps a model and the reference's weights between parts.
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,17 +137,12 @@ def measured(models: SeriesModels, checkpoint: Checkpoint, against: Comparison) 
     begun = time.perf_counter()
     spec = against.spec
     try:
-        if "weights" in spec.measures:
-            with models.weights(against.chosen) as before, models.loader.open(checkpoint) as model:
-                with recording() as recorded:
-                    rows = measure(model, spec, against.reference)
-                rows += weight_change(model, before)
-                samples = own_samples(model, spec)
-        else:
-            with models.loader.open(checkpoint) as model:
-                with recording() as recorded:
-                    rows = measure(model, spec, against.reference)
-                samples = own_samples(model, spec)
+        weights = models.weights(against.chosen) if "weights" in spec.measures else nullcontext()
+        with weights as before, models.loader.open(checkpoint) as model:
+            with recording() as recorded:
+                rows = measure(model, spec, against.reference)
+            rows += [] if before is None else weight_change(model, before)
+            samples = own_samples(model, spec)
     except ValueError as error:
         return " ".join(str(error).split())
     return Measured(

@@ -66,23 +66,16 @@ def series_judgements(checkpoints: Sequence[CheckpointRecord]) -> RunJudgements 
     parts = {c.label: c.verdicts for c in checkpoints if c.verdicts is not None}
     if not parts:
         return None
-    arms = [
-        replace(
-            each,
-            ids=tuple(f"{label}/{name}" for name in each.ids),
-            arms=tuple(label for _ in each.ids),
-        )
-        for label, each in parts.items()
-    ]
+    every = list(parts.values())
     return run_judgements(
         replace(
-            arms[0],
-            ids=tuple(name for each in arms for name in each.ids),
-            arms=tuple(arm for each in arms for arm in each.arms),
-            groups=tuple(group for each in arms for group in each.groups),
-            refused=_joined([each.refused for each in arms]),
-            harmful=_joined([each.harmful for each in arms]),
-            left_out=sum(each.left_out for each in arms),
+            every[0],
+            ids=tuple(f"{label}/{name}" for label, each in parts.items() for name in each.ids),
+            arms=tuple(label for label, each in parts.items() for _ in each.ids),
+            groups=tuple(group for each in every for group in each.groups),
+            refused=_joined([each.refused for each in every]),
+            harmful=_joined([each.harmful for each in every]),
+            left_out=sum(each.left_out for each in every),
         )
     )
 
