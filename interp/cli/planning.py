@@ -1,6 +1,6 @@
 """What a run would cost, before anything is loaded: `plan`."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -41,15 +41,14 @@ def plan(
     kept in the cache folder. Times are of an otherwise idle machine, without loading, and at most: replies
     may end early.
 
-    Example: `interp plan refusal-direction --model smollm2-safe --set sweep=exhaustive`
+    Example: `interp plan refusal-direction --model smollm2-safe --set sweep=exhaustive`, or
+    `interp plan track --model smollm2 --set checkpoints=12`
     """
     with user_errors():
         from interp.engine.machine_speed import is_measured
-        from interp.experiments.plans import CollectSettings, planned
-        from interp.experiments.running import experiment as find_experiment
+        from interp.experiments.plans import plan_settings, planned
 
-        kind: Any = CollectSettings if experiment == "collect" else find_experiment(experiment).config
-        settings = settings_given(kind, given or [])
+        settings = settings_given(plan_settings(experiment), given or [])
         known = is_measured(dtype=model.dtype or "float32", device=model.device or "cpu")
         with status("planning" if known and not measure else "measuring this machine, once"):
             found = planned(

@@ -210,15 +210,25 @@ def with_plans() -> list[str]:
 
 def _method(name: str, settings: Mapping[str, Any]) -> tuple[Any, Any]:
     """The function that plans, and the settings it is given."""
+    kind = plan_settings(name)
+    known = Experiment(name=name, summary="", config=kind, result=object, package=__name__)
     if name == "collect":
-        known = Experiment(
-            name="collect", summary="", config=CollectSettings, result=object, package=__name__
-        )
         return _collect, known.configure(settings)
+    return import_module(f"{EXPERIMENTS[name]}.plan").plan, known.configure(settings)
+
+
+def plan_settings(name: str) -> type[Any]:
+    """The settings that a plan takes: the experiment's, and where its `plan.py` says so (`Settings`) more.
+
+    Raises:
+        ValueError: an unknown experiment, or one without a plan.
+    """
+    if name == "collect":
+        return CollectSettings
     chosen = experiment(name)
     if name not in with_plans():
         raise ValueError(f"no plan for {name}; there are plans for {', '.join(with_plans())}")
-    return import_module(f"{chosen.package}.plan").plan, chosen.configure(settings)
+    return getattr(import_module(f"{chosen.package}.plan"), "Settings", chosen.config)
 
 
 def _collect(config: CollectSettings, sizes: Sizes) -> dict[str, Work]:

@@ -35,6 +35,20 @@ def test_one_pair_of_speeds_gives_the_seconds_of_stored_runs(name: str) -> None:
     assert plan.size.weights == 134_479_872
 
 
+def test_a_series_is_planned_by_its_checkpoints_and_takes_what_the_stored_one_took() -> None:
+    run = stored("track")
+    source, settings = ModelSource("smollm2"), {**run["settings"], "checkpoints": len(run["checkpoints"])}
+    plan = planned("track", model=source, settings=settings, speed=TWO_CORES)
+    assert 1 / 1.5 < sum(plan.seconds.values()) / run["seconds"]["total"] < 1.5
+    half = planned("track", model=source, settings={**settings, "checkpoints": 6}, speed=TWO_CORES)
+    assert plan.seconds["checkpoints"] == pytest.approx(2 * half.seconds["checkpoints"])
+    assert plan.seconds["reference"] == half.seconds["reference"] > 0
+    few = planned("track", model=source, settings={"measures": ("weights",)}, speed=TWO_CORES)
+    assert few.seconds["checkpoints"] == 0  # no pass at all
+    with pytest.raises(ValueError, match="no plan for the measures knowledge; leave them out"):
+        planned("track", model=source, settings={"measures": ("knowledge",)}, speed=TWO_CORES)
+
+
 def test_tokens_are_those_that_the_engine_runs(saved_tiny: Path, tiny: ChatModel) -> None:
     source = ModelSource(str(saved_tiny))
     sizes = Sizes(
