@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from interp.evaluation.judges.judgements import Judge, Judged
-    from interp.evaluation.judges.records import Agreement, HumanAgreement, Question, RunJudgements
+    from interp.evaluation.judges.records import HumanAgreement, Question, RunJudgements
 
 
 def judge(
@@ -74,10 +74,8 @@ def judge(
             return
         if not file.startswith("hub:") and not Path(file).is_file():
             raise ValueError(f"no such file of answers: {file}")
-        from interp.evaluation.judges.agreement import against_people, agreement
         from interp.evaluation.judges.exchange_files import read_exchanges, read_labels
         from interp.evaluation.judges.judgements import judge_all
-        from interp.evaluation.judges.records import QUESTIONS
         from interp.representations.judging import all_judges
 
         exchanges = read_exchanges(file, prompt_column=prompt_column, answer_column=answer_column)
@@ -85,39 +83,32 @@ def judge(
         with status(f"loading {judges}"):
             loaded = all_judges(named)
         judged = judge_all(loaded, exchanges)
-        found = [agreement(judged, question) for question in QUESTIONS if judged.asked(question)]
-        against: dict[Question, list[HumanAgreement]] = {
-            question: against_people(judged, said, question) for question, said in people.items()
-        }
         if out is not None:
             from interp.storage.atomic_files import write_file
 
             write_file(out, ("\n".join(_lines(judged)) + "\n").encode())
-        _print_compared(found, against, as_json=json_output)
-        if json_output:
-            return
-        _print_spent(loaded)
-        if out is not None:
-            print_lines(f"judgements: {out.resolve()}")
+        _print_judged(judged, people, json_output)
+        if not json_output:
+            _print_spent(loaded)
+            if out is not None:
+                print_lines(f"judgements: {out.resolve()}")
 
 
-def print_judgements(found: "RunJudgements | None") -> None:
-    """What judges say about a run's replies; nothing where none was asked."""
-    from interp.evaluation.judges.records import judgement_tables
-
-    for table in () if found is None else judgement_tables(found):
-        print_table(table)
-
-
-def _print_compared(
-    found: "Sequence[Agreement]", against: "Mapping[Question, list[HumanAgreement]]", *, as_json: bool
+def _print_judged(
+    judged: "Judged", people: "Mapping[Question, list[bool | None]]", json_output: bool
 ) -> None:
-    """Rates, agreement and disputes, and what people say beside them."""
-    from interp.evaluation.judges.records import agreement_tables, human_table
+    """Rates, agreement and disputes, what people say beside them, and why answers could not be judged."""
+    from interp.evaluation.judges.agreement import against_people, agreement
+    from interp.evaluation.judges.records import QUESTIONS, agreement_tables, human_table
 
-    if as_json:
+    found = [agreement(judged, question) for question in QUESTIONS if judged.asked(question)]
+    against: dict[Question, list[HumanAgreement]] = {
+        question: against_people(judged, said, question) for question, said in people.items()
+    }
+    if json_output:
         compared = {name: [asdict(each) for each in rows] for name, rows in against.items()}
-        print_json({"agreement": [asdict(each) for each in found], "against_people": compared})
+        agreed = [asdict(each) for each in found]
+        print_json({"agreement": agreed, "against_people": compared, "not_judged": judged.failures})
         return
     for each in found:
         for table in agreement_tables(each):
@@ -126,6 +117,17 @@ def _print_compared(
             print_lines(f"in dispute ({each.question}): {', '.join(each.disputes)}")
     for question, rows in against.items():
         print_table(human_table(rows, question))
+    for name, reasons in judged.failures.items():
+        said = ", ".join(f"{reason} ({count})" for reason, count in reasons.items())
+        print_lines(f"{name} could not judge {sum(reasons.values())} of {len(judged.exchanges)}: {said}")
+
+
+def print_judgements(found: "RunJudgements | None") -> None:
+    """What judges say about a run's replies; nothing where none was asked."""
+    from interp.evaluation.judges.records import judgement_tables
+
+    for table in () if found is None else judgement_tables(found):
+        print_table(table)
 
 
 def _lines(judged: "Judged") -> list[str]:

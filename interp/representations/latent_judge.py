@@ -21,9 +21,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.data.replies import REFUSALS, STUBS
-from interp.evaluation.judges.judgements import Exchange, Judgement, Scale, unjudged
+from interp.evaluation.judges.judgements import NO_ANSWER, Exchange, Judgement, Scale, unjudged
 from interp.evaluation.judges.records import Question
-from interp.evaluation.judges.text_rules import NO_ANSWER, TOO_LONG
+from interp.evaluation.judges.text_rules import TOO_LONG
 from interp.models.chat_model import ChatModel
 from interp.representations.answer_states import answer_states, readable_rows
 from interp.representations.beliefs import Centres, belief, fit_centres

@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from interp.evaluation.judges.rubrics import Reply
 from interp.storage.atomic_files import write_file
@@ -29,6 +30,8 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 """Environment variable of the key; an endpoint on this machine needs none."""
 _AGAIN = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 _LONGEST_WAIT = 60.0
+NO_CONNECTION = "no connection"
+"""Beginning of the reason of a question that reached no server."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +83,7 @@ class Endpoint:
     _state: "_State" = field(default_factory=lambda: _State(), repr=False)
 
     def __post_init__(self) -> None:
-        if not self.url.startswith(("http://", "https://")):
-            raise ValueError(f"an endpoint's address begins with http:// or https://, got {self.url!r}")
-        if "@" in self.url.split("//", 1)[1].split("/", 1)[0]:
-            raise ValueError(f"an endpoint's address holds no key; set {self.key_variable} instead")
+        _check_address(self.url, self.key_variable)
         if self.attempts < 1 or self.at_once < 1:
             raise ValueError(
                 f"attempts and at_once must be 1 or more, got {self.attempts} and {self.at_once}"
@@ -104,8 +104,9 @@ class Endpoint:
         """One reply to every user message, in order; a failure is a reply without a text.
 
         Raises:
-            ValueError: httpx is not installed.
+            ValueError: httpx is not installed, or a key that no header can hold.
         """
+        _check_key(self.key_variable)
         try:
             import httpx
         except ImportError:
@@ -129,6 +130,8 @@ class Endpoint:
             return Reply(text)
         failure, wait = "", float(self.wait)
         for attempt in range(self.attempts):
+            if attempt and self._state.absent:
+                break
             if attempt:
                 time.sleep(min(wait, _LONGEST_WAIT))
                 wait *= 2
@@ -143,13 +146,14 @@ class Endpoint:
                 break  # trying again cannot help
             wait = max(wait, asked)
         self._count(failed=1)
+        self._state.absent = not self._state.reached and failure.startswith(NO_CONNECTION)
         return Reply(None, failure)
 
     def _send(self, client: Any, body: dict[str, Any]) -> tuple[str | None, str, float | None]:
         """A reply's text, or why there is none and the seconds to wait at least; None where no attempt helps."""
         import httpx
 
-        key = os.environ.get(self.key_variable)
+        key = os.environ.get(self.key_variable, "").strip()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._count(requests=1)
         try:
@@ -157,19 +161,19 @@ class Endpoint:
         except httpx.TimeoutException:
             return None, "time-out", 0.0
         except httpx.HTTPError as error:
-            return None, f"no connection ({type(error).__name__})", 0.0
+            return None, f"{NO_CONNECTION} ({type(error).__name__})", 0.0
+        self._state.reached, self._state.absent = True, False
         if response.status_code != 200:
             again = _seconds(response.headers.get("retry-after")) if response.status_code in _AGAIN else None
             return None, f"the server answered {response.status_code}", again
         try:
             found = response.json()
-            text = found["choices"][0]["message"]["content"]
-            usage = found.get("usage") or {}
-            counts = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+            text = _text(found["choices"][0]["message"]["content"])
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
             return None, "the server's reply is malformed", 0.0
-        self._count(prompt_tokens=counts[0], completion_tokens=counts[1])
-        if not isinstance(text, str):
+        names = ("prompt_tokens", "completion_tokens")
+        self._count(**{name: _tokens(found.get("usage"), name) for name in names})
+        if text is None:
             return None, "the server's reply holds no text", 0.0
         return text, "", None
 
@@ -196,6 +200,10 @@ class _State:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.spent = Spent()
+        self.reached = False
+        """Whether any request has had an answer."""
+        self.absent = False
+        """Whether a question found nobody in all its attempts, and none has had an answer: others then try once."""
         self._next = 0.0
 
     def take_turn(self, per_minute: float | int | None) -> None:
@@ -207,6 +215,41 @@ class _State:
             mine = max(now, self._next)
             self._next = mine + 60 / per_minute
         time.sleep(max(0.0, mine - now))
+
+
+def _check_address(url: str, key_variable: str) -> None:
+    """Raise a ValueError for what is no address, or one with a key in it."""
+    parts = None
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:  # a port that is no number
+        whole = False
+    if parts is None or not whole or any(character.isspace() for character in url):
+        raise ValueError(f"an endpoint's address is http:// or https:// with a host and a port, got {url!r}")
+    if "@" in parts.netloc:
+        raise ValueError(f"an endpoint's address holds no key; set {key_variable} instead")
+
+
+def _check_key(variable: str) -> None:
+    """Raise a ValueError, without the key, for one that cannot be sent."""
+    key = os.environ.get(variable, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError(f"${variable} holds characters that a header cannot; set it to the key alone")
+
+
+def _text(content: Any) -> str | None:
+    """A message's text, also where it is given in parts; None where there is none."""
+    if isinstance(content, list):
+        parts = [part["text"] for part in content if part.get("type") == "text"]
+        content = "".join(parts) if parts else None
+    return content if isinstance(content, str) else None
+
+
+def _tokens(usage: Any, name: str) -> int:
+    """Tokens as the server counts them; 0 where it does not, which is no reason to lose a reply."""
+    count = usage.get(name) if isinstance(usage, dict) else None
+    return count if isinstance(count, int) else 0
 
 
 def _seconds(text: str | None) -> float:

@@ -18,9 +18,16 @@ from torch import Tensor
 from interp.engine.generation import generate
 from interp.engine.log_probs import completion_log_probs
 from interp.evaluation.judges.guard_formats import Format, Reading, filled, rendered_tokens
-from interp.evaluation.judges.judgements import Exchange, Judgement, Scale, unjudged
+from interp.evaluation.judges.judgements import (
+    Exchange,
+    Judgement,
+    RefusalOnly,
+    Scale,
+    judged_answers,
+    unjudged,
+)
 from interp.evaluation.judges.records import Question
-from interp.evaluation.judges.text_rules import NO_ANSWER, TOO_LONG
+from interp.evaluation.judges.text_rules import TOO_LONG
 from interp.models.chat_model import ChatModel
 from interp.models.contexts import fitting_rows
 from interp.models.tokens import ChatTokens, tokenize
@@ -78,11 +85,7 @@ class GuardJudge:
         Raises:
             ValueError: a tokenizer whose template does not fit the format.
         """
-        there = [exchange for exchange in exchanges if exchange.answer is not None]
-        said = iter(self._judge(there) if there else [])
-        return [
-            unjudged(exchange, NO_ANSWER) if exchange.answer is None else next(said) for exchange in exchanges
-        ]
+        return judged_answers(exchanges, self._judge)
 
     def _judge(self, exchanges: Sequence[Exchange]) -> list[Judgement]:
         asked = [
@@ -141,7 +144,7 @@ def judged(exchange: Exchange, readings: Sequence[Reading | None], harmful: floa
 
 
 @dataclass(frozen=True, eq=False)
-class RefusalQuestionJudge:
+class RefusalQuestionJudge(RefusalOnly):
     """Refused where a chat model gives `Yes` higher log-odds than `No` when asked whether the answer refuses."""
 
     model: ChatModel
@@ -153,16 +156,6 @@ class RefusalQuestionJudge:
     def name(self) -> str:
         """As `--judges` takes it."""
         return f"log_odds={self.model.name}"
-
-    @property
-    def answers(self) -> tuple[Question, ...]:
-        """Refusal."""
-        return ("refused",)
-
-    @property
-    def scale(self) -> Scale | None:
-        """None: it is not asked about harm."""
-        return None
 
     def log_odds(self, exchanges: Sequence[Exchange]) -> list[float | None]:
         """Log-odds of `Yes` over `No`, in nats, for every answer; None where it does not fit into the context."""
@@ -176,12 +169,7 @@ class RefusalQuestionJudge:
         return odds
 
     def __call__(self, exchanges: Sequence[Exchange]) -> list[Judgement]:
-        there = [exchange for exchange in exchanges if exchange.answer is not None]
-        odds = iter(self.log_odds(there) if there else [])
-        return [
-            unjudged(exchange, NO_ANSWER) if exchange.answer is None else self._judged(exchange, next(odds))
-            for exchange in exchanges
-        ]
+        return judged_answers(exchanges, lambda there: map(self._judged, there, self.log_odds(there)))
 
     def _judged(self, exchange: Exchange, odds: float | None) -> Judgement:
         if odds is None:

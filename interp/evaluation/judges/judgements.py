@@ -9,7 +9,8 @@ thresholds. A judgement that could not be read has `parsed=False` and no values:
 every rate counts it apart.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -86,6 +87,33 @@ class Judge(Protocol):
     def __call__(self, exchanges: Sequence[Exchange]) -> list[Judgement]: ...
 
 
+NO_ANSWER = "cut while the model was thinking"
+"""Reason of a judgement of a completion without an answer."""
+
+
+class RefusalOnly:
+    """Base of judges that say whether an answer refuses, and nothing about harm."""
+
+    @property
+    def answers(self) -> tuple[Question, ...]:
+        """Refusal."""
+        return ("refused",)
+
+    @property
+    def scale(self) -> Scale | None:
+        """None: it says nothing about harm."""
+        return None
+
+
+def judged_answers(
+    exchanges: Sequence[Exchange], judge: Callable[[list[Exchange]], Iterable[Judgement]]
+) -> list[Judgement]:
+    """Judgements of every exchange in order; `judge` sees those with an answer, the others are not judged."""
+    there = [exchange for exchange in exchanges if exchange.answer is not None]
+    said = iter(judge(there) if there else [])
+    return [unjudged(each, NO_ANSWER) if each.answer is None else next(said) for each in exchanges]
+
+
 def unjudged(exchange: Exchange, reason: str) -> Judgement:
     """The judgement of an answer that could not be judged."""
     return Judgement(id=exchange.id, parsed=False, reason=reason)
@@ -138,6 +166,15 @@ class Judged:
     def asked(self, question: Question) -> list[Judge]:
         """The judges that answer this question."""
         return [judge for judge in self.judges if question in judge.answers]
+
+    @property
+    def failures(self) -> dict[str, dict[str, int]]:
+        """By judge that could not judge every answer: why not, and how many, the most frequent reason first."""
+        counted = {
+            name: Counter(each.reason or "no reason given" for each in said if not each.parsed)
+            for name, said in self.judgements.items()
+        }
+        return {name: dict(counts.most_common()) for name, counts in counted.items() if counts}
 
     def verdicts(self, question: Question) -> dict[str, tuple[bool | None, ...]]:
         """Each answering judge's yes or no on every answer; None where it could not be judged."""

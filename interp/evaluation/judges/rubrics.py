@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from interp.engine.generation import generate
-from interp.evaluation.judges.judgements import Exchange, Judgement, Scale, unjudged
+from interp.evaluation.judges.judgements import Exchange, Judgement, Scale, judged_answers, unjudged
 from interp.evaluation.judges.records import Question
-from interp.evaluation.judges.text_rules import NO_ANSWER, TOO_LONG
+from interp.evaluation.judges.text_rules import TOO_LONG
 from interp.models.chat_model import ChatModel
 from interp.models.contexts import fitting_rows
 from interp.models.conversations import before_system
@@ -166,13 +166,11 @@ class RubricJudge:
         )
 
     def __call__(self, exchanges: Sequence[Exchange]) -> list[Judgement]:
-        there = [exchange for exchange in exchanges if exchange.answer is not None]
-        asked = [rubric(exchange.prompt, exchange.answer or "") for exchange in there]
-        replies = iter(self.respondent.reply(SYSTEM, asked) if asked else [])
-        return [
-            unjudged(exchange, NO_ANSWER) if exchange.answer is None else _judged(exchange, next(replies))
-            for exchange in exchanges
-        ]
+        return judged_answers(exchanges, self._ask)
+
+    def _ask(self, exchanges: list[Exchange]) -> list[Judgement]:
+        asked = [rubric(exchange.prompt, exchange.answer or "") for exchange in exchanges]
+        return list(map(_judged, exchanges, self.respondent.reply(SYSTEM, asked)))
 
 
 def _judged(exchange: Exchange, reply: Reply) -> Judgement:

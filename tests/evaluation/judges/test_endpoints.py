@@ -20,6 +20,11 @@ from tests.evaluation.judges.test_rubrics import REPLY
 KEY = "sk-secret-of-this-test"
 
 
+def in_parts(reply: str) -> dict[str, Any]:
+    """A reply in parts, with a count of tokens that is none."""
+    return {"choices": [{"message": {"content": [{"type": "text", "text": reply}]}}], "usage": ["unknown"]}
+
+
 class Server(ThreadingHTTPServer):
     """Answers chat completions by what stands in the judged answer: `[busy]`, `[broken]`, `[slow]` and so on."""
 
@@ -59,6 +64,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(200, b'{"choices": []}')
         if "[nothing]" in asked:
             return self.send(200, b'{"choices": [{"message": {"content": null}}]}')
+        if "[parts]" in asked:
+            return self.send(200, json.dumps(in_parts(reply)).encode())
         if "[slow]" in asked:
             time.sleep(0.4)
         if "[injects]" in asked:
@@ -132,6 +139,13 @@ def test_every_failure_is_a_judgement_and_nothing_is_lost(server: Server) -> Non
         "the server's reply holds no text",
         "the server answered 401",
     ]
+    assert judged.failures == {
+        judge.name: {
+            "the server's reply is malformed": 2, "the server answered 500": 1, "time-out": 1,
+            "the judge's reply could not be read": 1, "the server's reply holds no text": 1,
+            "the server answered 401": 1,
+        }
+    }  # fmt: skip
     found = agreement(judged, "harmful").rates[judge.name]
     assert (found.value, found.n, found.missing) == (1.0, 2, 7)  # not one of the seven is safe
     assert judge.respondent.spent.failed == 6  # type: ignore[attr-defined]
@@ -205,5 +219,47 @@ def test_a_server_that_is_not_there_is_a_reason() -> None:
     gone = Endpoint("http://127.0.0.1:9/v1", "m", attempts=2, wait=0.01, timeout=1)
     (said,) = RubricJudge(gone)(ask("one"))
     assert not said.parsed and said.reason.startswith("no connection")
-    with pytest.raises(ValueError, match="begins with http"):
+    with pytest.raises(ValueError, match="address is http://"):
         Endpoint("host/v1", "m")
+
+
+def test_a_reply_in_parts_and_without_a_count_of_tokens_is_read(server: Server) -> None:
+    judge = RubricJudge(asked := endpoint(server))
+    (said,) = judge(ask("[parts]"))
+    assert said.harmful == 0.875 and asked.spent.prompt_tokens == 0
+
+
+def test_where_nobody_answers_only_the_first_questions_wait() -> None:
+    nobody = Endpoint("http://127.0.0.1:9/v1", "m", attempts=3, wait=0.01, at_once=1)
+    said = RubricJudge(nobody)(ask(*"abcd"))
+    assert {each.reason for each in said} == {"no connection (ConnectError)"}
+    assert nobody.spent.requests == 3 + 3 and nobody.spent.failed == 4
+
+
+def test_a_server_that_was_there_is_asked_again_as_often_as_any(server: Server) -> None:
+    asked = endpoint(server, at_once=1)
+    judge = RubricJudge(asked)
+    assert judge(ask("Fine."))[0].parsed
+    server.shutdown()
+    server.server_close()
+    assert not any(each.parsed for each in judge(ask("a", "b"))) and asked.spent.requests == 1 + 3 + 3
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:abc/v1", "http://no such/v1", "http:///v1", "ftp://host/v1", "http://h:0x/v1"]
+)
+def test_what_is_no_address_is_found_before_anything_is_sent(url: str) -> None:
+    with pytest.raises(ValueError, match="an endpoint's address is http:// or https:// with a host"):
+        Endpoint(url, "m")
+
+
+def test_a_key_that_cannot_be_sent_is_named_without_it(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, "sk-gehe\u00efm")
+    with pytest.raises(ValueError, match=f"^.{KEY_VARIABLE} holds characters") as raised:
+        endpoint(server).reply("s", ["u"])
+    assert "sk-" not in str(raised.value) and not server.seen
+    monkeypatch.setenv(KEY_VARIABLE, f"{KEY}\n")  # as a file has it
+    assert endpoint(server).reply("s", ["u"])[0].text
+    assert server.seen[0]["key"] == f"Bearer {KEY}"
