@@ -25,6 +25,18 @@ def interleaved_medians(runs: dict[str, Callable[[], object]], *, repeats: int =
     return {name: statistics.median(values) for name, values in times.items()}
 
 
+def least_processor_seconds(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Least processor time of each run, taken in turn; the first round warms up."""
+    least = dict.fromkeys(runs, float("inf"))
+    for round_ in range(rounds + 1):
+        for name, run in runs.items():
+            begun = time.process_time()
+            run()
+            if round_:
+                least[name] = min(least[name], time.process_time() - begun)
+    return least
+
+
 def matmuls(
     rows: int, d_in: int, d_out: int, *, repeats: int = 300
 ) -> tuple[dict[str, Callable[[], object]], int]:

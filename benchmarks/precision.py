@@ -8,32 +8,18 @@ on the machine disturb as little as can be.
 
 import argparse
 import logging
-import time
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from benchmarks.engine import plain_loop
-from benchmarks.machine import write_section
+from benchmarks.machine import least_processor_seconds, write_section
 from interp.data.prompts import load_prompts
 from interp.engine.activations import collect_means
 from interp.models.adapted_models import with_precision
 from interp.models.chat_model import load
 from interp.models.precision import bfloat16_speedup
 from interp.models.tokens import tokenize
-
-
-def least_processor_seconds(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Least processor time of each run, taken in turn; the first round warms up."""
-    least = dict.fromkeys(runs, float("inf"))
-    for round_ in range(rounds + 1):
-        for name, run in runs.items():
-            begun = time.process_time()
-            run()
-            if round_:
-                least[name] = min(least[name], time.process_time() - begun)
-    return least
 
 
 def main() -> None:

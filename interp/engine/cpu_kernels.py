@@ -175,15 +175,18 @@ def _swaps(model: ChatModel) -> _Swaps:
     known, key = _known.setdefault(model, {}), (model.dtype, model.precision)
     if key not in known:
         modules, agree = list[tuple[nn.Module, FusedForward]](), dict[tuple[str, bool], bool]()
-        packed = PackedWeights(model, keep=False, min_rows=1)
+        rounded, exact = (
+            PackedWeights(model, keep=False, min_rows=1, rounding=rounding)
+            for rounding in ("all blocks", "none")
+        )
         for module, fused, width in _candidates(model):
             if "forward" in vars(module):
                 continue
             # Type, submodules and sizes, and whether it rounds: one module of each kind is compared.
-            kind = repr(module), packed.keeps_exact(module)
+            kind = repr(module), rounded.keeps_exact(module)
             if kind not in agree:
                 x = _random(1, 3, width).to(model.device, model.dtype)
-                tried = [None, packed] if packed.usable else [None]
+                tried = [None, *(packed for packed in (exact, rounded) if packed.usable)]
                 agree[kind] = all(
                     _same(
                         module.forward,

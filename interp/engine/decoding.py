@@ -244,11 +244,16 @@ def packed_weights(model: ChatModel, rows: int, max_new_tokens: int) -> PackedWe
     """Prepacked weights for decoding this many completions; kept when enough passes will use them.
 
     One completion alone multiplies a vector, for which a packed weight is no faster (smollm2 on one thread: 0.105 s a
-    token packed, 0.08 s as it is), and packing would delay its first token by 0.4 s.
+    token packed, 0.08 s as it is), and packing would delay its first token by 0.4 s. In `fast` it is not
+    rounded either, which takes 1.3 times as long as `exact`; several completions are rounded in all blocks.
     """
     budget = PassBudget.for_(model)
     passes = max_new_tokens * -(-rows // budget.decode_rows)
-    return PackedWeights(model, keep=rows > 1 and passes >= budget.prepacked_passes)
+    return PackedWeights(
+        model,
+        keep=rows > 1 and passes >= budget.prepacked_passes,
+        rounding="all blocks" if rows > 1 else "none",
+    )
 
 
 @contextmanager

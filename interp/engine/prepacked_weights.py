@@ -6,9 +6,9 @@ products. Packing costs as much as is gained on about 500 rows: a model that run
 weights, others pack them one layer at a time in passes that are large enough.
 
 In a model of precision `fast` (`interp.models.precision`) the packed weights are float32 ones rounded to bfloat16, and
-a product rounds its input and returns float32. They are always kept. The first blocks stay in float32, since directions
-of early layers are small beside the stream, and so does the unembedding: logits of 8 bits have ties among the likeliest
-tokens.
+a product rounds its input and returns float32. They are always kept. The first blocks stay in float32 where states are
+read, since directions of early layers are small beside the stream; completions are decoded with all blocks rounded. The
+unembedding stays in float32 everywhere: logits of 8 bits have ties among the likeliest tokens.
 
 Kept weights stay as long as the model, so that the next call finds them. A call multiplies by them only once it has
 compared a checksum of every byte of the layer's weight: torch's version numbers do not count writes through `.data`.
@@ -17,7 +17,7 @@ compared a checksum of every byte of the layer's weight: torch's version numbers
 import math
 from collections.abc import Iterator
 from functools import cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -31,6 +31,10 @@ from interp.models.precision import fastest_of
 _MOST_SLOWER = 1.1
 """A packed product of half precision may take this many times as long as the plain one: what is fused into it is worth
 more than that."""
+
+
+Rounding = Literal["late blocks", "all blocks", "none"]
+"""Blocks whose factors a model in `fast` rounds."""
 
 
 class _Kept(NamedTuple):
@@ -51,14 +55,22 @@ class PackedWeights:
     Args:
         keep: keep the packed weights, for a model that will run many times.
         min_rows: minimum rows of a product for which weights are packed; the budget's when None.
+        rounding: what a model in `fast` rounds.
     """
 
-    def __init__(self, model: ChatModel, *, keep: bool, min_rows: int | None = None) -> None:
+    def __init__(
+        self,
+        model: ChatModel,
+        *,
+        keep: bool,
+        min_rows: int | None = None,
+        rounding: Rounding = "late blocks",
+    ) -> None:
         layers = [module for module in linear_modules(model) if type(module) is nn.Linear]
-        self.rounds = model.precision == "fast"
+        self.rounds = model.precision == "fast" and rounding != "none"
         """Whether factors of float32 products are rounded to bfloat16."""
         self._dtype = torch.bfloat16 if self.rounds else model.dtype
-        self._exact = _exact_modules(model) if self.rounds else set[nn.Module]()
+        self._exact = _exact_modules(model, rounding) if self.rounds else set[nn.Module]()
         self.usable = (
             model.device.type == "cpu"
             and can_pack_dtype(self._dtype)
@@ -122,9 +134,9 @@ def exact_blocks(n_blocks: int) -> int:
     return math.ceil(n_blocks / 5)
 
 
-def _exact_modules(model: ChatModel) -> set[nn.Module]:
-    """All of the first blocks, and the unembedding."""
-    first = model.blocks[: exact_blocks(len(model.blocks))]
+def _exact_modules(model: ChatModel, rounding: Rounding) -> set[nn.Module]:
+    """What `fast` keeps in float32: the unembedding and, unless all blocks are rounded, all of the first ones."""
+    first = model.blocks[: exact_blocks(len(model.blocks)) if rounding == "late blocks" else 0]
     unembedding = model.hf.get_output_embeddings()
     return {module for block in first for module in block.module.modules()} | (
         set() if unembedding is None else {unembedding}

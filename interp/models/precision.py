@@ -1,10 +1,11 @@
 """Precision of the matrix products of float32 models on the CPU: `exact` or `fast`.
 
 `exact` multiplies in float32. `fast` rounds both factors of a product, and what comes out, to bfloat16 (8 bits of
-precision); sums inside a product, norms, attention, the residual stream, the first fifth of the blocks and the
-unembedding stay in float32. A core with AMX multiplies bfloat16 seven times as fast as float32, one without such
-instructions more slowly: whether `fast` pays is measured when a model is loaded, in about 20 ms, and where it does not,
-the model stays `exact` and a warning says so.
+precision); sums inside a product, norms, attention, the residual stream, the unembedding and, where states are read,
+the first fifth of the blocks stay in float32. One completion alone is decoded as in `exact`, which is faster. A core
+with AMX multiplies bfloat16 seven times as fast as float32, one without such instructions more slowly: whether `fast`
+pays is measured when a model is loaded, in about 20 ms, and where it does not, the model stays `exact` and a warning
+says so.
 
 Nothing of the process is switched: each model multiplies by its own rounded weights
 (`interp.engine.prepacked_weights`).

@@ -12,6 +12,7 @@ from transformers.models.llama.modeling_llama import LlamaConfig, LlamaMLP
 from interp.engine import activations, cpu_kernels, prepacked_weights
 from interp.engine.activations import collect
 from interp.engine.cpu_kernels import fused_forwards, gated_mlp, linear
+from interp.engine.decoding import packed_weights
 from interp.engine.generation import generate
 from interp.engine.prepacked_weights import PackedWeights, exact_blocks
 from interp.models import precision
@@ -115,6 +116,17 @@ def test_completions_are_those_of_fast_logits(fast: ChatModel) -> None:
     found = generate(fast, PROMPTS, max_new_tokens=6)
     assert all(len(ids) for ids in found.ids)
     assert generate(fast, PROMPTS, max_new_tokens=6).ids == found.ids
+
+
+@torch.no_grad()
+def test_decoding_rounds_all_blocks_and_one_completion_none(exact: ChatModel, fast: ChatModel) -> None:
+    x = torch.randn(1, 9, fast.d_model)
+    for rows, rounds in ((1, False), (2, True)):
+        weights = packed_weights(fast, rows, 24)
+        for block in fast.blocks:
+            assert (gap(gated_mlp(block.mlp, x, weights), block.mlp(x)) > 1e-5) == rounds
+    one = generate(fast, PROMPTS[:1], max_new_tokens=6)
+    assert one.ids == generate(exact, PROMPTS[:1], max_new_tokens=6).ids
 
 
 def test_a_kernel_that_is_far_off_is_not_used(fast: ChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
