@@ -232,7 +232,7 @@ def user_errors() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, _terminate) if main else None
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         errors.print(f"[bold red]error:[/] {escape(' '.join(str(error).split()))}", soft_wrap=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt as interrupt:

@@ -41,6 +41,7 @@ from interp.training.constrained_loss import constraint_weights
 from interp.training.preference_trainers import preference_trainer
 from interp.training.runner import run_trainer
 from interp.training.saving import Trained
+from interp.training.smaller_passes import InParts
 
 __all__ = ["Example", "Preference", "TrainConfig", "Trained", "fine_tune", "preference_tune"]
 
@@ -114,7 +115,7 @@ def preference_tune(
     return run_trainer(model, preferences, trainer, Path(out), config, checkpoints, start, callbacks)
 
 
-class _CompletionTrainer(Trainer):
+class _CompletionTrainer(InParts, Trainer):
     """A trainer that computes logits of completion tokens only, which saves a third of a training step."""
 
     first_token_weight = 1.0
@@ -130,13 +131,31 @@ class _CompletionTrainer(Trainer):
         labels = inputs.pop("labels")
         references = inputs.pop("references", None)
         losses, outputs = _token_losses(model, inputs, labels)
-        weights = (labels[:, -losses.shape[1] :] != -100).float()
-        weights[:, 0] *= self.first_token_weight
+        weights = self._weights(labels[:, -losses.shape[1] :])
         total = weights.sum()  # without the constraint's weights, or it would only move weight between tokens
         if references is not None:
             weights = weights * constraint_weights(-losses, references, self.constraint)
-        loss = (losses * weights).sum() / total
+        loss = self.share * (losses * weights).sum() / total
         return (loss, outputs) if return_outputs else loss
+
+    def _weights(self, labels: Tensor) -> Tensor:
+        """Weights of completion tokens, 0 where a completion has ended."""
+        weights = (labels != -100).float()
+        weights[:, 0] *= self.first_token_weight
+        return weights
+
+    def loss_weight(self, part: Mapping[str, Any]) -> float:
+        """The weights' sum, by which the loss is divided."""
+        labels = part["labels"]
+        return self._weights(labels[:, int((labels != -100).any(0).int().argmax()) :]).sum().item()
+
+    def part(self, inputs: Mapping[str, Any], batch: int, first: int, last: int) -> dict[str, Any]:
+        """As `InParts.part`, without the columns in which no completion of these rows has a token."""
+        rows = super().part(inputs, batch, first, last)
+        columns = (rows["labels"] != -100).any(0).nonzero()
+        start, end = int(columns[0]), int(columns[-1]) + 1
+        widths = {name: end - start if name == "references" else end for name in rows}
+        return {name: value[:, : widths[name]] for name, value in rows.items()}
 
 
 def _token_losses(model: Any, inputs: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, Any]:

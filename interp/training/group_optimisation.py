@@ -44,7 +44,7 @@ from interp.training.policy_files import policy_key, read_policy, read_records, 
 from interp.training.policy_models import LivePolicy
 from interp.training.reward_models import Replies, RewardModel, reply_ids
 from interp.training.rollouts import draw_resets, empty_share, prompt_rows, roll_out, sampled_kl, scores_of
-from interp.training.runner import trainable_module, writing_checkpoints
+from interp.training.runner import train_to_the_end, trainable_module
 from interp.training.saving import last_state, open_parts, parts_folder, write_checkpoint
 from interp.training.trainer_states import TRAINER_ARGUMENTS, FiniteLoss, KeepStates
 
@@ -138,8 +138,7 @@ def _train(
     if (last := last_state(parts)) is not None:
         rollouts.records = read_records(last)
         logger.warning("continuing at update %d", len(rollouts.records))
-    with writing_checkpoints(parts):
-        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    train_to_the_end(trainer, last, parts)
     return stop.collapsed
 
 

@@ -26,6 +26,7 @@ from interp.models.contexts import check_context
 from interp.models.tokens import tokenize
 from interp.training.config import TrainConfig
 from interp.training.runner import MakeTrainer
+from interp.training.smaller_passes import InParts
 
 Row = dict[str, Any]
 """One row of a trainer's data set."""
@@ -82,9 +83,12 @@ def _dpo(arguments: Mapping[str, Any], preferences: Sequence[Preference], config
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer
 
+    class PairsInParts(InParts, DPOTrainer):
+        pairs = True
+
     # An adapter is its own reference when switched back; whole weights would need a second model in memory.
     settings = DPOConfig(**arguments, precompute_ref_log_probs=config.method == "full")
-    return _Parts(DPOTrainer, settings, paired_rows(preferences))
+    return _Parts(PairsInParts, settings, paired_rows(preferences))
 
 
 def _kto(arguments: Mapping[str, Any], preferences: Sequence[Preference], config: TrainConfig) -> _Parts:

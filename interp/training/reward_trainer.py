@@ -27,8 +27,9 @@ from interp.storage.locks import folder_lock, resolved
 from interp.training.config import plain_adapter
 from interp.training.reward_files import ADAPTER, adapted_copy, reward_record, save_reward_model
 from interp.training.reward_models import RewardModel, RewardModelConfig, fit_bradley_terry, pair_tokens
-from interp.training.runner import trainable_module, writing_checkpoints
+from interp.training.runner import train_to_the_end, trainable_module, writing_checkpoints
 from interp.training.saving import last_state, open_parts, parts_folder, write_checkpoint
+from interp.training.smaller_passes import InParts
 from interp.training.trainer_states import TRAINER_ARGUMENTS, FiniteLoss, KeepStates
 
 logger = logging.getLogger(__name__)
@@ -146,9 +147,9 @@ def _train_with_adapter(
         trainer = _trainer(module, rows, config, model, parts)
         if (last := last_state(parts)) is not None:
             logger.warning("continuing %s at step %s", out, last.name.rsplit("-", 1)[-1])
+        train_to_the_end(trainer, last, out)
+        adapted.eval()
         with writing_checkpoints(out):
-            trainer.train(resume_from_checkpoint=None if last is None else str(last))
-            adapted.eval()
             out.mkdir(parents=True, exist_ok=True)
             write_checkpoint(adapted, out / ADAPTER, twin, train)
     return adapted_copy(model, out / ADAPTER), module.score.weight.detach()[0].float().cpu().clone()
@@ -175,7 +176,9 @@ def _trainer(
 
     trained = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
 
-    class Resumable(RewardTrainer):
+    class Resumable(InParts, RewardTrainer):
+        pairs = True
+
         def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:  # noqa: ARG002
             folder = Path(str(output_dir))
             folder.mkdir(parents=True, exist_ok=True)

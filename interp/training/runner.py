@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
 
+from interp.engine.batching import is_out_of_memory
 from interp.models.adapters import attach_adapter, quiet_peft
 from interp.models.chat_model import ChatModel
 from interp.models.snapshots import Snapshot
@@ -116,8 +117,7 @@ def _train(
         trainer.remove_callback(PrinterCallback)
         if last is not None:
             logger.warning("continuing %s at step %s", out, last.name.rsplit("-", 1)[-1])
-        with writing_checkpoints(out):
-            trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        train_to_the_end(trainer, last, out)
         adapted.eval()
         logged = [
             (int(row["step"]), float(row["loss"])) for row in trainer.state.log_history if "loss" in row
@@ -132,6 +132,26 @@ def _train(
         "losses": [(_seen(step, len(examples), config), loss) for step, loss in logged],
         "loss": _mean_loss(logged),
     }
+
+
+def train_to_the_end(trainer: Trainer, last: Path | None, out: Path) -> None:
+    """Train, from the last saved state where there is one.
+
+    Raises:
+        OSError: a checkpoint cannot be written.
+        MemoryError: a step needs more memory than there is, and cannot be taken in parts
+            (`interp.training.smaller_passes`).
+    """
+    try:
+        with writing_checkpoints(out):
+            trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryError(
+            f"out of memory in step {trainer.state.global_step + 1}, with {trainer.args.per_device_train_batch_size} "
+            "rows; take smaller batches, shorter completions, an adapter instead of all weights, or dtype='bfloat16'"
+        ) from error
 
 
 _WRITING = ("PytorchStreamWriter", "inline_container", "iostream")

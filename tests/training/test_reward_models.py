@@ -179,6 +179,31 @@ def test_a_killed_training_continues_to_the_same_weights(
     assert again.model.weights_hash == whole.model.weights_hash != tiny.weights_hash
 
 
+def test_parts_of_a_batch_that_needs_too_much_memory_give_the_same_weights(
+    tiny: ChatModel, preferences: PreferenceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CI", "1")  # TRL sends nothing then
+    config = RewardModelConfig(method="lora", batch_size=8, learning_rate=1e-2, epochs=1, rank=2)
+    whole = train_reward_model(tiny, preferences, config=config, out=tmp_path / "whole")
+    forward = SequenceReward.forward
+    rows: list[int] = []
+
+    def little(
+        module: SequenceReward, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: Any
+    ) -> Any:
+        if len(input_ids) > 6:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        rows.append(len(input_ids))
+        return forward(module, input_ids, attention_mask)
+
+    monkeypatch.setattr(SequenceReward, "forward", little)
+    parts = train_reward_model(tiny, preferences, config=config, out=tmp_path / "parts")
+    assert set(rows) == {4}  # two pairs
+    assert (
+        torch.allclose(parts.weight, whole.weight, rtol=1e-3, atol=1e-5) and whole.weight.abs().max() > 1e-3
+    )
+
+
 def test_a_loss_that_is_not_a_number_is_named(
     tiny: ChatModel, preferences: PreferenceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
