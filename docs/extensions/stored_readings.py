@@ -7,27 +7,27 @@ from stored_entries import Stored, at, formatted, percent
 
 
 def endings() -> dict[str, Stored]:
-    """Leak, cosine of the two directions and the guard, by how prompts end."""
+    """Leak, cosine of the two directions and the guard, by how prompts end: of both models."""
     entries: dict[str, Stored] = {}
     treatments = {
         "builtin": ("as-is", "strip", "period", "question", "swapped"),
         "planted endings": ("as-is", "period", "swapped"),
     }
-    for prompts, endings in treatments.items():
-        for ending in endings:
-            cell = ("models", "smollm2-safe", "cells", prompts, ending)
-            entries |= {
-                f"{prompts}, {ending}: leak": at(*cell, "leak"),
-                f"{prompts}, {ending}: cosine": at(*cell, "cosine"),
-                f"{prompts}, {ending}: guard": at(*cell, "guard"),
-            }
-    return entries | {
-        "layer": at("models", "smollm2-safe", "layer", form="d"),
-        "n": at("models", "smollm2-safe", "cells", "builtin", "as-is", "guard", "n", form="d"),
-        "planted, on builtin": at(
-            "models", "smollm2-safe", "cells", "planted endings", "as-is", "transfer", "builtin"
-        ),
-    }
+    for short, model in {"": "smollm2-safe", "qwen, ": "Qwen2.5-Coder-0.5B-Instruct"}.items():
+        cells = ("models", model, "cells")
+        for prompts, endings in treatments.items():
+            for ending in endings:
+                cell = (*cells, prompts, ending)
+                entries |= {
+                    f"{short}{prompts}, {ending}: leak": at(*cell, "leak"),
+                    f"{short}{prompts}, {ending}: cosine": at(*cell, "cosine"),
+                    f"{short}{prompts}, {ending}: guard": at(*cell, "guard"),
+                }
+        entries |= {
+            f"{short}layer": at("models", model, "layer", form="d"),
+            f"{short}planted, on builtin": at(*cells, "planted endings", "as-is", "transfer", "builtin"),
+        }
+    return entries | {"n": at("models", "smollm2-safe", "cells", "builtin", "as-is", "guard", "n", form="d")}
 
 
 def safe_rlhf() -> dict[str, Stored]:
