@@ -18,6 +18,9 @@ from sybil import Example, Sybil
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
 
+from tests import type_checks
+
+type_checks.install()  # before anything of the package is imported
 ROOT = Path(__file__).parent
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers with two threads each hold each other up
     os.environ.setdefault("OMP_NUM_THREADS", "1")
