@@ -4,7 +4,8 @@ Candidates that cannot be picked are not measured further. A candidate is droppe
 limit: after a few prompts, since the others can lower the sum by no more than a lower bound that follows from Jensen's
 inequality and the epsilon in the published formula. Induce, which decides most often, is measured next; the kl of the
 remaining prompts and then bypass only for candidates that pass it. The pick equals that of the full table, which
-`exhaustive=True` measures.
+`exhaustive=True` measures. A model of precision `fast` is only screened so: its pick is proven with exact products
+(`interp.representations.confirming`), and has their scores.
 
 Source of the rule: Arditi et al. 2024, arXiv:2406.11717, section 2.3 and appendix C.
 
@@ -12,16 +13,20 @@ Source of the rule: Arditi et al. 2024, arXiv:2406.11717, section 2.3 and append
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from interp.representations.confirming import (
+    Progress,
+    before_layer_cut,
+    confirm,
+    confirmed_pick,
+    shortfall,
+)
 from interp.representations.selection import Candidate, PickShare, Rule, ScoredCandidate, pick
 from interp.representations.sweeps import FIRST_PROMPTS, Place, Sweep
-
-Progress = Callable[[Iterable[Place], str], Iterable[Place]]
-"""Wraps a loop over candidates in a progress bar; the string names what is measured."""
 
 
 def choose(
@@ -33,6 +38,8 @@ def choose(
 ) -> tuple[Candidate, Rule]:
     """The pick and the rule that admitted it: the first rule under which a candidate passes.
 
+    The pick and its scores are exact also for a model in `fast`.
+
     Args:
         rules: the published one first; later ones only when no candidate passes.
         exhaustive: measure every score of every candidate.
@@ -43,13 +50,16 @@ def choose(
     if exhaustive:
         for place in progress(sweep.directions, "scoring candidates"):
             sweep.complete(place)
+    find = _first_that_passes if sweep.model.precision == "exact" else confirmed_pick
     for rule in rules:
-        if picked := _first_that_passes(sweep, rule, progress):
+        if picked := find(sweep, rule, progress):
             return picked, rule
     last = rules[-1]
-    _score_near_misses(sweep, last, progress)
+    for place in _score_near_misses(sweep, last, progress):
+        if sweep.model.precision == "fast":
+            confirm(sweep, place)
     pick(
-        [sweep.candidate(place) for place in sweep.directions],
+        [sweep.final(place).candidate(place) for place in sweep.directions],
         n_layers=sweep.model.n_layers,
         kl_threshold=last.kl_threshold,
         induce_threshold=last.induce_threshold,
@@ -76,7 +86,7 @@ def _first_that_passes(sweep: Sweep, rule: Rule, progress: Progress) -> Candidat
     return min(passing, key=lambda c: (c.bypass, c.position, c.layer)) if passing else None
 
 
-def _score_near_misses(sweep: Sweep, rule: Rule, progress: Progress, *, n: int = 3) -> None:
+def _score_near_misses(sweep: Sweep, rule: Rule, progress: Progress, *, n: int = 3) -> list[Place]:
     """Measure in full the n candidates with the smallest shortfall, best first, until no other can be smaller."""
     bounds = {place: shortfall(sweep, place, rule) for place in before_layer_cut(sweep, rule)}
     misses: list[tuple[float, Place]] = []
@@ -90,31 +100,19 @@ def _score_near_misses(sweep: Sweep, rule: Rule, progress: Progress, *, n: int =
             misses = sorted([*misses, (miss, place)])
     for _, place in misses[:n]:
         sweep.complete(place)
-
-
-def before_layer_cut(sweep: Sweep, rule: Rule) -> list[Place]:
-    """Candidates of the layers that the rule does not exclude."""
-    cut = rule.first_late_layer(sweep.model.n_layers)
-    return [place for place in sweep.directions if place[1] < cut]
-
-
-def shortfall(sweep: Sweep, place: Place, rule: Rule) -> float:
-    """Lower bound on a candidate's distance from the kl and induce limits, in nats, from what has been measured so far.
-
-    Exact once both are measured; infinite for scores that are not a number, which no limit admits.
-    """
-    nats = max(sweep.kl_lower_bound(place) - rule.kl_threshold, 0.0)
-    if place in sweep.induced:
-        nats += max(rule.induce_threshold - sweep.induced[place].mean().item(), 0.0)
-    return math.inf if math.isnan(nats) else nats
+    return [place for _, place in misses[:n]]
 
 
 def scored_candidates(sweep: Sweep, rule: Rule) -> tuple[ScoredCandidate, ...]:
-    """Every candidate of a sweep with its scores, NaN where not measured, and why the rule drops it."""
+    """Every candidate of a sweep with its scores, NaN where not measured, and why the rule drops it.
+
+    Of a model in `fast` those that `confirming` scored again have their exact scores, the others rounded ones.
+    """
     rows = []
     for place in sweep.directions:
-        scored = sweep.candidate(place)
-        why = _reason(sweep, place, scored, rule)
+        measured = sweep.final(place)
+        scored = measured.candidate(place)
+        why = _reason(measured, place, scored, rule)
         rows.append(
             ScoredCandidate(
                 position=scored.position,
@@ -152,7 +150,7 @@ def pick_stability(
 
     Near-ties swap between resamples, as they would between runs. Only fully measured candidates take part: all of them
     after an exhaustive sweep, otherwise those that pass and the `contenders` nearest to passing, which are completed
-    here.
+    here. Scores of a model in `fast` are its rounded ones, of all candidates alike.
 
     Returns:
         Every candidate picked at least once, most frequent first; position None counts the resamples in which no

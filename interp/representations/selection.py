@@ -86,6 +86,24 @@ class PickShare:
     """Share of the resamples, 0 to 1."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Confirmation:
+    """What a pick rests on that was screened with rounded products (`interp.representations.confirming`)."""
+
+    screened: int
+    """Candidates that were scored with rounded products, most of them not in full."""
+    confirmed: int
+    """Candidates that were scored again with exact products, the pick among them."""
+    margin: float
+    """How many times the largest difference a candidate that was not confirmed may be off."""
+    bypass: Measured
+    """Largest difference of bypass between rounded and exact products over the confirmed candidates, in nats."""
+    induce: Measured
+    """Largest difference of induce, in nats."""
+    kl: Measured
+    """Largest difference of kl, in nats."""
+
+
 class NothingSurvives(ValueError):
     """No candidate passes the filters; the message names the nearest misses."""
 

@@ -9,7 +9,8 @@ Why a candidate costs less than three passes over all prompts (`interp.represent
    `resid_pre` is ablated once, at the first block, and not at every block.
 
 A zero direction (layer 0 at template tokens) scores as the unmodified model and is not run.
-`interp.representations.picks` also skips candidates that cannot be picked.
+`interp.representations.picks` also skips candidates that cannot be picked. A model of precision `fast` is screened with
+rounded products; `interp.representations.confirming` scores again in float32 what could be picked.
 
     sweep = Sweep(model, directions, harmful=harmful, harmless=harmless, refusal_ids=tokens.ids)
     sweep.complete((-1, 14))                                # Candidate(position=-1, layer=14, bypass=…, …)
@@ -36,6 +37,7 @@ from interp.engine.packing import packed_passes
 from interp.engine.prepacked_weights import PackedWeights
 from interp.evaluation.losses import KLFrom
 from interp.evaluation.refusals import refusal_metric
+from interp.models.adapted_models import with_precision
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens
 from interp.representations.selection import Candidate
@@ -82,9 +84,9 @@ class Sweep:
             raise ValueError("no candidate directions to score")
         self.model, self.directions = model, dict(directions)
         self.n_harmful, self.n_harmless = len(harmful), len(harmless)
-        self._harmless, self._both = harmless, harmful.joined(harmless)
+        self._harmful, self._harmless, self._both = harmful, harmless, harmful.joined(harmless)
         self._refusal_ids = list(refusal_ids)
-        self._keep = keep
+        self._keep, self._asked_fast = keep, fast
         self._fast = fast and fast_path_agrees(model, self._both)
         self._weights = PackedWeights(model, keep=True)
         self._pass_tokens = PassBudget.for_(model).sweep_tokens
@@ -96,6 +98,27 @@ class Sweep:
         """Per candidate, under its ablation: metric of harmful, KL of harmless prompts; inf where not measured."""
         self.induced: dict[Place, Tensor] = {}
         """Per candidate, under its addition: refusal metric of harmless prompts."""
+        self.confirmed: set[Place] = set()
+        """Candidates of a model in `fast` that `exact` has scored again in full."""
+
+    @cached_property
+    def exact(self) -> "Sweep":
+        """The same sweep with every product in float32; this one where the model is not in `fast`."""
+        if self.model.precision == "exact":
+            return self
+        return Sweep(
+            with_precision(self.model, "exact"),
+            self.directions,
+            harmful=self._harmful,
+            harmless=self._harmless,
+            refusal_ids=self._refusal_ids,
+            fast=self._asked_fast,
+            keep=lambda name, compute, kind: self._keep(f"exact-{name}", compute, kind),
+        )
+
+    def final(self, place: Place) -> "Sweep":
+        """The sweep that holds the candidate's scores of highest precision."""
+        return self.exact if place in self.confirmed else self
 
     # One measurement of any vector
 

@@ -31,7 +31,14 @@ from interp.experiments.refusal_direction.results import (
     Scatter,
     SelectionBaseline,
 )
-from interp.representations.selection import Candidate, PickShare, Rule, RuleUsed, ScoredCandidate
+from interp.representations.selection import (
+    Candidate,
+    Confirmation,
+    PickShare,
+    Rule,
+    RuleUsed,
+    ScoredCandidate,
+)
 from interp.stats import Estimate, Measured
 from interp.storage.settings import CheckedSettings, Count, Share
 
@@ -187,6 +194,8 @@ class Result(ExperimentResult):
     """Appendix I.1."""
     base_check: BaseCheck | None = None
     """Appendix J; None where no base model is known."""
+    confirmation: Confirmation | None = None
+    """What the pick rests on for a model in `fast`, whose candidates are screened with rounded products; else None."""
 
 
 EXPERIMENT = Experiment(

@@ -12,6 +12,7 @@ from interp.display.page import Section, html_report
 from interp.experiments.refusal_direction import Result
 from interp.experiments.refusal_direction.figures import ARM_LABELS, figures
 from interp.experiments.refusal_direction.selection_figures import SCORES
+from interp.representations.selection import Confirmation
 
 
 def rate_table(result: Result) -> Table:
@@ -109,6 +110,18 @@ def verdicts(result: Result) -> list[str]:
     ]
 
 
+def _confirmed(confirmation: Confirmation | None) -> list[str]:
+    """What a pick in `fast` rests on, in words."""
+    if confirmation is None:
+        return []
+    return [
+        f"Candidates were screened with products rounded to bfloat16. {confirmation.confirmed} of "
+        f"{confirmation.screened} were scored again in float32, the pick among them; rounding moved their bypass by "
+        f"{confirmation.bypass:.2g}, induce by {confirmation.induce:.2g} and KL by {confirmation.kl:.2g} nats at most. "
+        f"No other candidate wins even if rounding moved it {confirmation.margin:g} times as far."
+    ]
+
+
 def _selection(result: Result, drawn: go.Figure) -> Section:
     """Which direction was picked, by which rule, and how firmly."""
     picked, rule = result.selected, result.rule
@@ -123,6 +136,7 @@ def _selection(result: Result, drawn: go.Figure) -> Section:
                 if result.config.sweep == "exhaustive"
                 else "what provably cannot win was not measured, so lines have gaps."
             ),
+            *_confirmed(result.confirmation),
             "The second table draws the validation prompts anew with replacement: near-ties swap.",
         ],
         tables=[selection_table(result), stability_table(result)],

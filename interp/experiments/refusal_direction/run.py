@@ -82,6 +82,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
         rule=selection.rule,
         candidates=selection.candidates,
         selection_baseline=selection.baseline,
+        confirmation=selection.confirmation,
         pick_stability=selection.stability,
         random_directions=random_directions,
         refusal_rate=completed.refusal_rate,

@@ -5,7 +5,7 @@ Scores and rule are those of `interp.representations.selection`; `interp.represe
 Source: Arditi et al. 2024, arXiv:2406.11717; random directions and resampling are ours.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,8 +17,9 @@ from interp.directions import Direction, random_direction
 from interp.experiments.refusal_direction import Config
 from interp.experiments.refusal_direction.candidates import Candidates
 from interp.experiments.refusal_direction.results import RandomControls, RandomScores, SelectionBaseline
+from interp.representations.confirming import confirmation
 from interp.representations.picks import choose, pick_stability, scored_candidates
-from interp.representations.selection import Candidate, PickShare, RuleUsed, ScoredCandidate
+from interp.representations.selection import Candidate, Confirmation, PickShare, RuleUsed, ScoredCandidate
 from interp.representations.sweeps import Place, Sweep
 from interp.storage.provenance import provenance
 from interp.storage.stages import Stages
@@ -33,10 +34,11 @@ class Selection:
     candidates: tuple[ScoredCandidate, ...]
     stability: tuple[PickShare, ...]
     baseline: SelectionBaseline
+    confirmation: Confirmation | None
 
 
 def select(sweep: Sweep, config: Config, stages: Stages) -> Selection:
-    """Lowest bypass among the candidates that pass the rule.
+    """Lowest bypass among the candidates that pass the rule; of a model in `fast` the pick is proven with exact scores.
 
     Raises:
         NothingSurvives: no candidate passes; the message names the nearest misses.
@@ -46,13 +48,15 @@ def select(sweep: Sweep, config: Config, stages: Stages) -> Selection:
     )
     # Stability measures its contenders in full, so it comes before the table of scores is read.
     stability = pick_stability(sweep, rule, seed=config.seed)
-    harmful, harmless = sweep.baseline[: sweep.n_harmful], sweep.baseline[sweep.n_harmful :]
+    baseline = sweep.exact.baseline
+    harmful, harmless = baseline[: sweep.n_harmful], baseline[sweep.n_harmful :]
     return Selection(
         selected=selected,
         rule=rule.used(sweep.model.n_layers),
         candidates=scored_candidates(sweep, rule),
         stability=stability,
         baseline=SelectionBaseline(harmful=harmful.mean().item(), harmless=harmless.mean().item()),
+        confirmation=confirmation(sweep),
     )
 
 
@@ -109,17 +113,21 @@ def score_tensors(sweep: Sweep) -> dict[str, Tensor]:
                 for position in positions
             ]
         ),
-        "bypass": _measured(sweep, sweep.ablated, range(sweep.n_harmful)),
-        "kl": _measured(sweep, sweep.ablated, range(sweep.n_harmful, sweep.n_harmful + sweep.n_harmless)),
-        "induce": _measured(sweep, sweep.induced, range(sweep.n_harmless)),
+        "bypass": _measured(sweep, lambda each: each.ablated, range(sweep.n_harmful)),
+        "kl": _measured(
+            sweep, lambda each: each.ablated, range(sweep.n_harmful, sweep.n_harmful + sweep.n_harmless)
+        ),
+        "induce": _measured(sweep, lambda each: each.induced, range(sweep.n_harmless)),
     }
 
 
-def _measured(sweep: Sweep, scores: Mapping[Place, Tensor], rows: range) -> Float[Tensor, "candidate prompt"]:
+def _measured(
+    sweep: Sweep, scores_of: Callable[[Sweep], Mapping[Place, Tensor]], rows: range
+) -> Float[Tensor, "candidate prompt"]:
     """Scores on these rows of every candidate; NaN where not measured."""
     table = torch.full((len(sweep.directions), len(rows)), torch.nan)
     for i, place in enumerate(sweep.directions):
-        if place in scores:
+        if place in (scores := scores_of(sweep.final(place))):
             values = scores[place][rows.start : rows.stop]
             table[i] = torch.where(values.isinf(), torch.nan, values)
     return table
