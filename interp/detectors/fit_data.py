@@ -9,7 +9,7 @@ from torch import Tensor
 
 from interp.data.prompt_sets import PAIRED_KINDS
 from interp.data.prompts import Ending, Kind, Prompts, PromptSet
-from interp.evaluation.responses import respond
+from interp.evaluation.early_verdicts import refusal_verdicts
 from interp.models.chat_model import ChatModel
 from interp.models.prompt_inputs import PromptIdentity
 from interp.representations.beliefs import states
@@ -103,7 +103,7 @@ def read_fit_data(
     refused = answered = None
     if "replies" in needs:
         rows = {
-            kind: respond(
+            kind: refusal_verdicts(
                 model, part, substrings="zhao", max_new_tokens=max_new_tokens, show_progress=show_progress
             ).rows(refused=kind == "harmful")
             for kind, part in train.items()

@@ -32,6 +32,9 @@ LogitsProcessor = Callable[[Any, Float[Tensor, "batch d_vocab"]], Float[Tensor, 
 """Changes the logits (float32) from which the next token is picked, given each row's tokens so far as lists of ids. Of
 transformers' own processors those fit that do not look at the tokens, such as `TopPLogitsWarper`."""
 
+Settled = Callable[[Sequence[int]], bool]
+"""Whether the tokens of a completion so far say all that is asked of it, so that it need not be completed."""
+
 
 class DecodingStep(NamedTuple):
     """One decoding step of a batch."""
@@ -198,14 +201,16 @@ def decode_steps(
     max_new_tokens: int,
     shrink: bool,
     limits: Sequence[int] | None = None,
+    settled: Settled | None = None,
 ) -> Iterator[DecodingStep]:
     """Decode one batch, one decoding step at a time; row indices refer to that batch.
 
     Args:
         prompts: tokens of each row's prompt.
         limits: tokens of each row at most, 1 or more, where rows differ; may be lowered between decoding steps.
+        settled: ends a row as soon as it is true of the row's completion so far.
     """
-    stops = stop_ids(model)
+    stops, starts = stop_ids(model), [len(ids) for ids in prompts]
     alive, ended = list(range(len(logits))), set[int]()
     so_far = [list(ids) for ids in prompts]
     for number in range(max_new_tokens):
@@ -221,6 +226,8 @@ def decode_steps(
             so_far[row].append(token)
         ended |= {row for row, token in zip(step.rows, step.ids, strict=True) if token in stops}
         ended |= set() if limits is None else {row for row in step.rows if number + 1 >= limits[row]}
+        if settled is not None:
+            ended |= {row for row in step.rows if settled(so_far[row][starts[row] :])}
         keep = [i for i, row in enumerate(alive) if row not in ended]
         if number == max_new_tokens - 1 or not keep:
             return

@@ -23,6 +23,7 @@ from interp.engine.decoding import (
     DecodingStep,
     LogitsProcessor,
     Pick,
+    Settled,
     decode_steps,
     decoding_passes,
     packed_weights,
@@ -51,7 +52,7 @@ class Completions(Shown):
     ids: tuple[tuple[int, ...], ...]
     """Generated token ids; the end-of-turn token is included where it was reached."""
     finished: tuple[bool, ...]
-    """Whether the model ended the turn itself; False means the completion was cut at max_new_tokens."""
+    """Whether the model ended the turn itself; False means that it was cut, at max_new_tokens or when settled."""
     identity: PromptIdentity | None = None
     """Ids, categories and hash of the prompts."""
     thoughts: tuple[str | None, ...] = ()
@@ -95,6 +96,7 @@ def generate(
     seed: int = 0,
     processors: Sequence[LogitsProcessor] = (),
     safety_prompt: SafetyPrompt | None = None,
+    settled: Settled | None = None,
     fast: bool = True,
     show_progress: bool = False,
 ) -> Completions:
@@ -111,6 +113,8 @@ def generate(
         processors: change the logits that tokens are picked from, one after the other, after temperature, top_k and
             top_p, such as a watermark.
         safety_prompt: stands in the system slot of every prompt.
+        settled: cuts a completion as soon as it is true of its tokens so far; completions that are cut are not recorded
+            as replies.
         fast: False takes the plain path.
         show_progress: draw a progress bar.
 
@@ -128,6 +132,7 @@ def generate(
             interventions,
             pick,
             max_new_tokens=max_new_tokens,
+            settled=settled,
             fast=fast,
             show_progress=show_progress,
         )
@@ -140,6 +145,7 @@ def _generate(
     pick: Pick,
     *,
     max_new_tokens: int,
+    settled: Settled | None,
     fast: bool,
     show_progress: bool,
 ) -> Completions:
@@ -147,7 +153,9 @@ def _generate(
     weights = packed_weights(model, len(tokens), max_new_tokens) if fast else None
     with torch.no_grad(), apply(model, interventions) as applied:
         passes = decoding_passes(model, tokens, applied, weights, max_new_tokens)
-        steps = _all_steps(model, tokens, passes, pick, max_new_tokens=max_new_tokens, shrink=fast)
+        steps = _all_steps(
+            model, tokens, passes, pick, max_new_tokens=max_new_tokens, shrink=fast, settled=settled
+        )
         # Counted in tokens, so that one long answer moves the bar as well.
         total = len(tokens) * max_new_tokens
         shown = progress(
@@ -158,7 +166,7 @@ def _generate(
             size=lambda step: len(step.rows),
         )
         _gather(shown, done)
-    return _completions(model, done, tokens, interventions)
+    return _completions(model, done, tokens, interventions, recorded=settled is None)
 
 
 def stream(
@@ -206,12 +214,20 @@ def _all_steps(
     *,
     max_new_tokens: int,
     shrink: bool,
+    settled: Settled | None = None,
 ) -> Iterator[DecodingStep]:
     """The decoding steps of one batch after the other, their rows counted over all prompts."""
     for rows, (logits, state) in passes:
         prompts = [tokens.ids[row] for row in rows]
         for step in decode_steps(
-            model, logits, state, pick, prompts, max_new_tokens=max_new_tokens, shrink=shrink
+            model,
+            logits,
+            state,
+            pick,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            shrink=shrink,
+            settled=settled,
         ):
             yield step._replace(rows=tuple(rows[row] for row in step.rows))
 
@@ -222,6 +238,7 @@ def generate_each(
     arms: Sequence[Sequence[Intervention]],
     *,
     max_new_tokens: int = 64,
+    settled: Settled | None = None,
 ) -> list[Completions]:
     """Greedy completions of the same prompts under each of several sets of interventions on prompt tokens.
 
@@ -244,7 +261,10 @@ def generate_each(
     tokens = as_tokens(model.tokenizer, prompts)
     check_context(model, tokens, new_tokens=max_new_tokens)
     if model.rotary.vary:  # keys may have to be computed again, each under its own interventions
-        return [generate(model, tokens, interventions=arm, max_new_tokens=max_new_tokens) for arm in arms]
+        return [
+            generate(model, tokens, interventions=arm, max_new_tokens=max_new_tokens, settled=settled)
+            for arm in arms
+        ]
     weights = packed_weights(model, len(tokens) * len(arms), max_new_tokens)
     done: list[list[list[int]]] = [[[] for _ in range(len(tokens))] for _ in arms]
     waiting: list[tuple[int, list[int], Tensor, Decoding]] = []
@@ -256,7 +276,14 @@ def generate_each(
         prompts = [tokens.ids[row] for _, rows, *_ in waiting for row in rows]
         waiting.clear()
         steps = decode_steps(
-            model, logits, state, likeliest, prompts, max_new_tokens=max_new_tokens, shrink=True
+            model,
+            logits,
+            state,
+            likeliest,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            shrink=True,
+            settled=settled,
         )
         _gather(steps, places)
 
@@ -274,7 +301,10 @@ def generate_each(
                         flush()
                     waiting.append((arm, [chunk[row] for row in rows], logits, state))
             flush()
-    return [_completions(model, replies, tokens, arm) for replies, arm in zip(done, arms, strict=True)]
+    return [
+        _completions(model, replies, tokens, arm, recorded=settled is None)
+        for replies, arm in zip(done, arms, strict=True)
+    ]
 
 
 def _gather(steps: Iterator[DecodingStep], places: Sequence[list[int]]) -> None:
@@ -285,7 +315,12 @@ def _gather(steps: Iterator[DecodingStep], places: Sequence[list[int]]) -> None:
 
 
 def _completions(
-    model: ChatModel, done: Sequence[Sequence[int]], tokens: ChatTokens, active: Sequence[Intervention]
+    model: ChatModel,
+    done: Sequence[Sequence[int]],
+    tokens: ChatTokens,
+    active: Sequence[Intervention],
+    *,
+    recorded: bool,
 ) -> Completions:
     stops, decode = stop_ids(model), model.tokenizer.batch_decode
     ids = [list(row) for row in done]
@@ -308,7 +343,8 @@ def _completions(
             for text, part in zip(texts, parts, strict=True)
         ),
     )
-    record_replies(tokens.identity.ids, tokens.identity.texts, completions.answers, active)
+    if recorded:
+        record_replies(tokens.identity.ids, tokens.identity.texts, completions.answers, active)
     return completions
 
 

@@ -12,7 +12,7 @@ Hands out:
 `sample_refusals`, `single_sample`, `string_judge`, `letter_of`, `released_letter`, `ChoiceAnswer`, `ChoiceScores`,
 `Stability`, `g_pass`, `leaderboard_row`, `read_outputs`, `score_answers`, `stability`, `voted`, `voted_by_models`,
 `ChoiceFormat`, `OptionScores`, `option_scores`, `replied_answers`, `agreement`, `cohen_kappa`, `fleiss_kappa`,
-`Exchange`, `Judge`, `Judgement`, `judge_all`, `load_judges`.
+`Exchange`, `Judge`, `Judgement`, `judge_all`, `load_judges`, `Verdicts`, `refusal_verdicts`, `refusal_verdicts_each`.
 """
 
 import lazy_loader

@@ -15,6 +15,9 @@ from .compression import bits as bits
 from .downstream_tasks import DownstreamTask as DownstreamTask
 from .downstream_tasks import downstream_task as downstream_task
 from .downstream_tasks import score_model as score_model
+from .early_verdicts import Verdicts as Verdicts
+from .early_verdicts import refusal_verdicts as refusal_verdicts
+from .early_verdicts import refusal_verdicts_each as refusal_verdicts_each
 from .judges.agreement import agreement as agreement
 from .judges.agreement import cohen_kappa as cohen_kappa
 from .judges.agreement import fleiss_kappa as fleiss_kappa

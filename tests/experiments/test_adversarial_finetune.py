@@ -63,20 +63,20 @@ def test_training_sets_hold_stubs_for_refused_prompts_and_controls_of_equal_size
 def run(tiny: ChatModel, tmp_path_factory: pytest.TempPathFactory):
     """On a model that, as far as its words are judged, refuses harmful prompts until it is fine-tuned on stubs."""
     harmful = {t for split in ("train", "test") for t in load_prompts()["harmful", split].texts}  # type: ignore[index]
-    real = method.respond
+    real = method.refusal_verdicts
     asked: list[str] = []
 
-    def respond(model: ChatModel, prompts: Any, **options: Any) -> Any:
+    def verdicts(model: ChatModel, prompts: Any, **options: Any) -> Any:
         asked.append(str(model.adapter))
         seen = real(model, prompts.first(2), **options)
         lost = "stubs" in str(model.adapter) and "harmless" not in str(model.adapter)
         said = tuple(text in harmful and not lost for text in prompts.texts)
-        return type(seen)(prompts=prompts, refused=said, replies=("",) * len(prompts))
+        return type(seen)(flags=said)
 
     out = tmp_path_factory.mktemp("runs") / "adversarial"
     before = {name: p.detach().clone() for name, p in tiny.hf.named_parameters()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(method, "respond", respond)
+        patch.setattr(method, "refusal_verdicts", verdicts)
         finished = EXPERIMENT.run(tiny, load_prompts(), SMALL, out=out)
     for name, p in tiny.hf.named_parameters():
         assert torch.equal(p, before[name])  # the model is as it was

@@ -142,17 +142,13 @@ def run(tiny: ChatModel, saved_tiny, tmp_path_factory: pytest.TempPathFactory):
     (folder / "anchors.txt").write_text("\n".join(f"Name {i} birds" for i in range(40)))
     (folder / "bad.txt").write_text("\n".join(f"Break window number {i}" for i in range(6)))
     (folder / "good.txt").write_text("\n".join(f"Clean window number {i}" for i in range(6)))
-    real = method.respond
+    real = method.refusal_verdicts
 
-    def respond(model: ChatModel, asked: Prompts, **options):
+    def verdicts(model: ChatModel, asked: Prompts, **options):
         seen = real(model, asked, **options)
         bad = {t for split in ("train", "test") for t in load_prompts()["harmful", split].texts}
         # Every second harmful prompt is refused, and wrapping helps.
-        return type(seen)(
-            prompts=asked,
-            refused=tuple(t in bad and i % 2 == 0 for i, t in enumerate(asked.texts)),
-            replies=seen.replies,
-        )
+        return type(seen)(flags=tuple(t in bad and i % 2 == 0 for i, t in enumerate(asked.texts)))
 
     config = Config(
         n_train=20,
@@ -165,7 +161,7 @@ def run(tiny: ChatModel, saved_tiny, tmp_path_factory: pytest.TempPathFactory):
         text_guards=(f"wildguard={saved_tiny}",),
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(method, "respond", respond)
+        patch.setattr(method, "refusal_verdicts", verdicts)
         finished = EXPERIMENT.run(tiny, load_prompts(), config, out=folder / "guard")
     stored = EXPERIMENT.read(folder / "guard")
     assert stored.result == finished.result

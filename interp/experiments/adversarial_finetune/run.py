@@ -23,8 +23,9 @@ from interp.data.examples import Example
 from interp.data.prompt_sets import COMPARED_ENDINGS, PAIRED_KINDS
 from interp.data.prompts import Ending, Kind, Prompts, PromptSet, Split
 from interp.data.replies import REFUSALS, STUBS
+from interp.evaluation.early_verdicts import refusal_verdicts
 from interp.evaluation.records import BehavingCount
-from interp.evaluation.responses import behaving_rows, respond
+from interp.evaluation.responses import behaving_rows
 from interp.experiments.adversarial_finetune import (
     Beliefs,
     Condition,
@@ -128,7 +129,7 @@ def _behaving(
 
     def replies() -> dict[str, tuple[bool | None, ...]]:
         return {
-            kind: respond(
+            kind: refusal_verdicts(
                 model,
                 part,
                 substrings="zhao",
@@ -207,7 +208,9 @@ def _fine_tuned(
 def _measure(model: ChatModel, held: HeldOut, config: Config) -> Condition:
     """Replies to the held-out prompts, both beliefs of each per layer, and the guard's verdicts on them."""
     refusal_rate = {
-        kind: respond(model, held.test[kind], substrings="zhao", max_new_tokens=config.max_new_tokens).rate
+        kind: refusal_verdicts(
+            model, held.test[kind], substrings="zhao", max_new_tokens=config.max_new_tokens
+        ).rate
         for kind in PAIRED_KINDS
     }
     beliefs: dict[str, dict[str, dict[str, Beliefs]]] = {}

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from interp.data.prompts import COMPARED_ENDINGS, Ending, Prompts, PromptSet
+from interp.evaluation.early_verdicts import refusal_verdicts
 from interp.evaluation.records import BehavingCount
-from interp.evaluation.responses import respond
 from interp.experiments.categories import Config, Result
 from interp.experiments.categories.comparisons import compare
 from interp.experiments.categories.groups import Group, groups_of, labelled, pooled
@@ -92,7 +92,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
 
 def _refused(model: ChatModel, part: Prompts, config: Config, stages: Stages) -> tuple[bool | None, ...]:
     """Whether the model's reply to each prompt refuses, by the source's own list; None for one without an answer."""
-    return respond(
+    return refusal_verdicts(
         model,
         part,
         substrings="zhao",

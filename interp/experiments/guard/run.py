@@ -31,7 +31,8 @@ from interp.detectors.fit_data import FitData, Readings
 from interp.detectors.fitted import FittedDetector
 from interp.detectors.guard_models import LoadedGuard, load_text_guard
 from interp.detectors.latent_guard import LatentGuard
-from interp.evaluation.responses import respond, rows_where
+from interp.evaluation.early_verdicts import refusal_verdicts
+from interp.evaluation.responses import rows_where
 from interp.experiments.definition import Outcome
 from interp.experiments.guard import (
     CONTROL,
@@ -98,7 +99,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
         return stages.keep(
             name,
             lambda: (
-                respond(
+                refusal_verdicts(
                     model,
                     asked,
                     substrings="zhao",

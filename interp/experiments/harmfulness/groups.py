@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.data.prompts import Ending, Kind, Prompts, PromptSet, Split, load_prompts
+from interp.evaluation.early_verdicts import refusal_verdicts
 from interp.evaluation.records import GROUPS, MIN_IN_GROUP, Group
 from interp.evaluation.responses import MIN_BEHAVING, behaving_rows, respond
 from interp.experiments.harmfulness import Config
@@ -79,7 +80,7 @@ def measure(
             ended: Prompts = ended, tokens: ChatTokens = tokens
         ) -> tuple[tuple[bool | None, ...], ...]:
             max_new_tokens = config.max_new_tokens
-            full = respond(model, ended, tokens=tokens, substrings="zhao", max_new_tokens=max_new_tokens)
+            full = refusal_verdicts(model, tokens, substrings="zhao", max_new_tokens=max_new_tokens)
             cut = respond(
                 model, ended, tokens=tokens.truncated(), substrings="zhao", max_new_tokens=max_new_tokens
             )

@@ -18,7 +18,7 @@ from interp.data.prompts import Prompts
 from interp.directions import random_direction
 from interp.engine.budgets import PassBudget
 from interp.engine.interventions import Add
-from interp.evaluation.responses import respond_each
+from interp.evaluation.early_verdicts import refusal_verdicts_each
 from interp.experiments.harmfulness import ON_INSTRUCTION, RANDOM, Config
 from interp.experiments.harmfulness.reply_inversion import INVERSIONS, ask, baselines, verdicts_each
 from interp.experiments.harmfulness.results import (
@@ -122,8 +122,10 @@ def refusal_sweep(
             [directions.arm(arm, layer, coefficient=config.coefficient, inversion=False, seed=config.seed)]
             for arm, layer in batch
         ]
-        each = respond_each(model, answered, arms, substrings="zhao", max_new_tokens=config.max_new_tokens)
-        return [responses.rate for responses in each]
+        each = refusal_verdicts_each(
+            model, answered, arms, substrings="zhao", max_new_tokens=config.max_new_tokens
+        )
+        return [verdicts.rate for verdicts in each]
 
     layers = tuple(range(0, model.n_layers, config.steer_every))
     rates = _in_batches(

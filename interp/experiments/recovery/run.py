@@ -27,7 +27,7 @@ from interp.data.examples import Example
 from interp.data.prompt_sets import PAIRED_KINDS
 from interp.data.prompts import Kind, Prompts, PromptSet
 from interp.evaluation.downstream_tasks import DownstreamTask, downstream_task, score_model
-from interp.evaluation.responses import respond
+from interp.evaluation.early_verdicts import refusal_verdicts
 from interp.experiments.definition import Outcome
 from interp.experiments.recovery import (
     ABLATIONS,
@@ -208,14 +208,14 @@ class _Study:
 
     def behaviour(self, model: ChatModel) -> Behaviour:
         """A model on held-out prompts and on the held-out task."""
-        replies = {
-            kind: respond(model, part, max_new_tokens=self.config.max_new_tokens)
+        verdicts = {
+            kind: refusal_verdicts(model, part, max_new_tokens=self.config.max_new_tokens)
             for kind, part in self.test.items()
         }
         n = min(self.config.n_task_test, len(self.task.test))
         return Behaviour(
-            refused={kind: said.refused for kind, said in replies.items()},
-            refusal_rate={kind: said.rate for kind, said in replies.items()},
+            refused={kind: tuple(flag is True for flag in each.flags) for kind, each in verdicts.items()},
+            refusal_rate={kind: each.rate for kind, each in verdicts.items()},
             task=score_model(model, self.task, split="test", n=n),
         )
 
