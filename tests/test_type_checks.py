@@ -116,6 +116,7 @@ BAD: dict[str, Callable[[Any], object]] = {
     "argument of the second inner": lambda m: (m.maker(3)(2), m.maker(4)("2")),
     "result of the second inner": lambda m: (m.maker(3)(2), m.maker(4)(0)),
     "inner array": lambda m: m.array_maker(3.0)(Z(2, 3)),
+    "second inner array": lambda m: (m.array_maker(3.0)(Z(2, 2)), m.array_maker(4.0)(Z(2, 3))),
     "field": lambda m: m.Pair(1, Z(2), Z(2)),
     "axis of two fields": lambda m: m.Pair("a", Z(2), Z(3)),
     "property": lambda m: m.Named("").length,
