@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 _STARTS = 3
 """Times that Ray is started: on a busy machine its agents may miss the 15 s that it gives them."""
+_PATIENCE = {"RAY_agent_register_timeout_ms": "120000", "RAY_worker_register_timeout_seconds": "300"}
+"""How long Ray's nodes wait for their agents and for workers that import their modules, on a machine that is busy."""
 _STORE_BYTES = 100 * 2**20
 """Shared memory of a Ray started here; larger results go over the disk."""
 
@@ -169,7 +171,7 @@ def quick_start(folder: str | Path) -> Iterator[None]:
     Two things take nearly all of the 4 s of processor time that each takes to import Ray, and Ray gives its agents 15 s
     of the clock: where writing bytecode is forbidden every process compiles its modules again; and jsonschema, which
     Ray imports, loads a parser of internationalised addresses wherever JupyterLab has brought one. Ray checks no such
-    address, so its processes do without.
+    address, so its processes do without. What Ray lets be changed of its patience is raised as well.
 
     Args:
         folder: holds the module that stands in for the parser; on the path of these processes as long as they run.
@@ -177,13 +179,15 @@ def quick_start(folder: str | Path) -> Iterator[None]:
     imports = Path(folder) / "imports"
     imports.mkdir(exist_ok=True)
     (imports / "rfc3987_syntax.py").write_text('raise ImportError("not loaded in the processes of Ray")\n')
-    names = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
+    names = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", *_PATIENCE)
     before = {name: os.environ.pop(name, None) for name in names}
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(imports), before["PYTHONPATH"])))
+    os.environ.update(_PATIENCE)
     try:
         yield
     finally:
-        del os.environ["PYTHONPATH"]
+        for name in ("PYTHONPATH", *_PATIENCE):
+            del os.environ[name]
         os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
