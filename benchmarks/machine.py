@@ -25,14 +25,16 @@ def interleaved_medians(runs: dict[str, Callable[[], object]], *, repeats: int =
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def least_processor_seconds(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Least processor time of each run, taken in turn; the first round warms up."""
+def least_processor_seconds(
+    runs: dict[str, Callable[[], object]], rounds: int, *, warm_up: bool = True
+) -> dict[str, float]:
+    """Least processor time of each run, taken in turn; with `warm_up`, a further round before them is not counted."""
     least = dict.fromkeys(runs, float("inf"))
-    for round_ in range(rounds + 1):
+    for round_ in range(-warm_up, rounds):
         for name, run in runs.items():
             begun = time.process_time()
             run()
-            if round_:
+            if round_ >= 0:
                 least[name] = min(least[name], time.process_time() - begun)
     return least
 
