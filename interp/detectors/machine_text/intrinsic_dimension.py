@@ -19,6 +19,8 @@ from torch import Tensor
 
 MIN_POINTS = 60
 """Minimum tokens of a text."""
+MAX_POINTS = 1024
+"""Tokens that are read of a longer text, drawn at random: the distances of all pairs would take gigabytes."""
 _SMALLEST = 40
 _SIZES = 6
 _SUBSETS = 5
@@ -27,12 +29,14 @@ _SUBSETS = 5
 def persistent_homology_dimension(points: Float[Tensor, "token d_model"], *, seed: int = 0) -> float:
     """Dimension of a set of points; NaN for fewer than `MIN_POINTS` of them.
 
-    Subsets of 6 sizes between 40 and all points, 5 of each size, whose median length counts.
+    Subsets of 6 sizes between 40 and all points, at most `MAX_POINTS`, 5 of each size, whose median length counts.
     """
-    n = len(points)
-    if n < MIN_POINTS:
+    if len(points) < MIN_POINTS:
         return math.nan
     generator = np.random.default_rng(seed)
+    if len(points) > MAX_POINTS:
+        points = points[generator.choice(len(points), MAX_POINTS, replace=False)]
+    n = len(points)
     distances = squareform(pdist(points.double().cpu().numpy()))
     sizes = np.unique(np.linspace(_SMALLEST, n, _SIZES).astype(int))
     lengths = [

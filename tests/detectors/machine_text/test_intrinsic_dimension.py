@@ -2,12 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.spatial.distance import pdist, squareform
 
+from interp.detectors.machine_text import intrinsic_dimension
 from interp.detectors.machine_text.intrinsic_dimension import (
+    MAX_POINTS,
     MIN_POINTS,
     _tree_length,
     persistent_homology_dimension,
@@ -40,3 +43,17 @@ def test_the_trees_are_minimum_spanning_trees() -> None:
 def test_few_points_and_equal_points_have_none() -> None:
     assert math.isnan(persistent_homology_dimension(torch.rand(MIN_POINTS - 1, 8)))
     assert math.isnan(persistent_homology_dimension(torch.ones(MIN_POINTS, 8)))
+
+
+def test_a_long_text_takes_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def measured(points: np.ndarray) -> np.ndarray:
+        sizes.append(len(points))
+        return pdist(points)
+
+    monkeypatch.setattr(intrinsic_dimension, "pdist", measured)
+    points = torch.rand(6000, 3, generator=torch.Generator().manual_seed(2))
+    found = [persistent_homology_dimension(part) for part in (points, points[:MAX_POINTS])]
+    assert sizes == [MAX_POINTS, MAX_POINTS]
+    assert found == pytest.approx([3, 3], rel=0.25)
