@@ -12,6 +12,7 @@ import random
 import re
 from collections.abc import Sequence
 
+from interp.detectors.machine_text.reading import check_texts
 from interp.engine.generation import generate
 from interp.models.chat_model import ChatModel
 
@@ -29,6 +30,7 @@ def swap_words(texts: Sequence[str], *, share: float = 0.1, seed: int = 0) -> li
     Raises:
         ValueError: a share outside 0..1.
     """
+    check_texts(texts)
     _check_share(share)
     changed = []
     for number, text in enumerate(texts):
@@ -54,6 +56,8 @@ def mix_sentences(
     Raises:
         ValueError: a share outside 0..1, or not one human text for each.
     """
+    check_texts(machine)
+    check_texts(human)
     _check_share(share)
     if len(machine) != len(human):
         raise ValueError(
@@ -89,6 +93,7 @@ def paraphrase(
     Raises:
         ValueError: an instruction without `{text}`, or a model that answers nothing to any text.
     """
+    check_texts(texts)
     if "{text}" not in instruction:
         raise ValueError("the instruction must hold {text}, where the text goes")
     prompts = [instruction.replace("{text}", text) for text in texts]

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.detectors.machine_text.rank_strips import BUCKET_NAMES, BUCKETS, MAX_TOKENS, rank_strip
-from interp.detectors.machine_text.reading import map_texts, token_ids
+from interp.detectors.machine_text.reading import check_finite, map_texts, token_ids
 from interp.detectors.machine_text.scores import distribution_columns
 from interp.display.cards import Card, Shown, Table, shortened
 from interp.models.chat_model import ChatModel
@@ -85,10 +85,11 @@ def gltr(model: ChatModel, text: str) -> GltrView:
     """The GLTR view of one text, from one forward pass.
 
     Raises:
-        ValueError: a text of fewer than two tokens.
+        ValueError: a text of fewer than two tokens, or log-probabilities that are not finite.
     """
     ids = token_ids([model], [text])
     (part,) = map_texts([model], ids, _columns)
+    check_finite(part.values, 0)
     log_probs, ranks, top, entropies = part.values.unbind(1)
     decoded = [str(model.tokenizer.decode([token])) for token in ids[0]]
     first = len(ids[0]) - len(log_probs)

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from interp.detectors.machine_text.perturbers import Perturber
-from interp.detectors.machine_text.reading import check_finite, map_texts, token_ids
+from interp.detectors.machine_text.reading import check_finite, check_texts, map_texts, token_ids
 from interp.detectors.machine_text.scores import TextScores, TokenScores, distribution_columns, text_scores
 from interp.display.progress import progress
 from interp.engine.activations import fast_path_agrees
@@ -75,17 +75,23 @@ def perturbation_scores(
         fast: False runs every version by itself, in padded batches.
 
     Raises:
-        ValueError: no perturbations, a perturber that gives another number of versions, or a text that is too short.
+        ValueError: no perturbations, a perturber that gives another number of versions, or a text, or a version of
+            one, that is too short.
     """
+    check_texts(texts)
     if n_perturbations < 1:
         raise ValueError(f"n_perturbations must be 1 or more, got {n_perturbations}")
     found = []
     shown = progress(texts, total=len(texts), label="perturbed texts", show=show_progress)
     for number, text in enumerate(shown):
+        token_ids([model], [text], first=number)
         versions = perturber(text, n_perturbations, seed=seed + number)
         if len(versions) != n_perturbations:
             raise ValueError(f"the perturber gave {len(versions)} versions of {n_perturbations} asked for")
-        own, *changed = _version_scores(model, [text, *versions], interventions, fast)
+        try:
+            own, *changed = _version_scores(model, [text, *versions], interventions, fast)
+        except ValueError as error:
+            raise ValueError(f"versions of text {number}, which is their text 0: {error}") from error
         found.append(compare(own, changed))
     return found
 
@@ -136,11 +142,12 @@ class RegenerationScores:
     """How a text compares with what the model writes after the same beginning; higher for machine-written text."""
 
     likelihood_gap: float
-    """Mean log-likelihood of the text minus that of the regenerated ones, nats per token ("WScore")."""
+    """Mean log-likelihood of the text minus that of the regenerated ones, nats per token ("WScore"); NaN where the
+    model wrote none."""
     overlap: float
     """Shared n-grams of the text's rest and the regenerated ones, weighted by n log n ("BScore"); 0 is none."""
     n_regenerated: int
-    """Number of regenerated texts."""
+    """Number of regenerated texts; those that the model ended at once are left out."""
 
 
 def dna_gpt(
@@ -190,16 +197,21 @@ def dna_gpt(
             temperature=float(temperature),
             seed=seed + number,
         )
-        again = [[*ids[:kept], *(t for t in new if t not in special and t < size)] for new in written.ids]
+        new = [[t for t in row if t not in special and t < size] for row in written.ids]
+        again = [
+            [*ids[:kept], *row] for row in new if row
+        ]  # one that ended at once is no text to compare with
         # Scored as tokens: text that is decoded and cut again may be other tokens.
         parts = map_texts([model], [ids, *again], distribution_columns, interventions=interventions)
+        for part in parts:
+            check_finite(part.values, number)
         own, *others = (float(part.values[:, 0].double().mean()) for part in parts)
         rest = str(model.tokenizer.decode(ids[kept:])).split()
         overlaps = [ngram_overlap(text.split(), rest) for text in written.texts]
-        gap = own - float(np.mean(others))
+        gap = own - float(np.mean(others)) if others else math.nan
         found.append(
             RegenerationScores(
-                likelihood_gap=gap, overlap=float(np.mean(overlaps)), n_regenerated=n_regenerated
+                likelihood_gap=gap, overlap=float(np.mean(overlaps)), n_regenerated=len(others)
             )
         )
     return found

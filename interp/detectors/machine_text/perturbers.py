@@ -43,7 +43,10 @@ def masked_spans(
         ValueError: a text of fewer words than a span.
     """
     if n_words < span:
-        raise ValueError(f"a text of {n_words} words has no span of {span} to perturb; give a longer text")
+        raise ValueError(
+            f"a text of {n_words} word{'' if n_words == 1 else 's'} has no span of {span} to perturb; give a longer "
+            "text, or a perturber for scripts without spaces"
+        )
     wanted = max(1, int(share * n_words / (span + 2 * buffer)))
     taken: list[tuple[int, int]] = []
     starts = list(range(n_words - span + 1))
@@ -68,6 +71,11 @@ class WordPerturber:
     """Share of the words covered by spans with the words around them."""
     drop: float = 0.5
     """Probability that a span loses a word; else its words are swapped."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("share", self.share), ("drop", self.drop)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} must lie between 0 and 1, got {value}")
 
     def __call__(self, text: str, n: int, *, seed: int) -> list[str]:
         """Perturbed versions.
@@ -117,6 +125,10 @@ class MaskedPerturber:
     """Temperature of the sampling."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1 or not self.temperature > 0:
+            raise ValueError(
+                f"share must lie between 0 and 1 and temperature be above 0, got {self.share} and {self.temperature}"
+            )
         if self.tokenizer.mask_token_id is None:
             raise ValueError(
                 "this tokenizer has no mask token; give a masked language model, such as roberta-base"

@@ -19,6 +19,7 @@ from interp.engine.interventions import Intervention
 from interp.engine.log_probs import PositionReducer, map_positions
 from interp.engine.plain_texts import scored_windows
 from interp.models.chat_model import ChatModel
+from interp.models.prompt_inputs import is_text
 
 MIN_TOKENS = 2
 """Minimum tokens of a text."""
@@ -100,8 +101,7 @@ def read_texts(
     show_progress: bool = False,
 ) -> Iterator[ReadText]:
     """What the models make of every token, text by text in order. Arguments and errors as `score_texts`."""
-    if isinstance(texts, str):  # a string is a list of its letters
-        raise ValueError("texts must be a list of strings, got one string; put it into a list")
+    check_texts(texts)
     arriving, first = iter(texts), 0
     models = [model] if reference is None else [model, reference]
     if reference is not None:
@@ -173,8 +173,17 @@ def token_ids(models: Sequence[ChatModel], texts: Sequence[str], *, first: int =
         first: number of the first text, for messages.
 
     Raises:
-        ValueError: a text of fewer than two tokens, or one that the models' tokenizers cut differently.
+        ValueError: one string instead of several, a text that is none or has fewer than two tokens, or one that the
+            models' tokenizers cut differently.
     """
+    check_texts(texts)
+    for number, text in enumerate(texts, start=first):
+        if not isinstance(text, str):
+            raise ValueError(f"text {number} is of type {type(text).__name__}, {text!r:.60}; give a string")
+        if not is_text(text):
+            raise ValueError(
+                f"text {number} holds half of a character (a lone surrogate), {text!r:.60}; correct it"
+            )
     encoded = [_encoded(model, texts) for model in models]
     for number, ids in enumerate(encoded[0]):
         if len(ids) < MIN_TOKENS:
@@ -188,6 +197,12 @@ def token_ids(models: Sequence[ChatModel], texts: Sequence[str], *, first: int =
                 "are compared token by token, so take a base and an instruction-tuned model of one family"
             )
     return encoded[0]
+
+
+def check_texts(texts: Iterable[str]) -> None:
+    """Raise a ValueError for one string, which would be a list of its letters."""
+    if isinstance(texts, str):
+        raise ValueError("texts must be a list of strings, got one string; put it into a list")
 
 
 def _encoded(model: ChatModel, texts: Sequence[str]) -> list[list[int]]:
@@ -232,8 +247,11 @@ def sampled_fast_detect_gpt(
     Source: Bao et al. 2024, arXiv:2310.05130, section 2.2, 10,000 samples as released.
 
     Raises:
-        ValueError: as `score_texts`.
+        ValueError: as `score_texts`, or fewer than two samples.
     """
+    if n_samples < 2:
+        raise ValueError(f"n_samples must be 2 or more, got {n_samples}: a deviation is estimated from them")
+    check_texts(texts)
     models = [model] if reference is None else [model, reference]
     if reference is not None:
         check_shared_vocabulary(model, reference)

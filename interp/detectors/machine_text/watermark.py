@@ -78,9 +78,10 @@ class Watermark:
     """`lefthash` hashes the token before the marked one, `selfhash` the marked one and those before it."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.key, bool) or not isinstance(self.key, int) or self.key <= 0:
+        if isinstance(self.key, bool) or not isinstance(self.key, int) or not 0 < self.key < 2**63:
             raise ValueError(
-                f"a watermark is made and found with a secret key, a positive integer, got {self.key!r}; give key="
+                "a watermark is made and found with a secret key, a positive integer below 2**63, got "
+                f"{self.key!r}; give key="
             )
         if not 0 < self.gamma < 1:
             raise ValueError(f"gamma must lie between 0 and 1, got {self.gamma}")
@@ -154,9 +155,9 @@ class Watermark:
         """
         if len(ngram) != self.ngram:
             raise ValueError(f"this watermark reads {self.ngram} tokens, got {len(ngram)}")
-        if max(ngram) >= self.vocab_size or min(ngram) < 0:
+        if unknown := [token for token in ngram if not 0 <= token < self.vocab_size]:
             raise ValueError(
-                f"token {max(ngram)} is not in the watermark's vocabulary of {self.vocab_size}; give tokens of the "
+                f"token {unknown[0]} is not in the watermark's vocabulary of {self.vocab_size}; give tokens of the "
                 "tokenizer that it was made for"
             )
         context = ngram if self.seeding == "selfhash" else ngram[:-1]

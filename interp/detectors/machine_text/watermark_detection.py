@@ -14,14 +14,14 @@ Kirchenbauer et al. 2024, arXiv:2306.04634.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy import stats
 from torch import Tensor
 
-from interp.detectors.machine_text.reading import map_texts, token_ids
+from interp.detectors.machine_text.reading import check_finite, map_texts, token_ids
 from interp.detectors.machine_text.watermark import Watermark
 from interp.display.cards import Card, Shown
 from interp.models.chat_model import ChatModel
@@ -98,6 +98,8 @@ def detect_watermark(
     """
     if attention_mask is not None and len(attention_mask) != len(ids):
         raise ValueError(f"got {len(attention_mask)} entries of attention_mask for {len(ids)} tokens")
+    if prompt_tokens < 0:
+        raise ValueError(f"prompt_tokens must be 0 or more, got {prompt_tokens}")
     if counted not in ("distinct n-grams", "tokens"):
         raise ValueError(f"unknown counted {counted!r}; known: distinct n-grams, tokens")
     places = [i for i in range(len(ids)) if attention_mask is None or attention_mask[i]]
@@ -128,6 +130,42 @@ def detect_watermark(
         z_along=tuple(_z_along(scored, watermark.gamma).tolist()),
         window=best_window(scored, watermark.gamma),
     )
+
+
+class GreenCount(NamedTuple):
+    """Green tokens among the scored ones of a text."""
+
+    n_green: int
+    """Green tokens, G."""
+    n_scored: int
+    """Scored tokens, T: its distinct n-grams."""
+
+
+def count_green(
+    watermark: Watermark, texts: Sequence[Sequence[int]], *, prompt_tokens: int = 0
+) -> list[GreenCount]:
+    """What `detect_watermark` counts in each of many texts by distinct n-grams; every green list is drawn once.
+
+    Args:
+        texts: token ids without BOS.
+        prompt_tokens: as for `detect_watermark`, of every text.
+
+    Raises:
+        ValueError: a text without a token to score, or tokens of another vocabulary.
+    """
+    if prompt_tokens < 0:
+        raise ValueError(f"prompt_tokens must be 0 or more, got {prompt_tokens}")
+    first, width = max(watermark.ngram, prompt_tokens + 1), watermark.ngram
+    of_text = [{tuple(ids[stop - width : stop]) for stop in range(first, len(ids) + 1)} for ids in texts]
+    if short := [number for number, ngrams in enumerate(of_text) if not ngrams]:
+        raise ValueError(
+            f"text {short[0]} has {len(texts[short[0]])} tokens, {prompt_tokens} of them the prompt's, and none to "
+            f"score: the watermark reads {width} tokens; leave it out"
+        )
+    # The n-grams of one list one after the other: it is drawn from the tokens before the marked one, the last foremost.
+    ordered = sorted(set().union(*of_text), key=lambda ngram: (ngram[-2::-1], ngram[-1]))
+    green = {ngram for ngram in ordered if watermark.is_green(ngram)}
+    return [GreenCount(len(ngrams & green), len(ngrams)) for ngrams in of_text]
 
 
 def find_watermark(
@@ -246,7 +284,7 @@ def mean_spike_entropies(model: ChatModel, texts: Sequence[str], watermark: Wate
     """Mean spike entropy of each text under a model, for `expected_detection`; one forward pass.
 
     Raises:
-        ValueError: a text of fewer than two tokens.
+        ValueError: a text of fewer than two tokens, or log-probabilities that are not finite.
     """
     modulus = spike_modulus(watermark.gamma, watermark.delta)
 
@@ -256,9 +294,10 @@ def mean_spike_entropies(model: ChatModel, texts: Sequence[str], watermark: Wate
     ) -> Float[Tensor, " position"]:
         return spike_entropies(logits[0].softmax(-1), modulus)
 
-    return [
-        float(part.values.double().mean()) for part in map_texts([model], token_ids([model], texts), reduce)
-    ]
+    parts = map_texts([model], token_ids([model], texts), reduce)
+    for number, part in enumerate(parts):
+        check_finite(part.values[:, None], number)
+    return [float(part.values.double().mean()) for part in parts]
 
 
 def _z_along(green: Sequence[bool], gamma: float) -> np.ndarray:

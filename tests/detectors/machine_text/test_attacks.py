@@ -31,6 +31,8 @@ def test_mixed_texts_hold_the_share_of_human_sentences_in_order() -> None:
     assert mix_sentences(MACHINE[1:], HUMAN[1:], share=1.0) == ["Only one."]
     with pytest.raises(ValueError, match="got 1 human texts for 2 machine-written ones"):
         mix_sentences(MACHINE, HUMAN[:1])
+    with pytest.raises(ValueError, match="texts must be a list of strings, got one string"):
+        swap_words(HUMAN[0])
     with pytest.raises(ValueError, match=r"share must lie between 0 and 1, got 1\.5"):
         swap_words(MACHINE, share=1.5)
 

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from interp.detectors.machine_text.perturbation import compare, dna_gpt, ngram_o
 from interp.detectors.machine_text.perturbers import WordPerturber
 from interp.detectors.machine_text.reading import score_texts
 from interp.detectors.machine_text.scores import TextScores
-from interp.engine.generation import generate
+from interp.engine.generation import Completions, generate
 from interp.engine.log_probs import PositionReducer
 from interp.engine.packed_texts import map_packed_positions
 from interp.models.chat_model import ChatModel
@@ -103,6 +105,25 @@ def test_overlap_counts_shared_ngrams() -> None:
     assert ngram_overlap(words, words) == pytest.approx(expected)
     assert ngram_overlap(words, "a b c x d e f".split()) == 0
     assert ngram_overlap(words[:3], words) == 0
+
+
+def test_short_versions_and_broken_models_are_named(tiny: ChatModel) -> None:
+    with pytest.raises(ValueError, match="versions of text 0, which is their text 0: text 1 has 1 token"):
+        perturbation_scores(tiny, ["a b"], lambda text, n, *, seed: ["x"] * n, n_perturbations=2)  # noqa: ARG005
+    with pytest.raises(ValueError, match="text 1 has 0 tokens"):
+        perturbation_scores(tiny, ["a b c", ""], WordPerturber(), n_perturbations=2)
+
+
+def test_a_model_that_writes_nothing_has_no_likelihood_gap(
+    tiny: ChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(*args: Any, **options: Any) -> Completions:
+        written = generate(*args, **options)
+        return replace(written, ids=tuple(() for _ in written.ids), texts=tuple("" for _ in written.texts))
+
+    monkeypatch.setattr(perturbation, "generate", ended)
+    (found,) = dna_gpt(tiny, ["ab"], n_regenerated=2)
+    assert math.isnan(found.likelihood_gap) and (found.overlap, found.n_regenerated) == (0, 0)
 
 
 def test_the_models_own_greedy_text_is_its_regeneration(tiny: ChatModel) -> None:

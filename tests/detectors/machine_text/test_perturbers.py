@@ -25,7 +25,7 @@ def test_spans_cover_the_published_share_and_do_not_touch() -> None:
         assert len(spans) == max(1, int(0.3 * n_words / 4))
         assert all(stop - start == 2 and 0 <= start and stop <= n_words for start, stop in spans)
         assert all(after[0] - before[1] >= 1 for before, after in itertools.pairwise(spans))
-    with pytest.raises(ValueError, match="a text of 1 words has no span of 2"):
+    with pytest.raises(ValueError, match="a text of 1 word has no span of 2"):
         masked_spans(1, generator=random.Random(0))
 
 
@@ -38,6 +38,8 @@ def test_words_are_dropped_or_swapped_and_nothing_else_changes() -> None:
     assert all("\n" in version for version in swapped)  # white space stays
     assert len(set(swapped)) > 1
     assert WordPerturber()(TEXT, 3, seed=4) == WordPerturber()(TEXT, 3, seed=4)
+    with pytest.raises(ValueError, match=r"share must lie between 0 and 1, got 2\.0"):
+        WordPerturber(share=2.0)
     assert WordPerturber()(TEXT, 3, seed=4) != WordPerturber()(TEXT, 3, seed=5)
     assert replaced(TEXT, words) == TEXT
 

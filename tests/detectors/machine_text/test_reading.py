@@ -1,5 +1,6 @@
 """Scores of texts equal those of the plain Hugging Face computation, text by text, whatever runs beside them."""
 
+import gc
 import math
 from collections.abc import Iterator, Sequence
 
@@ -8,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from interp.detectors.machine_text import reading
+from interp.detectors.machine_text.gltr import gltr
 from interp.detectors.machine_text.reading import (
     read_texts,
     sampled_fast_detect_gpt,
@@ -15,6 +17,8 @@ from interp.detectors.machine_text.reading import (
     stream_scores,
 )
 from interp.detectors.machine_text.scores import TextScores
+from interp.detectors.machine_text.watermark import Watermark
+from interp.detectors.machine_text.watermark_detection import mean_spike_entropies
 from interp.engine.interventions import Ablate
 from interp.models.chat_model import ChatModel
 from tests.conftest import make_tokenizer, tiny_config
@@ -139,11 +143,17 @@ def test_sampling_agrees_with_the_analytic_score(tiny: ChatModel, base: ChatMode
     [
         (["fine", ""], "text 1 has 0 tokens; a score needs at least 2"),
         (["x"], "text 0 has 1 token; a score needs at least 2"),
+        (["fine", "half \ud800"], r"text 1 holds half of a character \(a lone surrogate\)"),
     ],
 )
 def test_texts_that_cannot_be_scored_are_named(tiny: ChatModel, texts: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         list(stream_scores(tiny, iter(texts)))
+
+
+def test_sampling_needs_two_samples(tiny: ChatModel) -> None:
+    with pytest.raises(ValueError, match="n_samples must be 2 or more, got 1"):
+        sampled_fast_detect_gpt(tiny, TEXTS[:1], n_samples=1)
 
 
 def test_a_single_string_is_no_list_of_texts(tiny: ChatModel) -> None:
@@ -164,6 +174,10 @@ def test_nan_is_refused_with_its_text(tiny: ChatModel) -> None:
         hf.model.embed_tokens.weight[model.tokenizer("q")["input_ids"][0]] = math.nan
     with pytest.raises(ValueError, match=r"not finite at token \d of text 1; float16 may overflow"):
         score_texts(model, ["fine", "aqb"])
+    with pytest.raises(ValueError, match=r"not finite at token \d of text 0"):
+        gltr(model, "aqb")
+    with pytest.raises(ValueError, match=r"not finite at token \d of text 1"):
+        mean_spike_entropies(model, ["fine", "aqb"], Watermark.of_model(model, key=5))
 
 
 def texts_of(n: int) -> Sequence[str]:
@@ -180,6 +194,10 @@ def test_what_is_held_does_not_grow_with_the_number_of_texts(tiny: ChatModel) ->
             taken += 1
             yield text
 
+    alive: list[int] = []
     for number, _ in enumerate(stream_scores(tiny, arriving())):
         assert taken <= number + reading._CHUNK
+        if number % reading._CHUNK == 5:
+            alive.append(sum(type(held) is torch.Tensor for held in gc.get_objects()))
     assert taken == 3 * reading._CHUNK
+    assert alive[0] > reading._CHUNK and abs(alive[2] - alive[1]) < reading._CHUNK / 4

@@ -160,10 +160,13 @@ def test_a_file_keeps_everything(tmp_path: Path) -> None:
 
 
 def test_a_missing_key_and_values_out_of_range_are_refused(tiny: ChatModel) -> None:
-    with pytest.raises(ValueError, match="secret key, a positive integer, got None; give key="):
+    with pytest.raises(
+        ValueError, match=r"secret key, a positive integer below 2\*\*63, got None; give key="
+    ):
         Watermark.of_model(tiny, key=None)
     for changes, message in (
-        ({"key": 0}, "positive integer, got 0"),
+        ({"key": 0}, r"positive integer below 2\*\*63, got 0"),
+        ({"key": 2**63}, "positive integer below"),
         ({"gamma": 1.0}, "gamma must lie between 0 and 1"),
         ({"delta": -1.0}, "delta must be 0 or more"),
         ({"context_width": 0}, "context_width must be 1 or more"),

@@ -14,6 +14,7 @@ from interp.detectors.machine_text.watermark_detection import (
     Counted,
     WatermarkEvidence,
     best_window,
+    count_green,
     detect_watermark,
     exact_p_value,
     expected_detection,
@@ -82,6 +83,19 @@ def test_unpadded_text_is_judged_as_by_transformers(seeding: Seeding, width: int
     repeated = [1, 2, 3] * 10
     scored = {c: detect_watermark(watermark, repeated, counted=c).n_scored for c in ("tokens", counted)}
     assert scored["tokens"] > 20 and (counted == "tokens" or scored[counted] == 3)
+
+
+@pytest.mark.parametrize(("seeding", "width"), CASES)
+def test_many_texts_are_counted_as_each_by_itself(seeding: Seeding, width: int) -> None:
+    watermark = Watermark(key=KEY, vocab_size=12, gamma=0.5, seeding=seeding, context_width=width)
+    texts = [random_ids(n, size=12, seed=n) for n in (9, 40, 80)]
+    for prompt in (0, 7):
+        alone = [detect_watermark(watermark, ids, prompt_tokens=prompt) for ids in texts]
+        together = count_green(watermark, texts, prompt_tokens=prompt)
+        assert together == [(one.n_green, one.n_scored) for one in alone]
+        assert together[2].n_scored <= 80 - prompt and together[2].n_green > 0
+    with pytest.raises(ValueError, match="text 0 has 9 tokens, 9 of them the prompt's, and none to score"):
+        count_green(watermark, texts, prompt_tokens=9)
 
 
 def test_padding_and_prompt_are_left_out() -> None:
