@@ -45,6 +45,8 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.precision
 	$(BIN)/python -m benchmarks.generation
 	$(BIN)/python -m benchmarks.selection
+	$(BIN)/python -m benchmarks.screening
+	$(BIN)/python -m benchmarks.early_verdicts
 	$(BIN)/python -m benchmarks.guard
 	$(BIN)/python -m benchmarks.machine_text
 	$(BIN)/python -m benchmarks.multiple_choice
@@ -53,6 +55,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.recovery
 	$(BIN)/python -m benchmarks.soft_prompts
 	$(BIN)/python -m benchmarks.activation_store
+	$(BIN)/python -m benchmarks.scale_out
 
 # On a machine with an NVIDIA card: random weights in the shape of a 7B model, no downloads, three minutes.
 bench-gpu: $(READY)

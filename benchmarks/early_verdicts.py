@@ -5,6 +5,7 @@ python -m benchmarks.early_verdicts [--n 48] [--tokens 32]
 
 import argparse
 import logging
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -37,21 +38,21 @@ def main() -> None:
                 model, texts, max_new_tokens=args.tokens, early_stop=early_stop
             )
 
-        runs = {str(early): partial(run, early, texts, found) for early in (False, True)}
+        runs: dict[str, Callable[[], object]] = {
+            str(early): partial(run, early, texts, found) for early in (False, True)
+        }
         least = least_processor_seconds(runs, args.rounds)
         whole, early = least["False"], least["True"]
         same = "equal" if found[True].flags == found[False].flags else "NOT EQUAL"
         refused = f"{len(found[False].rows(refused=True))} of {len(texts)}"
-        rows.append(
-            f"| {name} | {refused} | {whole:.1f} | {early:.1f} | {1 - early / whole:.0%} less | {same} |"
-        )
+        rows.append(f"| {name} | {refused} | {whole:.1f} | {early:.1f} | {early / whole:.2f}x | {same} |")
         print(rows[-1], flush=True)
     write_section(
         "Refusal verdicts",
         f"""{args.n} prompts of `builtin`, test, at most {args.tokens} tokens, {args.model}, float32, one thread, least
 of {args.rounds} in processor seconds.
 
-| prompts | refused | whole completions | until settled | | verdicts |
+| prompts | refused | whole completions | until settled | ratio | verdicts |
 |---|---|---|---|---|---|
 """
         + "\n".join(rows),

@@ -12,6 +12,7 @@ thought has none.
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from jaxtyping import Float
@@ -111,6 +112,11 @@ def normalised(text: str) -> str:
     return " ".join(_INVISIBLE.sub("", plain).split()).casefold()
 
 
+@cache
+def _all_normalised(entries: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(map(normalised, entries))
+
+
 def is_refusal(text: str, substrings: RefusalList = "normalised") -> bool:
     """Whether a reply's answer contains a refusal substring of a list.
 
@@ -125,7 +131,7 @@ def refuses(answer: str, substrings: RefusalList = "normalised") -> bool:
     """Whether an answer, without the thought before it, contains a refusal substring of a list."""
     if substrings == "normalised":
         plain = normalised(answer)
-        return any(normalised(entry) in plain for entry in REFUSAL_SUBSTRINGS_NORMALISED)
+        return any(entry in plain for entry in _all_normalised(REFUSAL_SUBSTRINGS_NORMALISED))
     if substrings == "arditi":
         lowered = answer.lower()
         return any(entry.lower() in lowered for entry in REFUSAL_SUBSTRINGS_ARDITI)

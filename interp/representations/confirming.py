@@ -1,8 +1,9 @@
 """A pick screened with rounded products and proven with exact ones.
 
 A model of precision `fast` scores every candidate with its rounded products. Candidates are then scored again in
-float32, in the order of their rounded bypass, and the largest difference between both is taken for each of the three
-scores. A candidate needs no second look once its rounded scores cannot win by any difference up to `MARGIN` times the
+float32, in the order of their rounded bypass, and the difference between both is taken for each of the three scores:
+absolute, a mean over prompts, which cannot cancel as that of two means can, and the largest of all candidates scored
+twice. A candidate needs no second look once its rounded scores cannot win by any difference up to `MARGIN` times the
 largest one: its kl lies that far above the limit, or its induce that far below, or its bypass that far above the best
 exact one. The limits move as differences grow, and at least `MIN_CONFIRMED` candidates that are not zero are scored
 twice.
@@ -112,13 +113,15 @@ def slack(sweep: Sweep) -> Slack:
 
 
 def _differences(sweep: Sweep) -> Slack:
-    largest = [0.0, 0.0, 0.0]
+    """Mean over prompts of the absolute difference of each score, the largest of the confirmed candidates."""
+    n, largest = sweep.n_harmful, [0.0, 0.0, 0.0]
     for place in sweep.confirmed:
-        pair = [each.candidate(place) for each in (sweep, sweep.exact)]
-        for number, score in enumerate(Slack._fields):
-            difference = abs(getattr(pair[0], score) - getattr(pair[1], score))
-            if math.isfinite(difference):
-                largest[number] = max(largest[number], difference)
+        ablated = (sweep.ablated[place] - sweep.exact.ablated[place]).abs()
+        induced = (sweep.induced[place] - sweep.exact.induced[place]).abs()
+        for number, gaps in enumerate((ablated[:n], induced, ablated[n:])):
+            mean = gaps.mean().item()
+            if math.isfinite(mean):
+                largest[number] = max(largest[number], mean)
     return Slack(*largest)
 
 

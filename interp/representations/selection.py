@@ -97,11 +97,12 @@ class Confirmation:
     margin: float
     """How many times the largest difference a candidate that was not confirmed may be off."""
     bypass: Measured
-    """Largest difference of bypass between rounded and exact products over the confirmed candidates, in nats."""
+    """Difference of bypass between rounded and exact products, absolute, mean over prompts, in nats: the largest of the
+    confirmed candidates."""
     induce: Measured
-    """Largest difference of induce, in nats."""
+    """Difference of induce, likewise."""
     kl: Measured
-    """Largest difference of kl, in nats."""
+    """Difference of kl, likewise."""
 
 
 class NothingSurvives(ValueError):

@@ -36,20 +36,21 @@ def fast(exact: ChatModel, monkeypatch: pytest.MonkeyPatch) -> ChatModel:
     return with_precision(exact, "fast")
 
 
-def near_ties(model: ChatModel, seed: int) -> dict[Place, torch.Tensor]:
-    """One direction with a little noise at layer 1, others at layer 2, which the rule excludes."""
+def near_ties(model: ChatModel, seed: int, noise: float) -> dict[Place, torch.Tensor]:
+    """One direction with some noise at layer 1, and with more at layer 2, which the rule excludes."""
     generator = torch.Generator().manual_seed(seed)
     common = 2 * torch.randn(model.d_model, generator=generator)
     return {
-        (position, layer): common + noise * torch.randn(model.d_model, generator=generator)
+        (position, layer): common + scale * torch.randn(model.d_model, generator=generator)
         for position in range(-6, 0)
-        for layer, noise in ((1, 0.02), (2, 1.0))
+        for layer, scale in ((1, noise), (2, 1.0))
     }
 
 
-def sweep_of(model: ChatModel, seed: int) -> Sweep:
+def sweep_of(model: ChatModel, seed: int, noise: float = 0.02) -> Sweep:
     harmful, harmless = (tokenize(model.tokenizer, texts) for texts in (HARMFUL, HARMLESS))
-    return Sweep(model, near_ties(model, seed), harmful=harmful, harmless=harmless, refusal_ids=REFUSAL_IDS)
+    directions = near_ties(model, seed, noise)
+    return Sweep(model, directions, harmful=harmful, harmless=harmless, refusal_ids=REFUSAL_IDS)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -76,14 +77,18 @@ def test_the_pick_is_the_exact_one_where_rounding_would_pick_another(
 
 
 def test_what_is_not_confirmed_cannot_win_by_the_largest_difference(fast: ChatModel) -> None:
-    screened = sweep_of(fast, 0)
+    screened = sweep_of(fast, 0, noise=2.0)
     picked = confirmed_pick(screened, OPEN)
     assert picked is not None
-    most = slack(screened)
-    for place in screened.directions:
-        if place[1] < 2 and place not in screened.confirmed:
-            assert screened.candidate(place).bypass - most.bypass > picked.bypass
-    assert 0 < len(screened.confirmed) < len(screened.directions)
+    others = {place for place in screened.directions if place[1] < 2} - screened.confirmed
+    assert len(screened.confirmed) >= MIN_CONFIRMED and others
+    for place in others:
+        assert screened.candidate(place).bypass - slack(screened).bypass > picked.bypass
+    gaps = [
+        (screened.induced[place] - screened.exact.induced[place]).abs().mean().item()
+        for place in screened.confirmed
+    ]
+    assert slack(screened).induce == pytest.approx(MARGIN * max(gaps))
 
 
 def test_exact_products_are_not_measured_twice(exact: ChatModel) -> None:

@@ -117,8 +117,8 @@ def _confirmed(confirmation: Confirmation | None) -> list[str]:
     return [
         f"Candidates were screened with products rounded to bfloat16. {confirmation.confirmed} of "
         f"{confirmation.screened} were scored again in float32, the pick among them; rounding moved their bypass by "
-        f"{confirmation.bypass:.2g}, induce by {confirmation.induce:.2g} and KL by {confirmation.kl:.2g} nats at most. "
-        f"No other candidate wins even if rounding moved it {confirmation.margin:g} times as far."
+        f"{confirmation.bypass:.2g}, induce by {confirmation.induce:.2g} and KL by {confirmation.kl:.2g} nats a prompt "
+        f"at most. No other candidate wins even if rounding moved it {confirmation.margin:g} times as far."
     ]
 
 
