@@ -135,7 +135,7 @@ def rate_bars(
 
 
 def layer_lines(
-    series: Mapping[str, Sequence[float | None]],
+    series: Mapping[str, Sequence[float | None] | Sequence[Estimate]],
     *,
     title: str,
     y_title: str,
@@ -147,7 +147,7 @@ def layer_lines(
     marked: tuple[int, str] | None = None,
     looks: Mapping[str, Style] | None = None,
 ) -> go.Figure:
-    """One line per series over layers.
+    """One line per series over layers; estimates have their 95% bands.
 
     Args:
         reference: height of a dashed horizontal line, such as chance level.
@@ -157,7 +157,12 @@ def layer_lines(
     looks = looks or named(list(series))
     figure = panels(x_title=LAYER, y_title=y_title)
     for name, values in series.items():
-        figure.add_traces(line(name, values, looks[name], x=layers))
+        entries = [value for value in values if isinstance(value, Estimate)]
+        if entries:
+            figure.add_traces(estimates_line(name, entries, looks[name], x=layers))
+        else:
+            plain = [value for value in values if not isinstance(value, Estimate)]
+            figure.add_traces(line(name, plain, looks[name], x=layers))
     if reference is not None:
         reference_line(figure, y=reference, name=reference_name)
     if marked is not None:

@@ -12,7 +12,7 @@ Hands out:
 `Shift`, `anchor`, `plane_by_layer`, `plane_cosines`, `shift_table`, `RefusalTargets`, `SafetyStates`,
 `refusal_targets`, `safety_representations`, `safety_representations_by_layer`, `answer_states`, `conversation`,
 `LatentJudge`, `fit_latent_judge`, `OrdinalFit`, `fit_ordinal`, `category_directions`, `harm_directions`,
-`severity_readings`.
+`severity_readings`, `contrast_cosines`, `shuffled_cosines`.
 """
 
 import lazy_loader

@@ -11,6 +11,8 @@ from .beliefs import states as states
 from .confounds import leak_check as leak_check
 from .contrasts import FittedDirection as FittedDirection
 from .contrasts import fit_directions as fit_directions
+from .dissociation import contrast_cosines as contrast_cosines
+from .dissociation import shuffled_cosines as shuffled_cosines
 from .heads import AttentionByRole as AttentionByRole
 from .heads import Head as Head
 from .heads import HeadAttribution as HeadAttribution

@@ -219,6 +219,15 @@ def test_layer_lines_data_and_axes() -> None:
     assert other.data[1].x == (4, 8, 12) and other.layout.yaxis.range is None
 
 
+def test_layer_lines_of_estimates_have_bands() -> None:
+    entries = [Estimate(value=v, n=9, low=v - 0.1, high=v + 0.2) for v in (0.0, 0.5)]
+    figure: Any = layer_lines({"a": entries, "b": [0.1, 0.2]}, title="T", y_title="cosine")
+    band, measured, plain = figure.data
+    assert measured.y == (0.0, 0.5) and plain.y == (0.1, 0.2)
+    assert band.y == pytest.approx((0.2, 0.7, 0.4, -0.1)) and band.fill == "toself"
+    assert measured.customdata[1] == pytest.approx((0.4, 0.7)) and plain.customdata is None
+
+
 def test_layer_lines_reference_and_mark() -> None:
     figure: Any = layer_lines({"a": [0.5]}, title="", y_title="", reference=0.25, marked=(7, "picked"))
     reference, mark = figure.layout.shapes
