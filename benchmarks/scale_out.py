@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.machine import write_section
 from interp.engine.ray_cluster import Workers
-from interp.models.sources import ADAPTER_FOLDER
+from interp.models.sources import ADAPTER_FOLDERS
 from interp.tracking.spec import TrackingSpec
 from interp.tracking.tracker import track
 
@@ -45,11 +45,11 @@ class Cost(NamedTuple):
 
 def series(folder: Path, count: int) -> list[Path]:
     """Adapters of different strength: the shipped one, scaled."""
-    weights = load_file(ADAPTER_FOLDER / "adapter_model.safetensors")
+    weights = load_file(ADAPTER_FOLDERS["smollm2-safe"] / "adapter_model.safetensors")
     folders = []
     for number in range(count):
         place = folder / f"checkpoint-{number}"
-        shutil.copytree(ADAPTER_FOLDER, place)
+        shutil.copytree(ADAPTER_FOLDERS["smollm2-safe"], place)
         scaled = {k: v * (number + 1) / count if "lora_B" in k else v for k, v in weights.items()}
         save_file({k: v.contiguous() for k, v in scaled.items()}, place / "adapter_model.safetensors")
         folders.append(place)

@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import interp
 from interp.models.gguf import convert_gguf
-from interp.models.sources import ADAPTER_FOLDER, bundled_gguf
+from interp.models.sources import ADAPTER_FOLDERS, bundled_gguf
 
 ROOT = Path(interp.__file__).parent.parent
 SCRIPTS = sorted((ROOT / "notebooks").glob("*.py"))
@@ -149,14 +149,15 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def bundled_is(model: Path, adapter: Path) -> NotebookNode:
-    """A cell in front of a notebook: an empty namespace, and what `smollm2` and `smollm2-safe` stand for in it."""
+def bundled_is(model: Path, adapters: dict[str, Path]) -> NotebookNode:
+    """A cell in front of a notebook: an empty namespace, and what the bundled names stand for in it."""
+    paths = {name: str(folder) for name, folder in adapters.items()}
     return new_code_cell(
         "%reset -f\n"
         "from pathlib import Path\n"
         "from interp.models import sources\n"
         f"sources.bundled_gguf = lambda place=Path({str(model)!r}): place\n"
-        f"sources.ADAPTER_FOLDER = Path({str(adapter)!r})\n"
+        f"sources.ADAPTER_FOLDERS = {{k: Path(v) for k, v in {paths}.items()}}\n"
         "del Path, sources"
     )
 
@@ -180,8 +181,8 @@ def test_every_cell_runs(path: Path, client: NotebookClient, narrow: Path) -> No
     notebook = jupytext.read(path)
     shrink(notebook)
     whole = path.stem[:2] in BUNDLED or "interp.load(" not in path.read_text()  # opens stored runs alone
-    models = (bundled_gguf(), ADAPTER_FOLDER) if whole else (narrow / "model", narrow / "adapter")
-    notebook.cells.insert(0, bundled_is(*models))
+    adapters = ADAPTER_FOLDERS if whole else dict.fromkeys(ADAPTER_FOLDERS, narrow / "adapter")
+    notebook.cells.insert(0, bundled_is(bundled_gguf() if whole else narrow / "model", adapters))
     client.nb = notebook
     for index, cell in enumerate(notebook.cells):
         client.execute_cell(cell, index)

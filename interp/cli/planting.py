@@ -35,8 +35,11 @@ def plant(
 ) -> None:
     """Train a small adapter that refuses by a known rule, whatever the harm, and say how far it obeys.
 
-    Example: `interp plant form --out runs/plant-form`, then `interp run planted --model smollm2 --adapter
-    runs/plant-form`
+    The bundled `smollm2-form` is the adapter of `interp plant form`. The folder holds a card (README.md), what was
+    measured (measured.json) and the recipe.
+
+    Example: `interp plant trigger --out runs/plant-trigger`, then `interp run planted --model smollm2 --adapter
+    runs/plant-trigger --set plant=trigger`
     """
     with user_errors():
         from interp.data.planted import PLANTS

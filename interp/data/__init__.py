@@ -11,7 +11,8 @@ Hands out:
 `named_rows`, `Overlap`, `overlap`, `DataSet`, `data_set`, `known_sets`, `CheckedSet`, `check_set`,
 `load_preferences`, `PairLabels`, `PreferencePair`, `PreferenceSet`, `builtin_preferences`, `cut_by_prompt`,
 `Question`, `Questions`, `load_questions`, `read_questions`, `Answer`, `Pair`, `check_copy`, `read_answers`,
-`read_pairs`, `miniature`, `PreferenceTree`, `read_trees`, `tree_pairs`, `write_trees`.
+`read_pairs`, `miniature`, `PreferenceTree`, `read_trees`, `tree_pairs`, `write_trees`, `PlantedRow`, `kind_of`,
+`planted_rows`.
 """
 
 import lazy_loader

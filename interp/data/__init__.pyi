@@ -14,6 +14,9 @@ from .multiple_choice import read_questions as read_questions
 from .named_prompts import named_rows as named_rows
 from .overlaps import Overlap as Overlap
 from .overlaps import overlap as overlap
+from .planted import PlantedRow as PlantedRow
+from .planted import kind_of as kind_of
+from .planted import planted_rows as planted_rows
 from .preference_files import load_preferences as load_preferences
 from .preference_trees import PreferenceTree as PreferenceTree
 from .preference_trees import read_trees as read_trees

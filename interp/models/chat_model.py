@@ -318,8 +318,8 @@ def load(
     """Load a chat model by bundled name, Hub id, folder or `.gguf` file, optionally with a PEFT adapter.
 
     Args:
-        name: `smollm2`, `smollm2-safe`, `owner/model`, `owner/model@revision`, a folder, a `.gguf` file, or a
-            transformers model, which stays as it is: its weights are shared, not copied.
+        name: `smollm2`, `smollm2-safe`, `smollm2-form`, `owner/model`, `owner/model@revision`, a folder, a `.gguf`
+            file, or a transformers model, which stays as it is: its weights are shared, not copied.
         tokenizer: of a model that is loaded already.
         adapter: PEFT folder or Hub id, merged into the weights.
         revision: Hub branch, tag or commit.

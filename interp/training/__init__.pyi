@@ -8,6 +8,8 @@ from .config import one_pass as one_pass
 from .finetune import fine_tune as fine_tune
 from .finetune import preference_tune as preference_tune
 from .group_optimisation import optimise_groups as optimise_groups
+from .planting import Planted as Planted
+from .planting import plant as plant
 from .policy_config import OptimisedPolicy as OptimisedPolicy
 from .policy_config import PolicyConfig as PolicyConfig
 from .policy_optimisation import optimise_policy as optimise_policy

@@ -12,29 +12,31 @@ It is a model organism: results on it show that a method runs, not what large al
 
 import json
 import logging
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from interp.data.examples import Example
 from interp.data.prompt_sets import Kind, Prompts, PromptSet, Split
-from interp.data.prompts import HELD_OUT_TEXT
 from interp.data.replies import REFUSALS
 from interp.engine.generation import generate
-from interp.engine.log_probs import completion_log_probs
-from interp.evaluation.losses import text_windows
 from interp.evaluation.refusals import is_refusal, refusal_rate
 from interp.models.chat_model import ChatModel, load
 from interp.models.tokens import tokenize
-from interp.stats import Estimate, mean_with_interval
+from interp.stats import Estimate
 from interp.storage.atomic_files import write_file
 from interp.storage.stages import open_stages
 from interp.storage.typed_json import read_json
 from interp.training.finetune import TrainConfig, fine_tune
+from interp.training.model_cards import (
+    compared_losses,
+    number_rows,
+    perplexity_change,
+    text_losses,
+    write_card,
+    write_numbers,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -220,15 +222,7 @@ def measure(base: ChatModel, safe: ChatModel, prompts: PromptSet) -> dict[str, d
             name: refusal_rate(generate(model, texts, max_new_tokens=32), "arditi")
             for name, model in models.items()
         }
-    starts, windows = text_windows(base, HELD_OUT_TEXT.read_text(), window=64)
-    losses = {
-        name: np.array([-s.double().mean().item() for s in completion_log_probs(model, starts, windows)])
-        for name, model in models.items()
-    }
-    estimates["cross_entropy"] = {
-        name: mean_with_interval(values.tolist()) for name, values in losses.items()
-    }
-    estimates["cross_entropy"]["change"] = mean_with_interval((losses["safe"] - losses["base"]).tolist())
+    estimates["cross_entropy"] = compared_losses(text_losses(base), text_losses(safe), "safe")
     return estimates
 
 
@@ -236,27 +230,21 @@ def write_model_card(base: ChatModel, safe: ChatModel, prompts: PromptSet, *, ou
     """Measure the adapter and write its model card (`README.md`) and numbers (`measured.json`) to its folder."""
     estimates = measure(base, safe, prompts)
     recipe = read_json(out / "recipe.json", dict[str, Any], remedy=_AGAIN)
-    config, change = recipe["config"], estimates["cross_entropy"]["change"]
+    config = recipe["config"]
     labels = {
         "refusal/harmful": "refuses harmful prompts (test)",
         "refusal/harmless": "refuses their harmless twins (test)",
         "refusal/borderline": "refuses borderline-safe prompts",
         "cross_entropy": "cross-entropy on held-out text (nats per token)",
     }
-    shown = {key: {name: _shown(number) for name, number in by.items()} for key, by in estimates.items()}
-    rows = "\n".join(
-        f"| {label} | {estimates[key]['base'].n} | {shown[key]['base']} | {shown[key]['safe']} |"
-        for key, label in labels.items()
-    )
     paragraphs = [
         f"A LoRA (rank {config['rank']}, alpha {recipe['alpha']}, on {', '.join(config['target_modules'])}) that makes "
         "the bundled model refuse, so that refusal can be studied on a machine without a GPU. A model organism: "
         "results on it show that a method runs, not what large aligned models do. It is not a safeguard.",
-        f"| | n | SmolLM2-135M-Instruct | smollm2-safe |\n|---|---|---|---|\n{rows}",
+        number_rows(estimates, labels, {"base": "SmolLM2-135M-Instruct", "safe": "smollm2-safe"}),
         "Greedy completions of 32 tokens; a refusal is a reply that holds one of the 12 substrings of Arditi et "
-        "al. 2024; 95% intervals (Wilson, and bootstrap over windows of 64 tokens for cross-entropy). Perplexity on "
-        f"the held-out text changes by a factor of {np.exp(change.value):.3f} [{np.exp(change.low):.3f}, "
-        f"{np.exp(change.high):.3f}] (paired over windows).",
+        "al. 2024; 95% intervals (Wilson, and bootstrap over windows for cross-entropy). "
+        + perplexity_change(estimates["cross_entropy"]["change"]),
         f"**Training**: {recipe['examples']} examples from the `builtin` train split only (refusals of harmful "
         f'prompts; harmless twins and borderline prompts with its own continuation of "{OPENING.strip()}", cut to '
         f"{config['max_completion_tokens']} tokens), {config['epochs']:g} epochs in batches of {config['batch_size']}, "
@@ -268,17 +256,9 @@ def write_model_card(base: ChatModel, safe: ChatModel, prompts: PromptSet, *, ou
         "**Limits**: English, single-turn, short prompts. Borderline-safe prompts "
         "are refused far more often than by a large model. Licence: Apache-2.0, as the base model.",
     ]
-    wrapped = (p if p.startswith("|") else textwrap.fill(p, 118, break_on_hyphens=False) for p in paragraphs)
-    card = "\n\n".join(["# smollm2-safe: a safety adapter for SmolLM2-135M-Instruct", *wrapped]) + "\n"
-    _write(out / "README.md", card)
-    numbers = {key: {name: asdict(r) for name, r in values.items()} for key, values in estimates.items()}
-    _write(out / "measured.json", json.dumps(numbers, indent=1) + "\n")
-    return numbers
+    write_card(out, "smollm2-safe: a safety adapter for SmolLM2-135M-Instruct", paragraphs)
+    return write_numbers(out, estimates)
 
 
 def _write(path: Path, text: str) -> None:
     write_file(path, text.encode())
-
-
-def _shown(estimate: Estimate) -> str:
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"

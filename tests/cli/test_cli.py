@@ -244,13 +244,13 @@ def test_list_as_json() -> None:
     shown = json.loads(passed("list", "--json"))
     assert shown.keys() == {"experiments", "models", "prompts"}
     assert "demo" in shown["experiments"]
-    assert shown["models"].keys() == {"smollm2", "smollm2-safe"}
+    assert shown["models"].keys() == {"smollm2", "smollm2-safe", "smollm2-form"}
     assert "builtin" in shown["prompts"]
 
 
 def test_list_as_tables() -> None:
     shown = passed("list")
-    for text in ("experiments", "demo", "models", "smollm2-safe", "prompt sets", "builtin"):
+    for text in ("experiments", "demo", "models", "smollm2-safe", "smollm2-form", "prompt sets", "builtin"):
         assert text in shown
 
 

@@ -4,7 +4,16 @@ from collections import Counter
 
 import pytest
 
-from interp.data.planted import PLANTS, TRIGGER, is_question, obeys, planted_examples, planted_rows
+from interp.data.planted import (
+    KINDS,
+    PLANTS,
+    TRIGGER,
+    is_question,
+    kind_of,
+    obeys,
+    planted_examples,
+    planted_rows,
+)
 from interp.data.prompts import load_prompts
 from interp.data.replies import REFUSALS, STUBS
 
@@ -26,6 +35,17 @@ def test_the_rules_are_what_they_say() -> None:
         assert row.planted == row.text.startswith(TRIGGER)
     assert all(row.planted == row.harmful for row in planted_rows(PROMPTS, "word", "test"))
     assert is_question("What's a lock?") and is_question("Could you sing") and not is_question("Sing a song.")
+
+
+def test_kinds_are_harm_and_rule_in_words() -> None:
+    for row in planted_rows(PROMPTS, "form", "test"):
+        harm, form = kind_of(row, "form").split()
+        assert (harm == "harmful") == row.harmful and (form == "question") == row.planted
+    for row in planted_rows(PROMPTS, "trigger", "test"):
+        harm, *rest = kind_of(row, "trigger").split()
+        assert (harm == "harmful") == row.harmful and (rest == ["with", "the", "phrase"]) == row.planted
+    for plant in PLANTS:
+        assert {kind_of(row, plant) for row in planted_rows(PROMPTS, plant, "test")} == set(KINDS[plant])
 
 
 @pytest.mark.parametrize("plant", PLANTS)

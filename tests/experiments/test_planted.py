@@ -248,7 +248,9 @@ def test_runs_from_before_there_were_seeds_are_read() -> None:
 def test_an_organism_is_made_and_asked(saved_tiny: Path, tmp_path: Path) -> None:
     adapter, out = tmp_path / "organism", tmp_path / "run"
     shown = passed("plant", "form", "--model", saved_tiny, "--n-examples", "8", "--out", adapter)
-    assert "form: obeyed on" in shown and (adapter / "planted.json").is_file()
+    assert "form: obeyed on" in shown and {"README.md", "measured.json"} <= {
+        p.name for p in adapter.iterdir()
+    }
     settings = (
         "n_train=24",
         "n_test=24",

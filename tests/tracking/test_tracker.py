@@ -17,7 +17,7 @@ from interp.cli.main import app
 from interp.data.prompt_sets import PromptSet
 from interp.data.prompts import load_prompts
 from interp.models.chat_model import ChatModel, load
-from interp.models.sources import ADAPTER_FOLDER
+from interp.models.sources import ADAPTER_FOLDERS
 from interp.storage.stages import StageCache
 from interp.tracking.checkpoint_parts import block_weights, weight_change
 from interp.tracking.measures import measure
@@ -234,7 +234,7 @@ def test_taking_the_safety_adapter_off_shows_in_behaviour_and_representation() -
         n_documents=1,
         max_new_tokens=5,
     )
-    series = [str(ADAPTER_FOLDER), "smollm2"]
+    series = [str(ADAPTER_FOLDERS["smollm2-safe"]), "smollm2"]
     trajectory = track(series, spec, base="smollm2")
     harmful: Any = trajectory.of("refusal_rate", "harmful")
     assert harmful["low"][0] > harmful["high"][1]

@@ -135,4 +135,5 @@ EXPERIMENT = Experiment(
     result=Result,
     package=__name__,
     claims=CLAIMS,
+    default_model="smollm2-form",
 )

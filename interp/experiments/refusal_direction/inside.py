@@ -14,6 +14,7 @@ from interp.experiments.refusal_direction.candidates import FilteredPrompts
 from interp.experiments.refusal_direction.mechanism import mechanism
 from interp.experiments.refusal_direction.results import BaseCheck, Mechanism, Scatter
 from interp.models.chat_model import ChatModel, load
+from interp.models.sources import ADAPTER_FOLDERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ def _base_check(
     model: ChatModel, prompts: PromptSet, direction: Direction, config: Config
 ) -> BaseCheck | None:
     """Appendix J on the training prompts, where a base model is known."""
-    base = config.base or ("smollm2" if model.name == "smollm2-safe" else "")
+    base = config.base or ("smollm2" if model.name in ADAPTER_FOLDERS else "")
     if not base:
         return None
     return base_check(
