@@ -74,7 +74,7 @@ def main() -> None:
 {words(picks["fast"])} |
 
 Same pick: {"yes" if same else "NO"}. {rests_on.confirmed} candidates were scored in both; the largest differences were
-{rests_on.bypass:.2g} (bypass), {rests_on.induce:.2g} (induce) and {rests_on.kl:.2g} (KL) nats, and
+{rests_on.bypass:.2g} (bypass), {rests_on.induce:.2g} (induce) and {rests_on.kl:.2g} (KL) nats a prompt, and
 {rests_on.margin:g} times that would not let another candidate win.""",
     )
 
