@@ -132,6 +132,23 @@ def _found(method: str, label: str, value: str) -> Stored:
     return Stored(shown, "s")
 
 
+def _over_keys(texts: str, value: str) -> Stored:
+    """z of unmarked texts over keys; runs of before tried one key."""
+
+    def shown(result: Any) -> str:
+        keys = result["watermarks"]["unmarked"][texts].get("keys")
+        if keys is None:
+            return "not measured"
+        if value == "above":
+            share = keys["above"]
+            return f"{round(share['value'] * share['n'])} of {share['n']}"
+        if value == "expected":
+            return f"{keys['expected'] * keys['above']['n']:.1f}"
+        return formatted(keys[value], at(value))
+
+    return Stored(shown, "s")
+
+
 def _largest_cosine(result: Any) -> float:
     """Cosine of harm at `t_inst` and the rule at `t_post_inst`, largest in the upper two thirds of layers."""
     upper = result["dissociation"][len(result["dissociation"]) // 3 :]
@@ -145,6 +162,9 @@ def machine_text() -> dict[str, Stored]:
     for name in (fast, "log-rank", "log-likelihood", "entropy"):
         entries[f"auroc {name}"] = at("detectors", name, "auroc")
         entries[f"found {name}"] = percent("detectors", name, "found")
+    for short, texts in (("human", "human"), ("own", "the model's own, unmarked")):
+        for value in ("mean", "deviation", "above", "expected"):
+            entries[f"z over keys, {short}: {value}"] = _over_keys(texts, value)
     return entries | {
         "n": at("detectors", fast, "auroc", "n", form="d"),
         "paraphrased": at("attacks", "paraphrased by the model", "auroc", fast),

@@ -1,6 +1,7 @@
 """Machine-written text: planted results are judged rightly, and a run on the tiny model is whole and controlled."""
 
 import math
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import torch
 from interp.data.prompts import load_prompts
 from interp.detectors.machine_text.reading import score_texts
 from interp.detectors.machine_text.scores import SCORES
+from interp.detectors.machine_text.watermark import Watermark
+from interp.detectors.machine_text.watermark_detection import GreenCount, detect_watermark
 from interp.display.charts import traces_of
 from interp.experiments.machine_text import (
     ABLATED,
@@ -20,6 +23,7 @@ from interp.experiments.machine_text import (
     FAST,
     HUMAN,
     MIXED,
+    N_KEYS,
     ORDER,
     OTHER,
     PARAPHRASED,
@@ -29,26 +33,31 @@ from interp.experiments.machine_text import (
     TWO_MODELS,
     UNCHANGED,
     UNMARKED,
-    Arm,
-    Attack,
     Config,
-    Difference,
-    Effects,
-    LayerDirection,
-    Marked,
-    ReadExample,
     Result,
-    Separation,
-    Unmarked,
-    Watermarks,
 )
 from interp.experiments.machine_text.estimates import area_difference, thresholds, variance
 from interp.experiments.machine_text.figures import roc_points
 from interp.experiments.machine_text.inside import SafetyDirections, directions_by_layer
+from interp.experiments.machine_text.marks import chance_above, over_keys, summarised
+from interp.experiments.machine_text.results import (
+    Arm,
+    Attack,
+    Difference,
+    Effects,
+    LayerDirection,
+    Marked,
+    OverKeys,
+    ReadExample,
+    Separation,
+    Unmarked,
+    Watermarks,
+)
 from interp.experiments.machine_text.texts import Readings, by_id, read, twins
 from interp.models.chat_model import ChatModel
 from interp.stats import Estimate
 from interp.storage.provenance import provenance_of
+from interp.storage.typed_json import from_plain, to_plain
 
 SMALL = Config(
     n_pairs=6,
@@ -93,6 +102,10 @@ def test_a_run_is_whole_and_stored_as_it_is(stored: Path) -> None:
     assert list(result.arms) == list(ARMS)
     assert set(result.attacks) >= {UNCHANGED, MIXED, PARAPHRASED, OTHER, "temperature 0.7, top-p 0.9"}
     assert "watermarked, delta 2" in result.attacks
+    assert [one.keys is not None and len(one.keys.means) for one in result.watermarks.unmarked.values()] == [
+        N_KEYS,
+        N_KEYS,
+    ]
     assert list(result.lens) == [0, 2, 3] and len(result.directions) == 3
     assert set(run.tensors) == {"machine_text", "refusal"}
     assert len(EXPERIMENT.verdicts(result)) == len(EXPERIMENT.claims)
@@ -177,6 +190,41 @@ def test_thresholds_and_rates_of_planted_scores() -> None:
     assert variance([1.0, -1.0] * 50, seed=0).value == pytest.approx(100 / 99)
 
 
+def test_z_over_keys_is_summarised_as_by_hand() -> None:
+    """48 tokens at gamma 1/4: 12 are expected, with a standard deviation of 3."""
+    by_key = [[GreenCount(15, 48), GreenCount(9, 48)], [GreenCount(27, 48), GreenCount(12, 48)]]
+    found = summarised(by_key, 0.25, seed=0)  # z = 1 and -1 with the first key, 5 and 0 with the second
+    assert found.means == (0.0, 2.5)
+    # Student's t of two keys: 12.706 standard errors of 1.25.
+    assert (found.mean.value, found.mean.n) == (1.25, 2)
+    assert found.mean.high == pytest.approx(1.25 + 12.706 * 1.25, rel=1e-4)
+    assert found.deviation.value == pytest.approx(math.sqrt(20.75 / 4))
+    # A resample of one key alone, or of both.
+    assert (found.deviation.low, found.deviation.high) == (1.0, 2.5)
+    assert (found.above.value, found.above.n) == (0.25, 4)
+    # z is above 4 from 25 green tokens on.
+    tail = sum(math.comb(48, k) * 3 ** (48 - k) for k in range(25, 49)) / 4**48
+    assert found.expected == pytest.approx(tail)
+    assert sum(found.histogram) == 4 and [i for i, n in enumerate(found.histogram) if n] == [20, 24, 28, 44]
+    assert chance_above(16, 0.5) == 0  # all of 16 green is z = 4, which is not above
+
+
+def test_z_over_keys_is_that_of_the_detector(tiny: ChatModel) -> None:
+    texts = {
+        "one": ["The river rose in the night, and by morning the lower road was gone."],
+        "two": ["short" * 9],
+    }
+    found = over_keys(tiny, texts, SMALL, n_keys=3)
+    for name, (text,) in texts.items():
+        ids = tiny.tokenizer(text)["input_ids"]
+        expected = [
+            detect_watermark(Watermark.of_model(tiny, key=key, gamma=SMALL.gamma), ids, prompt_tokens=30).z
+            for key in random.Random("keys 0").sample(range(2**20, 2**31), 3)
+        ]
+        assert found[name].means == pytest.approx(expected)
+        assert found[name].above.n == 3
+
+
 def test_a_planted_direction_is_found_and_shuffled_labels_find_nothing() -> None:
     generator = torch.Generator().manual_seed(1)
     noise = torch.randn(2, 40, 2, 16, generator=generator)
@@ -231,6 +279,7 @@ def planted(
     refused: float = 0.9,
     mean_z: float = 0.0,
     green: float = 0.6,
+    keys: bool = True,
 ) -> Result:
     """A result in which every claim holds, unless something else is asked for."""
     areas = dict(zip(ORDER, (0.98, 0.9, 0.87, 0.4), strict=True))
@@ -261,8 +310,21 @@ def planted(
         change={name: near(0.1) for name in ORDER},
     )
     along = tuple(near(k / 2) for k in range(1, 4))
+    over_keys = OverKeys(
+        means=(mean_z,) * 20,
+        histogram=(0,) * 20 + (500,) * 8 + (0,) * 20,
+        mean=near(mean_z),
+        deviation=near(1.0),
+        above=rate_of(0.0, n=4000),
+        expected=1e-4,
+    )
     unmarked = Unmarked(
-        z=scores[:40], mean=near(mean_z), variance=near(1.0, 0.1), above=rate_of(0.0), along=along
+        z=scores[:40],
+        mean=near(0.5),
+        variance=near(1.0, 0.1),
+        above=rate_of(0.0),
+        along=along,
+        keys=over_keys if keys else None,
     )
     return Result(
         provenance=provenance_of(None, None, seed=0),
@@ -331,7 +393,23 @@ def test_verdicts_follow_from_planted_numbers() -> None:
     assert begins(planted(ablated=0.0))[4] == "Not seen"
     assert begins(planted(refused=0.05))[4] == "Not testable"
     assert begins(planted(mean_z=0.5))[5] == "Not seen"
+    assert begins(planted(keys=False))[5] == "Not testable"
     assert begins(planted(green=0.45))[6] == "Not seen"
+
+
+def test_a_run_without_several_keys_is_read_and_says_so() -> None:
+    before = planted(keys=False)
+    plain = to_plain(before, Result)
+    for one in plain["watermarks"]["unmarked"].values():
+        del one["keys"]  # as it was stored before there was one
+    again = from_plain(Result, plain, source="a run of before")
+    assert [one.keys for one in again.watermarks.unmarked.values()] == [None, None]
+    assert "several keys: not measured" in EXPERIMENT.verdicts(again)[5]
+    assert "several, not measured" in EXPERIMENT.report(again)
+    layout = str(EXPERIMENT.figures(again)["watermark_null"].layout.to_plotly_json())
+    assert "several keys were not measured" in layout.replace("<br>", " ")
+    assert "not measured" not in EXPERIMENT.verdicts(planted())[5]  # control
+    assert "several, not measured" not in EXPERIMENT.report(planted())
 
 
 def test_every_figure_and_the_page_are_drawn(stored: Path) -> None:

@@ -12,7 +12,17 @@ from dataclasses import dataclass
 
 from interp.experiments import SUMMARIES
 from interp.experiments.definition import Claim, Experiment, ExperimentResult
-from interp.stats import Estimate, Measured
+from interp.experiments.machine_text.results import (
+    Arm,
+    Attack,
+    Difference,
+    Effects,
+    LayerDirection,
+    ReadExample,
+    Separation,
+    Watermarks,
+)
+from interp.stats import Estimate
 from interp.storage.settings import AtLeastTwo, CheckedSettings, Count, NonNegative, OpenShare, Share
 
 FAST, LOG_RANK, LIKELIHOOD, ENTROPY = "Fast-DetectGPT", "log-rank", "log-likelihood", "entropy"
@@ -50,6 +60,8 @@ HUMAN, UNMARKED = "human", "the model's own, unmarked"
 """Texts without the mark."""
 Z_THRESHOLD = 4.0
 """z above which a text counts as marked; exceeded by 3.2e-5 of unmarked texts."""
+N_KEYS = 20
+"""Keys on which z is tried on texts without the mark."""
 MIN_REFUSED = 3
 """Refused requests that refusal must have for its removal to be testable."""
 
@@ -94,7 +106,8 @@ CLAIMS = (
         text="On text that does not know the key, the watermark's z is standard normal.",
         where="Kirchenbauer et al. 2023, section 3",
         theirs="false positives of 3.2e-5 at z = 4",
-        same_when="the interval of its mean holds 0, and that of its variance 1, on human texts and on the model's own",
+        same_when="over 20 keys the interval of its mean holds 0, and that of its standard deviation 1, on human texts "
+        "and on the model's own; not testable where one key was tried, which is one draw for all texts",
     ),
     Claim(
         text="Marked texts have at least as many green tokens as theorem 4.2 says.",
@@ -177,159 +190,6 @@ class Config(CheckedSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Separation:
-    """One detector on human and machine-written texts of the same lengths."""
-
-    human: tuple[Measured, ...]
-    """Score of every human text, with the sign by which machine-written text is expected to be higher."""
-    machine: tuple[Measured, ...]
-    """Score of its machine-written twin."""
-    auroc: Estimate
-    """AUROC; below 0.5 the expected sign is the wrong one. `missing` counts texts without a score."""
-    found: Estimate
-    """Share of machine-written texts above the threshold of the false-positive rate."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """AUROC of one detector less that of another, paired by text."""
-
-    first: str
-    second: str
-    estimate: Estimate
-    """Above 0 the first is better."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Attack:
-    """Detectors on machine-written texts that were changed, or written in another way."""
-
-    n: int
-    """Texts."""
-    dropped: int
-    """Texts that were too short afterwards."""
-    auroc: dict[str, Estimate]
-    """By detector, against the human twins cut to the same lengths."""
-    found: dict[str, Estimate]
-    """Share above the threshold that was set on the human texts of full length."""
-    change: dict[str, Estimate]
-    """AUROC less that of the unchanged texts of the same pairs; for the detectors of `ORDER`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerDirection:
-    """The direction from the mean state of human texts to that of machine-written ones, fitted on half of the pairs."""
-
-    layer: int
-    """Layer whose `resid_pre` is read."""
-    auroc: Estimate
-    """Projections of the other half: machine-written against human."""
-    shuffled: Estimate
-    """The same of directions between shuffled labels: mean, and the range of 95% of them."""
-    refusal: float
-    """Cosine with the refusal direction (difference in means at `t_post_inst`)."""
-    harmfulness: float
-    """Cosine with the harmfulness direction (difference in means at `t_inst`)."""
-    chance_refusal: float
-    """Absolute cosine with the refusal direction that 5% of shuffled directions exceed."""
-    chance_harmfulness: float
-    """The same with the harmfulness direction."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arm:
-    """Texts that the model wrote under an intervention, scored by the model without it."""
-
-    n: int
-    """Texts."""
-    scores: dict[str, dict[str, Measured]]
-    """By detector of `ORDER` and id of the human text: score, machine-written higher."""
-    auroc: dict[str, Estimate]
-    """By detector, against the human twins."""
-    change: dict[str, Estimate]
-    """Mean score less that of texts written without intervention, paired by prompt, in standard deviations of the human
-    texts' scores."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Effects:
-    """What interventions on writing do, with their controls; in standard deviations of the human texts' scores."""
-
-    steered: dict[str, Estimate]
-    """Score with the machine-text direction added less that with it subtracted, by detector."""
-    steered_random: dict[str, Estimate]
-    """The same with a random direction of equal norm."""
-    ablated: dict[str, Estimate]
-    """Score with refusal ablated less that with a random direction ablated."""
-    added: dict[str, Estimate]
-    """Score with refusal added less that with a random direction of equal norm added."""
-    refused: dict[str, Estimate]
-    """Share of harmful requests that are refused, by intervention."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Unmarked:
-    """z of texts without the mark."""
-
-    z: tuple[float, ...]
-    """z of every text."""
-    mean: Estimate
-    """Mean; 0 in theory."""
-    variance: Estimate
-    """Variance; 1 in theory."""
-    above: Estimate
-    """Share above z = 4."""
-    along: tuple[Estimate, ...]
-    """Mean z of the first tokens, at `Watermarks.tokens`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Marked:
-    """z of texts with the mark."""
-
-    z: tuple[float, ...]
-    """z of every text."""
-    other_key: Estimate
-    """Mean z with another key; 0 in theory."""
-    green: Estimate
-    """Mean share of green tokens."""
-    bound: float
-    """Share that theorem 4.2 says at least, with the texts' mean spike entropy."""
-    power: tuple[Estimate, ...]
-    """Share of texts with z above 4 after so many tokens, at `Watermarks.tokens`."""
-    expected: tuple[float, ...]
-    """What the theorem says of them."""
-    along: tuple[Estimate, ...]
-    """Mean z of the first tokens, at `Watermarks.tokens`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Watermarks:
-    """The watermark on marked and unmarked texts."""
-
-    tokens: tuple[int, ...]
-    """Numbers of written tokens; repeated n-grams among them are not scored."""
-    unmarked: dict[str, Unmarked]
-    """By who wrote the texts."""
-    marked: dict[str, Marked]
-    """By delta."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadExample:
-    """A text as the model sees it (GLTR)."""
-
-    context: str
-    """Text before the first scored token."""
-    tokens: tuple[str, ...]
-    """Scored tokens."""
-    ranks: tuple[int, ...]
-    """Rank of each, 1 is the likeliest."""
-    probabilities: tuple[float, ...]
-    """Probability of each."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Result(ExperimentResult):
     """Results of a run."""
 
@@ -345,6 +205,8 @@ class Result(ExperimentResult):
     """The published order, step by step."""
     lengths: dict[str, tuple[Estimate, ...]]
     """AUROC at `Config.lengths`, by detector."""
+    lengths_found: dict[str, tuple[Estimate, ...]] | None = None
+    """Share found at the false-positive rate, at the same lengths; None in runs that did not measure it."""
     longer: Estimate
     """AUROC of Fast-DetectGPT at the longest length less that at the shortest beyond the prefix, paired by text."""
     sources: dict[str, dict[str, Estimate]]

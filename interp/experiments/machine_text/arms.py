@@ -26,11 +26,10 @@ from interp.experiments.machine_text import (
     RANDOM_ALONG,
     RANDOM_REFUSAL,
     REFUSAL,
-    Arm,
     Config,
-    Effects,
 )
-from interp.experiments.machine_text.estimates import area, finite, paired_change
+from interp.experiments.machine_text.estimates import area, finite, paired_change, share_above
+from interp.experiments.machine_text.results import Arm, Effects
 from interp.experiments.machine_text.study import Study
 from interp.experiments.machine_text.texts import Readings, Twins, Written, by_id, read, twins
 from interp.models.chat_model import ChatModel
@@ -83,8 +82,14 @@ def arm_twins(study: Study, texts: Written, stages: Stages, stage: str) -> Twins
     return twins(study.humans, by_id(readings, texts.ids), limits=study.config.length)
 
 
-def compare_arms(by_arm: Mapping[str, Twins], config: Config) -> dict[str, Arm]:
-    """Every arm beside the one without intervention."""
+def compare_arms(
+    by_arm: Mapping[str, Twins], limits: Mapping[str, float | None], config: Config
+) -> dict[str, Arm]:
+    """Every arm beside the one without intervention.
+
+    Args:
+        limits: threshold by detector; None is none.
+    """
     scores = {
         name: {title: dict(zip(own.ids, own.column(title)[0], strict=True)) for title in ORDER}
         for name, own in by_arm.items()
@@ -101,6 +106,7 @@ def compare_arms(by_arm: Mapping[str, Twins], config: Config) -> dict[str, Arm]:
                 )
                 for title in ORDER
             },
+            found={title: share_above(own.column(title)[0], limits[title]) for title in ORDER},
         )
         for name, own in by_arm.items()
     }

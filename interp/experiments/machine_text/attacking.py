@@ -4,8 +4,9 @@ from collections.abc import Callable
 from functools import partial
 
 from interp.detectors.machine_text.attacks import mix_sentences, paraphrase, swap_words
-from interp.experiments.machine_text import MIXED, ORDER, OTHER, PARAPHRASED, SWAPPED, UNCHANGED, Attack
-from interp.experiments.machine_text.estimates import area, area_difference, share_above, thresholds
+from interp.experiments.machine_text import MIXED, ORDER, OTHER, PARAPHRASED, SWAPPED, UNCHANGED
+from interp.experiments.machine_text.estimates import area, area_difference, share_above
+from interp.experiments.machine_text.results import Attack
 from interp.experiments.machine_text.study import Study
 from interp.experiments.machine_text.texts import Twins, Written, twins, written
 from interp.models.chat_model import ChatModel
@@ -76,21 +77,15 @@ def _attacked(study: Study, make: Make) -> Attack:
 def _measured(study: Study, changed: Twins, *, dropped: int) -> Attack:
     """Detectors on changed texts; the texts that they are compared with are cut to the same lengths."""
     config = study.config
-    human = {title: study.pairs.column(title)[1] for title in study.pairs.detectors}
-    limits = thresholds(human, false_positive_rate=config.false_positive_rate)
     limited = {name: study.machines[name] for name in changed.ids}
     before = twins(study.humans, limited, limits=changed.limits)
-    found: dict[str, Estimate] = {}
-    for title, limit in limits.items():
-        machine = changed.column(title)[0]
-        found[title] = (
-            Estimate.unmeasured(len(machine), unit="share") if limit is None else share_above(machine, limit)
-        )
     return Attack(
         n=len(changed),
         dropped=dropped,
         auroc={title: area(*changed.column(title), seed=config.seed) for title in changed.detectors},
-        found=found,
+        found={
+            title: share_above(changed.column(title)[0], limit) for title, limit in study.thresholds.items()
+        },
         change={title: _change(changed, before, title, seed=config.seed) for title in ORDER},
     )
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from interp.detectors.detector import calibrated_threshold, true_positive_rate
-from interp.experiments.machine_text import Separation
+from interp.experiments.machine_text.results import Separation
 from interp.experiments.machine_text.texts import Twins
 from interp.stats import Estimate, auroc, mean_with_interval, rate
 
@@ -76,8 +76,10 @@ def area_difference(
     )
 
 
-def share_above(values: Sequence[float], threshold: float) -> Estimate:
-    """Share of the texts with a score that exceed a threshold."""
+def share_above(values: Sequence[float], threshold: float | None) -> Estimate:
+    """Share of the texts with a score that exceed a threshold; not measurable without one."""
+    if threshold is None:
+        return Estimate.unmeasured(len(values), unit="share")
     return rate([value > threshold for value in finite(values)])
 
 

@@ -17,8 +17,9 @@ from interp.display.progress import progress
 from interp.engine.activations import activation_batches, collect_means
 from interp.engine.plain_texts import leading_ids
 from interp.engine.reads import Request
-from interp.experiments.machine_text import ORDER, Config, LayerDirection
+from interp.experiments.machine_text import ORDER, Config
 from interp.experiments.machine_text.estimates import area
+from interp.experiments.machine_text.results import LayerDirection
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens
 from interp.stats import Estimate, auroc

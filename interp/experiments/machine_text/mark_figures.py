@@ -15,6 +15,7 @@ from interp.display.charts import (
     reference_line,
 )
 from interp.experiments.machine_text import Z_THRESHOLD, Result
+from interp.experiments.machine_text.results import Unmarked
 
 _NORMAL = Style("#000000", "dash")
 
@@ -26,20 +27,18 @@ def _looks(result: Result) -> dict[str, Style]:
 
 
 def null_figure(result: Result) -> go.Figure:
-    """z of texts that do not know the key, beside the standard normal distribution."""
+    """z of texts that do not know the key, over keys where they were measured, beside the standard normal."""
     marks, looks = result.watermarks, _looks(result)
-    titles = [
-        f"{name} (n = {len(one.z)}): mean {one.mean.rounded(2)}, variance {one.variance.rounded(2)}"
-        for name, one in marks.unmarked.items()
-    ]
+    titles = [_null_title(name, one) for name, one in marks.unmarked.items()]
     figure = panels(titles, columns=2, width=380, height=240, x_title="z", y_title="density", gap=30)
     grid = [-4 + 0.1 * k for k in range(81)]
     normal = [math.exp(-x * x / 2) / math.sqrt(2 * math.pi) for x in grid]
     for column, (name, one) in enumerate(marks.unmarked.items(), start=1):
-        figure.add_histogram(
-            x=list(one.z),
-            histnorm="probability density",
-            xbins={"start": -5, "end": 5, "size": 0.5},
+        x, density = _density(one)
+        figure.add_bar(
+            x=x,
+            y=density,
+            width=x[1] - x[0],
             marker_color=looks[name].colour,
             opacity=0.7,
             name=name,
@@ -50,12 +49,35 @@ def null_figure(result: Result) -> go.Figure:
         traces = line("standard normal", normal, _NORMAL, x=grid, markers=False, in_legend=column == 1)
         figure.add_traces(traces, rows=1, cols=column)
     figure.update_xaxes(range=[-4.5, 4.5])
+    measured = all(one.keys is not None for one in marks.unmarked.values())
+    over = "over keys" if measured else "over texts; several keys were not measured"
     return finish(
         figure,
         title="The watermark's z of texts without the mark",
         note=f"{result.provenance.model_name}; the part after the first {result.config.prefix_tokens} tokens, distinct "
-        f"n-grams, gamma {result.config.gamma:g}; 95% intervals by bootstrap over texts",
+        f"n-grams, gamma {result.config.gamma:g}; 95% intervals {over}",
     )
+
+
+def _null_title(name: str, one: Unmarked) -> str:
+    if one.keys is None:
+        return f"{name} ({len(one.z)} texts, one key): mean {one.mean.rounded(2)}, variance {one.variance.rounded(2)}"
+    return (
+        f"{name} ({len(one.z)} texts, {len(one.keys.means)} keys): mean {one.keys.mean.rounded(2)}, "
+        f"SD {one.keys.deviation.rounded(2)}"
+    )
+
+
+def _density(one: Unmarked) -> tuple[list[float], list[float]]:
+    """Middles of bins of z, and the density in each."""
+    if one.keys is not None:
+        counts, width = list(one.keys.histogram), 0.25
+    else:  # of one key: few values, wide bins
+        width = 0.5
+        counts = [0] * 24
+        for z in one.z:
+            counts[min(max(int((z + 6) // width), 0), 23)] += 1
+    return [-6 + width * (k + 0.5) for k in range(len(counts))], [n / sum(counts) / width for n in counts]
 
 
 def along_figure(result: Result) -> go.Figure:

@@ -1,23 +1,35 @@
-"""The watermark of the study: z on texts with the mark, with another key, and without, and the power by length."""
+"""The watermark of the study: z on texts with the mark, with another key, and without, and the power by length.
 
-from collections.abc import Sequence
+Without the mark z is standard normal over keys. With one key it need not be over texts: its lists hold or miss the same
+common words in all of them, so that their z move together.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import chain
 
 import numpy as np
+from jaxtyping import Float
 
 from interp.detectors.machine_text.reading import token_ids
 from interp.detectors.machine_text.watermark import Watermark
 from interp.detectors.machine_text.watermark_detection import (
+    GreenCount,
     WatermarkEvidence,
+    count_green,
     detect_watermark,
+    exact_p_value,
     expected_detection,
     green_mass,
     mean_spike_entropies,
     z_score,
 )
-from interp.experiments.machine_text import Z_THRESHOLD, Config, Marked, Unmarked
+from interp.experiments.machine_text import N_KEYS, Z_THRESHOLD, Config
 from interp.experiments.machine_text.estimates import variance
+from interp.experiments.machine_text.results import Marked, OverKeys, Unmarked
 from interp.models.chat_model import ChatModel
-from interp.stats import mean_with_interval, rate
+from interp.stats import Estimate, mean_with_interval, over_seeds, rate
 
 KEY, OTHER_KEY = 15485863, 32452843
 """Key of the released code, and another prime."""
@@ -49,6 +61,55 @@ def unmarked(found: Sequence[WatermarkEvidence], config: Config) -> Unmarked:
         variance=variance(z, seed=seed),
         above=rate([value > Z_THRESHOLD for value in z]),
         along=tuple(mean_with_interval(_z_after(found, n, config), seed=seed) for n in token_counts(config)),
+    )
+
+
+def over_keys(
+    model: ChatModel, texts: Mapping[str, Sequence[str]], config: Config, *, n_keys: int = N_KEYS
+) -> dict[str, OverKeys]:
+    """z of texts without the mark, by who wrote them, with many keys; of the model only the tokenizer is used."""
+    ids = {
+        name: [row for row in token_ids([model], own) if len(row) > config.prefix_tokens + 1]
+        for name, own in texts.items()
+    }
+    keys = random.Random(f"keys {config.seed}").sample(range(2**20, 2**31), n_keys)
+    counts: dict[str, list[list[GreenCount]]] = {name: [] for name in ids}
+    for key in keys:
+        watermark = Watermark.of_model(model, key=key, gamma=config.gamma)
+        # All texts at once: those of different authors have most of their green lists in common.
+        found = iter(count_green(watermark, list(chain(*ids.values())), prompt_tokens=config.prefix_tokens))
+        for name, rows in ids.items():
+            counts[name].append([next(found) for _ in rows])
+    return {name: summarised(own, config.gamma, seed=config.seed) for name, own in counts.items()}
+
+
+def summarised(counts: Sequence[Sequence[GreenCount]], gamma: float, *, seed: int) -> OverKeys:
+    """Estimates from the counts of each text, by key; intervals are over keys, since the texts of one move together."""
+    z = np.array([[z_score(*count, gamma) for count in row] for row in counts])
+    edges = np.linspace(-6, 6, 49)
+    return OverKeys(
+        means=tuple(z.mean(1).tolist()),
+        histogram=tuple(np.histogram(z.clip(-6, 6), edges)[0].tolist()),
+        mean=over_seeds(z.mean(1).tolist()),
+        deviation=_deviation(z, seed=seed),
+        above=rate((z > Z_THRESHOLD).ravel().tolist()),
+        expected=float(np.mean([chance_above(count.n_scored, gamma) for row in counts for count in row])),
+    )
+
+
+@cache
+def chance_above(n_scored: int, gamma: float) -> float:
+    """Exact probability that z of this many tokens exceeds the threshold without the mark."""
+    n_green = next((n for n in range(n_scored + 1) if z_score(n, n_scored, gamma) > Z_THRESHOLD), None)
+    return 0.0 if n_green is None else exact_p_value(n_green, n_scored, gamma)
+
+
+def _deviation(z: Float[np.ndarray, "key text"], *, seed: int) -> Estimate:
+    """Standard deviation over keys and texts; the bootstrap resamples keys."""
+    rows = np.random.default_rng(seed).integers(0, len(z), (2000, len(z)))
+    low, high = np.quantile(z[rows].std((1, 2)), (0.025, 0.975))
+    return Estimate(
+        value=float(z.std()), n=len(z), low=float(low), high=float(high), interval="bootstrap over keys"
     )
 
 

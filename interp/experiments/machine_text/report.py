@@ -1,5 +1,7 @@
 """Table, verdicts and page of the study of machine-written text, from a stored result alone."""
 
+import math
+
 from interp.detectors.machine_text.rank_strips import rank_strip
 from interp.display.cards import Table
 from interp.display.page import Section, html_report
@@ -52,24 +54,38 @@ def rate_table(result: Result) -> Table:
     )
 
 
+def length_table(result: Result) -> Table:
+    """The detectors of the published order at each length."""
+    found = result.lengths_found
+    rows = [
+        [n, *(_both(result.lengths[d][place], None if found is None else found[d][place]) for d in ORDER)]
+        for place, n in enumerate(result.config.lengths)
+    ]
+    return Table(title="lengths", header=["tokens", *_headings(result)], rows=rows)
+
+
+def _headings(result: Result) -> list[str]:
+    rate = f"{100 * result.config.false_positive_rate:g}%"
+    return [f"{detector}: AUROC; found at {rate}" for detector in ORDER]
+
+
+def _both(auroc: Estimate, found: Estimate | None) -> str:
+    if found is None:
+        return f"{auroc}; not measured"
+    return f"{auroc}; {found.percent if found.measurable else 'not resolvable'}"
+
+
 def attack_table(result: Result) -> Table:
     """The detectors of the published order under every attack."""
     rows = [
         [name, one.n, one.dropped]
-        + [one.auroc[detector] for detector in ORDER]
-        + [one.found[FAST].percent, "" if name == UNCHANGED else one.change[FAST].rounded(2)]
+        + [_both(one.auroc[detector], one.found[detector]) for detector in ORDER]
+        + ["" if name == UNCHANGED else one.change[FAST].rounded(2)]
         for name, one in result.attacks.items()
     ]
     return Table(
         title="attacks",
-        header=[
-            "texts",
-            "n",
-            "too short",
-            *(f"AUROC, {detector}" for detector in ORDER),
-            f"found, {FAST}",
-            f"change of AUROC, {FAST}",
-        ],
+        header=["texts", "n", "too short", *_headings(result), f"change of AUROC, {FAST}"],
         rows=rows,
     )
 
@@ -87,12 +103,36 @@ def source_table(result: Result) -> Table:
 def arm_table(result: Result) -> Table:
     """Texts written under interventions."""
     rows = [
-        [name, one.n, *(one.auroc[detector] for detector in ORDER), one.change[FAST].rounded(2)]
+        [
+            name,
+            one.n,
+            *(_both(one.auroc[d], None if one.found is None else one.found[d]) for d in ORDER),
+            one.change[FAST].rounded(2),
+        ]
         for name, one in result.arms.items()
     ]
     return Table(
         title="texts written under interventions",
-        header=["while writing", "n", *(f"AUROC, {d}" for d in ORDER), f"change, {FAST} (SD)"],
+        header=["while writing", "n", *_headings(result), f"change, {FAST} (SD)"],
+        rows=rows,
+    )
+
+
+def null_table(result: Result) -> Table:
+    """z of texts without the mark: over keys, and with the key of the marked texts."""
+    rows = []
+    for name, one in result.watermarks.unmarked.items():
+        if (keys := one.keys) is None:
+            rows.append([name, "several, not measured", *["not measured"] * 4])
+        else:
+            above = [_count(keys.above), f"{keys.expected * keys.above.n:.1f}"]
+            rows.append([name, len(keys.means), keys.mean.rounded(2), keys.deviation.rounded(2), *above])
+        deviation = [math.sqrt(value) for value in (one.variance.value, one.variance.low, one.variance.high)]
+        spread = f"{deviation[0]:.2f} [{deviation[1]:.2f}, {deviation[2]:.2f}]"
+        rows.append([name, 1, one.mean.rounded(2), spread, _count(one.above), ""])
+    return Table(
+        title="z of texts without the mark",
+        header=["texts", "keys", "mean", "standard deviation", "above 4", "expected by chance"],
         rows=rows,
     )
 
@@ -180,14 +220,27 @@ def _holds(estimate: Estimate, value: float) -> bool:
 
 
 def _null(result: Result) -> str:
+    """Over keys where they were measured: with one, the common words that its lists hold are in every text."""
     unmarked = result.watermarks.unmarked
-    seen = all(_holds(one.mean, 0.0) and _holds(one.variance, 1.0) for one in unmarked.values())
-    shown = "; ".join(
-        f"{name}: mean {one.mean.rounded(2)}, variance {one.variance.rounded(2)}, above 4 "
-        f"{round(one.above.value * one.above.n)} of {one.above.n}"
+    single = "; ".join(
+        f"{name}: mean {one.mean.rounded(2)}, variance {one.variance.rounded(2)}, above 4 {_count(one.above)}"
         for name, one in unmarked.items()
     )
-    return f"{_word(seen)}: z is standard normal on text that does not know the key ({shown})."
+    what = "z is standard normal on text that does not know the key"
+    by_keys = {name: one.keys for name, one in unmarked.items() if one.keys is not None}
+    if len(by_keys) < len(unmarked):
+        return f"Not testable: {what} (several keys: not measured; one key, which is one draw for all texts: {single})."
+    seen = all(_holds(one.mean, 0.0) and _holds(one.deviation, 1.0) for one in by_keys.values())
+    shown = "; ".join(
+        f"{name}, {len(one.means)} keys: mean {one.mean.rounded(2)}, standard deviation {one.deviation.rounded(2)}, "
+        f"above 4 {_count(one.above)}, {one.expected * one.above.n:.1f} expected by the exact binomial distribution"
+        for name, one in by_keys.items()
+    )
+    return f"{_word(seen)}: {what} ({shown}; with the key of the marked texts alone, {single})."
+
+
+def _count(share: Estimate) -> str:
+    return f"{round(share.value * share.n)} of {share.n}" if share.measurable else "none of 0"
 
 
 def _bound(result: Result) -> str:
@@ -238,6 +291,7 @@ def _sections(result: Result) -> list[Section]:
                 f"which is the easiest case. With {n} human texts no rate below 1/{n} of false positives can be told.",
                 "Entropy has no sign that holds across domains: an AUROC below 0.5 says that here it is the other one.",
             ],
+            tables=[length_table(result)],
             figures=[charts["scores"], charts["roc"], charts["lengths"]],
         ),
         Section(
@@ -262,6 +316,8 @@ def _sections(result: Result) -> list[Section]:
             title="Where in the model",
             text=[
                 _depth(result),
+                f"Through the lens {config.n_lens} pairs are read: no rate of false positives below 1/{config.n_lens} "
+                "can be told, so AUROC stands alone.",
                 f"The cosine with the refusal direction is beyond chance at {len(layers)} of {len(result.directions)} "
                 "layers. A direction that separates is no evidence that the model uses it: hence the interventions.",
             ],
@@ -281,8 +337,11 @@ def _sections(result: Result) -> list[Section]:
             title="Watermark",
             text=[
                 "A mark says that text was made with the key, or copied from such text. Rates at z = 4 of one in "
-                "31,000 cannot be told with so few texts; mean and variance of z can.",
+                "31,000 cannot be told with so few texts; mean and standard deviation of z can. Intervals are over "
+                "keys, or over texts where there is one key: that one's lists hold or miss the same common words in "
+                "every text, so that texts are no independent draws.",
             ],
+            tables=[null_table(result)],
             figures=[charts["watermark_along"], charts["watermark_power"], charts["watermark_null"]],
         ),
         Section(

@@ -6,12 +6,13 @@
 3. Attacks: the same texts changed, or written in another way; thresholds are those of step 2.
 4. Inside: AUROC by depth through the logit lens; the machine-text direction by layer, beside refusal and harmfulness.
 5. Writing under interventions, on the half of the texts that the direction was not fitted on.
-6. The watermark: z without the mark, with it, and with another key.
+6. The watermark: z without the mark, also with many keys, with it, and with another key.
 
 Controls: a random direction of equal norm beside every intervention, shuffled labels beside every direction, another
 key beside the watermark, and the prefix, which both texts of a pair share, as the length at which nothing can be told.
 """
 
+from dataclasses import replace
 from functools import partial
 
 from torch import Tensor
@@ -22,18 +23,7 @@ from interp.detectors.machine_text.gltr import gltr
 from interp.detectors.machine_text.reading import check_shared_vocabulary
 from interp.detectors.machine_text.watermark import Watermark
 from interp.experiments.definition import Outcome
-from interp.experiments.machine_text import (
-    HUMAN,
-    UNMARKED,
-    Arm,
-    Attack,
-    Config,
-    Effects,
-    Marked,
-    ReadExample,
-    Result,
-    Watermarks,
-)
+from interp.experiments.machine_text import HUMAN, UNMARKED, Config, Result
 from interp.experiments.machine_text.arms import (
     Directions,
     arm_twins,
@@ -49,10 +39,19 @@ from interp.experiments.machine_text.inside import (
     mean_states,
     safety_directions,
 )
-from interp.experiments.machine_text.marks import KEY, evidence, marked, token_counts, unmarked
+from interp.experiments.machine_text.marks import KEY, evidence, marked, over_keys, token_counts, unmarked
+from interp.experiments.machine_text.results import (
+    Arm,
+    Attack,
+    Effects,
+    Marked,
+    OverKeys,
+    ReadExample,
+    Watermarks,
+)
 from interp.experiments.machine_text.study import (
     Study,
-    areas_by_length,
+    by_length,
     detect,
     false_positives_by_source,
     prepare,
@@ -78,7 +77,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
     study = prepare(model, reference, human.first(config.n_pairs), config, stages)
     detectors = detect(study, stages)
     stages.lap("versions")
-    lengths, longer = areas_by_length(study)
+    lengths = by_length(study)
 
     # 3. Attacks.
     attacks = attack_all(study, generator, stages)
@@ -112,8 +111,9 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
         dropped=study.dropped,
         detectors=detectors,
         differences=published_order(study.pairs, seed=config.seed),
-        lengths=lengths,
-        longer=longer,
+        lengths=lengths.areas,
+        lengths_found=lengths.found,
+        longer=lengths.longer,
         sources=false_positives_by_source(study),
         attacks=attacks,
         lens=lens,
@@ -174,7 +174,7 @@ def _written_under(
         )
         by_arm[name] = arm_twins(study, texts, stages, f"read-arm-{label}")
         stages.lap("interventions")
-    arms = compare_arms(by_arm, config)
+    arms = compare_arms(by_arm, study.thresholds, config)
     requests = prompts["harmful", "test"].first(config.n_refusals)
     contrasts = stages.keep(
         "effects", lambda: effects(model, requests, arms, by_arm, acting, config), Effects
@@ -204,11 +204,13 @@ def _watermarks(study: Study, stages: Stages) -> tuple[Watermarks, dict[str, Wri
         found[name] = stages.keep(
             f"marked-{name}", partial(marked, model, texts[name].machine, own, config), Marked
         )
+    keys = stages.keep("unmarked-by-keys", partial(over_keys, model, plain, config), dict[str, OverKeys])
     return (
         Watermarks(
             tokens=token_counts(config),
             unmarked={
-                name: unmarked(evidence(model, own, watermark, config), config) for name, own in plain.items()
+                name: replace(unmarked(evidence(model, own, watermark, config), config), keys=keys[name])
+                for name, own in plain.items()
             },
             marked=found,
         ),

@@ -4,18 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import NamedTuple
 
 from interp.data.prompts import Prompts
 from interp.detectors.machine_text.perturbation import dna_gpt, perturbation_scores
 from interp.detectors.machine_text.perturbers import WordPerturber
-from interp.experiments.machine_text import FAST, ORDER, SLOW, Config, Difference, Separation
+from interp.experiments.machine_text import FAST, ORDER, SLOW, Config
 from interp.experiments.machine_text.estimates import (
-    area,
     area_difference,
     separation,
     share_above,
     thresholds,
 )
+from interp.experiments.machine_text.results import Difference, Separation
 from interp.experiments.machine_text.texts import (
     Lookup,
     Readings,
@@ -61,6 +62,12 @@ class Study:
     dropped: int
     """Human texts without a pair."""
     show_progress: bool
+
+    @property
+    def thresholds(self) -> dict[str, float | None]:
+        """By detector the threshold of the false-positive rate on all human texts; None where they are too few."""
+        human = {title: self.pairs.column(title)[1] for title in self.pairs.detectors}
+        return thresholds(human, false_positive_rate=self.config.false_positive_rate)
 
     def first(self, n: int) -> Prompts:
         """The human texts of the first n pairs."""
@@ -181,19 +188,35 @@ def published_order(pairs: Twins, *, seed: int) -> tuple[Difference, ...]:
     )
 
 
-def areas_by_length(study: Study) -> tuple[dict[str, tuple[Estimate, ...]], Estimate]:
-    """AUROC of every detector at each length, and how much the longest gives Fast-DetectGPT over the shortest."""
+class ByLength(NamedTuple):
+    """Detectors at each length of `Config.lengths`."""
+
+    areas: dict[str, tuple[Estimate, ...]]
+    """AUROC by detector."""
+    found: dict[str, tuple[Estimate, ...]]
+    """Share found at the false-positive rate, by detector."""
+    longer: Estimate
+    """AUROC of Fast-DetectGPT at the longest length less that at the shortest beyond the prefix."""
+
+
+def by_length(study: Study) -> ByLength:
+    """Every detector at each length, and how much the longest gives Fast-DetectGPT over the shortest."""
     config = study.config
     cut = {n: twins(study.humans, study.machines, limits=_capped(study, n)) for n in config.lengths}
-    areas = {
-        title: tuple(area(*cut[n].column(title), seed=config.seed) for n in config.lengths)
+    at_lengths = {
+        title: [
+            separation(cut[n], title, false_positive_rate=config.false_positive_rate, seed=config.seed)
+            for n in config.lengths
+        ]
         for title in study.pairs.detectors
     }
+    areas = {title: tuple(one.auroc for one in parts) for title, parts in at_lengths.items()}
+    found = {title: tuple(one.found for one in parts) for title, parts in at_lengths.items()}
     written_at = sorted(n for n in config.lengths if n > config.prefix_tokens)
     if len(written_at) < 2:
-        return areas, Estimate.unmeasured(unit="AUROC difference")
+        return ByLength(areas, found, Estimate.unmeasured(unit="AUROC difference"))
     first, last = (cut[written_at[place]].column(FAST) for place in (0, -1))
-    return areas, area_difference(last, first, seed=config.seed)
+    return ByLength(areas, found, area_difference(last, first, seed=config.seed))
 
 
 def _capped(study: Study, n: int) -> Mapping[str, int]:
@@ -213,9 +236,5 @@ def false_positives_by_source(study: Study) -> dict[str, dict[str, Estimate]]:
             others = [value for name, value in scores.items() if kinds[name] != source]
             limit = thresholds({title: others}, false_positive_rate=rate)[title]
             inside = [value for name, value in scores.items() if kinds[name] == source]
-            found[source][title] = (
-                Estimate.unmeasured(len(inside), unit="share")
-                if limit is None
-                else share_above(inside, limit)
-            )
+            found[source][title] = share_above(inside, limit)
     return found
