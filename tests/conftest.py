@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
 
 from interp.data.prompts import Prompts
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, tokenize
-from tests import two_nodes
+from tests import stored_figures, two_nodes
 from tests.families import COVERED, build
 
 ALONE = "PYTEST_XDIST_WORKER" not in os.environ
@@ -177,6 +178,17 @@ def saved_tiny(tiny: ChatModel, tmp_path_factory: pytest.TempPathFactory) -> Pat
     tiny.hf.save_pretrained(folder)
     tiny.tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def drawn_runs(tmp_path_factory: pytest.TempPathFactory) -> stored_figures.Drawn:
+    """Every stored run as one process draws it, which takes 20 s: the first worker to ask starts it for all."""
+    folder = tmp_path_factory.getbasetemp()
+    path = (folder if ALONE else folder.parent) / "stored_figures.json"
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            stored_figures.draw(path)
+    return stored_figures.read(path)
 
 
 @pytest.fixture(scope="module")

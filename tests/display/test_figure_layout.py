@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +13,11 @@ from plotly.offline import get_plotlyjs
 import interp
 from interp.display.charts import bars, estimates_line, finish, panels, rate_axis, style
 from interp.stats import Estimate
+from tests.stored_figures import STORED, Drawn
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install '.[dev]')")
 
 FIGURES = Path(interp.__file__).parent.parent / "figures"
-STORED = sorted(path.parent for path in FIGURES.glob("*/result.json*"))
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; apt-get install chromium")
@@ -62,17 +60,9 @@ async (figure) => {
 
 
 @pytest.fixture(scope="module")
-def drawn() -> dict[str, Any]:
-    """Every figure of every stored run, drawn once; in a process of its own, because type checks triple the time."""
-    script = (
-        "import json, sys; from pathlib import Path; from interp.experiments.running import open_run\n"
-        "print(json.dumps({f'{Path(folder).name}/{name}': json.loads(str(figure.to_json()))\n"
-        "    for folder in sys.argv[1:] for name, figure in open_run(folder).figures().items()}))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, *map(str, STORED)], check=True, capture_output=True, text=True
-    )
-    return json.loads(done.stdout)
+def drawn(drawn_runs: Drawn) -> dict[str, Any]:
+    """Every figure of every stored run."""
+    return drawn_runs.figures
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +103,10 @@ def test_the_check_sees_what_lies_over_another_and_what_is_cut(page: Any) -> Non
     long = panels(y_title="rate").update_layout(title="a title without end " * 20)
     found = page.evaluate(OVERLAPS, json.loads(str(long.to_json())))["faults"]
     assert any("leaves the figure" in fault for fault in found)
+
+
+def test_every_stored_run_is_drawn(drawn: dict[str, Any]) -> None:
+    assert {name.split("/")[0] for name in drawn} == {folder.name for folder in STORED}
 
 
 def test_no_figure_has_more_than_four_panels_or_five_strong_lines_in_one(drawn: dict[str, Any]) -> None:

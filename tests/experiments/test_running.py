@@ -1,11 +1,8 @@
 """A stored run answers only the question that was asked; others are listed, compared, or computed."""
 
 import inspect
-import json
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
@@ -21,11 +18,9 @@ from interp.experiments.running import experiment, open_run, request, run, runs
 from interp.experiments.settings import settings_of
 from interp.models.chat_model import ChatModel
 from interp.models.sources import ModelSource
-from interp.storage.run_folders import read_header
 from interp.storage.typed_json import read_compressed
+from tests.stored_figures import ROOT, STORED, Drawn
 
-ROOT = Path(interp.__file__).parent.parent
-STORED = sorted(path.parent for path in (ROOT / "figures").glob("*/result.json.gz"))
 SMALL = {"n_train": 6, "n_val": 4, "n_test": 3, "n_candidates": 1, "max_new_tokens": 2}
 
 
@@ -55,42 +50,9 @@ def test_every_experiment_is_an_object_of_one_kind(name: str) -> None:
         assert callable(getattr(import_module(f"{found.package}.{part}"), part))
 
 
-DRAW = """
-import json, sys
-from importlib import import_module
-import interp
-
-def loaded():
-    return [name for name in ("torch", "transformers", "transformer_lens") if name in sys.modules]
-
-for name, package, folder in json.loads(sys.argv[1]):
-    before = loaded()
-    for part in ("figures", "report"):
-        import_module(f"{package}.{part}")
-    if folder:
-        run = interp.open_run(folder)
-        run.report(), repr(run)  # a report holds all figures
-    print(name, *([*before, "since another"] if before else loaded() or ["neither"]), flush=True)
-"""
-
-
-@pytest.fixture(scope="module")
-def loaded_by_drawing() -> dict[str, str]:
-    """By experiment: the model libraries of one process that imported figures and report and drew a run, in turn."""
-    jobs = []
-    for name, package in EXPERIMENTS.items():
-        mine = [str(f) for f in STORED if read_header(f).experiment == name]
-        jobs.append([name, package, mine[0] if mine else None])
-    command = [sys.executable, "-c", DRAW, json.dumps(jobs)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
-    return dict(line.split(" ", 1) for line in done.stdout.splitlines())
-
-
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_drawing_a_stored_run_imports_neither_torch_nor_transformers(
-    name: str, loaded_by_drawing: dict[str, str]
-) -> None:
-    assert loaded_by_drawing[name] == "neither"
+def test_drawing_a_stored_run_imports_neither_torch_nor_transformers(name: str, drawn_runs: Drawn) -> None:
+    assert drawn_runs.loaded[name] == []
 
 
 @pytest.mark.parametrize("folder", STORED, ids=lambda path: path.name)
@@ -178,16 +140,26 @@ def test_a_run_is_computed_where_none_answers(
     assert (first.folder / "result.json").stat().st_mtime_ns > written
 
 
-@pytest.fixture
-def changing(saved_tiny: Path, figures_here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def finished(saved_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a checkpoint `model` and prompts `prompts`, and a stored demo of both in `runs/demo`."""
-    monkeypatch.chdir(figures_here.parent)
-    shutil.copytree(saved_tiny, "model")
-    Path("prompts").mkdir()
+    folder = tmp_path_factory.mktemp("finished")
+    shutil.copytree(saved_tiny, folder / "model")
+    (folder / "prompts").mkdir()
     for kind in ("harmful", "harmless"):
         texts = load_prompts()[kind, "train"].texts[:20]
-        Path("prompts", f"{kind}.txt").write_text("\n".join(texts))
-    run("demo", model="model", prompts="prompts", settings=SMALL, show_progress=False)
+        (folder / "prompts" / f"{kind}.txt").write_text("\n".join(texts))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run("demo", model="model", prompts="prompts", settings=SMALL, show_progress=False)
+    return folder
+
+
+@pytest.fixture
+def changing(finished: Path, figures_here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it to change, which is the current folder."""
+    shutil.copytree(finished, figures_here.parent, dirs_exist_ok=True)
+    monkeypatch.chdir(figures_here.parent)
     return Path.cwd()
 
 
