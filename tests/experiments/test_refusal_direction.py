@@ -1,8 +1,10 @@
 """The refusal-direction experiment end to end on the tiny model: every part of its result, resume, and the page."""
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from interp.engine.activations import collect
 from interp.engine.interventions import Ablate, Add
 from interp.engine.log_probs import next_token_log_probs
 from interp.engine.weight_edits import edited_weights
-from interp.experiments.refusal_direction import ARMS, Config
+from interp.experiments.refusal_direction import ARMS, Config, Result
 from interp.experiments.refusal_direction import EXPERIMENT as REFUSAL_DIRECTION
 from interp.experiments.refusal_direction.base_model import base_check, with_newline
 from interp.experiments.refusal_direction.mechanism import conditions, regions
@@ -27,7 +29,7 @@ from interp.storage.direction_files import read_direction, write_direction
 
 SMALL = Config(
     n_train=40,
-    n_val=24,
+    n_val=10,
     n_test=5,
     max_new_tokens=3,
     n_random=2,
@@ -131,12 +133,6 @@ def test_the_direction_is_the_difference_of_the_means_of_prompts_that_behave(
         direction.vector, expected[picked.position, picked.layer], rtol=1e-3, atol=1e-5
     )
     assert (direction.position, direction.layer) == (str(picked.position), picked.layer)
-
-
-def test_default_and_exhaustive_sweeps_pick_alike(tiny: ChatModel, config: Config, run) -> None:
-    default = REFUSAL_DIRECTION.run(tiny, load_prompts(), config).result.selected
-    exhaustive = run[0].result.selected
-    assert (default.position, default.layer) == (exhaustive.position, exhaustive.layer)
 
 
 def test_ablation_leaves_nothing_along_the_direction_and_the_edit_is_the_hook(
@@ -276,17 +272,37 @@ def test_a_killed_run_continues_and_gives_the_same_result(
     )
 
 
-def test_when_nothing_passes_the_error_names_what_would_and_no_score_is_lost(
-    tiny: ChatModel, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Relaxed(NamedTuple):
+    """A run that nothing passed, continued under a rule that lets something pass."""
+
+    error: str
+    result: Result
+    scored: int
+
+
+@pytest.fixture(scope="module")
+def relaxed(tiny: ChatModel, config: Config, tmp_path_factory: pytest.TempPathFactory) -> Relaxed:
     strict = replace(config, kl_threshold=1e-9, induce_threshold=50.0)
-    with pytest.raises(NothingSurvives, match=r"none of 39 candidates .* needs .*induce_threshold=-?\d"):
-        REFUSAL_DIRECTION.run(tiny, load_prompts(), strict, out=tmp_path / "run")
+    out = tmp_path_factory.mktemp("relaxed") / "run"
+    with pytest.raises(NothingSurvives) as caught:
+        REFUSAL_DIRECTION.run(tiny, load_prompts(), strict, out=out)
     scored: list[int] = []
     real = Sweep.add
-    monkeypatch.setattr(Sweep, "add", lambda *args: scored.append(1) or real(*args))
-    REFUSAL_DIRECTION.run(tiny, load_prompts(), config, out=tmp_path / "run")
-    assert len(scored) == 2 * 2  # two random directions at two layers; every candidate's score was there
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Sweep, "add", lambda *args: scored.append(1) or real(*args))
+        result = REFUSAL_DIRECTION.run(tiny, load_prompts(), config, out=out).result
+    return Relaxed(str(caught.value), result, len(scored))
+
+
+def test_when_nothing_passes_the_error_names_what_would_and_no_score_is_lost(relaxed: Relaxed) -> None:
+    assert re.search(r"none of 39 candidates .* needs .*induce_threshold=-?\d", relaxed.error)
+    assert relaxed.scored == 2 * 2  # two random directions at two layers; every candidate's score was there
+
+
+def test_default_and_exhaustive_sweeps_pick_alike(config: Config, relaxed: Relaxed, run) -> None:
+    assert config.sweep == relaxed.result.config.sweep == "default"
+    default, exhaustive = relaxed.result.selected, run[0].result.selected
+    assert (default.position, default.layer) == (exhaustive.position, exhaustive.layer)
 
 
 def test_a_model_that_does_not_refuse_is_an_error_that_says_so(tiny: ChatModel) -> None:
