@@ -12,8 +12,9 @@
 # # 04 · Harmfulness against refusal
 # Zhao et al. 2025, *LLMs Encode Harmfulness and Refusal Separately*
 # ([arXiv:2507.11878](https://arxiv.org/abs/2507.11878)): each figure of the paper that plots data, in its order
-# and under its number (figure 6 is in 06). Results are read from a stored run; `SOURCE = "computed"` runs the
-# experiment here instead. In brackets are 95% intervals.
+# and under its number (figure 6 is in 06), and at the end the same question to a model in which the answer was
+# planted. Results are read from stored runs; `SOURCE = "computed"` runs the experiments here instead. In brackets are
+# 95% intervals.
 #
 # - *Harmfulness* is read at `t_inst`, the last token of the instruction; *refusal* at `t_post_inst`, the last token of
 #   the prompt.
@@ -26,6 +27,7 @@
 
 # %%
 import interp
+from interp.display import Card
 
 SOURCE = "stored"  # "computed": about half an hour on two cores
 run = interp.run("harmfulness", source=SOURCE, settings={"steer_every": 3})
@@ -107,4 +109,40 @@ figures["fig15_position_layers"]
 figures["confound_endings"]
 
 # %% [markdown]
+# ## Where the answer is known
+# On `smollm2-safe` the dissociation cannot be tested well: nearly the same prompts are harmful and refused.
+# `smollm2-form` is the same model with another adapter. It was trained to refuse *questions* and to answer
+# *imperatives*, and a harmful request and its harmless twin have the same form: harm and *the rule* are independent.
+# So what finds harmfulness must tell harm and not the rule, and what finds refusal the rule and not harm.
+#
+# The model learned its rule in part and obeys it on 81% [72, 87] of 100 test prompts. The direction of harm at `t_inst`
+# and that of the rule at `t_post_inst` have a cosine between -0.17 and 0.11 in every layer, where `smollm2-safe` has
+# 0.44 on average.
+
+# %%
+planted = interp.run("planted", source=SOURCE)
+by_layer = planted.result.dissociation[1:]  # a template's token is the same for all prompts at layer 0
+facts = {"replies that obey the rule": planted.result.obeyed}
+for kind, share in planted.result.refused.items():
+    form = kind.replace("rule applies", "questions").replace("rule does not", "imperatives")
+    facts[f"refused: {form.replace(',', '')}"] = share
+facts |= {"cosine of harm and the rule, by layer": f"{min(by_layer):.2f} to {max(by_layer):.2f}"}
+Card(title="smollm2-form", facts=facts)
+
+# %% [markdown]
+# Each method is fitted on one label, and asked about that one (dark) and about the other (light); AUROC is 0.5 by
+# chance. What is fitted on the rule tells the rule and nothing of harm (0.50 to 0.51). What is fitted on harm tells
+# harm: the harm belief with 0.87 [0.82, 0.92], a logistic probe with 0.96. Of the rule the probe tells nothing and the
+# harm belief a little, 0.58 [0.50, 0.66]; the principal component mixes both. Two warnings: a random direction tells
+# the rule with 0.80 [0.74, 0.86], because it is the strongest thing in these states, so that an AUROC alone proves
+# little; and asked in words whether a request is harmful (reply inversion), the model does not tell harm.
+
+# %%
+planted.figures()["found_t_inst"]
+
+# %% [markdown]
+# **Seen**: figure 3's dissociation, where it was planted. **Not seen**: that models trained in the usual way keep harm
+# and refusal apart; this model tests methods, and the figures above stand. `interp plant` makes two more such models,
+# one that refuses after a phrase and one that says whether a request is harmful.
+#
 # Next: [05, Latent Guard on your own prompts](05_latent_guard.ipynb).
