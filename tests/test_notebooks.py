@@ -174,7 +174,7 @@ def client(desk: Path) -> Iterator[NotebookClient]:
 @pytest.mark.parametrize("path", SCRIPTS, ids=name_of)
 def test_every_cell_runs(path: Path, client: NotebookClient, narrow: Path) -> None:
     for experiment in re.findall(r'interp\.run\("([\w-]+)"', path.read_text()):
-        if not (ROOT / "figures" / experiment / "result.json.gz").is_file():
+        if not any((ROOT / "figures").glob(f"{experiment}*/result.json.gz")):
             pytest.skip(
                 f"figures/ has no run of {experiment}, which takes too long to compute here: make figures"
             )
