@@ -39,7 +39,7 @@ from interp.models.prompt_frames import PromptFrame, dated, frame_of
 from interp.models.residual_stream import runs_in_parallel
 from interp.models.rotary import RotaryFrequencies
 from interp.models.sites import SITES, Edit, Site, edited
-from interp.models.sources import BUNDLED_MODELS, ModelSource, SourceFiles, adapter_digest
+from interp.models.sources import ModelSource, SourceFiles, adapter_digest, shown_adapter
 from interp.models.threads import lock_of
 from interp.models.weight_hashes import WeightHash, weight_states
 from interp.storage.provenance import IN_MEMORY
@@ -116,7 +116,7 @@ class ChatModel(Shown):
         self.strange_frames: set[tuple[str, str]] = set()
 
     def __repr__(self) -> str:
-        adapter = f" + {self.adapter}" if self.adapter and self.name not in BUNDLED_MODELS else ""
+        adapter = f" + {shown}" if (shown := shown_adapter(self.name, self.adapter)) else ""
         size = f"{self.n_layers} layers, d_model {self.d_model}"
         return f"ChatModel({self.name}{adapter}: {size}, {self.dtype}, {self.device})"
 
@@ -215,7 +215,7 @@ class ChatModel(Shown):
             "revision": self.revision,
             "weights_hash": self.weights_hash,
             "files_hash": self.files_hash,
-            "adapter": self.adapter if self.name not in BUNDLED_MODELS else None,
+            "adapter": shown_adapter(self.name, self.adapter),
             "adapter_hash": adapter_digest(self.adapter),
             "delta": self.delta,
             "chat_template": self.chat_template,
@@ -321,7 +321,7 @@ def load(
         name: `smollm2`, `smollm2-safe`, `smollm2-form`, `owner/model`, `owner/model@revision`, a folder, a `.gguf`
             file, or a transformers model, which stays as it is: its weights are shared, not copied.
         tokenizer: of a model that is loaded already.
-        adapter: PEFT folder or Hub id, merged into the weights.
+        adapter: PEFT folder or Hub id, merged into the weights; on top of the adapter that a bundled model has.
         revision: Hub branch, tag or commit.
         dtype: `float32`, `bfloat16` or `float16`; by default float32 on CPU and the checkpoint's own on GPU.
         device: by default CUDA if available, else CPU.

@@ -9,6 +9,7 @@ the caller passes `trust_remote_code=True`, and pickled weights are only ever re
 weights-only loader.
 """
 
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,8 @@ from interp.models.sources import BUNDLED_MODELS, ModelSource, SourceFiles
 from interp.models.tokenizer_files import read_tokenizer
 from interp.models.weight_checks import check_finite, check_unused
 from interp.models.weight_deltas import apply_delta, read_delta
+
+logger = logging.getLogger(__name__)
 
 
 class Checkpoint(NamedTuple):
@@ -79,8 +82,14 @@ def load_checkpoint(
     hf, tokenizer = _from_pretrained(
         source, shown=asked.source, revision=revision, dtype=wanted, trust_remote_code=trust_remote_code
     )
-    folder = None if asked.adapter_place is None else str(asked.adapter_place)
-    if folder is not None:
+    if len(asked.adapter_places) > 1:
+        logger.warning(
+            "adapter %s is merged on top of the adapter of %s; if it was trained on the model below, load that one",
+            asked.adapter,
+            asked.source,
+        )
+    folder = None
+    for folder in map(str, asked.adapter_places):
         merge_adapter(hf, folder, shown=asked.source)
         embedding: Any = hf.get_input_embeddings()
         tokenizer = adapter_tokenizer(

@@ -148,11 +148,21 @@ class ModelSource:
         return bundled_gguf() if self.source in BUNDLED_MODELS else Path(self.source).expanduser()
 
     @property
+    def adapter_places(self) -> tuple[Path, ...]:
+        """The folders of the adapters, in the order in which they are merged; a path that does not exist for a Hub id.
+
+        A given adapter goes on top of the one that a bundled model has.
+        """
+        own = ADAPTER_FOLDERS.get(self.source)
+        given = None if self.adapter is None else Path(self.adapter).expanduser()
+        if own is not None and given is not None and given.resolve() == own.resolve():
+            given = None  # as a loaded model names it
+        return tuple(place for place in (own, given) if place is not None)
+
+    @property
     def adapter_place(self) -> Path | None:
-        """The folder of the adapter; a path that does not exist for a Hub id; None without one."""
-        if self.adapter is None:
-            return ADAPTER_FOLDERS.get(self.source)
-        return Path(self.adapter).expanduser()
+        """The last of `adapter_places`, which the model has its tokenizer from; None without an adapter."""
+        return self.adapter_places[-1] if self.adapter_places else None
 
     @property
     def delta_place(self) -> Path | None:
@@ -171,7 +181,7 @@ class ModelSource:
         commits: list[str] = []
         for place, revision, config in (
             (self.place, self.revision_asked(), "config.json"),
-            (self.adapter_place, None, "adapter_config.json"),
+            *((place, None, "adapter_config.json") for place in self.adapter_places),
             (self.delta_place, None, ""),
         ):
             if place is None:
@@ -244,6 +254,13 @@ def adapter_digest(adapter: str | None) -> str | None:
     if not path.is_file():
         return None
     return file_sha256(path)
+
+
+def shown_adapter(name: str, adapter: str | None) -> str | None:
+    """A model's adapter in results: by its folder, not by where it lies; None for what a bundled model has anyway."""
+    if adapter is None or Path(adapter) == ADAPTER_FOLDERS.get(name):
+        return None
+    return Path(adapter).resolve().name if Path(adapter).is_dir() else adapter
 
 
 def is_adapter(folder: Path) -> bool:

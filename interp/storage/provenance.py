@@ -31,7 +31,7 @@ class ModelProvenance:
     weights_hash: str
     """SHA-256 over all weights at the start of the run."""
     adapter: str | None
-    """PEFT folder or Hub id of the merged adapter; None without one."""
+    """Folder's name or Hub id of the given adapter; None without one, and for what a bundled model has anyway."""
     adapter_hash: str | None
     """SHA-256 of the adapter's files; None without an adapter."""
     template_hash: str | None

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from interp.models import sources
 from interp.models.chat_model import ChatModel, load
 from interp.models.loading import load_checkpoint
-from interp.models.sources import adapter_digest
+from interp.models.sources import ADAPTER_FOLDERS, adapter_digest
 from tests.conftest import CHATML, tiny_config
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -124,6 +124,27 @@ def test_adapter_is_merged_and_equals_peft(saved_tiny: Path, tiny: ChatModel, tm
     assert type(found.hf) is type(tiny.hf)
     assert not any("lora" in name for name, _ in found.hf.named_parameters())
     assert found.adapter == str(folder)
+
+
+def test_an_adapter_goes_on_top_of_the_one_that_a_bundled_model_has(
+    saved_tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for seed, folder in enumerate((first, second)):
+        torch.manual_seed(seed)
+        make_adapter(folder, AutoModelForCausalLM.from_pretrained(saved_tiny, dtype=torch.float32))
+    alone = load_checkpoint(str(saved_tiny), adapter=str(first)).hf
+    below = load_checkpoint(str(saved_tiny), adapter=str(second)).hf  # what was loaded before
+    monkeypatch.setitem(ADAPTER_FOLDERS, str(saved_tiny), first)
+    assert torch.equal(logits(load_checkpoint(str(saved_tiny)).hf), logits(alone))
+    assert torch.equal(logits(load_checkpoint(str(saved_tiny), adapter=str(first)).hf), logits(alone))  # once
+    assert "on top of" not in caplog.text
+    both = load(str(saved_tiny), adapter=str(second))
+    assert "on top of the adapter of" in caplog.text
+    expected = PeftModel.from_pretrained(alone, str(second)).eval()
+    torch.testing.assert_close(logits(both.hf), logits(expected), rtol=1e-5, atol=1e-5)
+    assert (logits(both.hf) - logits(below)).abs().max() > 0.1  # control
+    assert both.provenance["adapter"] == "second" and "second" in repr(both)
 
 
 @pytest.mark.parametrize(
