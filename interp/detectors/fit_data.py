@@ -12,6 +12,7 @@ from interp.data.prompts import Ending, Kind, Prompts, PromptSet
 from interp.evaluation.early_verdicts import refusal_verdicts
 from interp.models.chat_model import ChatModel
 from interp.models.prompt_inputs import PromptIdentity
+from interp.models.tokenizer_files import tokenizer_hash
 from interp.representations.beliefs import states
 from interp.representations.confounds import leak_check
 from interp.storage.provenance import library_versions
@@ -128,6 +129,7 @@ def read_fit_data(
         answered=answered,
         fitted_on={
             **model.provenance,
+            "tokenizer_hash": tokenizer_hash(model.tokenizer),
             "prompts": prompts.provenance,
             "counts": counts,
             "leak_check": asdict(leak),

@@ -34,6 +34,7 @@ from interp.detectors.stored_fields import stored_fields
 from interp.models.chat_model import ChatModel
 from interp.models.prompt_frames import frame_difference
 from interp.models.prompt_inputs import GatheredPrompts, Message
+from interp.models.tokenizer_files import tokenizer_hash
 from interp.models.tokens import ChatTokens, PromptInput, tokenize
 from interp.representations.beliefs import states
 from interp.storage.atomic_files import write_file
@@ -218,24 +219,7 @@ class FittedDetector(ABC, Generic[DetectionT]):
         return "harmful" if harmfulness > self.threshold else "harmless"
 
     def _check(self, model: ChatModel) -> None:
-        if difference := frame_difference(self.fitted_on.get("prompt_frame"), model.prompt_frame):
-            day = self.fitted_on.get("date")
-            remedy = (
-                f"load the model with date={day!r}" if day else "load the model with the guard's template"
-            )
-            raise ValueError(
-                f"this guard was fitted on prompts in another frame: {difference}; {remedy}, or fit a guard on this "
-                f"model ({self.command})"
-            )
-        for key, found, what in (
-            ("weights_hash", model.weights_hash, "weights"),
-            ("template_hash", model.template_hash, "chat template"),
-        ):
-            if self.fitted_on.get(key) != found:
-                raise ValueError(
-                    f"this guard was fitted on {self.fitted_on['model']} and the {what} of {model.name} differ; load "
-                    f"{self.fitted_on['model']}, or fit a guard on this model ({self.command})"
-                )
+        check_same_model(self.fitted_on, model, "guard", f"fit a guard on this model ({self.command})")
 
     def save(self, path: str | Path) -> Path:
         """Write the detector to one safetensors file, atomically."""
@@ -291,3 +275,32 @@ def _ended(item: str | Sequence[Message], ending: Ending) -> Any:
 def _words(item: str | Sequence[Message]) -> str:
     """The text of a prompt, or of all turns of a conversation."""
     return item if isinstance(item, str) else "\n".join(message["content"] for message in item)
+
+
+def check_same_model(fitted_on: Mapping[str, Any], model: ChatModel, what: str, again: str) -> None:
+    """Compare the model with the one that a guard or moderator was fitted on: template, weights and tokenizer.
+
+    Args:
+        fitted_on: its provenance.
+        again: how to fit another one, as the end of the message.
+
+    Raises:
+        ValueError: they differ.
+    """
+    name, frame = fitted_on.get("model"), fitted_on.get("prompt_frame")
+    if difference := frame_difference(frame, model.prompt_frame):
+        day = fitted_on.get("date")
+        remedy = f"load the model with date={day!r}" if day else f"load the model with the {what}'s template"
+        raise ValueError(
+            f"this {what} was fitted on prompts in another frame: {difference}; {remedy}, or {again}"
+        )
+    tokenizer = tokenizer_hash(model.tokenizer)
+    for part, stored, found in (
+        ("weights", fitted_on.get("weights_hash"), model.weights_hash),
+        ("chat template", fitted_on.get("template_hash"), model.template_hash),
+        ("tokenizer", fitted_on.get("tokenizer_hash", tokenizer), tokenizer),  # once it was not stored
+    ):
+        if stored != found:
+            raise ValueError(
+                f"this {what} was fitted on {name} and the {part} of {model.name} differ; load {name}, or {again}"
+            )

@@ -33,8 +33,10 @@ from interp.detectors.detector import (
     check_calibration,
     in_chunks,
 )
+from interp.detectors.fitted import check_same_model
 from interp.models.chat_model import ChatModel
 from interp.models.prompt_inputs import gather_prompts
+from interp.models.tokenizer_files import tokenizer_hash
 from interp.models.tokens import ChatTokens, PromptInput, tokenize
 from interp.representations.answer_states import conversation
 from interp.representations.beliefs import states
@@ -108,7 +110,12 @@ class SeverityModerator:
         )[0]
         turns = [conversation(each.prompt, each.text) for each in answers]
         read = states(model, turns, layers=chosen, positions="t_prefill")[:, 0, 0]
-        about = {**model.provenance, "n": len(answers), "versions": library_versions()}
+        about = {
+            **model.provenance,
+            "tokenizer_hash": tokenizer_hash(model.tokenizer),
+            "n": len(answers),
+            "versions": library_versions(),
+        }
         return cls.fit_to(read, answers, layer=chosen, l2=l2, n_components=n_components, fitted_on=about)
 
     @classmethod
@@ -172,11 +179,7 @@ class SeverityModerator:
         Raises:
             ValueError: as for `score`.
         """
-        if self.fitted_on.get("weights_hash") != model.weights_hash:
-            raise ValueError(
-                f"this moderator was fitted on {self.fitted_on.get('model')} and the weights of {model.name} differ; "
-                "load that model, or fit a moderator on this one"
-            )
+        check_same_model(self.fitted_on, model, "moderator", "fit a moderator on this one")
         if isinstance(prompts, ChatTokens):
             read = states(model, prompts, layers=self.layer, positions="t_prefill")[:, 0, 0]
             yield from self.detect(read, prompts.identity.ids)

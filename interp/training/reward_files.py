@@ -5,7 +5,6 @@ reward = load_reward_model("runs/reward")                 # loads its base model
 reward = load_reward_model("runs/reward", model=model)    # on a model that is loaded already
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from interp.data.preferences import PreferenceSet
 from interp.models.adapted_models import copy_with_weights
 from interp.models.adapter_merging import merged_adapter
 from interp.models.chat_model import ChatModel, load
+from interp.models.tokenizer_files import tokenizer_hash
 from interp.storage.atomic_files import write_tensors
 from interp.storage.file_hashes import file_sha256
 from interp.storage.provenance import library_versions
@@ -29,17 +29,11 @@ ADAPTER = "adapter"
 """Folder of the adapter, where there is one."""
 
 
-def tokenizer_hash(model: ChatModel) -> str:
-    """SHA-256 of the vocabulary: equal where token ids mean the same."""
-    vocabulary = sorted(model.tokenizer.get_vocab().items())
-    return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()
-
-
 def reward_record(model: ChatModel, preferences: PreferenceSet, config: RewardModelConfig) -> dict[str, Any]:
     """What a reward model is made of, as far as it is known before it is fitted."""
     return {
         "base": {"name": model.name, "adapter": model.adapter, "weights_hash": model.weights_hash},
-        "tokenizer_hash": tokenizer_hash(model),
+        "tokenizer_hash": tokenizer_hash(model.tokenizer),
         "template_hash": model.template_hash,
         "preferences": preferences.provenance,
         "config": asdict(config),
@@ -78,7 +72,7 @@ def load_reward_model(folder: str | Path, *, model: ChatModel | None = None) -> 
     about: Mapping[str, Any] = content["about"]
     base = about["base"]
     model = load(base["name"], adapter=base["adapter"]) if model is None else model
-    if tokenizer_hash(model) != about["tokenizer_hash"]:
+    if tokenizer_hash(model.tokenizer) != about["tokenizer_hash"]:
         raise ValueError(
             f"{folder} reads the tokens of {base['name']}, and {model.name} has another tokenizer; {_AGAIN} on it"
         )

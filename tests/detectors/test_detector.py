@@ -175,9 +175,11 @@ def test_a_detector_refuses_a_model_that_it_was_not_fitted_on(
     tiny: ChatModel, fitted: Mapping[str, Any], kind: type[FittedDetector[Any]]
 ) -> None:
     made = fitted[kind.title]
-    other = replace(made, fitted_on={**made.fitted_on, "weights_hash": "0"})
-    with pytest.raises(ValueError, match="fitted on tiny and the weights of tiny differ"):
-        other.score(tiny, ["Hi"])
+    for key, part in {"weights_hash": "weights", "tokenizer_hash": "tokenizer"}.items():
+        assert made.fitted_on[key]
+        other = replace(made, fitted_on={**made.fitted_on, key: "0"})
+        with pytest.raises(ValueError, match=f"fitted on tiny and the {part} of tiny differ"):
+            other.score(tiny, ["Hi"])
 
 
 def test_words_are_read_without_the_model_and_states_cannot_be_left_out(fitted: Mapping[str, Any]) -> None:

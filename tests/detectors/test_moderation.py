@@ -101,9 +101,11 @@ def test_mistakes_are_said(fitted: tuple[ChatModel, SeverityModerator, list[Answ
     tiny, made, _ = fitted
     with pytest.raises(ValueError, match="prompt 0 ends without an answer"):
         made.score(tiny, ["Hi"])
-    other = replace(made, fitted_on={**made.fitted_on, "weights_hash": "other"})
-    with pytest.raises(ValueError, match="the weights of tiny differ"):
-        other.score(tiny, [conversation("p", "a")])
+    parts = {"weights_hash": "weights", "tokenizer_hash": "tokenizer", "template_hash": "chat template"}
+    for key, part in parts.items():
+        other = replace(made, fitted_on={**made.fitted_on, key: "other"})
+        with pytest.raises(ValueError, match=f"the {part} of tiny differ"):
+            other.score(tiny, [conversation("p", "a")])
     with pytest.raises(ValueError, match="got one kind only"):
         SeverityModerator.fit_to(torch.zeros(3, D), [answer(0)] * 3, layer=1, fitted_on={})
     with pytest.raises(ValueError, match="no such moderator file"):

@@ -34,6 +34,7 @@ from interp.detectors.machine_text.scores import SCORES
 from interp.display.cards import Card, Shown
 from interp.models.chat_model import ChatModel
 from interp.models.prompt_inputs import GatheredPrompts, PromptIdentity
+from interp.models.tokenizer_files import tokenizer_hash
 from interp.models.tokens import ChatTokens, PromptInput
 from interp.stats import auroc, rate
 from interp.storage.sealed_json import read_sealed, write_sealed
@@ -309,10 +310,13 @@ class MachineTextDetector(Shown):
     def _check(self, model: ChatModel, reference: ChatModel | None) -> None:
         for name, given in _models(model, reference).items():
             stored = self.fitted_on.get(name, given)
-            if (stored or {}).get("weights_hash") == (given or {}).get("weights_hash"):
+            ours, theirs = given or {}, stored or {}
+            # Detectors of before knew no tokenizer.
+            differs = [what for key, what in _SAME.items() if theirs.get(key, ours.get(key)) != ours.get(key)]
+            if (stored is None) == (given is None) and not differs:
                 continue
             wanted = "no reference model" if stored is None else f"{stored['model']} as {name}"
-            got = "none" if given is None else f"{given['model']}, whose weights differ"
+            got = "none" if given is None else f"{given['model']}, whose {(*differs, 'weights differ')[0]}"
             raise ValueError(
                 f"this detector was calibrated with {wanted}, got {got}; load that model, or calibrate for this one"
             )
@@ -381,8 +385,14 @@ def _lengths(model: ChatModel, texts: Sequence[str]) -> list[int]:
     return [len(row) for row in rows]  # pyright: ignore[reportGeneralTypeIssues, reportArgumentType]
 
 
+_SAME = {"weights_hash": "weights differ", "tokenizer_hash": "tokenizer differs"}
+"""What a model has in common with the one of the calibration, and what is said where it has not."""
+
+
 def _models(model: ChatModel, reference: ChatModel | None) -> dict[str, dict[str, Any] | None]:
-    return {
-        name: None if given is None else {"model": given.name, "weights_hash": given.weights_hash}
-        for name, given in (("model", model), ("reference", reference))
-    }
+    return {"model": _facts(model), "reference": None if reference is None else _facts(reference)}
+
+
+def _facts(model: ChatModel) -> dict[str, Any]:
+    hashes = {"weights_hash": model.weights_hash, "tokenizer_hash": tokenizer_hash(model.tokenizer)}
+    return {"model": model.name, **hashes}

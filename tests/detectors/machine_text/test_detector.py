@@ -23,7 +23,7 @@ from interp.detectors.machine_text.reading import score_texts
 from interp.engine.generation import generate
 from interp.models.chat_model import ChatModel
 from interp.storage.sealed_json import write_sealed
-from tests.conftest import prompts_of, tiny_config
+from tests.conftest import make_tokenizer, prompts_of, tiny_config
 
 WORDS = "the river rose in night and by morning lower road was gone four keys none fitted lock".split()
 
@@ -143,6 +143,11 @@ def test_a_pair_of_models_is_calibrated_and_asked_for(tiny: ChatModel, fitted: M
         fitted.score(tiny, human(2), reference=base)
     with pytest.raises(ValueError, match="calibrated with tiny as model, got base, whose weights differ"):
         fitted.score(base, human(2))
+    renumbered = make_tokenizer()
+    renumbered.add_tokens(["the river"])  # the same weights read other tokens
+    again = ChatModel(tiny.hf, renumbered, name="tiny")
+    with pytest.raises(ValueError, match="got tiny, whose tokenizer differs"):
+        fitted.score(again, human(2))
     with pytest.raises(ValueError, match="'binoculars'; it needs a reference model"):
         MachineTextDetector(score_name="binoculars").calibrated(tiny, human(20), false_positive_rate=0.1)
 
