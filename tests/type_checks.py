@@ -22,9 +22,12 @@ from types import CellType, FunctionType
 from typing import Any, ForwardRef, Literal, get_args, get_origin
 
 import jaxtyping
-from jaxtyping import AbstractArray
+from beartype import BeartypeConf, beartype
+from jaxtyping import AbstractArray, TypeCheckError
 
 _jaxtyped = jaxtyping.jaxtyped
+_beartype = beartype(conf=BeartypeConf(violation_type=TypeCheckError))
+"""A violation is a TypeError, as it is under jaxtyping and where nothing is checked."""
 _inner: dict[Any, Callable[..., Any]] = {}
 """Checked functions that were defined inside others, by their code and annotations."""
 
@@ -38,6 +41,7 @@ def checked(target: Any = None, *, typechecker: Callable[..., Any] | None = None
     """Calls of a function, or of a dataclass's `__init__`, are checked against their annotations."""
     if typechecker is None:  # another library's use, not the import hook's
         return _jaxtyped(target, typechecker=None)
+    typechecker = _beartype  # the hook's own is a call of beartype, with a violation that is no TypeError
     if target is None:
         return partial(checked, typechecker=typechecker)
     if not isinstance(target, type):

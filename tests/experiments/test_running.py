@@ -243,7 +243,11 @@ def test_what_would_stop_a_run_is_found_before_the_model_is_loaded(
 def test_settings_say_default_meaning_and_source() -> None:
     listed = {s.name: s for s in settings_of(experiment("refusal-direction").config)}
     threshold = listed["kl_threshold"]
-    assert (threshold.kind, threshold.default, threshold.source) == ("float | None", 0.1, "appendix C")
+    assert (threshold.values, threshold.default, threshold.source) == ("number or None", 0.1, "appendix C")
+    assert listed["n_train"].values == "whole number, at least 1"
+    assert listed["prune_layer_fraction"].values == "number, at least 0 and at most 1"
+    assert listed["sweep"].values == "default or exhaustive"
+    assert listed["suffixes"].values == "list of text"
     assert threshold.meaning == "Maximum KL of a candidate, in nats; None is no limit (appendix C)."
     assert listed["n_test"].source == "sections 3.1, 3.2" and listed["random_every"].source == ""
 

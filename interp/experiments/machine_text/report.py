@@ -1,6 +1,9 @@
 """Table, verdicts and page of the study of machine-written text, from a stored result alone."""
 
 import math
+from collections.abc import Mapping
+
+import plotly.graph_objects as go
 
 from interp.detectors.machine_text.rank_strips import rank_strip
 from interp.display.cards import Table
@@ -333,17 +336,7 @@ def _sections(result: Result) -> list[Section]:
             tables=[arm_table(result)],
             figures=[charts["interventions"]],
         ),
-        Section(
-            title="Watermark",
-            text=[
-                "A mark says that text was made with the key, or copied from such text. Rates at z = 4 of one in "
-                "31,000 cannot be told with so few texts; mean and standard deviation of z can. Intervals are over "
-                "keys, or over texts where there is one key: that one's lists hold or miss the same common words in "
-                "every text, so that texts are no independent draws.",
-            ],
-            tables=[null_table(result)],
-            figures=[charts["watermark_along"], charts["watermark_power"], charts["watermark_null"]],
-        ),
+        _watermark(result, charts),
         Section(
             title="One pair, token by token",
             text=[
@@ -356,6 +349,21 @@ def _sections(result: Result) -> list[Section]:
             ],
         ),
     ]
+
+
+def _watermark(result: Result, charts: Mapping[str, go.Figure]) -> Section:
+    """The mark's z, with the key and without."""
+    return Section(
+        title="Watermark",
+        text=[
+            "A mark says that text was made with the key, or copied from such text. Rates at z = 4 of one in "
+            "31,000 cannot be told with so few texts; mean and standard deviation of z can. Intervals are over "
+            "keys, or over texts where there is one key: that one's lists hold or miss the same common words in "
+            "every text, so that texts are no independent draws.",
+        ],
+        tables=[null_table(result)],
+        figures=[charts["watermark_along"], charts["watermark_power"], charts["watermark_null"]],
+    )
 
 
 def report(result: Result) -> str:
