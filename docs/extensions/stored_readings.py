@@ -176,4 +176,5 @@ def machine_text() -> dict[str, Stored]:
         "z, human": at("watermarks", "unmarked", "human", "mean"),
         "z, own": at("watermarks", "unmarked", "the model's own, unmarked", "mean"),
         "marked": percent("watermarks", "marked", "4", "power", -1),
+        "marked, delta 2": percent("watermarks", "marked", "2", "power", -1),
     }
