@@ -39,9 +39,11 @@ class InParts:
         batch = len(inputs["input_ids"]) // (2 if self.pairs else 1)
         while True:
             size = min(self._rows or batch, batch)
-            starts = range(0, batch, size)
-            parts = [inputs] if size == batch else [self.part(inputs, batch, n, n + size) for n in starts]
-            weights = [self.loss_weight(part) for part in parts]
+            if size == batch:  # nothing to weigh, which would wait for a device in every step
+                parts, weights = [inputs], [1.0]
+            else:
+                parts = [self.part(inputs, batch, first, first + size) for first in range(0, batch, size)]
+                weights = [self.loss_weight(part) for part in parts]
             try:
                 total = torch.zeros(())
                 for part, weight in zip(parts, weights, strict=True):
