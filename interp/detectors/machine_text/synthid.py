@@ -71,14 +71,10 @@ class SynthIdMark:
 
     @cached_property
     def _theirs(self) -> SynthIDTextWatermarkLogitsProcessor:
-        return SynthIDTextWatermarkLogitsProcessor(
-            ngram_len=self.ngram,
-            keys=list(self.keys),
-            sampling_table_size=self.table_size,
-            sampling_table_seed=self.table_seed,
-            context_history_size=self.history,
-            device=torch.device("cpu"),
-        )
+        # It does not use the size of the vocabulary.
+        made = self.config.construct_processor(0, torch.device("cpu"))
+        assert isinstance(made, SynthIDTextWatermarkLogitsProcessor)
+        return made
 
     def bits(self, ngrams: Int[Tensor, "ngram token"]) -> Int[Tensor, "ngram layer"]:
         """The bit of each n-gram at each layer."""
