@@ -22,7 +22,7 @@ from interp.models.sources import ModelSource
 if TYPE_CHECKING:
     from interp.storage.activation_store import ActivationStore, StoredTable
 
-app = typer.Typer(no_args_is_help=True, help="Activation stores: list, check, prune and export them.")
+app = typer.Typer(no_args_is_help=True, help="Activation stores, with completions: list, check, prune and export them.")
 StoreOption = Annotated[str, typer.Option("--store", help="The store: a folder, or s3://bucket/prefix.")]
 TableArgument = Annotated[
     str, typer.Argument(help="A table, or the beginning of its name; all if not given.")
@@ -32,7 +32,7 @@ _DEFAULT = "runs/store"
 
 @app.command("ls")
 def list_tables(store: StoreOption = _DEFAULT, json_output: JsonOption = False) -> None:
-    """List the tables of a store: model, site, dtype, rows, size.
+    """List the tables of a store: model, site or completions, dtype, rows, size.
 
     Example: `interp store ls --store runs/store`
     """
@@ -56,12 +56,12 @@ def list_tables(store: StoreOption = _DEFAULT, json_output: JsonOption = False) 
         ]
         header = ["table", "model", "site", "dtype", "interventions", "rows", "size", "made"]
         total = sum(stored.content.size for stored in tables)
-        print_table(Table(header=header, rows=rows), title=f"{store}, {total / 1e6:,.1f} MB of activations")
+        print_table(Table(header=header, rows=rows), title=f"{store}, {total / 1e6:,.1f} MB")
 
 
 @app.command("info")
 def info(table: TableArgument = "", store: StoreOption = _DEFAULT) -> None:
-    """Show all that determines the activations of a table, as JSON.
+    """Show all that determines the activations or completions of a table, as JSON.
 
     Example: `interp store info 3fa2`
     """
@@ -104,7 +104,7 @@ def estimate(
 def verify(table: TableArgument = "", store: StoreOption = _DEFAULT) -> None:
     """Read everything and compare it with its hashes.
 
-    Damaged vectors are never served: collecting the same prompts computes them again.
+    What is damaged is never served: collecting or completing the same prompts computes it again.
 
     Example: `interp store verify`
     """
@@ -115,9 +115,9 @@ def verify(table: TableArgument = "", store: StoreOption = _DEFAULT) -> None:
             where = "" if first.layer is None else f", layer {first.layer}"
             raise ValueError(
                 f"{len(found.damaged)} places of {store} are damaged, the first in table {first.table[:8]}, fragment "
-                f"{first.fragment}, row {first.place}{where}; collecting the same prompts again replaces them"
+                f"{first.fragment}, row {first.place}{where}; collecting or completing the same prompts again replaces them"
             )
-        print_lines(f"{found.cells} vectors of {store} are what was written")
+        print_lines(f"{found.cells} vectors and completions of {store} are what was written")
 
 
 @app.command("prune")

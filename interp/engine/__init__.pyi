@@ -15,7 +15,6 @@ from .cpu_kernels import fused_forwards as fused_forwards
 from .decoding import stop_ids as stop_ids
 from .generation import Completions as Completions
 from .generation import generate as generate
-from .generation import generate_each as generate_each
 from .generation import stream as stream
 from .gradients import Readings as Readings
 from .gradients import SoftPrefix as SoftPrefix
@@ -23,6 +22,7 @@ from .gradients import differentiable as differentiable
 from .interventions import Ablate as Ablate
 from .interventions import Add as Add
 from .interventions import Intervention as Intervention
+from .joint_generation import generate_each as generate_each
 from .layouts import PassLayout as PassLayout
 from .log_probs import completion_log_probs as completion_log_probs
 from .log_probs import final_states as final_states

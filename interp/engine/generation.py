@@ -16,8 +16,7 @@ from torch import Tensor
 
 from interp.display.cards import Card, Shown, Table, shortened
 from interp.display.progress import progress
-from interp.engine.applying import apply
-from interp.engine.budgets import PassBudget
+from interp.engine.applying import apply, prepare
 from interp.engine.decoding import (
     Decoding,
     DecodingStep,
@@ -27,17 +26,17 @@ from interp.engine.decoding import (
     decode_steps,
     decoding_passes,
     packed_weights,
-    plan_decoding,
     stop_ids,
 )
-from interp.engine.interventions import Intervention, new_token_limit
+from interp.engine.interventions import Intervention
 from interp.engine.safety_prompts import SafetyPrompt, under
 from interp.engine.sampling import likeliest, picker
+from interp.engine.stored_completions import stored_completions
 from interp.models.chat_model import ChatModel
 from interp.models.contexts import check_context
 from interp.models.prompt_inputs import PromptIdentity
 from interp.models.thinking import opens_thought, separated
-from interp.models.tokens import ChatTokens, PromptInput, as_tokens
+from interp.models.tokens import ChatTokens, PromptInput
 from interp.storage.reply_records import record_replies
 
 _SHOWN_ROWS = 8
@@ -135,6 +134,7 @@ def generate(
             settled=settled,
             fast=fast,
             show_progress=show_progress,
+            storable=fast and pick is likeliest and safety_prompt is None,
         )
 
 
@@ -148,25 +148,42 @@ def _generate(
     settled: Settled | None,
     fast: bool,
     show_progress: bool,
+    storable: bool,
 ) -> Completions:
+    kept = None
+    if storable:
+        (kept,) = stored_completions(
+            model, tokens, [interventions], max_new_tokens=max_new_tokens, settled=settled
+        )
+    rows = list(range(len(tokens))) if kept is None else kept.missing
     done: list[list[int]] = [[] for _ in range(len(tokens))]
-    weights = packed_weights(model, len(tokens), max_new_tokens) if fast else None
-    with torch.no_grad(), apply(model, interventions) as applied:
-        passes = decoding_passes(model, tokens, applied, weights, max_new_tokens)
-        steps = _all_steps(
-            model, tokens, passes, pick, max_new_tokens=max_new_tokens, shrink=fast, settled=settled
-        )
-        # Counted in tokens, so that one long answer moves the bar as well.
-        total = len(tokens) * max_new_tokens
-        shown = progress(
-            steps,
-            total=total,
-            label="generating tokens",
-            show=show_progress,
-            size=lambda step: len(step.rows),
-        )
-        _gather(shown, done)
-    return _completions(model, done, tokens, interventions, recorded=settled is None)
+    if rows:
+        part = tokens if len(rows) == len(tokens) else tokens.take(rows)
+        weights = packed_weights(model, len(rows), max_new_tokens) if fast else None
+        with torch.no_grad(), apply(model, interventions) as applied:
+            passes = decoding_passes(model, part, applied, weights, max_new_tokens)
+            steps = _all_steps(
+                model, part, passes, pick, max_new_tokens=max_new_tokens, shrink=fast, settled=settled
+            )
+            # Counted in tokens, so that one long answer moves the bar as well.
+            shown = progress(
+                steps,
+                total=len(rows) * max_new_tokens,
+                label="generating tokens",
+                show=show_progress,
+                size=lambda step: len(step.rows),
+            )
+            try:
+                gather(shown, [done[row] for row in rows])
+            finally:  # also after an interrupt: what is complete is stored
+                if kept is not None:
+                    kept.keep({row: done[row] for row in rows})
+    else:
+        for intervention in interventions:
+            prepare(model, intervention)  # warns as a pass would
+    for row, ids in ({} if kept is None else kept.found).items():
+        done[row] = ids
+    return completions_of(model, done, tokens, interventions, recorded=settled is None)
 
 
 def stream(
@@ -232,89 +249,14 @@ def _all_steps(
             yield step._replace(rows=tuple(rows[row] for row in step.rows))
 
 
-def generate_each(
-    model: ChatModel,
-    prompts: PromptInput,
-    arms: Sequence[Sequence[Intervention]],
-    *,
-    max_new_tokens: int = 64,
-    settled: Settled | None = None,
-) -> list[Completions]:
-    """Greedy completions of the same prompts under each of several sets of interventions on prompt tokens.
-
-    Equal to calling `generate` once per set. Since no intervention acts on generated tokens, prompts run set by set
-    and all sets decode together: with few prompts, decoding time is mostly spent on reading the weights.
-
-    Raises:
-        ValueError: an intervention that also acts on generated tokens, or as `generate`.
-    """
-    if not isinstance(max_new_tokens, int):
-        raise ValueError(f"max_new_tokens must be a whole number, got {max_new_tokens!r}")
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be 1 or more, got {max_new_tokens}")
-    for intervention in (i for arm in arms for i in arm):
-        if new_token_limit(intervention) != 0:
-            raise ValueError(
-                "sets of interventions decode together only where none acts on generated tokens; give "
-                "new_tokens='none', or call generate for each"
-            )
-    tokens = as_tokens(model.tokenizer, prompts)
-    check_context(model, tokens, new_tokens=max_new_tokens)
-    if model.rotary.vary:  # keys may have to be computed again, each under its own interventions
-        return [
-            generate(model, tokens, interventions=arm, max_new_tokens=max_new_tokens, settled=settled)
-            for arm in arms
-        ]
-    weights = packed_weights(model, len(tokens) * len(arms), max_new_tokens)
-    done: list[list[list[int]]] = [[[] for _ in range(len(tokens))] for _ in arms]
-    waiting: list[tuple[int, list[int], Tensor, Decoding]] = []
-
-    def flush() -> None:
-        logits = torch.cat([logits for _, _, logits, _ in waiting])
-        state = Decoding.joined([state for *_, state in waiting])
-        places = [done[arm][row] for arm, rows, _, _ in waiting for row in rows]
-        prompts = [tokens.ids[row] for _, rows, *_ in waiting for row in rows]
-        waiting.clear()
-        steps = decode_steps(
-            model,
-            logits,
-            state,
-            likeliest,
-            prompts,
-            max_new_tokens=max_new_tokens,
-            shrink=True,
-            settled=settled,
-        )
-        _gather(steps, places)
-
-    max_rows = PassBudget.for_(model).decode_rows
-    with torch.no_grad():
-        for chunk in plan_decoding([len(ids) for ids in tokens.ids], max_rows):
-            part = tokens.take(chunk)
-            for arm, interventions in enumerate(arms):
-                with apply(model, interventions) as applied:
-                    ran = list(decoding_passes(model, part, applied, weights, max_new_tokens))
-                for rows, (logits, state) in ran:
-                    # Rows padded to another width, after running out of memory, are decoded separately.
-                    odd = waiting and waiting[0][3].mask.shape[1] != state.mask.shape[1]
-                    if odd or sum(len(w[1]) for w in waiting) + len(rows) > max_rows:
-                        flush()
-                    waiting.append((arm, [chunk[row] for row in rows], logits, state))
-            flush()
-    return [
-        _completions(model, replies, tokens, arm, recorded=settled is None)
-        for replies, arm in zip(done, arms, strict=True)
-    ]
-
-
-def _gather(steps: Iterator[DecodingStep], places: Sequence[list[int]]) -> None:
+def gather(steps: Iterator[DecodingStep], places: Sequence[list[int]]) -> None:
     """Append every row's tokens, its end-of-turn token included, to that row's list."""
     for step in steps:
         for row, token in zip(step.rows, step.ids, strict=True):
             places[row].append(token)
 
 
-def _completions(
+def completions_of(
     model: ChatModel,
     done: Sequence[Sequence[int]],
     tokens: ChatTokens,

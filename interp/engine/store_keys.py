@@ -13,7 +13,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -64,24 +64,37 @@ def dtype_name(model: ChatModel) -> str:
     return str(model.dtype).removeprefix("torch.")
 
 
+def table_key(model: ChatModel, site: str, interventions: Sequence[Intervention], *, path: str) -> TableKey:
+    """The key of what is read at a site, or of completions.
+
+    Args:
+        site: a site, or `completion_tables.COMPLETIONS`.
+        path: `packed` or `plain`, or `generate` for completions.
+    """
+    key = TableKey(
+        site=site,
+        weights_hash=model.weights_hash,
+        structure=structure(model.hf),
+        dtype=dtype_name(model),
+        n_layers=model.n_layers,
+        d_model=model.d_model,
+        numerics=numerics(model, path=path),
+    )
+    return under_interventions(key, interventions)
+
+
+def under_interventions(key: TableKey, interventions: Sequence[Intervention]) -> TableKey:
+    """The same key with these interventions in force."""
+    described = [_described(i) for i in interventions]
+    return replace(key, interventions=_digest(described) if described else "")
+
+
 def table_keys(
     model: ChatModel, request: Request, interventions: Sequence[Intervention], *, path: str
 ) -> dict[Site, TableKey]:
-    """The key of each requested site.
-
-    Args:
-        path: `packed` or `plain`.
-    """
-    shared: dict[str, Any] = {
-        "weights_hash": model.weights_hash,
-        "structure": structure(model.hf),
-        "dtype": dtype_name(model),
-        "n_layers": model.n_layers,
-        "d_model": model.d_model,
-        "interventions": _digest([_described(i) for i in interventions]) if interventions else "",
-        "numerics": numerics(model, path=path),
-    }
-    return {site: TableKey(site=site, **shared) for site in request.sites}
+    """The key of each requested site; `path` is `packed` or `plain`."""
+    first = table_key(model, request.sites[0], interventions, path=path)
+    return {site: replace(first, site=site) for site in request.sites}
 
 
 def numerics(model: ChatModel, *, path: str) -> dict[str, str]:
@@ -128,7 +141,7 @@ def places_of(
         Place(
             tokens=tuple(map(int, tokens.ids[row])),
             position=position,
-            scope=_scope(tokens, row) if interventions else "",
+            scope=scope_of(tokens, row) if interventions else "",
             role=role,
             text=texts[row],
         )
@@ -137,7 +150,7 @@ def places_of(
     ]
 
 
-def _scope(tokens: ChatTokens, row: int) -> str:
+def scope_of(tokens: ChatTokens, row: int) -> str:
     """Where the regions of a prompt begin, which interventions may be limited to."""
     thought = tokens.thoughts[row] if tokens.thoughts else ()
     return json.dumps([tokens.starts[row], tokens.ends[row], tokens.prefill(row), *thought])

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from interp.engine.decoding import Settled
-from interp.engine.generation import Completions, generate, generate_each
+from interp.engine.generation import Completions, generate
 from interp.engine.interventions import Intervention
+from interp.engine.joint_generation import generate_each
 from interp.evaluation.records import RefusalList
 from interp.evaluation.refusals import refuses
 from interp.evaluation.responses import rows_where

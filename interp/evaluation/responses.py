@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from interp.data.prompts import Prompts, as_prompts
-from interp.engine.generation import Completions, generate, generate_each
+from interp.engine.generation import Completions, generate
 from interp.engine.interventions import Intervention
+from interp.engine.joint_generation import generate_each
 from interp.evaluation.refusals import RefusalList, refuses
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, PromptInput, as_tokens

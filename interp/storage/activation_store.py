@@ -10,6 +10,8 @@ structure and numerics of the model, site, dtype and what is in force. A row is 
 prompt and a position. Nothing is found by a name, so that a model that was fine-tuned, steered or loaded in another
 dtype finds no activations but its own.
 
+Greedy completions have tables of their own (`interp.storage.completion_tables`).
+
 A table's key is written into it and compared when it is opened. `tables.lance` lists the tables, for a reader; nothing
 is looked up there.
 """
@@ -23,8 +25,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from interp.storage.completion_tables import COMPLETIONS, CompletionTable
+from interp.storage.lance_tables import (
+    Damaged,
+    LanceTable,
+    TableContent,
+    is_local,
+    lance,
+    make_folder,
+    reason,
+)
 from interp.storage.store_cells import DTYPES, TableKey
-from interp.storage.store_tables import Damaged, StoreTable, TableContent, lance, reason
+from interp.storage.store_tables import StoreTable
 
 _CATALOGUE = "tables.lance"
 _REMEDY = "run `pip install 'interp-workbench[scale]'`"
@@ -52,7 +64,7 @@ class Verified:
     """What `verify` found."""
 
     cells: int
-    """Vectors that were read and compared with their hashes."""
+    """Vectors and completions that were read and compared with their hashes."""
     damaged: tuple[Damaged, ...]
     """Those that are not what was written; they are never served."""
 
@@ -78,27 +90,50 @@ class ActivationStore:
     @property
     def is_local(self) -> bool:
         """Whether it is a folder."""
-        return "://" not in str(self.url)
+        return is_local(self.url)
 
     def table(self, key: TableKey) -> StoreTable:
-        """The table of this key, with what others have written so far.
+        """The activations of this key, with what others have written so far.
 
         Raises:
-            ValueError: the store cannot be read.
+            ValueError: the store cannot be read, or the key is one of completions.
         """
-        known: dict[str, StoreTable] = self._tables  # pyright: ignore[reportAttributeAccessIssue]
+        table = self._opened(key)
+        if not isinstance(table, StoreTable):
+            raise ValueError(f"table {key.id} holds completions, not activations")
+        return table
+
+    def completions(self, key: TableKey) -> CompletionTable:
+        """The completions of this key, with what others have written so far.
+
+        Raises:
+            ValueError: the store cannot be read, or the key is one of activations.
+        """
+        table = self._opened(key)
+        if not isinstance(table, CompletionTable):
+            raise ValueError(f"table {key.id} holds activations, not completions")
+        return table
+
+    def _opened(self, key: TableKey) -> LanceTable:
+        known: dict[str, LanceTable] = self._tables  # pyright: ignore[reportAttributeAccessIssue]
         if key.id in known:
             known[key.id].refresh()
         else:
-            known[key.id] = StoreTable(self._path(f"{key.id}.lance"), key, self.options)
+            kind = CompletionTable if key.site == COMPLETIONS else StoreTable
+            known[key.id] = kind(self._path(f"{key.id}.lance"), key, self.options)
         return known[key.id]
 
     def register(self, key: TableKey, about: Mapping[str, str]) -> None:
-        """List a table that is about to be written for the first time."""
+        """List a table that is about to be written for the first time.
+
+        Raises:
+            OSError: the store cannot be written to.
+        """
         import pyarrow as pa
 
         row = {"id": key.id, "key": key.text, "about": json.dumps(dict(about)), "made": _now()}
         url, options = self._path(_CATALOGUE), dict(self.options) or None
+        make_folder(url)
         for mode in ("append", "create", "append"):  # another process may make it meanwhile
             try:
                 lance().write_dataset(pa.Table.from_pylist([row]), url, mode=mode, storage_options=options)
@@ -126,7 +161,7 @@ class ActivationStore:
     def tables(self, prefix: str = "") -> Iterator[StoredTable]:
         """Every table whose name begins so, with its extent; those that were removed are left out."""
         for name, (key, about) in self.keys().items():
-            if name.startswith(prefix) and (content := self.table(key).content()).appends:
+            if name.startswith(prefix) and (content := self._opened(key).content()).appends:
                 yield StoredTable(id=name, about=about, content=content)
 
     def verify(self, prefix: str = "") -> Verified:
@@ -138,13 +173,13 @@ class ActivationStore:
         cells, damaged = 0, list[Damaged]()
         for stored in self.tables(prefix):
             cells += stored.content.cells
-            damaged += self.table(stored.content.key).damaged()
+            damaged += self._opened(stored.content.key).damaged()
         return Verified(cells=cells, damaged=tuple(damaged))
 
     def compact(self, prefix: str = "") -> None:
         """Join small appends of every table and remove what killed writers left."""
         for stored in list(self.tables(prefix)):
-            self.table(stored.content.key).compact()
+            self._opened(stored.content.key).compact()
 
     def remove(self, name: str) -> None:
         """Remove a table of this store for good.

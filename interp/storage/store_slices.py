@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from interp.storage.activation_store import ActivationStore, matching
+from interp.storage.completion_tables import COMPLETIONS
 from interp.storage.store_cells import Place, row_names
 from interp.storage.store_tables import StoreTable
 
@@ -160,7 +161,11 @@ def select(
     Raises:
         ValueError: no table fits, or several do; or no row does.
     """
-    fitting = matching(list(store.tables(table)), site=site)
+    fitting = [
+        stored
+        for stored in matching(list(store.tables(table)), site=site)
+        if stored.content.key.site != COMPLETIONS
+    ]
     if model is not None:
         fitting = [stored for stored in fitting if stored.about.get("model") == model]
     if len(fitting) != 1:

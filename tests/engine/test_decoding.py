@@ -10,9 +10,10 @@ from interp.engine import activations
 from interp.engine.activations import collect, fast_path_agrees
 from interp.engine.applying import apply
 from interp.engine.decoding import stop_ids
-from interp.engine.generation import generate, generate_each, stream
+from interp.engine.generation import generate, stream
 from interp.engine.gradients import differentiable
 from interp.engine.interventions import Ablate, Add
+from interp.engine.joint_generation import generate_each
 from interp.engine.log_probs import completion_log_probs, next_token_log_probs
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, tokenize

@@ -11,8 +11,9 @@ from transformers import PreTrainedTokenizerFast
 from interp.data.examples import Example
 from interp.directions import Direction
 from interp.engine.activations import collect, collect_means
-from interp.engine.generation import generate, generate_each, stream
+from interp.engine.generation import generate, stream
 from interp.engine.gradients import SoftPrefix, differentiable
+from interp.engine.joint_generation import generate_each
 from interp.engine.log_probs import completion_log_probs, next_token_log_probs
 from interp.models.chat_model import ChatModel
 from interp.models.contexts import check_context

@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM
 from interp.data.prompts import PromptSet, as_prompts, load_prompts
 from interp.directions import Direction, difference_in_means
 from interp.engine.activations import collect, collect_means
-from interp.engine.generation import generate, generate_each
+from interp.engine.generation import generate
 from interp.engine.interventions import Ablate, Add
+from interp.engine.joint_generation import generate_each
 from interp.engine.log_probs import next_token_log_probs
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import tokenize

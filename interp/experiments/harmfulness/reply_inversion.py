@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from interp.engine.generation import generate_each
 from interp.engine.interventions import Intervention
+from interp.engine.joint_generation import generate_each
 from interp.experiments.harmfulness.results import QuestionBaseline, VerdictRates, Verdicts
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, tokenize

@@ -26,6 +26,7 @@ from torch import Tensor
 from interp.data.examples import Example
 from interp.data.prompt_sets import PAIRED_KINDS
 from interp.data.prompts import Kind, Prompts, PromptSet
+from interp.engine.stored_activations import using_store
 from interp.evaluation.downstream_tasks import DownstreamTask, downstream_task, score_model
 from interp.evaluation.early_verdicts import refusal_verdicts
 from interp.experiments.definition import Outcome
@@ -234,15 +235,16 @@ class _Study:
             return score_model(model, self.task, split="validation", n=n)
 
         begun = time.perf_counter()
-        done = recover(
-            finetuned,
-            self.aligned,
-            self.harmful,
-            self.task_prompts,
-            task_score,
-            self.settings(changed),
-            resume=self._file(name, "progress"),
-        )
+        with using_store(None):  # timed, and no later run has the weights of a step
+            done = recover(
+                finetuned,
+                self.aligned,
+                self.harmful,
+                self.task_prompts,
+                task_score,
+                self.settings(changed),
+                resume=self._file(name, "progress"),
+            )
         seconds = time.perf_counter() - begun
         if not done.n_different:
             raise ValueError(

@@ -14,6 +14,7 @@ from interp.engine.generation import generate
 from interp.engine.interventions import Intervention
 from interp.engine.log_probs import completion_log_probs
 from interp.engine.safety_prompts import SafetyPrompt
+from interp.engine.stored_activations import using_store
 from interp.evaluation.downstream_tasks import DownstreamTask
 from interp.evaluation.losses import text_windows
 from interp.evaluation.refusals import refuses
@@ -127,11 +128,12 @@ class Behaviour:
 
 def behaviour(model: ChatModel, repaired: Repaired, held: HeldOut) -> Behaviour:
     """Measure a model whose weights are those of the repair already."""
-    replies = {
-        kind: reply(model, repaired, part.texts, max_new_tokens=held.max_new_tokens)
-        for kind, part in held.prompts.items()
-    }
-    scores, answers = answered(model, repaired, held.task, held.task.test[: held.n_task])
+    with using_store(None):  # timed
+        replies = {
+            kind: reply(model, repaired, part.texts, max_new_tokens=held.max_new_tokens)
+            for kind, part in held.prompts.items()
+        }
+        scores, answers = answered(model, repaired, held.task, held.task.test[: held.n_task])
     every = [*replies.values(), answers]
     return Behaviour(
         refused={kind: tuple(refuses(text) for text in said.texts) for kind, said in replies.items()},

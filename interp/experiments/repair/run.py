@@ -20,6 +20,7 @@ from functools import partial
 from interp.data.examples import Example
 from interp.data.prompt_sets import PAIRED_KINDS
 from interp.data.prompts import HELD_OUT_TEXT, Kind, Prompts, PromptSet, load_prompts
+from interp.engine.stored_activations import using_store
 from interp.evaluation.downstream_tasks import downstream_task
 from interp.experiments.definition import Outcome
 from interp.experiments.repair import (
@@ -202,9 +203,10 @@ def _divided(harmful: Prompts, config: Config) -> dict[str, Prompts]:
 
 def _trial(name: str, broken: Broken, judge: Judge) -> Trial:
     """Make a repair and measure it."""
-    begun = time.perf_counter()
-    repaired = _made(name, broken)
-    seconds = time.perf_counter() - begun
+    with using_store(None):  # timed
+        begun = time.perf_counter()
+        repaired = _made(name, broken)
+        seconds = time.perf_counter() - begun
     base = broken.aligned if name == ALIGNED else broken.model
     with with_weights(base, repaired.weights) as model:
         seen = behaviour(model, repaired, judge.held)

@@ -19,6 +19,7 @@ from interp.data.prompt_sets import COMPARED_ENDINGS, PAIRED_KINDS, Ending
 from interp.data.prompts import PromptSet, load_prompts
 from interp.data.safety_texts import safety_text
 from interp.engine.safety_prompts import SafetyPrompt
+from interp.engine.stored_activations import using_store
 from interp.experiments.definition import Outcome
 from interp.experiments.safety_prompts import (
     ABLATIONS,
@@ -161,7 +162,8 @@ class _Work:
 def _trained(work: _Work, path: Path, show_progress: bool) -> Training:
     """Train a prompt and write it."""
     begun = time.perf_counter()
-    done = _minimised(work, show_progress)
+    with using_store(None):  # timed
+        done = _minimised(work, show_progress)
     seconds = time.perf_counter() - begun
     done.prompt.save(path)
     starts = [work.model.tokenizer.decode([i]) for i in _start_ids(work)]
