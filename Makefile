@@ -55,6 +55,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.recovery
 	$(BIN)/python -m benchmarks.soft_prompts
 	$(BIN)/python -m benchmarks.activation_store
+	$(BIN)/python -m benchmarks.stored_completions
 	$(BIN)/python -m benchmarks.scale_out
 
 # On a machine with an NVIDIA card: random weights in the shape of a 7B model, no downloads, three minutes.
