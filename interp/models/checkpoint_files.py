@@ -13,6 +13,8 @@ from typing import Any
 from interp.storage.typed_json import first_line, read_json
 
 _AGAIN = "copy or download it again"
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+"""What configurations call the number of layers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,27 +56,38 @@ def check_folder(folder: Path) -> None:
 
 
 def check_stored_numbers(folder: Path) -> None:
-    """Refuse weights stored as integers in a checkpoint that does not say how it was quantised.
+    """Refuse weights that cannot be what the configuration describes, by their names and types alone.
 
-    transformers would convert each integer to the float of the same value, and the answers would be noise.
+    transformers would convert each integer to the float of the same value, and the answers would be noise; and it would
+    build a billion layers for a damaged number before it finds that their weights are missing.
 
     Raises:
-        ValueError: the first such weight.
+        ValueError: weights stored as integers in a checkpoint that does not say how it was quantised, or more layers
+            than there are tensors.
     """
-    if "quantization_config" in read_json(folder / "config.json", dict[str, Any], remedy=_AGAIN):
-        return
+    config = read_json(folder / "config.json", dict[str, Any], remedy=_AGAIN)
+    names: list[str] = []
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
             if size > path.stat().st_size:
                 return  # damaged, which the reader of the weights says
             header = json.loads(file.read(size))
+        names += header
         for name, entry in header.items():
-            if name.endswith(".weight") and str(entry.get("dtype")).startswith(("I", "U")):
+            is_integer = name.endswith(".weight") and str(entry.get("dtype")).startswith(("I", "U"))
+            if is_integer and "quantization_config" not in config:
                 raise ValueError(
                     f"{name} in {path.name} is {entry['dtype']} and config.json has no quantization_config: its "
                     "scale is unknown; take the folder that the quantising library wrote, whole"
                 )
+    text = config.get("text_config")
+    settings = text if isinstance(text, dict) else config
+    n_layers = next((settings[name] for name in _LAYERS if isinstance(settings.get(name), int)), 0)
+    if names and n_layers > len(names):
+        raise ValueError(
+            f"config.json describes {n_layers} layers, and the weights are {len(names)} tensors; {_AGAIN}"
+        )
 
 
 def reason_of(error: Exception) -> str:

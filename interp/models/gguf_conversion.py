@@ -51,11 +51,23 @@ def write_converted(shards: list[Path], folder: Path) -> None:
 def _reader(path: Path) -> gguf.GGUFReader:
     """Parse the header and every tensor's extent: a truncated file is found in a second, not in minutes."""
     try:
-        return gguf.GGUFReader(str(path))
+        reader = gguf.GGUFReader(str(path))
     except Exception as error:
         raise ValueError(
             f"cannot read {path} as GGUF ({error}); it is truncated or damaged, download it again"
         ) from error
+    placed = sorted(reader.tensors, key=lambda tensor: tensor.data_offset)
+    ends = [reader.data_offset, *(int(tensor.data_offset + tensor.n_bytes) for tensor in placed)]
+    for tensor, end in zip(placed, ends, strict=False):
+        # The format puts each tensor at the first aligned byte behind the one before.
+        if not 0 <= tensor.data_offset - end < reader.alignment:
+            gap = tensor.data_offset - end
+            raise ValueError(
+                f"cannot use {path}: there are {gap} bytes between its tensors before {tensor.name}, which an alignment "
+                f"of {reader.alignment} bytes does not leave; the file is damaged, or was written with another "
+                "alignment than it says"
+            )
+    return reader
 
 
 def _write(path: Path, reader: gguf.GGUFReader, folder: Path, shown: Path) -> None:
@@ -118,6 +130,12 @@ def _converted(
         if name.startswith(f"{architecture}.")
     }
     names = {tensor.name for tensor in reader.tensors}
+    if isinstance(n_layers := own.get("block_count"), int) and n_layers > len(reader.tensors):
+        # transformers would build a billion layers before it finds that their tensors are missing.
+        raise ValueError(
+            f"cannot use {shown}: {architecture}.block_count is {n_layers}, and the file holds {len(reader.tensors)} "
+            "tensors; download it again"
+        )
     try:
         config = configuration(architecture, own, settings, names, rope_factors(reader.tensors))
     except ValueError as error:

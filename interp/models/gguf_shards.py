@@ -61,6 +61,7 @@ def join_shards(readers: dict[Path, gguf.GGUFReader], target: Path) -> None:
 def _write(ordered: list[gguf.GGUFReader], target: Path) -> None:
     first = ordered[0]
     writer = gguf.GGUFWriter(str(target), str(_value(first, "general.architecture", "")))
+    writer.data_alignment = first.alignment  # the key general.alignment, copied below, does not set it
     for name, field in first.fields.items():
         if name.startswith(("GGUF.", "split.")) or name == "general.architecture":
             continue

@@ -39,7 +39,7 @@ def check_tensors(
         settings: what transformers reads from the file, which its conversion of the tensors depends on.
 
     Raises:
-        ValueError: tensors that the model has no place for, or other values in the model.
+        ValueError: tensors that the model has no place for, values that are not finite, or other values in the model.
     """
     processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=settings)
     places = get_gguf_hf_weights_map(hf, processor)
@@ -53,8 +53,11 @@ def check_tensors(
     for tensor in tensors:
         if tensor.name == ROPE_FACTORS:
             continue
+        values = gguf.dequantize(tensor.data, tensor.tensor_type)
+        if not np.isfinite(values).all():
+            raise ValueError(f"{tensor.name} holds NaN or infinite values; download the file again")
         converted = processor.process(
-            weights=gguf.dequantize(tensor.data, tensor.tensor_type),
+            weights=values,
             name=tensor.name,
             tensor_key_mapping=places,
             parsed_parameters=several,

@@ -94,6 +94,7 @@ def copy_gguf(
     keep: Callable[[str], bool] = lambda _: True,
     tensors: Mapping[str, np.ndarray] | None = None,
     split_max_tensors: int = 0,
+    alignment: int = 32,
 ) -> Path:
     """A copy with keys set or (None) left out, tensors left out or added, or cut into shards."""
     reader = gguf.GGUFReader(str(source))
@@ -103,6 +104,8 @@ def copy_gguf(
         str(reader.fields["general.architecture"].contents()),
         split_max_tensors=split_max_tensors,
     )
+    if alignment != 32:
+        writer.add_custom_alignment(alignment)
     for name, field in reader.fields.items():
         if name.startswith("GGUF.") or name == "general.architecture" or name in changes:
             continue

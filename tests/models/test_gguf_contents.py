@@ -269,6 +269,22 @@ def test_missing_tensor_is_refused(name: str, whole: Path, tmp_path: Path, cache
     refused(path, r"\d tensors of the model are missing, first .*random numbers", cache)
 
 
+def test_more_layers_than_tensors_are_refused_before_they_are_built(
+    whole: Path, tmp_path: Path, cache: Path
+) -> None:
+    path = copy_gguf(whole, tmp_path / "m.gguf", keys={"llama.block_count": (4_000_000_000, U32)})
+    refused(path, r"block_count is 4000000000, and the file holds 29 tensors", cache)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_no_numbers_are_refused(
+    value: float, whole: Path, tmp_path: Path, cache: Path
+) -> None:
+    norm = {"output_norm.weight": np.full(32, value, np.float32)}
+    path = copy_gguf(whole, tmp_path / "m.gguf", keep=lambda name: name not in norm, tensors=norm)
+    refused(path, r"m\.gguf: output_norm\.weight holds NaN or infinite values", cache)
+
+
 # Split files
 
 
@@ -283,6 +299,18 @@ def test_shards_are_joined_whichever_is_given(shards: list[Path], cache: Path) -
     for shard in (shards[0], shards[-1]):
         assert_same(shard, llama())
     assert len(list(cache.iterdir())) == 1
+
+
+def test_a_first_shard_that_is_aligned_otherwise_is_joined(shards: list[Path], tmp_path: Path) -> None:
+    """llama.cpp's tool keeps the key in the first shard, and aligns the others by its default."""
+    copy_gguf(shards[0], tmp_path / "aligned.gguf", alignment=256).rename(shards[0])
+    assert_same(shards[0], llama())
+
+
+def test_tensors_that_do_not_follow_each_other_are_refused(whole: Path, tmp_path: Path, cache: Path) -> None:
+    """Shards aligned by 256 bytes of which only the first says so: later tensors would be read beside their place."""
+    copy_gguf(whole, tmp_path / "m.gguf", split_max_tensors=8, alignment=256)
+    refused(tmp_path / "m-00001-of-00004.gguf", r"m-00002-of-00004\.gguf: .*bytes between its tensors", cache)
 
 
 def test_shards_under_swapped_names_are_joined_in_their_own_order(shards: list[Path], tmp_path: Path) -> None:

@@ -237,6 +237,7 @@ def test_weights_that_are_no_numbers_are_refused(value: float, saved_tiny: Path,
             r"first model\.layers\.0\..*: config\.json describes another model|no list of 0 deco",
         ),
         ({"num_hidden_layers": 2}, r"first model\.layers\.2\..*: config\.json describes another model"),
+        ({"num_hidden_layers": 10**9}, r"describes 1000000000 layers, and the weights are \d\d tensors"),
     ],
 )
 def test_configurations_of_no_model_are_refused(
