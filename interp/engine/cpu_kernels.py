@@ -112,7 +112,8 @@ def gated_mlp(
         else (weights.of(gate, x, fuses=True), weights.of(up, x, fuses=True))
     )
     if packed is None or packed[0] is None or packed[1] is None:
-        return module.down_proj(module.act_fn(gate(x)).mul_(up(x)))
+        opened = nn.functional.silu(gate(x), inplace=True) if plain else module.act_fn(gate(x))
+        return module.down_proj(opened.mul_(up(x)))
     product = torch.ops.mkldnn._linear_pointwise
     if weights is not None and weights.dtype_of(gate) != gate.weight.dtype:
         half, (gate_bias, up_bias) = weights.rounded(x), (_half(gate.bias), _half(up.bias))
@@ -176,7 +177,7 @@ def _swaps(model: ChatModel) -> _Swaps:
     if key not in known:
         modules, agree = list[tuple[nn.Module, FusedForward]](), dict[tuple[str, bool], bool]()
         rounded, exact = (
-            PackedWeights(model, keep=False, min_rows=1, rounding=rounding)
+            PackedWeights(model, keep=False, min_rows=1, rounding=rounding, single=True)
             for rounding in ("all blocks", "none")
         )
         for module, fused, width in _candidates(model):

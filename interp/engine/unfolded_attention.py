@@ -69,7 +69,7 @@ class Unfolding(NamedTuple):
 
 
 def unfold_all(tree: Tree, *, shared: int, dtype: torch.dtype, budget: PassBudget) -> Unfolding:
-    """An unfolding with every node as a query: prompts of similar length attend together, the common prefix only once.
+    """An unfolding with every node as a query: prompts of similar length attend together, what they share mostly once.
 
     Args:
         shared: tokens of the prefix before the tree.
@@ -79,21 +79,51 @@ def unfold_all(tree: Tree, *, shared: int, dtype: torch.dtype, budget: PassBudge
     first = torch.arange(common)[None]
     groups = [_group(tree.grid[:1, :common], tree.grid[:1, :common], first, shared, dtype)]
     asked = common
+    begin = _first_queries(tree, common, overhead=budget.overhead_tokens)
     start, row, width = (torch.empty(len(tree.lengths), dtype=torch.long) for _ in range(3))
-    for prompts in plan_batches(
-        [n - common for n in tree.lengths],
-        budget=sys.maxsize,
-        max_rows=budget.rows,
-        overhead=budget.overhead_tokens,
-    ):
-        longest = max(tree.lengths[prompt] for prompt in prompts)
-        nodes, depths = tree.grid[prompts, :longest], torch.arange(common, longest)[None]
-        groups.append(_group(nodes[:, common:], nodes, depths, shared, dtype))
-        start[prompts], row[prompts], width[prompts] = asked, torch.arange(len(prompts)), longest - common
-        asked += len(prompts) * (longest - common)
+    for column in begin.unique().tolist():
+        members = (begin == column).nonzero()[:, 0].tolist()
+        for part in plan_batches(
+            [tree.lengths[prompt] - column for prompt in members],
+            budget=sys.maxsize,
+            max_rows=budget.rows,
+            overhead=budget.overhead_tokens,
+        ):
+            prompts = [members[i] for i in part]
+            longest = max(tree.lengths[prompt] for prompt in prompts)
+            nodes, depths = tree.grid[prompts, :longest], torch.arange(column, longest)[None]
+            groups.append(_group(nodes[:, column:], nodes, depths, shared, dtype))
+            start[prompts], row[prompts], width[prompts] = asked, torch.arange(len(prompts)), longest - column
+            asked += len(prompts) * (longest - column)
     held, own = tree.prompts, tree.depths >= common
-    places = (start[held] * own, row[held] * own, tree.depths - common * own)
+    places = (start[held] * own, row[held] * own, tree.depths - begin[held] * own)
     return Unfolding(groups if common else groups[1:], *places, torch.where(own, width[held], common))
+
+
+_STEP = 16
+"""Columns to which the first queries of prompts are rounded down, so that many prompts attend together."""
+
+
+def _first_queries(tree: Tree, common: int, *, overhead: int) -> Int[Tensor, " prompt"]:
+    """The column from which each prompt attends: an earlier prompt attends for the nodes before it.
+
+    A prompt's own nodes are its last ones, since what follows a node of its own is its own as well.
+
+    Args:
+        common: length of the common prefix.
+        overhead: queries that a further group costs; prompts that save fewer attend from the common prefix on.
+    """
+    lengths = torch.tensor(tree.lengths)
+    columns = torch.arange(tree.grid.shape[1])
+    own = (tree.prompts[tree.grid] == torch.arange(len(lengths))[:, None]) & (columns < lengths[:, None])
+    first = torch.where(own.any(1), own.long().argmax(1), lengths - 1).clamp(
+        min=common
+    )  # the last: another's twin
+    begin = common + (first - common) // _STEP * _STEP
+    for column, count in zip(*(values.tolist() for values in begin.unique(return_counts=True)), strict=True):
+        if count * (column - common) <= overhead:
+            begin[begin == column] = common
+    return begin
 
 
 def unfold_few(

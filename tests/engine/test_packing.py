@@ -209,6 +209,31 @@ def test_what_all_prompts_begin_with_attends_once(tiny: ChatModel, monkeypatch: 
     torch.testing.assert_close(logits, plain, rtol=1e-4, atol=1e-4)
 
 
+def test_what_some_prompts_share_attends_mostly_once(tiny: ChatModel) -> None:
+    """Orders of a question's choices, twice the same prompt among them: each attends from its own first node on."""
+    texts = [f"{who} asks {'something ' * 6}: {end}" for who in ("Ann", "Bob") for end in "xyzz"]
+    tokens = tokenize(tiny.tokenizer, texts)
+    tree = pack(list(tokens.ids))
+    begin = unfolded_attention._first_queries(tree, tree.n_common, overhead=48)
+    own = [int(tree.depths[tree.prompts == row].min()) if row not in (3, 7) else 0 for row in range(8)]
+    assert begin[0] == begin[4] == tree.n_common < 40 < int(begin[1])
+    for row, column in enumerate(begin.tolist()):
+        if row not in (3, 7):  # the twins, of which no node is their own
+            assert column <= max(own[row], tree.n_common) < column + unfolded_attention._STEP
+    assert set(unfolded_attention._first_queries(tree, tree.n_common, overhead=10**6).tolist()) == {
+        tree.n_common
+    }
+    with (
+        torch.no_grad(),
+        apply(tiny, []) as applied,
+        packed_passes(tiny, tokens, applied, max_shared=0) as passes,
+    ):
+        (rows,) = passes.batches
+        logits = passes.next_token_logits(passes.pack(rows))
+    plain = torch.stack([tiny.hf(torch.tensor([tokens.ids[row]])).logits[0, -1] for row in rows])
+    torch.testing.assert_close(logits, plain, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("scaling", [None, 0.3])
 @pytest.mark.parametrize("masks", [1, 5])
 def test_attention_over_few_scores_is_what_the_kernel_gives(
