@@ -7,8 +7,9 @@
 | layout | columns |
 |---|---|
 | SafeLawBench | `question`, `choices` (list), `answer` (letter), `region`, `l1`, `l2` |
-| ARC | `question`, `choices` (`text`, `label`), `answerKey` |
+| ARC | `question`, `choices` (`text`, `label`), `answerKey`; or as released, `question` (`stem`, `choices`) |
 | MMLU | `question`, `choices` (list), `answer` (number from 0), `subject`; or a CSV without a header |
+| MMLU-Pro | `question`, `options` (list), `answer` (letter) |
 | TruthfulQA | `question`, `mc1_targets` (`choices`, `labels`, or an object of choice to label), shuffled by the seed |
 | tables | `question`, `A`, `B`, ..., `answer` (letter) |
 
@@ -18,10 +19,12 @@ right. Answers are in the object and are never shown.
 
 import csv
 import hashlib
+import io
 import json
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,8 +35,8 @@ from interp.data.files import read_rows, read_text
 from interp.data.registry import data_set, names_sets
 from interp.display.cards import Card, Shown, Table
 
-LETTERS = "ABCDEF"
-"""Letters of the choices, in their order; six at most, as SafeLawBench allows."""
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+"""Letters of the choices, in their order; SafeLawBench has up to six, MMLU-Pro ten, TruthfulQA thirteen."""
 UNLABELLED = "unlabelled"
 """Group of questions that the source puts into none."""
 
@@ -48,7 +51,7 @@ class Question:
     id: str
     text: str
     choices: tuple[str, ...]
-    """The choices, two to six."""
+    """The choices, two or more, one for each letter at most."""
     answer: int
     """Index of the right choice."""
     group: str = UNLABELLED
@@ -166,10 +169,13 @@ def load_questions(
     elif given.is_dir():
         files, name = _folder_files(given), source
     else:
-        files, name = {"test": given}, source
-    maps = [Path(labels)] if labels else sorted(next(iter(files.values())).parent.glob("*label_map.json"))
+        files, name = {"test": [given]}, source
+    maps = [Path(labels)] if labels else sorted(next(iter(files.values()))[0].parent.glob("*label_map.json"))
     topics = {key: value for path in maps for key, value in _topics(path).items()}
-    parts = {part: read_questions(path, topics=topics, seed=seed) for part, path in files.items()}
+    parts = {
+        part: tuple(q for path in paths for q in read_questions(path, topics=topics, seed=seed))
+        for part, paths in files.items()
+    }
     if "test" not in parts:
         return Questions(name=name, questions=parts["dev"])
     return Questions(name=name, questions=parts["test"], examples=parts.get("dev", ()))
@@ -195,22 +201,25 @@ def read_questions(
     return tuple(read)
 
 
-def _set_files(source: str) -> tuple[dict[str, Path], str]:
+def _set_files(source: str) -> tuple[dict[str, list[Path]], str]:
     found = data_set(source)
     if found.kind != "multiple choice":
         raise ValueError(f"{found.name} is a set of kind {found.kind}, not multiple choice")
-    parts = {("dev" if part.split == "train" else "test"): f[0] for part, f in checked_files(found).items()}
+    parts = {
+        ("dev" if part.split == "train" else "test"): list(paths)
+        for part, paths in checked_files(found).items()
+    }
     return parts, found.name
 
 
-def _folder_files(folder: Path) -> dict[str, Path]:
-    files = {}
+def _folder_files(folder: Path) -> dict[str, list[Path]]:
+    files: dict[str, list[Path]] = {}
     for part in ("test", "dev"):
         matching = sorted(p for p in folder.iterdir() if p.is_file() and p.stem.lower().endswith(part))
         if len(matching) > 1:
             raise ValueError(f"{folder} has both {matching[0].name} and {matching[1].name}; keep one")
         if matching:
-            files[part] = matching[0]
+            files[part] = matching
     if not files:
         raise ValueError(f"{folder} has no test.* or dev.* of questions; give a file, or name them so")
     return files
@@ -235,15 +244,20 @@ def _topic_key(row: Mapping[str, Any]) -> str:
 
 def _table_rows(path: Path) -> list[dict[str, Any]]:
     """Rows of a CSV; one without a header is MMLU's: question, four choices, answer."""
-    first = next(csv.reader(read_text(path).splitlines()[:1]), [])
-    if len(first) == 6 and first[-1].strip() in ("A", "B", "C", "D"):
-        names = ("question", "A", "B", "C", "D", "answer")
-        return [
-            dict(zip(names, fields, strict=True))
-            for fields in csv.reader(read_text(path).splitlines())
-            if fields
-        ]
-    return read_rows(path)
+    rows: list[list[str]] = []
+    if path.is_file():
+        with suppress(csv.Error):  # which reading it as a table with a header says
+            lines = io.StringIO(read_text(path), newline="")  # a question in quotes may hold line breaks
+            rows = [fields for fields in csv.reader(lines, strict=True) if fields]
+    names = ("question", "A", "B", "C", "D", "answer")
+    if not rows or len(rows[0]) != len(names) or rows[0][-1].strip() not in ("A", "B", "C", "D"):
+        return read_rows(path)
+    if short := next((i for i, fields in enumerate(rows, 1) if len(fields) != len(names)), None):
+        raise ValueError(
+            f"{path}, row {short}: {len(rows[short - 1])} fields, and a file without a header has six: question, four "
+            "choices, answer; put text that holds a comma in double quotes"
+        )
+    return [dict(zip(names, fields, strict=True)) for fields in rows]
 
 
 def _question(row: Mapping[str, Any], number: int, source: str, seed: int) -> Question:
@@ -253,6 +267,8 @@ def _question(row: Mapping[str, Any], number: int, source: str, seed: int) -> Qu
         ValueError: none of the layouts, or an answer that is none of the choices.
     """
     where = f"{source}, row {number + 1}"
+    if isinstance(stem := row.get("question"), Mapping):  # ARC as released: text and choices in one object
+        row = {**row, "question": stem.get("stem"), "choices": stem.get("choices")}
     text = row.get("question")
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"{where} has no text in column 'question'; it has {', '.join(map(str, row))}")
@@ -280,34 +296,70 @@ def _question(row: Mapping[str, Any], number: int, source: str, seed: int) -> Qu
 def _choices(row: Mapping[str, Any], where: str) -> tuple[list[str], int]:
     """Choices of a row and the index of the right one."""
     if (targets := row.get("mc1_targets")) is not None:
-        pairs = (
-            list(zip(_list(targets["choices"]), _list(targets["labels"]), strict=True))
-            if set(targets) == {"choices", "labels"}
-            else list(targets.items())
-        )
-        right = [i for i, (_, label) in enumerate(pairs) if int(label) == 1]
+        pairs = _targets(targets, where)
+        right = [i for i, (_, label) in enumerate(pairs) if str(label).strip() in ("1", "1.0", "True")]
         if len(right) != 1:
             raise ValueError(f"{where}: mc1_targets must have one right choice, it has {len(right)}")
-        return [str(choice) for choice, _ in pairs], right[0]
-    held = row.get("choices")
+        return [choice for choice, _ in pairs], right[0]
+    held = next((row[name] for name in ("choices", "options") if row.get(name) is not None), None)
+    answer = row.get("answer", row.get("answerKey"))
     if isinstance(held, Mapping):
-        choices, labels = [str(c) for c in _list(held["text"])], [str(c) for c in _list(held["label"])]
-        return choices, _index(row.get("answerKey", row.get("answer")), labels, where)
+        if not {"text", "label"} <= set(held):
+            raise ValueError(
+                f"{where}: choices must have text and label, they have {', '.join(map(str, held))}"
+            )
+        labels = [str(label) for label in _list(held["label"], where)]
+        return _texts(_list(held["text"], where), where, len(labels)), _index(
+            row.get("answerKey", answer), labels, where
+        )
     if held is not None:
-        choices = [str(choice) for choice in _list(held)]
+        listed = _list(held, where)
+        if listed and all(isinstance(choice, Mapping) for choice in listed):  # ARC as released
+            labels = [str(choice.get("label")) for choice in listed]
+            texts = _texts([choice.get("text") for choice in listed], where)
+            return texts, _index(row.get("answerKey", answer), labels, where)
+        choices = _texts(listed, where)
     else:
-        choices = [str(row[letter]) for letter in LETTERS if row.get(letter) not in (None, "")]
+        choices = _columns(row, where)
     if not choices:
         raise ValueError(
             f"{where} has no choices; the layouts are in the help of interp.data.multiple_choice"
         )
-    return choices, _index(row.get("answer", row.get("answerKey")), list(LETTERS[: len(choices)]), where)
+    return choices, _index(answer, list(LETTERS[: len(choices)]), where)
 
 
-def _list(value: Any) -> list[Any]:
+def _targets(targets: Any, where: str) -> list[tuple[str, Any]]:
+    """Choices with their labels, of which 1 is right."""
+    if not isinstance(targets, Mapping):
+        raise ValueError(f"{where}: mc1_targets must be an object, got {type(targets).__name__}")
+    if set(targets) != {"choices", "labels"}:
+        return [(str(choice), label) for choice, label in targets.items()]
+    labels = _list(targets["labels"], where)
+    texts = _texts(_list(targets["choices"], where), where, len(labels))
+    return list(zip(texts, labels, strict=True))
+
+
+def _columns(row: Mapping[str, Any], where: str) -> list[str]:
+    """Choices in columns A, B and so on; the last columns may be empty."""
+    filled = [row.get(letter) not in (None, "") for letter in LETTERS]
+    n = filled.index(False) if False in filled else len(filled)
+    if n and (later := [letter for letter, there in zip(LETTERS[n:], filled[n:], strict=True) if there]):
+        raise ValueError(f"{where}: column {LETTERS[n]} is empty and {later[0]} is not; fill it")
+    return [str(row[letter]) for letter in LETTERS[:n]]
+
+
+def _texts(choices: Sequence[Any], where: str, n_labels: int | None = None) -> list[str]:
+    if n_labels is not None and n_labels != len(choices):
+        raise ValueError(f"{where} has {len(choices)} choices and {n_labels} labels; each needs one")
+    if empty := [place for place, choice in enumerate(choices, 1) if choice is None]:
+        raise ValueError(f"{where}: choice {empty[0]} is empty")
+    return [str(choice) for choice in choices]
+
+
+def _list(value: Any, where: str) -> list[Any]:
     value = value.tolist() if hasattr(value, "tolist") else value
     if not isinstance(value, Sequence) or isinstance(value, str):
-        raise ValueError(f"choices must be a list, got {type(value).__name__}")
+        raise ValueError(f"{where}: choices must be a list, got {type(value).__name__}")
     return list(value)
 
 

@@ -25,6 +25,8 @@ Rule = Literal["released", "strict"]
 """How a reply is read."""
 RULES: tuple[Rule, ...] = get_args(Rule)
 
+RELEASED_LETTERS = "ABCDEF"
+"""Letters that the released rule reads."""
 _LEAD = (
     r"\[\[ANSWER\]\]\s*(?:\(|\$)?",
     r"[Tt]he\s*correct\s*answer\s*is\s*[:\n]*\s*\(?",
@@ -59,7 +61,8 @@ def strict_letter(text: str, letters: str) -> str | None:
         text: the reply.
         letters: letters of the question's choices.
     """
-    one = rf"[({{\[*\s]*(?P<letter>[{letters}])(?![A-Za-z0-9])"
+    # Of nine choices or more, I is a letter; "I think" and "I'd" are not.
+    one = rf"[({{\[*\s]*(?P<letter>(?!I\s+[a-z]|I['\u2019])[{letters}])(?![A-Za-z0-9])"
     tagged = list(
         re.finditer(
             rf"(?:\[\[ANSWER\]\]|(?i:answer)(?:\s+is)?\s*:?|(?i:option|choice))(?:\s*:)?\s*{one}", text
@@ -69,8 +72,10 @@ def strict_letter(text: str, letters: str) -> str | None:
     if found := sorted([*tagged, *boxed], key=lambda match: match.start()):
         return found[-1]["letter"]
     whole = re.fullmatch(rf"\s*\(?(?P<letter>[{letters}])\)?[.):]?(?:\s.*)?", text, flags=re.DOTALL)
-    # "A lawyer ..." begins with an article, "A. lawyer" and "A" with a letter.
-    if whole and (len(text.strip()) == 1 or re.match(r"\s*\(?[A-F][.):]", text) or whole["letter"] != "A"):
+    # "A lawyer ..." begins with an article and "I think ..." with a pronoun, "A. lawyer" and "A" with a letter.
+    if whole and (
+        len(text.strip()) == 1 or re.match(r"\s*\(?[A-Z][.):]", text) or whole["letter"] not in "AI"
+    ):
         return whole["letter"]
     return None
 
@@ -79,9 +84,14 @@ def letter_of(text: str, letters: str, rule: Rule) -> str | None:
     """The letter that a reply gives by a rule.
 
     Raises:
-        ValueError: unknown rule.
+        ValueError: unknown rule, or more choices than the released one has letters for.
     """
     if rule == "released":
+        if len(letters) > len(RELEASED_LETTERS):
+            raise ValueError(
+                f"the released rule reads the letters {RELEASED_LETTERS}, and a question has {len(letters)} choices; "
+                "take the rule strict"
+            )
         return released_letter(text)
     if rule == "strict":
         return strict_letter(text, letters)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.data.files import read_text
-from interp.data.multiple_choice import UNLABELLED
+from interp.data.multiple_choice import LETTERS, UNLABELLED
 from interp.evaluation.choice_answers import Rule, letter_of, released_letter, vote
 from interp.stats import Estimate, rate
 
@@ -241,7 +241,7 @@ def _letter(reply: str, row: Mapping[str, Any], rule: Rule) -> str | None:
     return (
         released_letter(reply)
         if rule == "released"
-        else letter_of(reply, "ABCDEF"[: len(row.get("choices", "ABCD"))], rule)
+        else letter_of(reply, LETTERS[: len(row.get("choices", "ABCD"))], rule)
     )
 
 

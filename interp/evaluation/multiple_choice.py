@@ -319,7 +319,8 @@ def replied_answers(
         max_new_tokens: 12 for the direct output and 512 for reasoning when None.
 
     Raises:
-        ValueError: no samples, several that are all the same (greedy), fewer examples than shown, or as `generate`.
+        ValueError: no samples, several that are all the same (greedy), fewer examples than shown, more choices than the
+            released rule has letters for, or as `generate`.
     """
     if n_samples < 1:
         raise ValueError(f"n_samples must be 1 or more, got {n_samples}")
@@ -328,6 +329,9 @@ def replied_answers(
             f"{n_samples} greedy replies to one question are the same; give a temperature, such as 0.6"
         )
     asked, examples = _parts(questions)
+    letter_of(
+        "", max((q.letters for q in asked), key=len), rule
+    )  # an unknown rule, before anything is generated
     form = format or ChoiceFormat()
     tokens = tokenize(
         model.tokenizer,

@@ -27,7 +27,16 @@ LAYOUTS = {
         "choices": {"text": CHOICES, "label": list("1234")},
         "answerKey": "2",
     },
+    "arc as released": {
+        "id": "q",
+        "question": {
+            "stem": "Why?",
+            "choices": [{"text": text, "label": name} for text, name in zip(CHOICES, "ABCD", strict=True)],
+        },
+        "answerKey": "B",
+    },
     "mmlu": {"question": "Why?", "choices": CHOICES, "answer": 1, "subject": "law"},
+    "mmlu-pro": {"question": "Why?", "options": CHOICES, "answer": "B", "answer_index": 1},
     "truthfulqa": {"question": "Why?", "mc1_targets": {"choices": CHOICES, "labels": [0, 1, 0, 0]}},
     "truthfulqa json": {"question": "Why?", "mc1_targets": dict(zip(CHOICES, [0, 1, 0, 0], strict=True))},
     "table": {"question": "Why?", **dict(zip("ABCD", CHOICES, strict=True)), "answer": "b"},
@@ -50,6 +59,26 @@ def test_tables_in_other_files(tmp_path: Path) -> None:
         csv.writer(stream).writerow(["Why, then?", *CHOICES, "B"])
     (question,) = read_questions(tmp_path / "law_test.csv")
     assert question.text == "Why, then?" and question.choices[question.answer] == "right one"
+
+
+def test_a_question_in_quotes_may_hold_line_breaks_and_commas(tmp_path: Path) -> None:
+    """MMLU's files on computer science hold programs."""
+    with (tmp_path / "cs_test.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([["x = 1\nprint(x), then?", *CHOICES, "B"], ["Why?", *CHOICES, "A"]])
+    first, second = read_questions(tmp_path / "cs_test.csv")
+    assert first.text == "x = 1\nprint(x), then?" and (first.letter, second.letter) == ("B", "A")
+    put(tmp_path / "short.csv", "Why?,a,b,c,d,B\nHow?,a,b,c,B\n")
+    with pytest.raises(ValueError, match=r"short\.csv, row 2: 5 fields, and a file without a header has six"):
+        read_questions(tmp_path / "short.csv")
+    with pytest.raises(ValueError, match=r"no such prompt file: .*absent\.csv"):
+        read_questions(tmp_path / "absent.csv")
+
+
+def test_truthfulqa_has_up_to_thirteen_choices(tmp_path: Path) -> None:
+    choices = {f"choice {i}": int(i == 0) for i in range(13)}
+    put(tmp_path / "mc_task.json", json.dumps([{"question": "Why?", "mc1_targets": choices}]))
+    (question,) = read_questions(tmp_path / "mc_task.json")
+    assert len(question.choices) == 13 and question.choices[question.answer] == "choice 0"
 
 
 def test_truthfulqa_is_shuffled_or_a_would_always_be_right(tmp_path: Path) -> None:
@@ -119,8 +148,19 @@ def test_rotation_moves_the_choices_and_keeps_the_right_one() -> None:
             {"question": "Why?", "choices": ["a", "b"], "answer": 2},
             "row 1: .* must be one of its 2 choices, got 2",
         ),
-        ({"question": "Why?", "choices": ["a"], "answer": 0}, "has 1 choices; 2 to 6 are read"),
-        ({"question": "Why?", "choices": "ab", "answer": 0}, "choices must be a list, got str"),
+        ({"question": "Why?", "choices": ["a"], "answer": 0}, "has 1 choices; 2 to 26 are read"),
+        ({"question": "Why?", "choices": "ab", "answer": 0}, "row 1: choices must be a list, got str"),
+        ({"question": "Why?", "choices": ["a", None], "answer": 0}, "row 1: choice 2 is empty"),
+        (
+            {"question": "Why?", "choices": {"text": ["a"]}, "answer": 0},
+            "row 1: choices must have text and label",
+        ),
+        (
+            {"question": "Why?", "choices": {"text": ["a", "b"], "label": ["A"]}, "answerKey": "A"},
+            "row 1 has 2 choices and 1 labels",
+        ),
+        ({"question": "Why?", "A": "a", "B": "", "C": "c", "answer": "B"}, "column B is empty and C is not"),
+        ({"question": "Why?", "mc1_targets": "a"}, "row 1: mc1_targets must be an object, got str"),
         (
             {"question": "Why?", "mc1_targets": {"choices": ["a", "b"], "labels": [1, 1]}},
             "must have one right choice, it has 2",

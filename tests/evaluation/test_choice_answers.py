@@ -80,3 +80,19 @@ def test_a_vote_takes_the_earliest_of_a_draw_and_leaves_out_what_has_no_letter()
     assert vote(["B", "A"]) == "B"
     assert vote([None, None, "C"]) == "C"
     assert vote([None, None]) is None and vote([]) is None
+
+
+def test_of_many_choices_the_pronoun_is_no_letter_and_the_released_rule_has_too_few() -> None:
+    letters = "ABCDEFGHIJ"
+    said = {
+        "I cannot say.": None,
+        "The answer: I think (G).": None,
+        "Answer: I'd say so. Answer: H": "H",
+        "I.": "I",
+        "The answer is (J).": "J",
+    }
+    assert {text: strict_letter(text, letters) for text in said} == said
+    with pytest.raises(
+        ValueError, match="letters ABCDEF, and a question has 10 choices; take the rule strict"
+    ):
+        letter_of("G", letters, "released")

@@ -26,6 +26,7 @@ ASKED = (
     Question(id="b", text="Name a colour", choices=("Bread", "Blue"), answer=1),
     Question(id="c", text="What is two and two?", choices=("One", "Two", "Four"), answer=2),
 )
+SEVEN = Question(id="d", text="Name a letter", choices=tuple("tuvwxyz"), answer=6)
 
 
 def by_hand(model: ChatModel, question: Question) -> torch.Tensor:
@@ -42,7 +43,7 @@ def by_hand(model: ChatModel, question: Question) -> torch.Tensor:
         with torch.no_grad():
             logits = model.hf(ids).logits[0, -1].double()
         letters = torch.stack(
-            [logits[model.tokenizer.encode(letter)[0]] for letter in "ABCD"[:n]]
+            [logits[model.tokenizer.encode(letter)[0]] for letter in "ABCDEFG"[:n]]
         ).log_softmax(0)
         for place, choice in enumerate(choices):
             sums[question.choices.index(choice)] += letters[place]
@@ -50,18 +51,19 @@ def by_hand(model: ChatModel, question: Question) -> torch.Tensor:
 
 
 def test_scores_equal_plain_passes_over_every_order(tiny: ChatModel) -> None:
-    scored = option_scores(tiny, ASKED)
-    for row, question in enumerate(ASKED):
+    asked = (*ASKED, SEVEN)
+    scored = option_scores(tiny, asked)
+    for row, question in enumerate(asked):
         n = len(question.choices)
         torch.testing.assert_close(
             scored.log_probs[row, :n].double(), by_hand(tiny, question), atol=1e-5, rtol=1e-5
         )
         assert torch.isinf(scored.log_probs[row, n:]).all()
-    plain = option_scores(tiny, ASKED, fast=False)
+    plain = option_scores(tiny, asked, fast=False)
     torch.testing.assert_close(scored.log_probs, plain.log_probs, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(scored.letter_mass, plain.letter_mass, atol=1e-7, rtol=1e-4)
     assert scored.answers[1].letters[0] in ("A", "B")  # a question of two choices
-    assert scored.scores.chance == pytest.approx((1 / 4 + 1 / 2 + 1 / 3) / 3)
+    assert scored.scores.chance == pytest.approx((1 / 4 + 1 / 2 + 1 / 3 + 1 / 7) / 4)
 
 
 def test_a_model_that_prefers_a_letter_gains_nothing(tiny: ChatModel) -> None:
@@ -146,3 +148,10 @@ def test_letters_are_single_tokens(tiny: ChatModel) -> None:
 def test_the_bundled_model_has_a_letter_with_and_without_a_space(bundled) -> None:
     ids = letter_ids(bundled("smollm2"), "ABCD")
     assert all(len(variants) == 2 for variants in ids) and len({i for v in ids for i in v}) == 8
+
+
+def test_more_choices_than_the_released_rule_has_letters(tiny: ChatModel) -> None:
+    with pytest.raises(ValueError, match="a question has 7 choices; take the rule strict"):
+        replied_answers(tiny, [SEVEN])
+    (answer,) = replied_answers(tiny, [SEVEN], rule="strict", max_new_tokens=2)
+    assert answer.right == "G"
