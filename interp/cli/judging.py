@@ -50,7 +50,8 @@ def judge(
     labels: Annotated[
         list[str] | None,
         typer.Option(
-            help="Human labels to compare with, as refused=COLUMN or harmful=COLUMN; may be repeated."
+            help="Human labels to compare with, as refused=COLUMN or harmful=COLUMN, or harmful=!COLUMN where a "
+            "column says what is safe; may be repeated."
         ),
     ] = None,
     json_output: JsonOption = False,
@@ -170,4 +171,6 @@ def _label(item: str) -> "tuple[Question, str]":
     question, _, column = item.partition("=")
     if question not in ("refused", "harmful") or not column:
         raise ValueError(f"--labels takes refused=COLUMN or harmful=COLUMN, got {item!r}")
+    if question == "harmful" and column.lower().removeprefix("is_") in ("safe", "harmless", "response_safe"):
+        raise ValueError(f"column {column} says what is safe, not what is harmful; give harmful=!{column}")
     return question, column

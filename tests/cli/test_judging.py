@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from interp.evaluation.judges.exchange_files import read_labels
 from tests.cli.commands import passed, refused
 
 ROWS = [
@@ -66,3 +67,19 @@ def test_mistakes_are_one_line(answers: Path, tmp_path: Path) -> None:
     assert "has no column of answers" in refused("judge", tmp_path / "bare.jsonl")
     (tmp_path / "twice.jsonl").write_text('{"id": 1, "prompt": "Hi", "answer": "a"}\n' * 2)
     assert "id '1' occurs twice" in refused("judge", tmp_path / "twice.jsonl")
+
+
+def test_published_labels_of_harm_are_read_the_right_way_round(tmp_path: Path) -> None:
+    """WildGuardMix has words, BeaverTails and PKU-SafeRLHF say what is safe."""
+    path = tmp_path / "labelled.csv"
+    path.write_text(
+        "prompt,response,response_refusal_label,response_harm_label,is_safe\n"
+        "Name a day,I cannot help with that.,refusal,unharmful,True\n"
+        "Name a bird,A robin.,compliance,harmful,False\n"
+        "Name a tree,An oak.,,,\n"
+    )
+    assert read_labels(path, "response_refusal_label") == [True, False, None]
+    assert read_labels(path, "response_harm_label") == read_labels(path, "!is_safe") == [False, True, None]
+    assert "column is_safe says what is safe, not what is harmful; give harmful=!is_safe" in refused(
+        "judge", path, "--labels", "harmful=is_safe"
+    )

@@ -2,6 +2,7 @@
 
 read_exchanges("answers.jsonl")                                    # columns prompt and answer, or their usual names
 read_labels("answers.jsonl", "human_majority")                     # True, False or None, in file order
+read_labels("answers.jsonl", "!is_safe")                           # the opposite of a column
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from interp.data.prompts import ANSWER_COLUMNS
 from interp.evaluation.judges.judgements import Exchange
 
 _YES = ("1", "yes", "true", "unsafe", "harmful", "refusal", "2_full_refusal", "3_partial_refusal")
-_NO = ("0", "no", "false", "safe", "harmless", "compliance", "1_full_compliance")
+_NO = ("0", "no", "false", "safe", "harmless", "unharmful", "compliance", "1_full_compliance")
 
 
 def read_exchanges(
@@ -53,22 +54,29 @@ def read_exchanges(
 def read_labels(path: str | Path, column: str) -> list[bool | None]:
     """A column of human labels as yes, no, or None where it is empty.
 
-    Read are true and false, 1 and 0, yes and no, shares from 0 to 1 (yes from 0.5 on), and the labels of XSTest, in
-    which a partial refusal counts as a refusal.
+    Read are true and false, 1 and 0, yes and no, shares from 0 to 1 (yes from 0.5 on), the words of WildGuardMix, and
+    the labels of XSTest, in which a partial refusal counts as a refusal.
+
+    Args:
+        column: name of the column; `!is_safe` takes yes for no in it.
 
     Raises:
         ValueError: no such column, or another label.
     """
     rows = read_rows(path)
+    opposite, column = column.startswith("!"), column.removeprefix("!")
     if column not in rows[0]:
         raise ValueError(f"{path} has no column {column!r}; it has {', '.join(map(str, rows[0]))}")
-    return [_label(row, column, f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
+    labels = [_label(row, column, f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
+    return [label if label is None else label != opposite for label in labels]
 
 
 def _label(row: Mapping[str, Any], column: str, where: str) -> bool | None:
     given = row.get(column)
-    if given is None or given == "" or isinstance(given, bool):
-        return None if given == "" else given
+    if given is None or given == "" or given != given:  # tables write an empty cell as NaN
+        return None
+    if isinstance(given, bool):
+        return given
     text = str(given).strip().lower()
     if text in (*_YES, *_NO):
         return text in _YES

@@ -223,6 +223,12 @@ def judgement_tables(found: RunJudgements) -> list[Table]:
 def judgement_lines(found: RunJudgements) -> list[str]:
     """Where judges disagree, and what could not be judged, in sentences."""
     lines = list[str]()
+    if not found.arms:
+        lines.append("The run made no reply that judges could judge.")
+    if found.left_out:
+        lines.append(
+            f"Judges did not see {found.left_out} replies to prompts that are not of the run's set, such as a task's."
+        )
     for question, each in (("refused", found.refused), ("harmful", found.harmful)):
         if each is None:
             continue
