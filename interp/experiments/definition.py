@@ -208,7 +208,7 @@ class Experiment:
             if recorder is not None:
                 from interp.representations.judging import judge_replies
 
-                found = judge_replies(recorder.replies, judges, chosen, prompts)
+                found = judge_replies(recorder.replies, judges, chosen, prompts, further=recorder.further)
                 stages.lap("judges")
                 result = replace(result, judgements=found, seconds=stages.seconds)
             finished = Run(

@@ -3,9 +3,10 @@
 Replies are recorded where they are generated (`interp.storage.reply_records`); here each is matched with the prompt of
 the run's set that it answers, judged by every judge, and summed up by arm and kind of prompts. A wrapped prompt is
 judged by the plain request in it. Replies to other prompts, such as those of a downstream task, are counted and not
-judged.
+judged, unless the experiment names these prompts (`judge_further`).
 """
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from interp.evaluation.judges.agreement import run_judgements
 from interp.evaluation.judges.judgements import Exchange, Judge, judge_all
 from interp.evaluation.judges.loading import LATENT, Maker, load_judges
 from interp.evaluation.judges.records import ReplyVerdicts, RunJudgements
-from interp.storage.reply_records import RecordedReply
+from interp.storage.reply_records import FurtherPrompt, RecordedReply
 
 if TYPE_CHECKING:
     from interp.data.prompts import PromptSet
@@ -57,6 +58,8 @@ def judge_replies(
     specs: Sequence[str],
     chosen: Sequence[Judge],
     prompts: "PromptSet | None",
+    *,
+    further: Mapping[str, FurtherPrompt] | None = None,
 ) -> RunJudgements:
     """Every judge's rates over the replies of a run, and where they disagree.
 
@@ -64,8 +67,9 @@ def judge_replies(
         specs: names as they were asked for.
         chosen: the judges of these names.
         prompts: the run's prompt set.
+        further: prompts beside that set, by their text.
     """
-    return run_judgements(reply_verdicts(replies, specs, chosen, prompts))
+    return run_judgements(reply_verdicts(replies, specs, chosen, prompts, further=further))
 
 
 def reply_verdicts(
@@ -73,9 +77,11 @@ def reply_verdicts(
     specs: Sequence[str],
     chosen: Sequence[Judge],
     prompts: "PromptSet | None",
+    *,
+    further: Mapping[str, FurtherPrompt] | None = None,
 ) -> ReplyVerdicts:
     """Every judge's verdict on every reply to a prompt of the set; as `judge_replies`, before it is summed up."""
-    exchanges, arms, left_out = _exchanges(replies, prompts)
+    exchanges, arms, left_out = _exchanges(replies, prompts, further or {})
     judged = judge_all(chosen, exchanges) if exchanges else None
     return ReplyVerdicts(
         asked=tuple(specs),
@@ -95,14 +101,16 @@ def reply_verdicts(
 
 
 def _exchanges(
-    replies: Sequence[RecordedReply], prompts: "PromptSet | None"
+    replies: Sequence[RecordedReply], prompts: "PromptSet | None", further: Mapping[str, FurtherPrompt]
 ) -> tuple[list[Exchange], list[str], int]:
     """The replies to prompts of the set with an id of their own, the arm of each, and the number of the others."""
     find = _finder(prompts)
     exchanges, arms, left_out = list[Exchange](), list[str](), 0
     times = Counter[tuple[str, str]]()
     for reply in replies:
-        found = find(reply.prompt)
+        asked = _last_request(reply.prompt)
+        beside = further.get(asked)
+        found = find(asked) if beside is None else (f"{beside.group}/{beside.id}", *beside[1:])
         if found is None:
             left_out += 1
             continue
@@ -140,6 +148,17 @@ def _finder(prompts: "PromptSet | None") -> Callable[[str], tuple[str, str, str]
         return seen[prompt]
 
     return find
+
+
+def _last_request(prompt: str) -> str:
+    """The last message of the user, of a conversation as replies are recorded; any other text as it is."""
+    if not prompt.startswith("[{"):
+        return prompt
+    try:
+        said = [message["content"] for message in json.loads(prompt) if message["role"] == "user"]
+    except (ValueError, TypeError, KeyError):
+        return prompt
+    return said[-1] if said and isinstance(said[-1], str) else prompt
 
 
 def _bare(text: str) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +31,25 @@ class RecordedReply:
     """The completion without a thought; None for one that was cut while the model was thinking."""
 
 
+class FurtherPrompt(NamedTuple):
+    """A prompt that is not of the run's prompt set."""
+
+    id: str
+    """Its id, unique together with its group."""
+    request: str
+    """What it asks, as a judge reads it."""
+    group: str
+    """Group that rates are reported by."""
+
+
 class ReplyRecorder:
     """Collects the replies of one run."""
 
     def __init__(self) -> None:
         self.replies: list[RecordedReply] = []
         """Replies in the order in which they were generated or read."""
+        self.further: dict[str, FurtherPrompt] = {}
+        """Prompts that are not of the run's prompt set and whose replies judges see as well, by their text."""
         self._stages: list[tuple[str, list[RecordedReply]]] = []
 
     def record(
@@ -90,3 +104,15 @@ def record_replies(
     """Record the completions of one call, where this context records."""
     if (record := recorder()) is not None:
         record.record(ids, prompts, answers, "+".join(type(each).__name__ for each in interventions))
+
+
+def judge_further(prompts: Sequence[str], ids: Sequence[str], requests: Sequence[str], group: str) -> None:
+    """Have judges see the replies to these prompts, which are not of the run's prompt set, where this context records.
+
+    Args:
+        prompts: texts of the prompts, the last message of a conversation.
+        requests: what each asks, as a judge reads it.
+    """
+    if (record := recorder()) is not None:
+        for prompt, name, request in zip(prompts, ids, requests, strict=True):
+            record.further[prompt] = FurtherPrompt(name, request, group)

@@ -75,3 +75,15 @@ def test_mistakes_are_named(tiny: ChatModel) -> None:
         EXPERIMENT.run(tiny, load_prompts(), Config(shots=9))
     with pytest.raises(ValueError, match=r"no such prompt file: absent\.json"):
         EXPERIMENT.run(tiny, load_prompts(), Config(questions="absent.json"))
+
+
+def test_judges_see_the_replies_to_questions(tiny: ChatModel) -> None:
+    small = Config(n_questions=4, coefficients=(), n_random=1, n_train=2, n_replies=3)
+    judged = EXPERIMENT.run(tiny, load_prompts(), small, judges=("arditi", "zhao")).result.judgements
+    assert judged is not None and judged.left_out == 0
+    assert [(arm.arm, arm.group, arm.n) for arm in judged.arms] == [
+        ("replies-baseline", "question", 3),
+        ("replies-ablation, Ablate", "question", 3),
+        ("replies-random-ablation, Ablate", "question", 3),
+    ]
+    assert set(judged.arms[0].refused) == {"arditi", "zhao"}

@@ -10,9 +10,11 @@ import pytest
 from interp.data.prompts import PromptSet, load_prompts
 from interp.engine.generation import generate
 from interp.engine.interventions import Ablate
+from interp.evaluation.judges.records import judgement_lines
 from interp.evaluation.refusals import refuses
 from interp.experiments.definition import Experiment, ExperimentResult, Outcome, Run
 from interp.models.chat_model import ChatModel
+from interp.models.prompt_inputs import Message
 from interp.representations.judging import all_judges, judge_replies
 from interp.storage.reply_records import RecordedReply, recorder, recording
 from interp.storage.run_folders import read_header
@@ -94,6 +96,9 @@ def test_every_reply_is_judged_by_arm_and_kind(tiny: ChatModel, prompts: PromptS
         ("outside", "harmful, wrapped", 1),
     ]
     assert found.left_out == 1
+    assert any(
+        "did not see 1 replies to prompts that are not of the run's set" in line for line in made.verdicts()
+    )
     expected = sum(refuses(text, "zhao") for text in made.result.texts) / 3
     assert found.arms[0].refused["zhao"].value == expected
     assert found.refused is not None and found.refused.rates["arditi"].n == 7 and found.harmful is None
@@ -164,6 +169,22 @@ def test_the_latent_judge_reads_with_the_runs_model(tiny: ChatModel, prompts: Pr
 def test_nothing_to_judge_is_no_rate(prompts: PromptSet) -> None:
     found = judge_replies([], ["arditi"], all_judges("arditi"), prompts)
     assert (found.arms, found.refused, found.left_out) == ((), None, 0)
+    assert judgement_lines(found) == ["The run made no reply that judges could judge."]
     with recording() as record:
         pass
     assert record.replies == [] and recorder() is None
+
+
+def test_a_request_after_a_system_message_is_found_whatever_its_quotes(
+    tiny: ChatModel, prompts: PromptSet
+) -> None:
+    quoted = replace(prompts["harmless", "test"].first(1), texts=('Say "a"\nand "b"',))
+    asked = replace(prompts, parts={("harmless", "test"): quoted})
+    with recording() as record:
+        messages: list[Message] = [
+            {"role": "system", "content": "Be kind."},
+            {"role": "user", "content": quoted.texts[0]},
+        ]
+        generate(tiny, [messages], max_new_tokens=1)
+    found = judge_replies(record.replies, ["arditi"], all_judges("arditi"), asked)
+    assert [(arm.group, arm.n) for arm in found.arms] == [("harmless", 1)] and found.left_out == 0

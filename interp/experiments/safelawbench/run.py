@@ -22,12 +22,20 @@ from interp.data.prompt_sets import PromptSet
 from interp.directions import Direction
 from interp.engine.interventions import Ablate, Add, Intervention
 from interp.evaluation.choice_scores import score_answers
-from interp.evaluation.multiple_choice import ChoiceFormat, OptionScores, option_scores, replied_answers
+from interp.evaluation.multiple_choice import (
+    ChoiceFormat,
+    OptionScores,
+    choice_messages,
+    option_scores,
+    question_text,
+    replied_answers,
+)
 from interp.experiments.definition import Outcome
 from interp.experiments.safelawbench import BASELINE, CRITICAL, RANDOM, Arm, Config, Result
 from interp.models.chat_model import ChatModel
 from interp.representations.steering import find_directions
 from interp.stats import Estimate, mean_with_interval
+from interp.storage.reply_records import judge_further
 from interp.storage.stages import Stages
 
 
@@ -71,6 +79,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
         stages.lap(name)
 
     # 4. Refusals in replies.
+    _name_questions(questions.first(config.n_replies) if config.n_replies else None, form)
     replied: dict[str, tuple[int, int] | None] = dict.fromkeys(scored)
     for name, directions in _arms(refusal, config).items() if config.n_replies else ():
         replied[name] = stages.keep(
@@ -149,6 +158,20 @@ def _scores(questions: Questions, tables: dict[str, Tensor]) -> OptionScores:
         letter_mass=tables["letter_mass"],
         orders=int(tables["orders"][0]),
     )
+
+
+def _name_questions(asked: Questions | None, form: ChoiceFormat) -> None:
+    """Let judges see the replies to these questions."""
+    if asked is not None:
+        judge_further(
+            [
+                choice_messages(q, examples=asked.examples, format=form)[-1]["content"]
+                for q in asked.questions
+            ],
+            [q.id for q in asked.questions],
+            [question_text(q) for q in asked.questions],
+            "question",
+        )
 
 
 def _refusals(
