@@ -180,9 +180,13 @@ def check_sets(
             return
         for entry in checked:
             print_card(entry)
-        if found_pairs:
+        common = [each for each in found_pairs if each.exact + each.near]
+        if common:
             header = ["prompts of", "in", "of so many", "the same", "nearly"]
-            rows = [[o.second, o.first, o.n_second, o.exact, o.near] for o in found_pairs]
+            rows = [[o.second, o.first, o.n_second, o.exact, o.near] for o in common]
             print_table(
                 Table(header=header, rows=rows), title=f"overlap, Jaccard index {threshold:g} of 5-grams"
             )
+        if rest := len(found_pairs) - len(common):
+            pairs = f"{'the other ' if common else ''}{rest} pairs of parts"
+            print_lines(f"no prompt in common, at a Jaccard index of {threshold:g}: {pairs}")

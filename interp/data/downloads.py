@@ -253,7 +253,9 @@ def _compare(found: DataSet, parts: Mapping[SetPart, Sequence[Path]]) -> None:
         name for name in now if name in before and sorted(now[name].values()) != sorted(before[name].values())
     ]
     if changed:
-        files = dict.fromkeys(file for name in changed for file in now[name])
+        files = dict.fromkeys(
+            str(file) for part, of_part in parts.items() for file in of_part if part.label in changed
+        )
         raise ValueError(
             f"{found.name} ({', '.join(changed)}) has another content than at first use: "
             f"{', '.join(files)}; put the earlier files back, or accept these "

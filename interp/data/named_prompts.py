@@ -9,6 +9,7 @@ kind has the same ones; otherwise its rows are one list, of which the loader cut
 
 import ast
 import csv
+import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -179,7 +180,12 @@ def _rows(file: Path, *, lines: bool) -> list[dict[str, Any]]:
     """Rows of a file; of one without a header, each first field is a prompt and the file's name its category."""
     if not lines or file.suffix == ".parquet" or ".json" in file.name:
         return read_rows(file)
-    fields = [row[0] for row in csv.reader(read_text(file).splitlines()) if row and row[0].strip()]
+    # A text in quotes may hold line breaks, which a reader of single lines would drop.
+    table = csv.reader(io.StringIO(read_text(file), newline=""))
+    try:
+        fields = [row[0] for row in table if row and row[0].strip()]
+    except csv.Error as error:
+        raise ValueError(f"cannot read {file}: {error} (line {table.line_num})") from error
     known = {"prompt", "instruction", "text"}
     prompts = fields[1:] if fields and fields[0].strip().lower() in known else fields
     if not prompts:

@@ -33,7 +33,9 @@ def test_fetch_from_a_folder_then_check(tmp_path: Path) -> None:
     assert checked["overlaps"][0]["exact"] == 0  # of its two parts
     file.write_text(XSTEST + "9,New?,homonyms,safe\n")
     assert "another content than at first use" in refused("data", "check", "xstest")
-    assert "unchanged since first use" in passed("data", "check", "xstest", "--record")
+    shown = passed("data", "check", "xstest", "--record")
+    assert "unchanged since first use" in shown
+    assert "no prompt in common, at a Jaccard index of 0.7: 1 pairs of parts" in shown
     assert "give one name" in refused("data", "fetch", "xstest", "alpaca", "--from", tmp_path / "Downloads")
 
 

@@ -66,6 +66,12 @@ def test_published_layouts(folders: Path, name: str) -> None:
     assert part.texts == (expected,) and part.ids[0].startswith(name)
 
 
+def test_a_prompt_in_quotes_keeps_its_line_breaks(folders: Path) -> None:
+    put(folders / "hex-phi/category_1.csv", '"One\nand two"\n"Three\u2028four"\n')
+    (part,) = named_parts("hex-phi").values()
+    assert part.texts == ("One\nand two", "Three\u2028four")
+
+
 def test_parquet_and_compressed_files(folders: Path) -> None:
     rows = [{"prompt": "A", "prompt_harm_label": "harmful"}, {"prompt": "B", "prompt_harm_label": None}]
     place = folders / "wildguardmix/wildguard_test.parquet"
