@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from interp.display.cards import Card, Shown, Table
 from interp.models.prompt_inputs import gather_prompts
+from interp.models.scalars import whole_number
 
 if TYPE_CHECKING:  # keeps this module importable without torch
     from interp.models.tokens import PromptInput
@@ -80,8 +81,12 @@ class Prompts(Shown):
         )
 
     def first(self, n: int) -> "Prompts":
-        """At most the first n prompts."""
-        return self.take(list(range(min(n, len(self)))))
+        """At most the first n prompts.
+
+        Raises:
+            ValueError: n is no whole number, or below 0.
+        """
+        return self.take(list(range(min(whole_number(n, "the number of prompts", at_least=0), len(self)))))
 
     def shuffled(self, seed: int) -> "Prompts":
         """The same prompts in a seeded random order."""

@@ -35,6 +35,7 @@ from interp.engine.stored_completions import stored_completions
 from interp.models.chat_model import ChatModel
 from interp.models.contexts import check_context
 from interp.models.prompt_inputs import PromptIdentity
+from interp.models.scalars import whole_number
 from interp.models.thinking import opens_thought, separated
 from interp.models.tokens import ChatTokens, PromptInput
 from interp.storage.reply_records import record_replies
@@ -122,6 +123,7 @@ def generate(
             temperature, seed, top_k or top_p out of range, an intervention that does not fit, or a safety prompt of
             another model.
     """
+    max_new_tokens = whole_number(max_new_tokens, "max_new_tokens", at_least=1)
     pick = picker(max_new_tokens, temperature, seed, processors, top_k=top_k, top_p=top_p)
     with under(model, prompts, safety_prompt) as tokens:
         check_context(model, tokens, new_tokens=max_new_tokens)
@@ -204,6 +206,7 @@ def stream(
     else between its decoding steps. Up to the budget's `decode_rows` prompts decode together. Arguments and errors are
     those of `generate`.
     """
+    max_new_tokens = whole_number(max_new_tokens, "max_new_tokens", at_least=1)
     pick = picker(max_new_tokens, temperature, seed, processors)
 
     def decode() -> Iterator[DecodingStep]:

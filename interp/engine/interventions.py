@@ -15,11 +15,9 @@ Source: Arditi et al. 2024, arXiv:2406.11717, section 2.4 and appendix on weight
 Zhao et al. 2025, arXiv:2507.11878 (their `max_decode_step_while_intervene` = 1 + `new_tokens`).
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Real
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, SupportsIndex, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -27,11 +25,12 @@ from torch import Tensor
 
 from interp.directions import Direction, check_vector, unit
 from interp.models.layers import Layers, written_layers
+from interp.models.scalars import finite_number, whole_number
 from interp.models.sites import Site, Sites, site_list
 from interp.models.tokens import Positions
 from interp.storage.direction_files import DirectionInput, as_direction
 
-NewTokens = Literal["none", "all"] | int | None
+NewTokens = Literal["none", "all"] | SupportsIndex | None
 """Generated tokens acted on: `none`, the first n, `all`; None is `all` if positions="all", else `none`."""
 
 
@@ -226,18 +225,18 @@ def _check(intervention: "Ablate | Add") -> None:
         )
     if not torch.isfinite(vector).all():
         raise ValueError("the direction holds NaN or infinite values")
-    coefficient = getattr(intervention, "coefficient", 1.0)
-    if not isinstance(coefficient, (Real, Tensor)) or not math.isfinite(coefficient):
-        raise ValueError(f"coefficient (or relative_norm) must be a finite number, got {coefficient!r}")
-    if isinstance(intervention, Add) and not (vector.float() * float(coefficient)).square().sum().isfinite():
+    coefficient = finite_number(getattr(intervention, "coefficient", 1.0), "coefficient (or relative_norm)")
+    if isinstance(intervention, Add) and not (vector.float() * coefficient).square().sum().isfinite():
         raise ValueError(
             f"the addition overflows (coefficient {coefficient:g}, largest entry {float(vector.abs().max()):g}): norms "
             "are sums of squares in float32; take a smaller coefficient"
         )
-    if isinstance(new_tokens, int) and new_tokens < 0:
-        raise ValueError(f"new_tokens must be 0 or more, 'none' or 'all', got {new_tokens}")
     if isinstance(new_tokens, str) and new_tokens not in ("none", "all"):
         raise ValueError(f"new_tokens must be 'none', 'all' or a number, got {new_tokens!r}")
+    if new_tokens is not None and not isinstance(new_tokens, str):
+        # Anything but an int of Python would be read as `none` where it acts.
+        count = whole_number(new_tokens, "new_tokens", at_least=0)
+        object.__setattr__(intervention, "new_tokens", count)
 
 
 def new_token_limit(intervention: Intervention) -> int | None:

@@ -24,6 +24,7 @@ from interp.engine.sampling import likeliest
 from interp.engine.stored_completions import stored_completions
 from interp.models.chat_model import ChatModel
 from interp.models.contexts import check_context
+from interp.models.scalars import whole_number
 from interp.models.tokens import ChatTokens, PromptInput, as_tokens
 
 
@@ -43,10 +44,7 @@ def generate_each(
     Raises:
         ValueError: an intervention that also acts on generated tokens, or as `generate`.
     """
-    if not isinstance(max_new_tokens, int):
-        raise ValueError(f"max_new_tokens must be a whole number, got {max_new_tokens!r}")
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be 1 or more, got {max_new_tokens}")
+    max_new_tokens = whole_number(max_new_tokens, "max_new_tokens", at_least=1)
     for intervention in (i for arm in arms for i in arm):
         if new_token_limit(intervention) != 0:
             raise ValueError(

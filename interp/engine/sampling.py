@@ -4,7 +4,6 @@ pick = picker(64, 0.7, seed, ())                    # one generator for a batch:
 ids = at_quantiles(logits, uniforms, temperatures)  # each row by a uniform number of its own
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.engine.decoding import LogitsProcessor, Pick
+from interp.models.scalars import finite_number, whole_number
 
 _ROWS = 64
 """Rows whose probabilities are summed at a time, in float64."""
@@ -27,9 +27,9 @@ def picker(
     top_p: float | int = 1.0,
 ) -> Pick:
     """The function that selects the next token of every row: argmax, or sampling at a temperature."""
-    check_sampling(max_new_tokens, temperature, seed)
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be 1 or more, or None for all tokens, got {top_k}")
+    temperature, seed = check_sampling(max_new_tokens, temperature, seed)
+    top_k = None if top_k is None else whole_number(top_k, "top_k", at_least=1)
+    top_p = finite_number(top_p, "top_p")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p must lie above 0 and be at most 1, got {top_p}")
 
@@ -77,16 +77,25 @@ def at_quantiles(
     return found
 
 
-def check_sampling(max_new_tokens: int, temperature: float, seed: int) -> None:
-    """Raise a ValueError that names the value out of range."""
-    if not isinstance(max_new_tokens, int):
-        raise ValueError(f"max_new_tokens must be a whole number, got {max_new_tokens!r}")
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be 1 or more, got {max_new_tokens}")
-    if temperature != 0 and not 1e-6 <= temperature < math.inf:  # smaller ones overflow
-        raise ValueError(f"temperature must be 0 (greedy), or 1e-06 or more and finite, got {temperature}")
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"seed must be within 0 and 2**63 - 1, got {seed}")
+def check_sampling(max_new_tokens: int, temperature: float | int, seed: int) -> tuple[float, int]:
+    """Temperature and seed as numbers of Python.
+
+    Raises:
+        ValueError: a value that is no number or out of range, by its name.
+    """
+    whole_number(max_new_tokens, "max_new_tokens", at_least=1)
+    try:
+        heat = finite_number(temperature, "temperature")
+    except ValueError:
+        heat = -1.0
+    if heat != 0 and heat < 1e-6:  # smaller ones overflow
+        raise ValueError(
+            f"temperature must be 0 (greedy), or 1e-06 or more and finite, got {temperature!r:.60}"
+        )
+    number = whole_number(seed, "seed")
+    if not 0 <= number < 2**63:
+        raise ValueError(f"seed must be within 0 and 2**63 - 1, got {number}")
+    return heat, number
 
 
 def nucleus(

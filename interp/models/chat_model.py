@@ -237,8 +237,8 @@ class ChatModel(Shown):
         Raises:
             ValueError: out of range.
         """
-        check_layer(layer, self.n_layers if upper is None else upper, self.n_layers, of=self.name)
-        return layer % (self.n_layers if upper is None else upper)
+        last = self.n_layers if upper is None else upper
+        return check_layer(layer, last, self.n_layers, of=self.name) % last
 
     def layer_list(self, layers: Layers, *, upper: int | None = None) -> tuple[int, ...]:
         """An int, a range, a list or None for all, as layers in 0..n_layers-1.

@@ -5,9 +5,10 @@ layer_list(-1, n_layers=3)              # (2,)
 layer_list(range(1, 3), n_layers=3)     # (1, 2)
 """
 
-import operator
 from collections.abc import Sequence
 from typing import Any
+
+from interp.models.scalars import is_truth_value, whole_number
 
 Layers = int | Sequence[int] | None
 """One layer, several (a range, a list, a tuple), or None for all."""
@@ -25,16 +26,22 @@ def written_layers(layers: Any) -> tuple[int, ...] | None:
     if layers is None:
         return None
     rule = "layers must be an int, a range, a list of ints or None for all"
-    if isinstance(layers, (str, bytes)):
-        raise ValueError(f"{rule}; got {layers!r}")
+    if isinstance(layers, (str, bytes, dict)):
+        raise ValueError(f"{rule}; got {layers!r:.60}")
+    if is_truth_value(layers):
+        # torch takes each truth value of a mask for the layer 0 or 1.
+        raise ValueError(
+            f"{rule}; got truth values, {layers!r:.60}: give the numbers, such as mask.nonzero()[:, 0]"
+        )
     resolved = []
-    for layer in layers if hasattr(layers, "__iter__") else [layers]:
+    is_one = not hasattr(layers, "__iter__") or getattr(layers, "ndim", None) == 0
+    for layer in [layers] if is_one else layers:
         if len(resolved) == MAX_LAYERS:
             raise ValueError(f"{rule}; got more than {MAX_LAYERS:,}")
         try:
-            resolved.append(operator.index(layer))
-        except TypeError:
-            raise ValueError(f"{rule}; got {layer!r}") from None
+            resolved.append(whole_number(layer, "layer"))
+        except ValueError:
+            raise ValueError(f"{rule}; got {layer!r:.60}") from None
     if not resolved:
         raise ValueError(f"{rule}; got none")
     return tuple(resolved)
@@ -60,11 +67,13 @@ def layer_list(layers: Any, *, n_layers: int, of: str = "this model") -> tuple[i
     return tuple(layer % n_layers for layer in written)
 
 
-def check_layer(layer: int, upper: int, n_layers: int, *, of: str) -> None:
-    """Check that a possibly negative layer is one of `upper` layers.
+def check_layer(layer: int, upper: int, n_layers: int, *, of: str) -> int:
+    """A possibly negative layer as an int of Python, which is one of `upper` layers.
 
     Raises:
-        ValueError: out of range.
+        ValueError: no whole number, or out of range.
     """
+    layer = whole_number(layer, "layer")
     if not -upper <= layer < upper:
         raise ValueError(f"layer must be in 0..{upper - 1}, got {layer}; {of} has {n_layers} layers")
+    return layer

@@ -31,8 +31,9 @@ def site_list(sites: Sites) -> tuple[Site, ...]:
     """
     if not isinstance(sites, (str, Iterable)):
         raise ValueError(f"sites must be one or several of {', '.join(SITES)}; got {sites!r}")
-    unique = (sites,) if isinstance(sites, str) else tuple(dict.fromkeys(sites))
-    unknown = [site for site in unique if site not in SITES]
+    named = [sites] if isinstance(sites, str) else list(sites)
+    unknown: list[Any] = [site for site in named if not isinstance(site, str) or site not in SITES]
+    unique = () if unknown else tuple(dict.fromkeys(map(str, named)))
     if unknown or not unique:
         raise ValueError(
             f"unknown site {unknown[0]!r}; known: {', '.join(SITES)}" if unknown else "give at least one site"

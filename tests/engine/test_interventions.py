@@ -1,12 +1,13 @@
 """The theorems of ablation and addition, on every covered family."""
 
+import numpy as np
 import pytest
 import torch
 
 from interp.directions import Direction, unit
 from interp.engine.activations import collect
 from interp.engine.applying import apply
-from interp.engine.interventions import Ablate, Add
+from interp.engine.interventions import Ablate, Add, new_token_limit
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens
 from tests.conftest import PROMPTS
@@ -71,3 +72,11 @@ def test_mistakes_are_named() -> None:
         Add(direction=vector(), layers=[0], positions=[])
     with pytest.raises(ValueError, match="new_tokens must be 0 or more"):
         Add(direction=vector(), layers=[0], new_tokens=-1)
+    with pytest.raises(ValueError, match=r"new_tokens must be a whole number, got True"):
+        Add(direction=vector(), layers=[0], new_tokens=True)
+
+
+def test_a_number_of_generated_tokens_counts_whoever_made_it() -> None:
+    """What is no int of Python was taken for `none`, and nothing was steered."""
+    for count in (3, np.int64(3), torch.tensor(3)):
+        assert new_token_limit(Ablate(vector(), new_tokens=count)) == 3

@@ -22,6 +22,7 @@ from interp.models.layers import layer_list
         (np.arange(2), (0, 1)),
         (np.int64(2), (2,)),
         (torch.tensor([0, 2]), (0, 2)),
+        (torch.tensor(-1), (2,)),
     ],
 )
 def test_layers_are_resolved_once(given: Any, found: tuple[int, ...]) -> None:
@@ -36,6 +37,11 @@ def test_layers_are_resolved_once(given: Any, found: tuple[int, ...]) -> None:
         ([], "layers must be an int, a range, a list of ints or None for all; got none"),
         ([1.5], "got 1.5"),
         ("1", "got '1'"),
+        (True, "got truth values, True"),
+        ([0, True], "got True"),
+        (torch.tensor([True, False, True]), r"got truth values, .*give the numbers, such as mask\.nonzero"),
+        (np.array([True, False, True]), "got truth values"),
+        ({0: 1}, "got {0: 1}"),
         (range(10**12), "got more than 10,000"),
         (itertools.count(), "got more than 10,000"),
     ],
