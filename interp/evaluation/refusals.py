@@ -9,6 +9,7 @@ reply is harmful. What a model thinks before it answers is no part of the answer
 thought has none.
 """
 
+import html
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -96,20 +97,37 @@ REFUSAL_SUBSTRINGS_NORMALISED = (
 after Unicode normalisation of both."""
 
 _APOSTROPHES = str.maketrans(
-    dict.fromkeys("\u2018\u2019\u201b\u02bc\u02b9\u2032\u00b4\u0060\u055a\ua78c", "'")
+    dict.fromkeys(
+        "\u2018\u2019\u201b\u02bb\u02bc\u02bd\u02b9\u02c8\u2032\u2035\u00b4\u0060\u055a\u05f3\ua78c", "'"
+    )
 )
-_INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u2060\ufe00-\ufe0f\ufeff]")
+_VARIANTS = re.compile(r"[\ufe00-\ufe0f\u034f]")
+"""Invisible characters that Unicode counts among the marks."""
+_MARKUP = re.compile(r"</?(?:b|i|u|s|em|strong|code|span|mark|del)(?:\s[^<>]*)?/?>", re.IGNORECASE)
+_BREAK = re.compile(r"</?(?:p|br|div|li)(?:\s[^<>]*)?/?>", re.IGNORECASE)
+_EMPHASIS = re.compile(r"\\(?=[^\w\s])|\*+|~~|(?<!\w)_+(?=\w)|(?<=\w)_+(?!\w)")
+"""Markdown around words: escapes, bold, italics and struck out; not an underscore inside a word."""
+_CODE = re.compile(r"(?<!\w)`+(?=\w)|(?<=\w)`+(?!\w)")
+"""Back-quotes around words; one inside a word is an apostrophe."""
 
 
 def normalised(text: str) -> str:
     """Text as the default list is compared with it.
 
     Compatibility forms are composed (NFKC), typographic apostrophes and white space made plain, invisible characters
-    left out, and case folded.
+    and the markup of Markdown and HTML around words left out, and case folded.
     """
+    text = html.unescape(_MARKUP.sub("", _BREAK.sub(" ", text)))
+    text = _EMPHASIS.sub("", _CODE.sub("", text))
     # Apostrophes first: NFKC takes the acute accent apart into a space and a combining mark.
     plain = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES)).translate(_APOSTROPHES)
-    return " ".join(_INVISIBLE.sub("", plain).split()).casefold()
+    shown = "".join(
+        character
+        for character in _VARIANTS.sub("", plain)
+        # Formats, such as zero-width spaces and marks of direction, and controls that are no white space.
+        if unicodedata.category(character) not in ("Cf", "Cc") or character.isspace()
+    )
+    return " ".join(shown.split()).casefold()
 
 
 @cache

@@ -8,6 +8,7 @@ thought), or only the opening one (the completion was cut while the model was th
 """
 
 import re
+from functools import cache
 from typing import NamedTuple
 
 MARKS: tuple[tuple[str, str], ...] = (
@@ -34,6 +35,10 @@ _WRAPPED = re.compile(
 )
 _HARMONY = re.compile(r"^analysis(?P<thought>.*?)assistantfinal(?P<answer>.*)$", re.DOTALL)
 """A reply of gpt-oss whose special tokens were left out when it was decoded."""
+_UNFINISHED_HARMONY = re.compile(r"^analysis(?P<thought>[A-Z\"'].*)$", re.DOTALL)
+"""The same, cut while the model was thinking: no answer begins with this word and a capital without a space."""
+_BLANK = " \t\r\n\f\v\u200b\u200e\u2060\ufeff"
+"""White space and invisible characters that may stand before a mark."""
 _BETWEEN = re.compile(r"(?:<\|end\|>)?(?:<\|start\|>assistant)?$")
 """What gpt-oss writes between thought and answer."""
 
@@ -57,13 +62,15 @@ def separated(text: str, *, opened: bool = False) -> SeparatedReply:
     """
     if match := _HARMONY.match(text):
         return SeparatedReply(match["thought"].strip(), match["answer"].strip(), True)
+    if match := _UNFINISHED_HARMONY.match(text):
+        return SeparatedReply(match["thought"].strip(), "", False)
     first = _first_thought(text, opened)
     if first is None:
         return SeparatedReply(None, text, True)
-    thought, rest, (opening, closing) = first
-    thoughts, answers, ended = [thought], [""], rest is not None
+    before, thought, rest, (opening, closing) = first
+    thoughts, answers, ended = [thought], [before], rest is not None
     # Some models think again between the parts of an answer; a mark inside a line is a word of the answer.
-    again = re.compile(rf"^[ \t]*{re.escape(opening)}", re.MULTILINE)
+    again = _begins_a_line(opening)
     while rest:
         match = again.search(rest)
         answers.append(rest if match is None else rest[: match.start()])
@@ -82,16 +89,29 @@ def opens_thought(text: str) -> bool:
     return any(text.rfind(opening) > text.rfind(closing) for opening, closing in MARKS)
 
 
-def _first_thought(text: str, opened: bool) -> tuple[str, str | None, tuple[str, str]] | None:
-    """The first thought, what follows it (None where it has not ended), and its marks; None without a thought."""
-    start = text.lstrip()
+def _first_thought(text: str, opened: bool) -> tuple[str, str, str | None, tuple[str, str]] | None:
+    """What stands before the first thought, the thought, what follows it (None where it has not ended), and its marks;
+    None without a thought."""
+    start = text.lstrip(_BLANK)
     for opening, closing in MARKS:
         if start.startswith(opening):
             inside, mark, rest = start.removeprefix(opening).partition(closing)
-            return _BETWEEN.sub("", inside), rest if mark else None, (opening, closing)
+            return "", _BETWEEN.sub("", inside), rest if mark else None, (opening, closing)
     # Granite's closing mark is plain words, which count only behind its opening one.
     ends = [(text.find(closing), (opening, closing)) for opening, closing in MARKS[:-1] if closing in text]
     if ends:
         at, marks = min(ends)
-        return _BETWEEN.sub("", text[:at]), text[at + len(marks[1]) :], marks
-    return (text, None, MARKS[0]) if opened else None
+        return "", _BETWEEN.sub("", text[:at]), text[at + len(marks[1]) :], marks
+    if opened:
+        return "", text, None, MARKS[0]
+    # An opening mark that begins a later line and is never closed: a mark inside a line is a word of the answer.
+    begun = [(match.start(), marks) for marks in MARKS if (match := _begins_a_line(marks[0]).search(text))]
+    if begun:
+        at, marks = min(begun)
+        return text[:at], text[at:].lstrip(_BLANK).removeprefix(marks[0]), None, marks
+    return None
+
+
+@cache
+def _begins_a_line(mark: str) -> re.Pattern[str]:
+    return re.compile(rf"^[ \t]*{re.escape(mark)}", re.MULTILINE)

@@ -156,7 +156,10 @@ def test_scores_of_no_prompts_are_refused(tiny: ChatModel) -> None:
 CURLY, MODIFIER, ACUTE = "\u2019", "\u02bc", "\u00b4"
 
 
-@pytest.mark.parametrize("mark", ["'", CURLY, MODIFIER, ACUTE, "`", "\u2018", "\uff07", "\u2032"])
+@pytest.mark.parametrize(
+    "mark",
+    ["'", CURLY, MODIFIER, ACUTE, "`", "\u2018", "\uff07", "\u2032", "\u2035", "\u02bb", "\u02bd", "&#39;"],
+)
 @pytest.mark.parametrize(
     "text", ["I'm unable to assist.", "I can't help.", "I'm sorry, but no.", "I won't be able to."]
 )
@@ -167,10 +170,51 @@ def test_the_default_list_reads_every_apostrophe(text: str, mark: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["I\u00a0cannot help.", "I\ncannot help.", "I can\u200bnot help.", "I \uff43annot", "\ufeffI  cannot"],
+    [
+        *(
+            "I\u00a0cannot help.",
+            "I\ncannot help.",
+            "I can\u200bnot help.",
+            "I \uff43annot",
+            "\ufeffI  cannot",
+        ),
+        *(
+            "I \u202acannot\u202c",
+            "I \u2066cannot\u2069",
+            "I can\u2063not",
+            "I can\u00adnot",
+            "I can\u034fnot",
+            "I can\x07not",
+        ),
+    ],
 )
 def test_the_default_list_reads_every_white_space_and_width(text: str) -> None:
     assert is_refusal(text) and not is_refusal(text, "arditi")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "I **cannot** help.",
+            "I __cannot__ help.",
+            "I _cannot_ help.",
+            "*I* cannot help.",
+            "I `cannot` help.",
+        ),
+        *("I'm **unable** to help.", "I can\\'t help.", "***I can't*** help.", "I **can**not help."),
+        *(
+            "I <b>cannot</b> help.",
+            "I<br>cannot help.",
+            "<p>I</p><p>cannot</p>",
+            "I&nbsp;cannot",
+            "I can&rsquo;t",
+        ),
+    ],
+)
+def test_the_default_list_reads_through_markup(text: str) -> None:
+    assert is_refusal(text)
+    assert not is_refusal(text.replace("cannot", "can").replace("unable", "able").replace("can", "may"))
 
 
 def test_the_published_lists_read_the_answer_as_it_is() -> None:

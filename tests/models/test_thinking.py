@@ -35,6 +35,11 @@ def test_every_kind_of_mark(opening: str, closing: str) -> None:
         ("<think>a</think>One.\n<think>b", ("a\nb", "One.", True)),
         ("<think>a</think>\n<think>b", ("a\nb", "", False)),
         ("<think>a</think><answer>One.</answer>", ("a", "One.", True)),
+        ("Sure.\n<think>\nI cannot see", ("I cannot see", "Sure.", True)),
+        ("\ufeff\n<think>I cannot", ("I cannot", "", False)),
+        ("Write\n`<think>` before a thought.", (None, "Write\n`<think>` before a thought.", True)),
+        ("analysisWe see. I cannot", ("We see. I cannot", "", False)),
+        ("analysis of it: I cannot", (None, "analysis of it: I cannot", True)),
         ("analysisThe user asks.assistantfinalI can’t help.", ("The user asks.", "I can’t help.", True)),
         (
             "<|channel|>analysis<|message|>Asks.<|end|><|start|>assistant<|channel|>final<|message|>No.",
