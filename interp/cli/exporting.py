@@ -15,6 +15,7 @@ from interp.cli.options import (
     user_errors,
 )
 from interp.models.sources import ModelSource
+from interp.storage.paths import expanded
 
 if TYPE_CHECKING:
     from interp.directions import Direction
@@ -102,7 +103,7 @@ def _direction_file(given: Path) -> Path:
     Raises:
         ValueError: no such file, or a folder with several directions and none of refusal.
     """
-    place = given.expanduser()
+    place = expanded(given)
     if not place.is_dir():
         if not place.exists():
             raise ValueError(f"no such direction file: {given}")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interp.models.layers import MAX_LAYERS
+from interp.storage.paths import expanded
 
 if TYPE_CHECKING:  # reading prompts needs no torch, printing help not even pandas
     from interp.data.prompt_sets import Prompts
@@ -35,7 +36,7 @@ def is_prompt_file(argument: str) -> bool:
 def _is_there(argument: str, check: Callable[[Path], bool]) -> bool:
     """Whether an argument is the path of such a thing; an instruction may be longer than any path."""
     try:
-        return "\n" not in argument and check(Path(argument).expanduser())
+        return "\n" not in argument and check(expanded(argument))
     except (OSError, ValueError, RuntimeError):  # too long, a NUL in it, no such user
         return False
 

@@ -20,6 +20,7 @@ from interp.cli.options import (
 )
 from interp.cli.prompt_arguments import PROMPTS_HELP, is_prompt_file, new_tokens_of, prompts_of
 from interp.models.sources import ModelSource
+from interp.storage.paths import expanded
 
 if TYPE_CHECKING:
     from interp.representations.steering import Steered
@@ -218,7 +219,7 @@ def _amounts(
         ValueError: no such file, an amount missing or too many, a value that is not finite, or both kinds of amount.
     """
     for file in files:
-        if not file.expanduser().exists():
+        if not expanded(file).exists():
             raise ValueError(f"no such direction file: {file}")
     if coefficients and relative_norms:
         raise ValueError("give --coefficient or --relative-norm, not both")

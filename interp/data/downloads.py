@@ -23,6 +23,7 @@ from interp.data.files import DATA_SUFFIXES, ends_as_data
 from interp.data.registry import DataSet, SetPart, plain_name
 from interp.storage.atomic_files import replacing_file, write_file
 from interp.storage.file_hashes import remembered_sha256
+from interp.storage.paths import expanded
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def store_folder() -> Path:
 
 def data_folders() -> list[Path]:
     """Folders in which data sets are looked for, the first first."""
-    given = [Path(folder).expanduser() for folder in os.environ.get(VARIABLE, "").split(os.pathsep) if folder]
+    given = [expanded(folder) for folder in os.environ.get(VARIABLE, "").split(os.pathsep) if folder]
     return [*given, Path("data"), store_folder()]
 
 
@@ -129,7 +130,7 @@ def offered(found: DataSet, place: Path) -> Files:
     Raises:
         ValueError: no data files there, or not those of the set.
     """
-    place = place.expanduser()
+    place = expanded(place)
     if not place.exists():
         raise ValueError(f"no such file or folder: {place}")
     files = _data_files(place) if place.is_dir() else [place] if _is_data(place) else []
@@ -144,7 +145,7 @@ def adopt(found: DataSet, place: Path) -> list[Path]:
     Raises:
         ValueError: no data files there, or not those of the set.
     """
-    place = place.expanduser()
+    place = expanded(place)
     chosen = dict.fromkeys(file for of_part in offered(found, place).values() for file in of_part)
     target = store_folder() / found.name
     copied = []

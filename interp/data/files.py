@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.models.prompt_inputs import TEXT_COLUMNS, is_text
+from interp.storage.paths import expanded
 from interp.storage.typed_json import first_line
 
 __all__ = [
@@ -135,7 +136,7 @@ def text_column(rows: list[Any], column: str | None, source: str) -> str:
 
 
 def _file_rows(path: Path) -> list[Any]:
-    path = path.expanduser()
+    path = expanded(path)
     if not path.is_file():
         raise ValueError(f"no such prompt file: {path}")
     kind = path.with_suffix("").suffix if path.suffix in _OPENERS else path.suffix

@@ -34,6 +34,7 @@ from interp.data.downloads import checked_files
 from interp.data.files import read_rows, read_text
 from interp.data.registry import data_set, names_sets
 from interp.display.cards import Card, Shown, Table
+from interp.storage.paths import expanded
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """Letters of the choices, in their order; SafeLawBench has up to six, MMLU-Pro ten, TruthfulQA thirteen."""
@@ -163,7 +164,7 @@ def load_questions(
             questions=tuple(q for q in read if q.id not in shown),
             examples=tuple(q for q in read if q.id in shown),
         )
-    given = Path(source).expanduser()
+    given = expanded(source)
     if not given.exists() and names_sets(source):
         files, name = _set_files(source)
     elif given.is_dir():

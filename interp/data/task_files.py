@@ -15,13 +15,13 @@ no prompt is in two splits.
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
 from interp.data.examples import Example, ExampleSplits, TaskSplit
 from interp.data.files import SUFFIXES, read_rows
+from interp.storage.paths import expanded
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ def read_task(
         ValueError: no such source, a column that is not there, a text or label that cannot be used, too few rows, or a
             prompt in two of three files.
     """
-    if "{split}" in source or Path(source).expanduser().is_dir():
+    if "{split}" in source or expanded(source).is_dir():
         return _from_splits(form, source, text, answer)
     examples = _examples(form, source, text, answer)
     if len(examples) < MIN_ROWS:
@@ -153,7 +153,7 @@ def _from_splits(form: TaskFormat, source: str, text: str | None, answer: str | 
 
 
 def _split_file(folder: str, split: str) -> str:
-    root = Path(folder).expanduser()
+    root = expanded(folder)
     found = [path for suffix in SUFFIXES if (path := root / f"{split}{suffix}").is_file()]
     if len(found) != 1:
         have = f"has {' and '.join(path.name for path in found)}" if found else f"has no {split}.jsonl"

@@ -7,14 +7,13 @@ The refusal belief, where the guard has one, and the verdict are the score's met
 model has to be one of interp, and the one that the guard was fitted on.
 """
 
-from pathlib import Path
-
 import anyio.to_thread
 from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import TaskState
 
 from interp.detectors.latent_guard import LatentGuard
 from interp.evaluation.inspect_bridge import interp_model
+from interp.storage.paths import expanded
 
 
 @scorer(metrics=[mean(), stderr()])
@@ -24,9 +23,9 @@ def beliefs(guard: str) -> Scorer:
     Args:
         guard: a file of `interp guard fit`.
     """
-    if not Path(guard).expanduser().is_file():
+    if not expanded(guard).is_file():
         raise ValueError(f"no such guard file: {guard}; make one with interp guard fit")
-    fitted = LatentGuard.load(Path(guard).expanduser())
+    fitted = LatentGuard.load(expanded(guard))
 
     async def score(state: TaskState, target: Target) -> Score:  # noqa: ARG001 (Inspect's signature)
         api = interp_model(state)

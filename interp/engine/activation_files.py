@@ -36,6 +36,7 @@ from interp.models.prompt_inputs import PromptIdentity
 from interp.models.sites import SITES, Site, Sites
 from interp.models.tokens import ChatTokens, Positions, PromptInput
 from interp.storage.atomic_files import replacing_file
+from interp.storage.paths import expanded
 from interp.storage.provenance import library_versions
 
 FORMAT = "interp-activations"
@@ -133,7 +134,7 @@ def write_batches(path: Path, head: FileHead, batches: Iterable[Batch]) -> Store
         ValueError: a file that is larger than the free space of its disk.
         OSError: the disk is full or not writable.
     """
-    path = path.expanduser()
+    path = expanded(path)
     request, shape, header = head.request, head.shape, head.header
     size_of_site = shape[0] * head.bytes_a_prompt
     size = len(header) + len(request.sites) * size_of_site
@@ -158,7 +159,7 @@ def read_activations(path: str | Path) -> Activations:
     Raises:
         ValueError: no such file, no file of activations, a newer format, or a damaged one.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if not path.is_file():
         raise ValueError(f"no such file of activations: {path}")
     try:

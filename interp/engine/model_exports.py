@@ -40,6 +40,7 @@ from interp.models.snapshots import Snapshot
 from interp.models.weight_hashes import WeightHash
 from interp.storage.atomic_files import write_tensors
 from interp.storage.direction_files import DirectionInput, as_direction
+from interp.storage.paths import expanded
 from interp.storage.provenance import library_versions
 from interp.storage.run_folders import replacing_folder
 
@@ -74,7 +75,7 @@ def save_ablated_model(model: ChatModel, direction: DirectionInput, folder: str 
             by matrices alone, or a written model whose logits are not those under hooks.
         OSError: the disk is full or not writable.
     """
-    folder, ablation = Path(folder).expanduser(), _ablation(model, direction)
+    folder, ablation = expanded(folder), _ablation(model, direction)
     head: Any = model.hf.get_output_embeddings()
     tied = head is not None and head.weight is model.embedding.weight
     size = sum(weight.numel() * weight.element_size() for weight in model.hf.parameters())
@@ -126,7 +127,7 @@ def save_model(model: ChatModel, folder: str | Path, *, about: Mapping[str, Any]
         ValueError: a folder that is not empty, too little space, or weights that do not come back as they were.
         OSError: the disk is full or not writable; nothing is left behind.
     """
-    folder, digest = Path(folder).expanduser(), model.weights_hash
+    folder, digest = expanded(folder), model.weights_hash
     check_export_target(
         folder, sum(weight.numel() * weight.element_size() for weight in model.hf.parameters())
     )
@@ -165,7 +166,7 @@ def save_ablation_adapter(model: ChatModel, direction: DirectionInput, folder: s
     """
     from peft import LoraConfig, PeftModel
 
-    folder, ablation = Path(folder).expanduser(), _ablation(model, direction)
+    folder, ablation = expanded(folder), _ablation(model, direction)
     names: dict[nn.Module, str] = {module: name for name, module in model.hf.named_modules()}
     _check_adaptable(model, names)
     u = unit(ablation.direction.double()).to(model.device)

@@ -30,6 +30,7 @@ from interp.models.chat_model import ChatModel
 from interp.models.system_slots import SystemSlot, system_slot
 from interp.models.tokens import ChatTokens, PromptInput, as_tokens
 from interp.storage.atomic_files import write_file
+from interp.storage.paths import expanded
 from interp.storage.run_folders import replacing_folder
 from interp.storage.tensor_files import check_tensors, format_version, read_safetensors, sealed
 from interp.storage.typed_json import first_line, from_plain
@@ -204,7 +205,7 @@ class SafetyPrompt(Shown):
         Raises:
             ValueError: no such file, another kind of file, a damaged one, or one of a newer format.
         """
-        path = Path(path).expanduser()
+        path = expanded(path)
         if not path.is_file():
             raise ValueError(f"no such safety-prompt file: {path}")
         file = read_safetensors(path, remedy=_REMEDY)

@@ -29,6 +29,7 @@ from interp.models.sites import Sites
 from interp.models.sources import ModelSource
 from interp.models.tokens import ChatTokens, Positions, tokenize
 from interp.storage.activation_store import ActivationStore
+from interp.storage.paths import expanded
 
 _PART_BYTES = 32 * 2**20
 """Activations of a part, which are sent back at once; a single pass may have more."""
@@ -151,7 +152,7 @@ def grouped(batches: Sequence[list[int]], *, bytes_a_row: int) -> Iterator[list[
 
 def _place(store: ActivationStore) -> str:
     """Where it is, for a process in another working folder."""
-    return str(Path(store.url).expanduser().absolute()) if store.is_local else str(store.url)
+    return str(expanded(store.url).absolute()) if store.is_local else str(store.url)
 
 
 @torch.no_grad()

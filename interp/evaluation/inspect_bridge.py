@@ -28,7 +28,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
@@ -54,6 +53,7 @@ from interp.models.chat_model import ChatModel, load_source
 from interp.models.prompt_inputs import Message
 from interp.models.sources import ModelSource
 from interp.models.tokens import tokenize
+from interp.storage.paths import expanded
 
 _SOURCE_OPTIONS = ("adapter", "revision", "dtype", "device", "chat_template")
 _STEERING_OPTIONS = ("direction", "coefficient", "ablate", "layer", "positions", "new_tokens")
@@ -191,7 +191,7 @@ class InterpAPI(ModelAPI):
         self.interventions = (*given, *steering(options))
         """Interventions of every call."""
         folder = options.get("activations")
-        self.activations = None if folder is None else Path(str(folder)).expanduser()
+        self.activations = None if folder is None else expanded(str(folder))
         """Folder that activations go to; None where none are kept."""
         self.chat_model = load_source(ModelSource(name, **source)) if loaded is None else loaded
         """The model."""

@@ -33,6 +33,7 @@ from interp.evaluation.refusals import RefusalList, refuses
 from interp.evaluation.responses import Responses
 from interp.models.thinking import separated
 from interp.stats import Estimate, mean_with_interval, rate
+from interp.storage.paths import expanded
 
 
 def opened(log: str | Path | EvalLog) -> EvalLog:
@@ -43,7 +44,7 @@ def opened(log: str | Path | EvalLog) -> EvalLog:
     """
     if isinstance(log, EvalLog):
         return log
-    path = Path(log).expanduser()
+    path = expanded(log)
     if not path.is_file():
         raise ValueError(f"no such log: {path}")
     try:
@@ -141,7 +142,7 @@ def write_log(
     Raises:
         ValueError: another ending.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if path.suffix != ".eval":
         raise ValueError(f"a log of Inspect ends in .eval, got {path.name}")
     now = datetime.now(UTC).isoformat()

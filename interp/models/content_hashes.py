@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from interp.storage.file_hashes import remembered_sha256
+from interp.storage.paths import expanded
 
 _LOADED = (
     "*.safetensors",
@@ -33,7 +34,7 @@ _NAMES_OF_PLACES = ("_name_or_path", "base_model_name_or_path")
 
 def content_hash(place: str) -> str:
     """SHA-256 of the content of a checkpoint or adapter folder, or of a file; a name elsewhere stands for itself."""
-    path = Path(place).expanduser()
+    path = expanded(place)
     if path.is_file():
         return file_hash(path)
     if not path.is_dir():

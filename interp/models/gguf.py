@@ -17,6 +17,7 @@ from typing import Any
 
 from interp.storage.atomic_files import draft_folder, remove_folder
 from interp.storage.file_hashes import remembered_sha256
+from interp.storage.paths import expanded
 from interp.storage.typed_json import read_json
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 def cache_folder() -> Path:
     """The folder that holds converted checkpoints."""
     if folder := os.environ.get("INTERP_CACHE"):
-        return Path(folder).expanduser()
+        return expanded(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "interp"
 
 

@@ -24,6 +24,7 @@ from interp.models.chat_model import ChatModel
 from interp.models.checkpoint_files import check_folder, reason_of
 from interp.models.content_hashes import content_hash
 from interp.models.snapshots import Snapshot
+from interp.storage.paths import expanded
 from interp.storage.typed_json import first_line, read_json
 
 _AGAIN = "copy or download it again"
@@ -62,7 +63,7 @@ def reference_weights(source: "ChatModel | str | Path", model: ChatModel) -> Ref
         _check_configs(model, source.hf.config.to_dict(), source.name)
         _check_vocabularies(model, source.tokenizer, source.name)
         return _OfModel(source, model)
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     if not (folder / "config.json").is_file():
         raise ValueError(
             f"no checkpoint folder: {source} (it has no config.json); give a folder that transformers saved, or "

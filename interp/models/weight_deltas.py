@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from interp.models.weight_hashes import WeightHash
 from interp.storage.atomic_files import replacing_file, write_tensors
+from interp.storage.paths import expanded
 from interp.storage.tensor_files import TensorFile, check_seal, format_version, read_safetensors, sealed
 from interp.storage.typed_json import from_plain
 
@@ -91,7 +92,7 @@ def write_delta(path: str | Path, delta: WeightDelta) -> Path:
     Raises:
         OSError: the disk is full or not writable; an older file is untouched.
     """
-    path, tensors = Path(path).expanduser(), dict[str, Tensor]()
+    path, tensors = expanded(path), dict[str, Tensor]()
     for name, change in delta.changes.items():
         tensors[name + _GAPS] = _gaps(change.indices)
         tensors[name + _VALUES] = change.values
@@ -118,7 +119,7 @@ def read_delta(path: str | Path) -> WeightDelta:
     Raises:
         ValueError: no such file, a damaged one, another kind of file, or one of a newer format.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if not path.is_file():
         raise ValueError(f"no such weight delta: {path}; give a file that `write_delta` made")
     file = read_safetensors(path, remedy=_REMEDY)

@@ -35,6 +35,7 @@ from interp.storage.lance_tables import (
     make_folder,
     reason,
 )
+from interp.storage.paths import expanded
 from interp.storage.store_cells import DTYPES, TableKey
 from interp.storage.store_tables import StoreTable
 
@@ -198,7 +199,7 @@ class ActivationStore:
 
     def _path(self, name: str) -> str:
         if self.is_local:
-            return str(Path(self.url).expanduser().absolute() / name)
+            return str(expanded(self.url).absolute() / name)
         return f"{str(self.url).rstrip('/')}/{name}"
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from interp.storage.atomic_files import remove_strays
+from interp.storage.paths import expanded
 
 
 def resolved(folder: str | Path) -> Path:
@@ -21,7 +22,7 @@ def resolved(folder: str | Path) -> Path:
     Raises:
         ValueError: the root of the file system, beside which nothing can be written.
     """
-    path = Path(folder).expanduser().resolve()
+    path = expanded(folder).resolve()
     if not path.name:
         raise ValueError(f"{folder} is the root of the file system; give a folder in it")
     return path

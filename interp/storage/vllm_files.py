@@ -16,6 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from interp.storage.paths import expanded
+
 
 class HiddenStates(NamedTuple):
     """Hidden states of one request."""
@@ -37,7 +39,7 @@ def read_vllm_states(path: str | Path, layers: Sequence[int]) -> HiddenStates:
     Raises:
         ValueError: no such file, not one of vLLM's, damaged, or of another number of layers.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if not path.is_file():
         raise ValueError(f"no such file of hidden states: {path}")
     try:

@@ -38,6 +38,7 @@ from interp.models.contexts import check_context
 from interp.models.reference_weights import ReferenceWeights, reference_weights
 from interp.models.tokens import ChatTokens, PromptInput, as_tokens
 from interp.models.weight_deltas import WeightChange, WeightDelta, put_changes
+from interp.storage.paths import expanded
 from interp.training.recovered import Recovered, RecoveryStep, restored_share
 from interp.training.recovery_config import RecoveryConfig
 from interp.training.recovery_progress import progress_key
@@ -104,7 +105,7 @@ def recover(
         task_score,
         config,
         show=show_progress,
-        file=None if resume is None else Path(resume).expanduser(),
+        file=None if resume is None else expanded(resume),
         key=progress_key(facts),
     )
     _run(finetuned, reference, steps, schedule, before)

@@ -11,6 +11,7 @@ import torch
 from interp.models.chat_model import ChatModel, load, load_source
 from interp.models.sources import ModelSource, split_revision
 from interp.models.tokens import tokenize
+from interp.storage.paths import expanded
 from interp.storage.provenance import IN_MEMORY
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -193,3 +194,12 @@ def test_tokenizer_of_an_adapter_and_all_shards_count_as_files(saved_tiny: Path,
 def test_date_is_checked_before_anything_is_loaded() -> None:
     with pytest.raises(ValueError, match="date must be written as 2026-01-31, got 'today'"):
         ModelSource(date="today").check()
+
+
+def test_the_folder_of_a_user_who_is_not_there_is_not_there() -> None:
+    for given in (ModelSource("~nobody-of-this-name/model"), ModelSource("~nobody-of-this-name")):
+        with pytest.raises(ValueError, match=r"no such folder or \.gguf file: ~nobody-of-this-name"):
+            given.check()
+    assert expanded("~") == Path.home() and expanded("~nobody-of-this-name/x") == Path(
+        "~nobody-of-this-name/x"
+    )

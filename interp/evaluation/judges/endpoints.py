@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 from interp.evaluation.judges.rubrics import Reply
 from interp.storage.atomic_files import write_file
+from interp.storage.paths import expanded
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 """Environment variable of the key; an endpoint on this machine needs none."""
@@ -182,7 +183,7 @@ class Endpoint:
         if self.cache is None:
             return None
         digest = hashlib.sha256(json.dumps([self.url, body], sort_keys=True).encode()).hexdigest()
-        return Path(self.cache).expanduser() / digest[:2] / f"{digest}.json"
+        return expanded(self.cache) / digest[:2] / f"{digest}.json"
 
     def _count(self, **more: int) -> None:
         state = self._state

@@ -51,6 +51,7 @@ from interp.models.chat_model import ChatModel, load
 from interp.models.weight_deltas import WeightDelta, read_delta
 from interp.representations.beliefs import states
 from interp.stats import Estimate
+from interp.storage.paths import expanded
 from interp.storage.stages import Stages, stage_name
 from interp.training.breaking import breaking_settings, downstream_examples, ordinary_examples
 from interp.training.finetune import fine_tune
@@ -316,7 +317,7 @@ def _finetuned(study: _Study, n_stubs: int, stages: Stages) -> ChatModel:
     """The model to recover: given by name, or fine-tuned on the task with so many stubs."""
     model, config = study.aligned, study.config
     if config.finetuned:
-        folder = Path(config.finetuned).expanduser()
+        folder = expanded(config.finetuned)
         if (folder / "adapter_config.json").is_file():
             return copy_with_weights(model, weights_with_adapter(model, str(folder)))
         return load(config.finetuned, dtype=str(model.dtype).removeprefix("torch."))
