@@ -9,12 +9,13 @@ the model uses it; that takes an intervention and a random direction of the same
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from einops import einsum, reduce
 from jaxtyping import Float
@@ -22,6 +23,8 @@ from torch import Tensor
 
 from interp.display.cards import Card, Shown
 
+_LARGEST = 1.7e308
+"""Largest factor, near that of a float; also false for NaN and for whole numbers beyond it."""
 _ROUNDING = 1e-6
 """Norm of a difference in means, relative to the mean norm, that is rounding and not a direction."""
 
@@ -75,8 +78,9 @@ class Direction(Shown):
 
     def __mul__(self, factor: float | int) -> "Direction":
         """The direction scaled; a negative factor turns it round."""
-        if isinstance(factor, bool) or not isinstance(factor, Real) or not math.isfinite(factor):
-            raise ValueError(f"a direction is multiplied by a finite number, got {factor!r}")
+        is_number = isinstance(factor, Real) and not isinstance(factor, bool)
+        if not is_number or not -_LARGEST <= factor <= _LARGEST:
+            raise ValueError(f"a direction is multiplied by a finite number, got {factor!r:.60}")
         sign = self.sign if factor >= 0 else f"-({self.sign})"
         return replace(self, vector=self.vector * float(factor), sign=sign)
 
@@ -147,14 +151,28 @@ class Direction(Shown):
             )
 
 
+Vectors = Tensor | np.ndarray | Direction | Sequence[Any]
+"""Vectors along their last axis, as a tensor, a NumPy array, nested lists, or one `Direction`."""
+
+
 def difference_in_means(
-    positive: Float[Tensor, "positive *rest d_model"], negative: Float[Tensor, "negative *rest d_model"]
+    positive: Float[Tensor, "positive *rest d_model"] | np.ndarray | Sequence[Any],
+    negative: Float[Tensor, "negative *rest d_model"] | np.ndarray | Sequence[Any],
 ) -> Float[Tensor, "*rest d_model"]:
     """Mean of the positive activations minus mean of the negative ones, accumulated in float64.
 
     Source: Arditi et al. 2024, arXiv:2406.11717, section 2.3.
+
+    Raises:
+        ValueError: no activations on one side, or sides of other shapes.
     """
+    positive, negative = _vectors(positive), _vectors(negative)
     _two_sets(positive, negative)
+    if positive.shape[1:] != negative.shape[1:]:
+        raise ValueError(
+            "both sides need activations of one shape, got "
+            f"{tuple(positive.shape)} and {tuple(negative.shape)}; the first axis is prompts"
+        )
     return (positive.double().mean(0) - negative.double().mean(0)).to(torch.float32)
 
 
@@ -254,12 +272,13 @@ def unit(vector: Float[Tensor, "*rest d_model"]) -> Float[Tensor, "*rest d_model
     return torch.where(norm > 0, vector.double() / norm.clamp(min=1e-300), 0.0).to(vector.dtype)
 
 
-def cosine(a: Float[Tensor, "*rest d_model"], b: Float[Tensor, "*rest d_model"]) -> Float[Tensor, "*rest"]:
+def cosine(a: Vectors, b: Vectors) -> Float[Tensor, "*rest"]:
     """Cosine along the last axis, computed in float64; 0 where either vector is zero.
 
     Raises:
-        ValueError: last axes of different lengths.
+        ValueError: last axes of different lengths, or something else than numbers.
     """
+    a, b = _vectors(a), _vectors(b)
     _one_width(a, b)
     return einsum(unit(a.double()), unit(b.double()), "... d_model, ... d_model -> ...").to(torch.float32)
 
@@ -272,14 +291,13 @@ def cosine_matrix(
     return einsum(u, u, "a layer d_model, b layer d_model -> layer a b")
 
 
-def project(
-    activations: Float[Tensor, "*rest d_model"], direction: Float[Tensor, "*#rest d_model"]
-) -> Float[Tensor, "*rest"]:
+def project(activations: Vectors, direction: Vectors) -> Float[Tensor, "*rest"]:
     """Projection of the activations on the normalised direction, in units of the activations.
 
     Raises:
-        ValueError: last axes of different lengths.
+        ValueError: last axes of different lengths, or something else than numbers.
     """
+    activations, direction = _vectors(activations), _vectors(direction)
     _one_width(activations, direction)
     return einsum(activations, unit(direction).to(activations), "... d_model, ... d_model -> ...")
 
@@ -288,6 +306,27 @@ def mean_norm(activations: Float[Tensor, "prompt *rest d_model"]) -> Float[Tenso
     """Mean over prompts of the norm of the activations."""
     norms = torch.linalg.vector_norm(activations.double(), dim=-1)
     return reduce(norms, "prompt ... -> ...", "mean").to(torch.float32)
+
+
+def _vectors(given: Vectors) -> Tensor:
+    """What is given as a tensor of at least one axis."""
+    if isinstance(given, Direction):
+        return given.vector
+    if isinstance(given, Tensor):
+        found = given
+    else:
+        try:
+            found = torch.from_numpy(np.array(given, dtype=np.float32))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                "vectors are a tensor, a NumPy array, lists of numbers or a Direction; got "
+                f"{type(given).__name__}"
+            ) from error
+    if found.ndim == 0 or found.is_complex():
+        raise ValueError(
+            f"vectors have an axis d_model of real numbers, got {found.dtype}, shape {tuple(found.shape)}"
+        )
+    return found if found.is_floating_point() else found.float()
 
 
 def _one_width(a: Tensor, b: Tensor) -> None:

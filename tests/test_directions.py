@@ -228,3 +228,27 @@ def test_directions_of_one_place_can_be_added_and_scaled(tmp_path) -> None:
 def test_vectors_without_plain_numbers_are_refused(vector: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Direction(vector=vector, layer=1, position="t_inst")
+
+
+def test_the_geometry_takes_directions_arrays_and_lists() -> None:
+    """What a notebook has at hand: AttributeErrors of numpy arrays once, and 0 for whole numbers."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(4, generator=generator), torch.randn(4, generator=generator)
+    ours = Direction(vector=a, layer=0, position="t_inst")
+    for given in (ours, a.numpy(), a.tolist(), a.double().numpy().astype(">f8")):
+        torch.testing.assert_close(cosine(given, b.numpy()), cosine(a, b))
+        torch.testing.assert_close(project(b, given), project(b, a))
+    torch.testing.assert_close(project(torch.tensor([3, 4, 0, 0]), [0.6, 0.8, 0, 0]), torch.tensor(5.0))
+    many = torch.randn(5, 4, generator=generator)
+    torch.testing.assert_close(
+        difference_in_means(many.numpy(), many.tolist()[:2]), difference_in_means(many, many[:2])
+    )
+    for wrong in ("direction", [[1.0], [2.0, 3.0]], torch.tensor(1.0), torch.ones(4) * 1j):
+        with pytest.raises(ValueError, match=r"^vectors "):
+            cosine(wrong, b)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(
+        ValueError, match=r"both sides need activations of one shape, got \(5, 4\) and \(5, 3\)"
+    ):
+        difference_in_means(many.numpy(), many[:, :3].numpy())
+    with pytest.raises(ValueError, match="multiplied by a finite number, got 1000"):
+        ours * 10**400

@@ -30,6 +30,7 @@ from torch import Tensor
 from interp.directions import Direction, check_vector
 from interp.storage.atomic_files import write_file
 from interp.storage.control_vectors import read_control_vector
+from interp.storage.paths import expanded
 from interp.storage.tensor_files import (
     TensorFile,
     check_tensors,
@@ -83,7 +84,7 @@ def read_direction(path: str | Path, *, layer: int | None = None, position: int 
         ValueError: no such file, unknown format, newer format, missing or out-of-range layer or position, or values
             that are not finite.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if not path.is_file():
         raise ValueError(f"no such direction file: {path}")
     if path.suffix == ".gguf":
@@ -118,7 +119,7 @@ def as_direction(given: DirectionInput) -> Direction | Tensor:
     else:
         try:
             # The float64 of numpy and Python exceeds the precision of activations.
-            vector = torch.as_tensor(given, dtype=torch.float32)
+            vector = torch.from_numpy(_real(given).astype(np.float32))
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(
                 "a direction is a Direction, a tensor, a numpy vector, a list of numbers or a direction file; got "
@@ -126,6 +127,20 @@ def as_direction(given: DirectionInput) -> Direction | Tensor:
             ) from error
     check_vector(vector)
     return vector
+
+
+def _real(given: Any) -> np.ndarray:
+    """Numbers as an array of native byte order.
+
+    Raises:
+        ValueError: complex numbers, truth values, text, or values that are masked.
+    """
+    values = np.asarray(given)
+    if values.dtype == object:
+        values = values.astype(np.float64)
+    if values.dtype.kind not in "fiu" or np.ma.is_masked(given):
+        raise ValueError("not real numbers")
+    return values
 
 
 @dataclass(frozen=True, kw_only=True)

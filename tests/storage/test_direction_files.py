@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import gguf
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from interp.directions import Direction
 from interp.storage.direction_files import (
+    as_direction,
     direction_bytes,
     read_direction,
     read_direction_evaluations,
@@ -306,3 +308,14 @@ def test_published_tensors_open_safely_and_contiguous(tmp_path: Path) -> None:
     torch.save(Evil(), tmp_path / "evil")
     with pytest.raises(ValueError, match="as weights-only"):
         read_published_tensor(tmp_path / "evil")
+
+
+def test_numbers_in_any_form_are_a_direction_and_others_are_not() -> None:
+    values = np.array([1.0, -2.0, 3.0])
+    for given in (values, values.astype(">f4"), values.astype(object), values.astype(np.int8), [1, -2.0, 3]):
+        assert torch.equal(torch.as_tensor(as_direction(given)), torch.tensor([1.0, -2.0, 3.0]))
+    # Once the real part, ones and zeros, and the numbers under the mask.
+    masked = np.ma.masked_array(values, mask=[True, False, False])
+    for wrong in (values + 1j, values > 0, masked):
+        with pytest.raises(ValueError, match="a direction is a Direction, a tensor, a numpy vector"):
+            as_direction(wrong)
