@@ -34,6 +34,8 @@ from interp.data.prompt_sets import (
     with_ending,
 )
 from interp.data.registry import names_sets
+from interp.models.prompt_inputs import category_name
+from interp.storage.paths import expanded
 
 __all__ = [
     "ANSWER_COLUMNS",
@@ -116,7 +118,7 @@ def load_prompts(
         raise ValueError(f"{source} is one list of prompts; say what it holds: harmful={source},harmless=...")
     else:
         name = str(source)
-        files = _folder_files(Path(source).expanduser())
+        files = _folder_files(expanded(source))
         read = {_part(key): _read(value, column, label=f"{name}/{key}") for key, value in files.items()}
     parts, notes = _complete(read, seed)
     notes += _duplicates(parts) + _near_duplicates(parts)
@@ -279,13 +281,8 @@ def _prompts(rows: list[Any], column: str | None, source: str, label: str) -> Pr
 
 
 def _category(row: Mapping[str, Any]) -> str | None:
-    for key in ("category", "Category"):
-        value = row.get(key)
-        if isinstance(value, str):
-            return value
-        if isinstance(value, int) and not isinstance(value, bool):  # categories by number
-            return str(value)
-    return None
+    found = (category_name(row.get(key)) for key in ("category", "Category"))
+    return next((name for name in found if name is not None), None)
 
 
 def _complete(

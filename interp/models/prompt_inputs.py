@@ -4,7 +4,7 @@
     collect(model, ["How do I bake bread?", "Name a colour."])  # several
     collect(model, prompts["harmful", "test"])                  # a split of a prompt set, with its ids and categories
     collect(model, frame["question"])                           # a pandas column, with its index
-    collect(model, frame)                                       # a table with a column of `TEXT_COLUMNS`
+    collect(model, frame)                                       # a table (pandas, datasets) with one of `TEXT_COLUMNS`
     collect(model, [[{"role": "user", "content": "Hi"}, ...]])  # conversations, a list of messages each
     collect(model, tokenize(model.tokenizer, ...))              # tokens
 
@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 Message = Mapping[str, Any]
@@ -139,7 +140,10 @@ def gather_prompts(prompts: Any) -> GatheredPrompts:
         return table
     _refuse(prompts)
     if isinstance(prompts, Column):
-        gathered = _numbered(_list(prompts.tolist()))
+        listed = prompts.tolist()
+        if isinstance(listed, str):  # an array without an axis, whose text is no list of letters
+            return _numbered([listed])
+        gathered = _numbered(_list(listed))
         if getattr(prompts, "index", None) is None:  # of a pandas Series
             return gathered
         ids = _index_labels(prompts)
@@ -155,26 +159,46 @@ def gather_prompts(prompts: Any) -> GatheredPrompts:
 
 def _table(prompts: Any) -> GatheredPrompts | None:
     """The prompts of a table with a text column, with its ids (or index) and categories; None for anything else."""
-    have = [str(name) for name in getattr(prompts, "columns", ())]
+    have = _column_names(prompts) or []
     column = next((name for name in TEXT_COLUMNS if name in have), None)
     if column is None:
         return None
     if twice := [name for name in (column, "id", "category") if have.count(name) > 1]:
         raise ValueError(f"the table has the column {twice[0]!r} twice; rename one")
-    gathered = _numbered(_list(prompts[column].tolist()))
-    ids = tuple(map(str, prompts["id"].tolist())) if "id" in have else _index_labels(prompts)
+    gathered = _numbered(_values(prompts[column]))
+    ids = tuple(map(str, _values(prompts["id"]))) if "id" in have else _index_labels(prompts)
     if repeated := next((label for label, n in Counter(ids).items() if n > 1), None):
         rows = [row for row, label in enumerate(ids) if label == repeated]
         raise ValueError(
             f"id {repeated!r} stands in rows {rows[0]} and {rows[1]} of the table; give each prompt its own id"
         )
-    kinds = prompts["category"].tolist() if "category" in have else [None] * len(ids)
+    kinds = _values(prompts["category"]) if "category" in have else [None] * len(ids)
     identity = PromptIdentity(
         ids=ids,
-        categories=tuple(kind if isinstance(kind, str) else None for kind in kinds),
+        categories=tuple(map(category_name, kinds)),
         texts=gathered.identity.texts,
     )
     return gathered._replace(identity=identity)
+
+
+def _column_names(prompts: Any) -> list[str] | None:
+    """Names of the columns of a pandas table or a data set of `datasets`; None for anything else."""
+    for attribute in ("columns", "column_names"):
+        names = getattr(prompts, attribute, None)
+        if names is not None and not isinstance(names, Mapping):
+            return [str(name) for name in names]
+    return None
+
+
+def _values(column: Any) -> list[Any]:
+    return _list(column.tolist() if isinstance(column, Column) else column)
+
+
+def category_name(value: Any) -> str | None:
+    """A category as text: numbers are names as well, and what is missing is None."""
+    if isinstance(value, str):
+        return value
+    return str(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
 
 
 def _index_labels(prompts: Any) -> tuple[str, ...]:
@@ -259,9 +283,8 @@ def _text(item: str | tuple[Message, ...]) -> str:
 def _refuse(prompts: Any) -> None:
     """Raise a ValueError for inputs that resemble prompts but are not accepted."""
     kind = type(prompts).__name__
-    columns = getattr(prompts, "columns", None)
-    if columns is not None:
-        named = [str(name) for name in columns]
+    named = _column_names(prompts)
+    if named is not None:
         first = named[0] if named else "prompt"
         raise ValueError(
             f"the table has no column {', '.join(TEXT_COLUMNS)}; pass its column of prompts, such as table[{first!r}]; "
@@ -273,6 +296,10 @@ def _refuse(prompts: Any) -> None:
         known = [f"[{', '.join(repr(name) for name in part)}]" for part in prompts.parts]
         raise ValueError(
             f"{prompts!r} holds several lists of prompts; pass one of them, such as prompts{known[0]}"
+        )
+    if isinstance(prompts, Mapping) and hasattr(prompts, "column_names"):
+        raise ValueError(
+            f"prompts must be a list, got several splits ({', '.join(map(str, prompts))}); pass one of them"
         )
     if isinstance(prompts, Mapping):
         hint = "put it in a list of messages" if "role" in prompts else "pass its values, list(d.values())"

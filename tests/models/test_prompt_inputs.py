@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from datasets import Dataset, DatasetDict
 
 from interp.data.prompts import load_prompts
 from interp.models.prompt_inputs import PromptIdentity, gather_prompts
@@ -25,6 +26,9 @@ CHAT = [{"role": "user", "content": "Hi"}]
         (pd.Series(["Hi", "Ho"], index=["a", "b"]), ("Hi", "Ho"), ("a", "b")),
         (pd.Series(["Hi", "Ho", "He"])[[2, 0]], ("He", "Hi"), ("2", "0")),
         (np.array(["Hi", "Ho"]), ("Hi", "Ho"), ("0", "1")),
+        (np.array("Hi"), ("Hi",), ("0",)),  # no list of letters
+        (Dataset.from_dict({"prompt": ["Hi", "Ho"]}), ("Hi", "Ho"), ("0", "1")),
+        (Dataset.from_dict({"prompt": ["Hi"], "id": ["q7"]}), ("Hi",), ("q7",)),
         (CHAT, (tuple(CHAT),), ("0",)),
         ([CHAT, "Ho"], (tuple(CHAT), "Ho"), ("0", "1")),
     ],
@@ -68,6 +72,11 @@ def test_conversations_differ_by_any_of_their_turns() -> None:
         ({"a": "Hi"}, r"got a dict; pass its values"),
         (CHAT[0], "got a dict; put it in a list of messages"),
         ({"Hi"}, "must have an order, got a set"),
+        (
+            DatasetDict(train=Dataset.from_dict({"prompt": ["Hi"]})),
+            r"several splits \(train\); pass one of them",
+        ),
+        (Dataset.from_dict({"x": ["Hi"]}), r"the table has no column instruction, .*such as table\['x'\]"),
         (3, "prompts must be a string, a list of strings, .*; got int"),
         (None, "got NoneType"),
         (["Hi", 3], "prompt 1 is of type int"),
@@ -95,6 +104,7 @@ def test_a_table_with_a_text_column_is_its_prompts() -> None:
     items, identity = gather_prompts(table)
     assert items == ("Bread?", "Cake?") and identity.ids == ("x", "y") and identity.categories == ("a", None)
     assert gather_prompts(table.assign(id=[7, 8])).identity.ids == ("7", "8")
+    assert gather_prompts(table.assign(category=[3, 4])).identity.categories == ("3", "4")
     with pytest.raises(
         ValueError, match=r"the table has no column instruction, .*such as table\['category'\]"
     ):
