@@ -63,9 +63,8 @@ def _reader(path: Path) -> gguf.GGUFReader:
         if not 0 <= tensor.data_offset - end < reader.alignment:
             gap = tensor.data_offset - end
             raise ValueError(
-                f"cannot use {path}: there are {gap} bytes between its tensors before {tensor.name}, which an alignment "
-                f"of {reader.alignment} bytes does not leave; the file is damaged, or was written with another "
-                "alignment than it says"
+                f"cannot use {path}: there are {gap} bytes between its tensors before {tensor.name}, which its "
+                f"alignment of {reader.alignment} does not leave; it is damaged, or was written with another alignment"
             )
     return reader
 

@@ -178,3 +178,8 @@ def equal(has: Any, value: Any) -> bool:
     if has is None or isinstance(value, (str, list)) or isinstance(has, (str, list)):
         return has == value
     return math.isclose(float(has), float(value), rel_tol=1e-6, abs_tol=1e-12)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a key's value is a number, not a truth value or text."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -8,6 +8,7 @@ left out has the default of llama.cpp, whose format this is; a key that llama.cp
 A known key that has no counterpart in the configuration is accepted only with the value that means "none".
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from interp.models.gguf_rope import INERT, Keys, equal, head_dim, rope_problems, rope_settings
+from interp.models.gguf_rope import INERT, Keys, equal, head_dim, is_number, rope_problems, rope_settings
 
 _ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "context_length": ("max_position_embeddings",),
@@ -70,6 +71,10 @@ _SCALED_BY_WIDTH = {("gemma2", 46), ("gemma3", 62)}
 _HONOUR_ATTENTION_SOFTCAP = ("gemma2",)
 _ALIBI = ("bloom",)
 
+_SCALES = ("rope.scaling.factor", "rope.scale_linear")
+_POSITIVE = (*_REQUIRED, *_NORM_EPSILONS, "rope.freq_base", "rope.freq_base_swa", *_SCALES)
+"""Keys whose values are above 0: another one is damage, which shows as NaN or as positions that mean nothing."""
+
 _SPECIAL = (
     "attention.key_length",
     "attention.value_length",
@@ -112,6 +117,12 @@ def configuration(
         raise ValueError(
             f"the key {architecture}.{missing[0]} is missing, without which the model is unknown"
         )
+    for key in _POSITIVE:
+        # 0 is how llama.cpp writes "no scaling"; lists, one number a layer, are refused where they are compared.
+        none = key in _SCALES and keys.get(key) == 0
+        value = keys.get(key, 1)
+        if not none and not isinstance(value, list) and not (is_number(value) and 0 < value < math.inf):
+            raise ValueError(f"{architecture}.{key} is {value!r:.80}, which is not a number above 0")
     settings = dict(read)
     kind = str(settings.pop("model_type"))
     default = CONFIG_MAPPING[kind]()

@@ -243,6 +243,23 @@ def test_key_that_the_model_cannot_follow_is_refused(
 @pytest.mark.parametrize(
     ("key", "value"),
     [
+        ("llama.context_length", (0, U32)),
+        ("llama.attention.layer_norm_rms_epsilon", (-1.0, F32)),
+        ("llama.rope.freq_base", (0.0, F32)),
+        ("llama.rope.scaling.factor", (float("inf"), F32)),
+        ("llama.rope.scaling.factor", ("4", TEXT)),
+    ],
+)
+def test_key_that_is_no_number_above_0_is_refused(
+    key: str, value: Key, whole: Path, tmp_path: Path, cache: Path
+) -> None:
+    path = copy_gguf(whole, tmp_path / "m.gguf", keys={key: value})
+    refused(path, rf"m\.gguf: {key} is .*, which is not a number above 0", cache)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
         ("llama.attention.sliding_window", (4096, U32)),
         ("llama.attn_logit_softcapping", (0.0, F32)),
         ("llama.logit_scale", (1.0, F32)),
