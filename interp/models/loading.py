@@ -26,6 +26,7 @@ from interp.models.sources import BUNDLED_MODELS, ModelSource, SourceFiles
 from interp.models.tokenizer_files import read_tokenizer
 from interp.models.weight_checks import check_finite, check_unused
 from interp.models.weight_deltas import apply_delta, read_delta
+from interp.storage.typed_json import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +120,12 @@ def _device(device: str | None) -> str:
             raise ValueError(
                 f"device {device!r} is not there: this machine has {count} CUDA devices; give device='cpu'"
             )
+    try:
+        torch.empty(0, device=wanted)
+    except Exception as error:  # each kind of device has a class of errors of its own
+        raise ValueError(
+            f"device {str(device)!r} is not there ({first_line(error)}); give device='cpu'"
+        ) from error
     return device
 
 

@@ -126,9 +126,18 @@ def read_compressed(path: str | Path) -> bytes:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message that says something; its class where there is none."""
+    """The first line of an error's message that says something; its class where there is none.
+
+    A line that announces the next one is joined with it, and a key that is missing is said to be one.
+    """
     lines = [" ".join(line.split()) for line in str(error).splitlines()]
-    return next((line for line in lines if line.strip("-=* ")), type(error).__name__)[:300]
+    said = [line for line in lines if line.strip("-=* ")]
+    if not said:
+        return type(error).__name__
+    if isinstance(error, KeyError):
+        return f"{said[0]} is missing or not known"[:300]
+    announced = said[0].endswith(":") and len(said) > 1
+    return (f"{said[0]} {said[1]}" if announced else said[0])[:300]
 
 
 def _first(error: "ValidationError") -> str:

@@ -111,6 +111,9 @@ def test_dtype_and_device_are_refused_in_one_line(saved_tiny: Path, monkeypatch:
         load(str(saved_tiny), device="cuda")
     with pytest.raises(ValueError, match=r"unknown device 'gpu'"):
         load(str(saved_tiny), device="gpu")
+    for device in ("mps", "xpu", "vulkan"):  # names that torch knows, of devices that this machine lacks
+        with pytest.raises(ValueError, match=rf"device '{device}' is not there \(.*\); give device='cpu'"):
+            load(str(saved_tiny), device=device)
 
 
 def test_version_is_that_of_the_package() -> None:
