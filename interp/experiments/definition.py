@@ -18,7 +18,7 @@ from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -36,7 +36,7 @@ from interp.storage.run_folders import (
     result_file,
     write_run,
 )
-from interp.storage.settings import problem
+from interp.storage.settings import check_truth_values, problem
 from interp.storage.stages import open_stages
 from interp.storage.typed_json import first_line, to_plain
 
@@ -129,7 +129,10 @@ class Experiment:
         known = [f.name for f in fields(self.config)]
         if unknown := [name for name in settings or {} if name not in known]:
             raise ValueError(f"{self.name} has no setting {unknown[0]!r}; it has {', '.join(known)}")
+        hints = get_type_hints(self.config, include_extras=True)
         try:
+            for name, value in (settings or {}).items():
+                check_truth_values(value, hints[name], name)
             return TypeAdapter(self.config).validate_python(dict(settings or {}))
         except ValidationError as error:
             raise ValueError(f"{self.name}: {problem(error)}") from None

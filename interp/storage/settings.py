@@ -53,10 +53,15 @@ class CheckedSettings:
             value, kind = getattr(self, field.name), _hints(type(self))[field.name]
             if not isinstance(value, _PLAIN) or (value is None and type(None) in get_args(kind)):
                 continue  # prompts and the like check themselves
+            check_truth_values(value, kind, field.name)
             try:
-                _adapter(kind).validate_python(value)
+                read = _adapter(kind).validate_python(value)
             except ValidationError as error:
                 raise ValueError(problem(error, field.name)) from None
+            is_text = isinstance(value, str) and type(read) in (int, float, bool)
+            if is_text or (isinstance(value, float) and type(read) is int):
+                # A number as text, or a whole one as 5.0: what is validated is what is used.
+                object.__setattr__(self, field.name, value := read)
             for number in _numbers(value):
                 if not math.isfinite(number):
                     raise ValueError(f"{field.name} must be a finite number, got {value!r}")
@@ -64,6 +69,17 @@ class CheckedSettings:
                     raise ValueError(f"{field.name} must be 0 or more, got {value!r}")
                 if isinstance(number, int) and number >= 2**63:  # beyond every seed, count and index
                     raise ValueError(f"{field.name} must be below 2**63, got {value!r:.60}")
+
+
+def check_truth_values(value: Any, hint: Any, name: str) -> None:
+    """Raise a ValueError where a number is given as True or False, which pydantic reads as 1 and 0."""
+    for item in value if isinstance(value, tuple | list) else [value]:
+        if isinstance(item, bool) and not _takes_truth_values(hint):
+            raise ValueError(f"{name} must be a number, not a truth value, got {value!r:.80}")
+
+
+def _takes_truth_values(hint: Any) -> bool:
+    return hint in (bool, Any) or any(map(_takes_truth_values, get_args(hint)))
 
 
 def problem(error: ValidationError, *place: str) -> str:

@@ -39,12 +39,19 @@ class Plain(CheckedSettings):
         ({"share": 1.0}, "share must be below 1, got 1.0"),
         ({"threshold": math.nan}, "threshold must be a finite number, got nan"),
         ({"threshold": -math.inf}, "threshold must be a finite number, got -inf"),
+        ({"n": True}, "n must be a number, not a truth value, got True"),
+        ({"rate": True}, "rate must be a number, not a truth value"),
+        ({"grid": (1, True)}, r"grid must be a number, not a truth value, got \(1, True\)"),
+        ({"n": "many"}, "n: input should be a valid integer"),
     ],
 )
 def test_bounds_are_checked_when_settings_are_made(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Plain(**given)
     assert Plain(threshold=-0.5, rest=0).threshold == -0.5
+    for given in ({"n": "5"}, {"n": 5.0}):  # what is validated is what is used
+        number = Plain(**given).n  # pyright: ignore[reportArgumentType]
+        assert (number, type(number)) == (5, int)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda kind: kind.__module__.split(".")[-1])
