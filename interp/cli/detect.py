@@ -99,7 +99,10 @@ def detect_fit(
 @takes_model()
 def detect_score(
     detector: Annotated[Path, typer.Argument(help="A detector file.")],
-    texts: Annotated[str, typer.Argument(help="A .jsonl or .txt file, or - for standard input.")],
+    texts: Annotated[
+        str,
+        typer.Argument(help="A file (.jsonl, .txt, .csv, .tsv, .json, .parquet), or - for standard input."),
+    ],
     model: ModelSource,
     reference: _Reference = None,
     column: ColumnOption = None,

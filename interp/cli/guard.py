@@ -79,7 +79,10 @@ def guard_fit(
 @takes_model()
 def guard_score(
     guard: Annotated[Path, typer.Argument(help="A guard file.")],
-    prompts: Annotated[str, typer.Argument(help="A .jsonl or .txt file, or - for standard input.")],
+    prompts: Annotated[
+        str,
+        typer.Argument(help="A file (.jsonl, .txt, .csv, .tsv, .json, .parquet), or - for standard input."),
+    ],
     model: ModelSource,
     column: ColumnOption = None,
     workers: WorkersOption = None,

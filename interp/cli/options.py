@@ -272,10 +272,19 @@ def print_lines(*lines: str) -> None:
 
 
 def print_findings(source: str, column: str | None, score: Callable[[Iterator[str]], Iterable[Any]]) -> None:
-    """Print what a detector finds in each text of a file, or of standard input (`-`), as it comes: a JSON line each."""
-    from interp.data.files import prompt_lines
+    """Print what a detector finds in each text of a file, or of standard input (`-`), as it comes: a JSON line each.
+
+    Lines are texts or JSON objects. A table is read whole: its header is no text, and a cell may hold several lines.
+    """
+    from interp.data.files import ends_as_data, prompt_lines
     from interp.detectors.detector import json_lines
 
+    if ends_as_data(source) and not source.lower().endswith((".jsonl", ".txt")):
+        from interp.data.prompts import read_prompts
+
+        for line in json_lines(score(iter(read_prompts(source, column=column).texts))):
+            print(line, flush=True)  # noqa: T201 (the command's output)
+        return
     with sys.stdin if source == "-" else Path(source).open(encoding="utf-8-sig") as stream:
         for line in json_lines(score(prompt_lines(stream, source, column=column))):
             print(line, flush=True)  # noqa: T201 (the command's output)

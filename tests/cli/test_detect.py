@@ -22,6 +22,14 @@ def test_fit_then_score(saved_tiny: Path, tmp_path: Path) -> None:
         if line.startswith("{")
     ]
     assert [row["verdict"] for row in rows] in (["human", "too short"], ["machine", "too short"])
+    table = tmp_path / "unseen.csv"
+    table.write_text('id,text\n1,"short, and\nin two lines"\n')
+    scored = [
+        line
+        for line in passed("detect", "score", out, table, "--model", saved_tiny).splitlines()
+        if line.startswith("{")
+    ]
+    assert len(scored) == 1 and json.loads(scored[0])["verdict"] == "too short"  # the header is no text
     assert rows[0]["calibration"]["n"] == 30 and rows[0]["score_name"] == "fast_detect_gpt"
     chosen = tmp_path / "chosen.json"
     passed(
