@@ -220,7 +220,14 @@ def runs(*places: str | Path) -> StoredRuns:
 
     Args:
         places: `runs/` and `figures/` here and up to two folders above when none is given.
+
+    Raises:
+        ValueError: a place that is no folder.
     """
+    if missing := [place for place in places if not Path(place).is_dir()]:
+        raise ValueError(
+            f"no such folder: {missing[0]}; give folders that hold runs, or none for runs/ and figures/"
+        )
     found: list[Run[Any]] = []
     unreadable: dict[Path, str] = {}
     for folder in _run_folders([Path(place) for place in places] if places else _places()):

@@ -306,3 +306,9 @@ def test_mistakes() -> None:
     unchecked = inspect.unwrap(run)  # the tests' type checks would refuse it first
     with pytest.raises(ValueError, match="source must be 'any', 'stored' or 'computed', got 'fresh'"):
         unchecked("demo", source="fresh")  # type: ignore[arg-type]
+
+
+def test_runs_of_a_folder_that_is_not_there_are_not_none(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no such folder: .*nowhere; give folders that hold runs"):
+        interp.runs(tmp_path / "nowhere")
+    assert len(interp.runs(tmp_path)) == 0  # control: a folder without runs
