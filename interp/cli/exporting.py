@@ -69,6 +69,8 @@ def export(
         from interp.storage.direction_files import read_direction, write_direction
 
         found = read_direction(source, layer=layer)
+        if layer not in (None, found.layer):
+            raise ValueError(f"{source} holds the direction of layer {found.layer} alone; leave --layer out")
         if removes:
             _export_ablation(found, _model_of(found, model), out, adapter=target == "peft")
         elif target == "gguf":

@@ -7,6 +7,7 @@ The lock is the operating system's on a hidden file beside the folder, `.<name>.
 that ends; the file is removed by whoever holds the lock. Entering it again in the same thread is allowed.
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +46,8 @@ def folder_lock(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
+        if not _is_held(path):
+            raise OSError(errno.EACCES, "nothing can be written there", str(folder.parent)) from None
         raise ValueError(
             f"{folder} is being written by another run{_holder(path)}; wait until it ends, or give another folder"
         ) from None
@@ -59,6 +62,15 @@ def folder_lock(folder: Path) -> Iterator[None]:
         lock.release()
         if not folder.exists():
             _remove_empty(made)
+
+
+def _is_held(path: Path) -> bool:
+    """Whether a lock that could not be had is a file at all: in some places none can be made, and no error says so."""
+    try:
+        path.touch()
+    except OSError:
+        return False
+    return True
 
 
 def _holder(path: Path) -> str:

@@ -58,6 +58,7 @@ def test_exports_that_cannot_be_done(saved_tiny: Path, tmp_path: Path) -> None:
     assert "is not empty; give a new folder" in refused(*hf, tmp_path)
     assert "is a file; give a folder" in refused(*hf, file)
     assert "use .gguf" in refused("export", file, "--to", "gguf", "--out", out)
+    assert "holds the direction of layer" in refused(*gguf, "--layer", 17)
     write_direction(tmp_path / "two.safetensors", direction_of())
     line = refused("export", tmp_path, "--out", tmp_path / "x.safetensors")
     assert "a folder with several: one.safetensors, two.safetensors; name a file" in line
