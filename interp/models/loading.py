@@ -26,7 +26,6 @@ from interp.models.sources import BUNDLED_MODELS, ModelSource, SourceFiles
 from interp.models.tokenizer_files import read_tokenizer
 from interp.models.weight_checks import check_finite, check_unused
 from interp.models.weight_deltas import apply_delta, read_delta
-from interp.storage.typed_json import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ def load_checkpoint(
     adapter: str | None = None,
     revision: str | None = None,
     dtype: torch.dtype | str | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     delta: str | Path | None = None,
     trust_remote_code: bool = False,
 ) -> Checkpoint:
@@ -75,7 +74,7 @@ def load_checkpoint(
     )  # a damaged file is found before the model is loaded
     device = _device(device)
     wanted = None if asked.dtype is None else getattr(torch, asked.dtype)
-    if wanted is None and device == "cpu":
+    if wanted is None and torch.device(device).type == "cpu":
         wanted = torch.float32
     place, before = asked.place, asked.files()
     source = str(convert_gguf(place) if place.suffix == ".gguf" else place)
@@ -105,7 +104,7 @@ def load_checkpoint(
     return Checkpoint(hf, tokenizer, asked.shown, revision, folder, asked.source, files)
 
 
-def _device(device: str | None) -> str:
+def _device(device: str | torch.device | None) -> str:
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -124,9 +123,9 @@ def _device(device: str | None) -> str:
         torch.empty(0, device=wanted)
     except Exception as error:  # each kind of device has a class of errors of its own
         raise ValueError(
-            f"device {str(device)!r} is not there ({first_line(error)}); give device='cpu'"
+            f"device {str(device)!r} is not there, or torch was built without it; give device='cpu'"
         ) from error
-    return device
+    return str(wanted)
 
 
 def _from_pretrained(

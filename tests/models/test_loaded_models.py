@@ -112,8 +112,17 @@ def test_dtype_and_device_are_refused_in_one_line(saved_tiny: Path, monkeypatch:
     with pytest.raises(ValueError, match=r"unknown device 'gpu'"):
         load(str(saved_tiny), device="gpu")
     for device in ("mps", "xpu", "vulkan"):  # names that torch knows, of devices that this machine lacks
-        with pytest.raises(ValueError, match=rf"device '{device}' is not there \(.*\); give device='cpu'"):
+        with pytest.raises(ValueError, match=rf"device '{device}' is not there, .*; give device='cpu'"):
             load(str(saved_tiny), device=device)
+
+
+def test_a_device_in_any_form_is_that_device(saved_tiny: Path, tmp_path: Path) -> None:
+    """`cpu:0` and torch.device('cpu') kept the checkpoint's own dtype, which `cpu` did not."""
+    half = load(str(saved_tiny)).hf.to(torch.bfloat16)  # pyright: ignore
+    half.save_pretrained(tmp_path)
+    load(str(saved_tiny)).tokenizer.save_pretrained(tmp_path)
+    for device in (None, "cpu", "cpu:0", torch.device("cpu")):
+        assert load(str(tmp_path), device=device).dtype == torch.float32
 
 
 def test_version_is_that_of_the_package() -> None:
