@@ -9,7 +9,6 @@ date has one date for as long as it is loaded: that of `load(..., date="2026-01-
 import copy
 import logging
 from collections.abc import Sequence
-from datetime import date as Date
 from datetime import datetime, time
 from typing import NamedTuple
 
@@ -27,7 +26,8 @@ _DIRECTIVES = (
     *(f"%{letter}" for letter in "aAbBcdDeFfGhHIjmMnpRStTuUVwWxXyYzZ"),
     "%%",
 )
-_TWO_DAYS = ("2001-02-03", "2019-11-28")
+_TWO_MOMENTS = (datetime(2001, 2, 3, 4, 5, 6), datetime(2019, 11, 28, 17, 38, 49))
+"""Moments that differ in every directive, the time of day too: some templates show the hour alone."""
 
 
 class PromptFrame(NamedTuple):
@@ -79,7 +79,7 @@ def dated(tokenizer: PreTrainedTokenizerBase, date: str | None) -> tuple[PreTrai
             wanted,
             wanted.isoformat(),
         )
-    return _with_date(tokenizer, wanted, date is not None), wanted.isoformat()
+    return _at(tokenizer, datetime.combine(wanted, time.min), date is not None), wanted.isoformat()
 
 
 def dated_like(tokenizer: PreTrainedTokenizerBase, date: str | None) -> str | None:
@@ -89,7 +89,7 @@ def dated_like(tokenizer: PreTrainedTokenizerBase, date: str | None) -> str | No
 
 
 def _shows_date(tokenizer: PreTrainedTokenizerBase, *, variables: bool) -> bool:
-    early, late = (frame_of(_with_date(tokenizer, check_date(day), variables)) for day in _TWO_DAYS)
+    early, late = (frame_of(_at(tokenizer, moment, variables)) for moment in _TWO_MOMENTS)
     return early != late
 
 
@@ -123,20 +123,19 @@ def warn_of_frame(
     )
 
 
-def _with_date(tokenizer: PreTrainedTokenizerBase, day: Date, variables: bool) -> PreTrainedTokenizerBase:
-    """A copy that renders its template on this day; its vocabulary is shared with the original."""
-    options: dict[str, str] = {name: day.strftime("%d %b %Y") for name in _VARIABLES if variables}
+def _at(tokenizer: PreTrainedTokenizerBase, moment: datetime, variables: bool) -> PreTrainedTokenizerBase:
+    """A copy that renders its template at this moment; its vocabulary is shared with the original."""
+    options: dict[str, str] = {name: moment.strftime("%d %b %Y") for name in _VARIABLES if variables}
     pinned = copy.copy(tokenizer)
-    setattr(pinned, DATE_ATTRIBUTE, TemplateDate(day.isoformat(), _clock(day), options))
+    setattr(pinned, DATE_ATTRIBUTE, TemplateDate(moment.date().isoformat(), _clock(moment), options))
     return pinned
 
 
-def _clock(day: Date) -> str:
-    """A macro in place of transformers' `strftime_now`, on this day at midnight.
+def _clock(moment: datetime) -> str:
+    """A macro in place of transformers' `strftime_now`, at this moment; of a pinned date, its midnight.
 
     Templates only get plain data from outside, so the clock is written in Jinja: every directive is replaced.
     """
-    moment = datetime.combine(day, time.min)
     replaced = "".join(f".replace({name!r}, {moment.strftime(name)!r})" for name in _DIRECTIVES)
     # The newline is taken by the end of the block, so that the template begins as it does alone.
     return f"{{% macro strftime_now(format) %}}{{{{ format{replaced} }}}}{{% endmacro %}}\n"

@@ -54,6 +54,15 @@ def test_a_date_is_pinned_and_part_of_the_provenance(case: str) -> None:
     assert third.prompt_frame.after == "<|im_end|>\n<|im_start|>assistant\n"
 
 
+@pytest.mark.parametrize("layout", ["%H:%M", "%S", "%I %p", "%X"])
+def test_a_time_of_day_is_pinned_as_well(layout: str) -> None:
+    """The hour alone was taken for no date, and the prompts of every minute were other ones."""
+    model = model_of(SYSTEM.format(date="{{ strftime_now('LAYOUT') }}".replace("LAYOUT", layout)) + CHATML)
+    midnight = datetime.datetime.combine(datetime.date.today(), datetime.time.min)
+    assert model.date == midnight.date().isoformat()
+    assert model.prompt_frame and f"Today: {midnight.strftime(layout)}<" in model.prompt_frame.before
+
+
 def test_the_pinned_clock_writes_dates_as_the_real_one() -> None:
     layouts = ["%d %b %Y", "%A, %-d. %B %y", "%Y-%m-%d %H:%M:%S", "%j of %Y, 100%%", "%F", "%c"]
     day = datetime.datetime(2026, 1, 3)
