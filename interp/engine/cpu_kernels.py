@@ -168,7 +168,7 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     out = x * cos
     out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
     out[..., half:].addcmul_(x[..., :half], sin[..., half:])
-    return out
+    return out.to(x.dtype)  # OLMo keeps its cosines in float32, and rounds queries and keys once
 
 
 @torch.no_grad()
