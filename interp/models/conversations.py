@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from interp.models.prompt_inputs import Message
 from interp.models.sources import PLAIN, read_template
+from interp.models.template_bounds import check_length, check_template
 
 # Sentinels that replace a message to find the template text around it; plain letters, which no template alters.
 _SENTINEL = "INSTRUCTIONSENTINELQJXKZ"
@@ -332,6 +333,9 @@ def _render(
         )
     date: TemplateDate | None = getattr(tokenizer, DATE_ATTRIBUTE, None)
     variables = {**(date.options if date else {}), **(options or {})}
+    template = tokenizer.chat_template
+    if isinstance(template, str):
+        check_template(template, tuple(sorted(tokenizer.special_tokens_map.items())))
     try:
         if date is not None:
             variables["chat_template"] = date.prelude + str(tokenizer.get_chat_template())
@@ -348,6 +352,7 @@ def _render(
             hint = "; it may have no tool role"
         raise ValueError(f"the chat template failed: {error}{hint}") from error
     assert isinstance(rendered, str)
+    check_length(rendered)
     return rendered
 
 
