@@ -27,18 +27,24 @@ def source_of(model: ChatModel) -> ModelSource:
         thinking=model.thinking,
         batch_size=model.batch_size,
         delta=model.delta,
+        precision=model.precision,
     )
 
 
 def load_same(source: ModelSource, weights_hash: str) -> ChatModel:
-    """Load a model that must have these weights.
+    """Load a model that must have these weights, and run in the precision that is asked for.
 
     Raises:
-        ValueError: it has others.
+        ValueError: it has others, or runs in another.
     """
     model = load_source(source)
     if model.weights_hash != weights_hash:
         raise ValueError(
             f"the weights of {source.shown} differ between the machines of the cluster; copy the same files to all"
+        )
+    if source.precision is not None and model.precision != source.precision:
+        raise ValueError(
+            f"{source.shown} runs with precision={source.precision!r} here and {model.precision!r} in a worker; load "
+            "it with precision='exact'"
         )
     return model

@@ -16,14 +16,14 @@ some candidates, those nearest to being picked: it is no bound from arithmetic. 
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import partial
 from typing import NamedTuple
 
 from interp.representations.selection import Candidate, Confirmation, Rule
+from interp.representations.shared_sweeps import Progress, score_each
 from interp.representations.sweeps import Place, Sweep
 
-Progress = Callable[[Iterable[Place], str], Iterable[Place]]
-"""Wraps a loop over candidates in a progress bar; the string names what is measured."""
 MARGIN = 3.0
 """A difference that was not measured is taken to be at most this many times the largest one that was."""
 MIN_CONFIRMED = 4
@@ -63,8 +63,8 @@ def confirmed_pick(
 ) -> Candidate | None:
     """The exact pick under one rule, with its exact scores; None where no candidate passes."""
     places = before_layer_cut(sweep, rule)
-    for place in progress(places, "screening candidates"):
-        lowest_bypass(sweep, place, rule, slack(sweep))
+    screen = partial(lowest_bypass, rule=rule, allowed=slack(sweep))
+    score_each(sweep, screen, places, progress, "screening candidates")
     while True:
         best = _best_confirmed(sweep, rule, places)
         limit = math.inf if best is None else best.bypass

@@ -14,18 +14,19 @@ Source of the rule: Arditi et al. 2024, arXiv:2406.11717, section 2.3 and append
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from interp.representations.confirming import (
-    Progress,
     before_layer_cut,
     confirm,
     confirmed_pick,
     shortfall,
 )
 from interp.representations.selection import Candidate, PickShare, Rule, ScoredCandidate, pick
+from interp.representations.shared_sweeps import Progress, score_each
 from interp.representations.sweeps import FIRST_PROMPTS, Place, Sweep
 
 
@@ -48,8 +49,7 @@ def choose(
         NothingSurvives: no candidate passes under any rule; the message names the nearest misses.
     """
     if exhaustive:
-        for place in progress(sweep.directions, "scoring candidates"):
-            sweep.complete(place)
+        score_each(sweep, Sweep.complete, sweep.directions, progress, "scoring candidates")
     find = _first_that_passes if sweep.model.precision == "exact" else confirmed_pick
     for rule in rules:
         if picked := find(sweep, rule, progress):
@@ -70,20 +70,22 @@ def choose(
 
 def _first_that_passes(sweep: Sweep, rule: Rule, progress: Progress) -> Candidate | None:
     """The pick under one rule; None where no candidate passes."""
-    candidates = progress(before_layer_cut(sweep, rule), "KL of candidates")
-    possible = [p for p in candidates if sweep.kl_may_be_within(p, rule.kl_threshold)]
+    early, limit = before_layer_cut(sweep, rule), rule.kl_threshold
+    score_each(sweep, partial(Sweep.kl_may_be_within, limit=limit), early, progress, "KL of candidates")
+    possible = [place for place in early if sweep.kl_may_be_within(place, limit)]
+    score_each(sweep, Sweep.induce, possible, progress, "induce of candidates")
     # NaN compares false: such a candidate is dropped here, as the rule drops it.
-    inducing = [
-        p
-        for p in progress(possible, "induce of candidates")
-        if sweep.induce(p).mean().item() >= rule.induce_threshold
-    ]
-    for place in progress(inducing, "bypass of candidates"):
-        if sweep.kl(place).mean() <= rule.kl_threshold:
-            sweep.bypass(place)
+    inducing = [place for place in possible if sweep.induce(place).mean().item() >= rule.induce_threshold]
+    score_each(sweep, partial(_bypass_within, limit=limit), inducing, progress, "bypass of candidates")
     scored = [sweep.candidate(place) for place in inducing]
     passing = [c for c in scored if rule.reason(c, n_layers=sweep.model.n_layers) is None]
     return min(passing, key=lambda c: (c.bypass, c.position, c.layer)) if passing else None
+
+
+def _bypass_within(sweep: Sweep, place: Place, limit: float) -> None:
+    """Measure the kl of a candidate, and where it is within the limit its bypass."""
+    if sweep.kl(place).mean() <= limit:
+        sweep.bypass(place)
 
 
 def _score_near_misses(sweep: Sweep, rule: Rule, progress: Progress, *, n: int = 3) -> list[Place]:
@@ -158,8 +160,8 @@ def pick_stability(
     """
     early = before_layer_cut(sweep, rule)
     near = [p for p in early if p in sweep.induced and sweep.kl_lower_bound(p) <= 2 * rule.kl_threshold]
-    for place in sorted(near, key=lambda p: (shortfall(sweep, p, rule), *p))[:contenders]:
-        sweep.complete(place)
+    nearest = sorted(near, key=lambda p: (shortfall(sweep, p, rule), *p))[:contenders]
+    score_each(sweep, Sweep.complete, nearest, lambda places, _label: places, "contenders")
     full = sorted(p for p in early if _measured(sweep.candidate(p)))  # ties: lower position, then layer
     generator = torch.Generator().manual_seed(seed)
 

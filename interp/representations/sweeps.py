@@ -9,8 +9,9 @@ Why a candidate costs less than three passes over all prompts (`interp.represent
    `resid_pre` is ablated once, at the first block, and not at every block.
 
 A zero direction (layer 0 at template tokens) scores as the unmodified model and is not run.
-`interp.representations.picks` also skips candidates that cannot be picked. A model of precision `fast` is screened with
-rounded products; `interp.representations.confirming` scores again in float32 what could be picked.
+`interp.representations.picks` also skips candidates that cannot be picked; `interp.representations.shared_sweeps`
+measures several at a time. A model of precision `fast` is screened with rounded products;
+`interp.representations.confirming` scores again in float32 what could be picked.
 
     sweep = Sweep(model, directions, harmful=harmful, harmless=harmless, refusal_ids=tokens.ids)
     sweep.complete((-1, 14))                                # Candidate(position=-1, layer=14, bypass=…, …)
@@ -35,6 +36,7 @@ from interp.engine.interventions import Ablate, Add, Intervention
 from interp.engine.log_probs import next_token_log_probs, packed_next_tokens
 from interp.engine.packing import packed_passes
 from interp.engine.prepacked_weights import PackedWeights
+from interp.engine.ray import Pool
 from interp.evaluation.losses import KLFrom
 from interp.evaluation.refusals import refusal_metric
 from interp.models.adapted_models import with_precision
@@ -84,14 +86,16 @@ class Sweep:
             raise ValueError("no candidate directions to score")
         self.model, self.directions = model, dict(directions)
         self.n_harmful, self.n_harmless = len(harmful), len(harmless)
-        self._harmful, self._harmless, self._both = harmful, harmless, harmful.joined(harmless)
-        self._refusal_ids = list(refusal_ids)
-        self._keep, self._asked_fast = keep, fast
+        self.harmful, self.harmless, self._both = harmful, harmless, harmful.joined(harmless)
+        self.refusal_ids = list(refusal_ids)
+        self.keep, self.asked_fast = keep, fast
+        self.pool: Pool[Sweep] | None = None
+        """Workers that measure candidates (`interp.representations.shared_sweeps`); None is this process."""
         self._fast = fast and fast_path_agrees(model, self._both)
         self._weights = PackedWeights(model, keep=True)
         self._pass_tokens = PassBudget.for_(model).sweep_tokens
         base = next_token_log_probs(model, self._both, fast=self._fast)
-        self.baseline = refusal_metric(base, self._refusal_ids)
+        self.baseline = refusal_metric(base, self.refusal_ids)
         """Refusal metric of the unmodified model: harmful prompts, then harmless ones."""
         self._kl = KLFrom(base[self.n_harmful :])
         self.ablated: dict[Place, Tensor] = {}
@@ -109,11 +113,11 @@ class Sweep:
         return Sweep(
             with_precision(self.model, "exact"),
             self.directions,
-            harmful=self._harmful,
-            harmless=self._harmless,
-            refusal_ids=self._refusal_ids,
-            fast=self._asked_fast,
-            keep=lambda name, compute, kind: self._keep(f"exact-{name}", compute, kind),
+            harmful=self.harmful,
+            harmless=self.harmless,
+            refusal_ids=self.refusal_ids,
+            fast=self.asked_fast,
+            keep=lambda name, compute, kind: self.keep(f"exact-{name}", compute, kind),
         )
 
     def final(self, place: Place) -> "Sweep":
@@ -143,7 +147,7 @@ class Sweep:
             where = torch.tensor(part)
             harmless_row = prompts[where] - self.n_harmful
             harmful = harmless_row < 0
-            out[where[harmful]] = refusal_metric(log_probs, self._refusal_ids)[harmful]
+            out[where[harmful]] = refusal_metric(log_probs, self.refusal_ids)[harmful]
             out[where[~harmful]] = self._kl(log_probs[~harmful], harmless_row[~harmful])
         return out
 
@@ -179,9 +183,9 @@ class Sweep:
         if not self._fast or not self._resumes:
             addition = Add(direction=vector, layers=[layer])
             log_probs = next_token_log_probs(
-                self.model, self._harmless, interventions=[addition], fast=self._fast
+                self.model, self.harmless, interventions=[addition], fast=self._fast
             )
-            return refusal_metric(log_probs, self._refusal_ids)
+            return refusal_metric(log_probs, self.refusal_ids)
         return self._resumed(vector, layer)
 
     def _resumed(self, vector: Float[Tensor, " d_model"], layer: int) -> Float[Tensor, " harmless"]:
@@ -189,12 +193,12 @@ class Sweep:
         unmodified = self._resid
         with (
             apply(self.model, []) as applied,
-            packed_passes(self.model, self._harmless, applied, max_shared=0, weights=self._weights) as passes,
+            packed_passes(self.model, self.harmless, applied, max_shared=0, weights=self._weights) as passes,
         ):
             for rows, resid in zip(passes.batches, unmodified, strict=True):
                 start = resid[layer] + vector.to(resid)
                 logits = passes.next_token_logits(passes.pack(rows), resume=(layer, start))
-                out[rows] = refusal_metric(logits.float().log_softmax(-1), self._refusal_ids).cpu()
+                out[rows] = refusal_metric(logits.float().log_softmax(-1), self.refusal_ids).cpu()
         return out
 
     def _whole(self) -> Float[Tensor, " harmless"]:
@@ -202,9 +206,9 @@ class Sweep:
         out = torch.empty(self.n_harmless, dtype=torch.float64)
         with apply(self.model, []) as applied:
             for rows, logits in packed_next_tokens(
-                self.model, self._harmless, applied, max_shared=0, weights=self._weights
+                self.model, self.harmless, applied, max_shared=0, weights=self._weights
             ):
-                out[rows] = refusal_metric(logits.float().log_softmax(-1), self._refusal_ids).cpu()
+                out[rows] = refusal_metric(logits.float().log_softmax(-1), self.refusal_ids).cpu()
         return out
 
     @cached_property
@@ -219,7 +223,7 @@ class Sweep:
         with (
             torch.no_grad(),
             apply(self.model, []) as applied,
-            packed_passes(self.model, self._harmless, applied, max_shared=0, weights=self._weights) as passes,
+            packed_passes(self.model, self.harmless, applied, max_shared=0, weights=self._weights) as passes,
             self.model.hooks(reads),
         ):
             for rows in passes.batches:
@@ -266,7 +270,7 @@ class Sweep:
 
     def _kept(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
         """Values stored before the sweep was interrupted, or measured now."""
-        values = self._keep(name, lambda: compute().tolist(), list[Measured])
+        values = self.keep(name, lambda: compute().tolist(), list[Measured])
         return torch.tensor(values, dtype=torch.float64)
 
     def bypass(self, place: Place) -> Float[Tensor, " harmful"]:

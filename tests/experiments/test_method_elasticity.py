@@ -10,17 +10,20 @@ import pytest
 
 from interp.data.examples import Preference
 from interp.data.prompts import load_prompts
+from interp.engine.ray_cluster import Workers
 from interp.experiments.method_elasticity import EXPERIMENT, Config, Result
-from interp.experiments.method_elasticity import run as method
+from interp.experiments.method_elasticity import legs as method
 from interp.experiments.method_elasticity.analysis import numbers
 from interp.experiments.method_elasticity.fits import decline, examples_to, growth_exponent
 from interp.experiments.method_elasticity.matching import matched, shared_kl
 from interp.experiments.method_elasticity.methods import coin_flipped, kind_pairs, material
 from interp.experiments.method_elasticity.report import rate_table, verdicts
 from interp.experiments.method_elasticity.results import Alignment, Arm, Leg, Match, Moment
-from interp.models.chat_model import ChatModel
+from interp.models.chat_model import ChatModel, load
 from interp.stats import Estimate, rate
+from interp.storage.stages import StageCache
 from interp.storage.typed_json import from_json, to_plain
+from tests.two_nodes import TwoNodes
 
 SMALL = Config(
     methods=("sft", "ppo", "tree"),
@@ -261,6 +264,36 @@ def test_the_page_is_drawn_from_the_stored_run(finished: Finished) -> None:
     assert "Not matched, so not compared: SFT, PPO" in " ".join(stored.verdicts())
     table = rate_table(stored.result)
     assert all(len(row) == len(table.header) for row in table.rows)
+
+
+@pytest.mark.checkpoint
+def test_arms_over_two_nodes_of_which_one_is_lost_give_the_legs_of_one_process(
+    saved_tiny: Path, tmp_path: Path, nodes: TwoNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CI", "1")
+    model, prompts = load(str(saved_tiny)), load_prompts("builtin")
+    config = replace(SMALL, methods=("sft", "ppo"), matchings=("refusal", "kl"), seeds=2)
+    alone = EXPERIMENT.run(model, prompts, config).result
+    stored: list[str] = []
+    put = StageCache.put
+
+    def losing(cache: StageCache, name: str, *rest: object) -> None:
+        put(cache, name, *rest)
+        stored.append(name)
+        if len(stored) == 2:
+            nodes.lose_second()
+        if len(stored) == 7:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(StageCache, "put", losing)
+    out, workers = tmp_path / "out", Workers(address=nodes.address)
+    with pytest.raises(KeyboardInterrupt):
+        EXPERIMENT.run(model, prompts, config, workers=workers, out=out)
+    shared = EXPERIMENT.run(model, prompts, config, workers=workers, out=out).result
+    for name in ("alignments", "matches", "unlearned", "aligned_again"):
+        assert str(getattr(shared, name)) == str(getattr(alone, name)), name
+    assert len(stored) == len(set(stored))  # nothing is computed twice
+    assert not out.with_name("out.parts").exists()
 
 
 # Statements on planted numbers

@@ -16,16 +16,19 @@ from interp.directions import Direction, unit
 from interp.engine.activations import collect
 from interp.engine.interventions import Ablate, Add
 from interp.engine.log_probs import next_token_log_probs
+from interp.engine.ray_cluster import Workers
 from interp.engine.weight_edits import edited_weights
 from interp.experiments.refusal_direction import ARMS, Config, Result
 from interp.experiments.refusal_direction import EXPERIMENT as REFUSAL_DIRECTION
 from interp.experiments.refusal_direction.base_model import base_check, with_newline
 from interp.experiments.refusal_direction.mechanism import conditions, regions
-from interp.models.chat_model import ChatModel
+from interp.models.chat_model import ChatModel, load
 from interp.representations.selection import NothingSurvives, pick
 from interp.representations.sweeps import Sweep
 from interp.storage.control_vectors import write_control_vector
 from interp.storage.direction_files import read_direction, write_direction
+from interp.storage.stages import StageCache
+from tests.two_nodes import TwoNodes
 
 SMALL = Config(
     n_train=40,
@@ -342,3 +345,26 @@ def test_the_command_sets_what_is_asked_and_refuses_the_rest(saved_tiny: Path, t
         done = invoke(setting)
         assert done.exit_code == 2
         assert message in " ".join(done.output.split())
+
+
+@pytest.mark.checkpoint
+def test_candidates_over_two_nodes_of_which_one_is_lost_give_the_run_of_one_process(
+    saved_tiny: Path, config: Config, nodes: TwoNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, prompts = load(str(saved_tiny)), load_prompts()
+    alone = REFUSAL_DIRECTION.run(model, prompts, config).result
+    stored: list[str] = []
+    put = StageCache.put
+
+    def losing(cache: StageCache, name: str, *rest: object) -> None:
+        put(cache, name, *rest)
+        stored.append(name)
+        if len(stored) == 4:
+            nodes.lose_second()
+
+    monkeypatch.setattr(StageCache, "put", losing)
+    workers, out = Workers(address=nodes.address), tmp_path / "out"
+    shared = REFUSAL_DIRECTION.run(model, prompts, config, workers=workers, out=out).result
+    for name in ("candidates", "selected", "pick_stability", "random_directions", "refusal_rate"):
+        assert str(getattr(shared, name)) == str(getattr(alone, name)), name
+    assert len(stored) == len(set(stored)) > 10  # nothing is computed twice

@@ -8,6 +8,8 @@ methods have moved the model equally far, by KL.
 
 | file | part |
 |---|---|
+| `legs.py` | the legs of one seed: its start, alignments and unlearning |
+| `shared_legs.py` | the same over workers |
 | `methods.py` | the methods and controls: one leg of alignment each |
 | `tracking.py` | what is measured along a leg, by `ElasticityCallback`, and where a leg stops |
 | `matching.py` | which checkpoint of each method is compared |
@@ -222,4 +224,5 @@ EXPERIMENT = Experiment(
     claims=CLAIMS,
     default_model="smollm2",
     requires=("trl", "datasets", "accelerate"),
+    shares="seeds and arms",
 )

@@ -10,48 +10,19 @@ Steps (`run`), for every seed:
 4. Unlearn: each of these learns the same stubs in the same order by supervised steps, tracked on the test prompts.
 5. Align again: the end of 4 is aligned by the same method on the same pairs, from a fresh optimiser.
 
-Each leg's adapter is merged into the weights before the next leg, so that no leg continues another's optimiser or
-adapter. A finished leg is kept; a killed run continues at the leg that it was in.
+A finished leg is kept; a killed run continues at the leg that it was in. With workers (`interp.engine.ray`) each takes
+one arm of one seed at a time (`shared_legs.py`).
 """
-
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 
 from interp.data.prompt_sets import PromptSet
 from interp.experiments.definition import Outcome
 from interp.experiments.method_elasticity import Config, Result
-from interp.experiments.method_elasticity.matching import matched, shared_kl
-from interp.experiments.method_elasticity.methods import (
-    ROLLOUT_METHODS,
-    Material,
-    Rewards,
-    align,
-    frozen_copy,
-    material,
-    supervised,
-)
-from interp.experiments.method_elasticity.results import METHODS, Alignment, Arm, Leg, Match, Matching, Moment
-from interp.experiments.method_elasticity.tracking import (
-    CurveCallback,
-    InsideCallback,
-    LegSpecs,
-    Milestones,
-    adapter_at,
-    base_distributions,
-    base_samples,
-    kept_leg_specs,
-    moments,
-    specs,
-)
-from interp.models.adapted_models import with_adapter
+from interp.experiments.method_elasticity.legs import Grid, Seed
+from interp.experiments.method_elasticity.methods import material
+from interp.experiments.method_elasticity.results import Alignment, Arm, Leg
+from interp.experiments.method_elasticity.shared_legs import shared_grid
 from interp.models.chat_model import ChatModel
-from interp.storage.stages import StageCache, Stages
-from interp.tracking.spec import TrackingSpec
-from interp.training.breaking import stub_examples
-from interp.training.finetune import fine_tune
+from interp.storage.stages import Stages
 
 
 def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) -> Outcome[Result]:
@@ -62,205 +33,39 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
     """
     numbers = range(config.seed, config.seed + config.seeds)
     dealt = {seed: material(prompts, config, seed) for seed in numbers}  # refused before anything is trained
-    alignments, matches, unlearned, again = list[Alignment](), list[Match](), list[Leg](), list[Alignment]()
-    for number in numbers:
-        seed = _Seed(model, prompts, dealt[number], config, stages, number)
-        # 1. Start.
-        with seed.start() as start:
-            # 2. Align.
-            first: dict[Arm, Alignment] = {
-                arm: seed.aligned(arm, start)
-                for arm in stages.progress(seed.trained_arms, f"seed {number}: align")
-            }
-            stages.lap("align")
-            # 3. Match.
-            chosen = seed.matches(first)
-            # 4. Unlearn, and 5. align again.
-            for match in stages.progress(chosen, f"seed {number}: unlearn and align again"):
-                leg, second = seed.unlearned(match, start)
-                unlearned.append(leg)
-                again += [] if second is None else [second]
-            if "none" in config.controls:
-                unlearned.append(seed.unlearned_start(start))
-            stages.lap("unlearn and align again")
-        alignments += first.values()
-        matches += chosen
+    seeds = [Seed(model, prompts, dealt[number], config, stages, number) for number in numbers]
+    grids = [_grid(seed) for seed in seeds] if stages.workers is None else shared_grid(seeds)
     result = Result(
         provenance=stages.provenance,
         seconds=stages.seconds,
         config=config,
-        alignments=tuple(alignments),
-        matches=tuple(matches),
-        unlearned=tuple(unlearned),
-        aligned_again=tuple(again),
+        alignments=tuple(alignment for grid in grids for alignment in grid.alignments),
+        matches=tuple(match for grid in grids for match in grid.matches),
+        unlearned=tuple(leg for grid in grids for leg in grid.unlearned),
+        aligned_again=tuple(alignment for grid in grids for alignment in grid.aligned_again),
     )
     return Outcome(result=result)
 
 
-@dataclass(frozen=True, eq=False)
-class _Seed:
-    """The legs of one seed."""
-
-    base: ChatModel
-    prompts: PromptSet
-    material: Material
-    config: Config
-    stages: Stages
-    seed: int
-
-    @cached_property
-    def folder(self) -> Path:
-        """Folder of its adapters and trajectories."""
-        return self.stages.workspace(f"legs-{self.seed}")
-
-    @property
-    def trained_arms(self) -> list[Arm]:
-        """Arms that are aligned."""
-        return [arm for arm in self.config.arms if arm != "none"]
-
-    @contextmanager
-    def start(self) -> Iterator["_Start"]:
-        """The model that every arm starts from, in the base's place, with what its legs are measured by."""
-        given = specs(self.prompts, self.config, self.material.fit)
-        of_base = {}
-        cache = StageCache(self.folder / "reference", {"seed": self.seed, "spec": given[1].key})
-        for name, spec in (("matching", given[0]), ("curve", given[1])):
-            samples = cache.keep(f"samples-{name}", lambda spec=spec: base_samples(self.base, spec))
-            tensors = cache.keep(
-                f"base-{name}",
-                lambda spec=spec, samples=samples: base_distributions(self.base, spec, samples),
-            )
-            of_base[name] = samples, tensors
-        with self._warm() as model:
-            measured_by = kept_leg_specs(cache, model, given, of_base)
-            # Copied here: inside the legs the weights of `model` are others.
-            rewards = Rewards(frozen_copy(model), self.material, self.config, self.seed)
-            yield _Start(model, measured_by, rewards)
-
-    def _warm(self) -> AbstractContextManager[ChatModel]:
-        if not self.material.warm_up:
-            return nullcontext(self.base)
-        settings = supervised(self.config, self.seed)
-        done = fine_tune(self.base, self.material.warm_up, out=self.folder / "warm-up", config=settings)
-        return with_adapter(self.base, str(done.folder))
-
-    def aligned(self, arm: Arm, start: "_Start") -> Alignment:
-        """The first alignment of an arm."""
-        return self.stages.keep(
-            f"align-{self.seed}-{arm}",
-            lambda: self._align(arm, start.model, start, self.folder / f"align-{arm}"),
-            Alignment,
-        )
-
-    def _align(self, arm: Arm, model: ChatModel, start: "_Start", out: Path) -> Alignment:
-        every, config = self.config.align_every, self.config
-        measured = _callback(start.measured_by, "matching", out.with_name(f"{out.name}-track"), every)
-        stop = Milestones(
-            measured,
-            model,
-            out.with_name(f"{out.name}-steps"),
-            supervised(config, self.seed),
-            every=every,
-            target=config.target,
-        )
-        try:
-            stopped = align(
-                arm,
-                model,
-                self.material,
-                start.rewards,
-                config,
-                self.seed,
-                out=out,
-                callbacks=[measured, stop],
-            )
-        except ValueError as error:
-            if arm != "tree" or "nothing to compare" not in str(error):
-                raise
-            return Alignment(arm=arm, seed=self.seed, moments=(), collapsed=str(error))
-        examples = config.rollouts if arm in ROLLOUT_METHODS else config.batch_size
-        assert measured.out is not None
-        return Alignment(
-            arm=arm, seed=self.seed, moments=moments([measured.out], examples=examples), collapsed=stopped
-        )
-
-    def matches(self, first: dict[Arm, Alignment]) -> list[Match]:
-        """The checkpoints to unlearn, of each arm that has any."""
-        usable: dict[Arm, Sequence[Moment]] = {
-            arm: found.moments for arm, found in first.items() if len(found.moments) > 1
+def _grid(seed: Seed) -> Grid:
+    """The arms of a seed, one after the other."""
+    stages, unlearned, again = seed.stages, list[Leg](), list[Alignment]()
+    # 1. Start.
+    with seed.start() as start:
+        # 2. Align.
+        first: dict[Arm, Alignment] = {
+            arm: seed.aligned(arm, start)
+            for arm in stages.progress(seed.trained_arms, f"seed {seed.seed}: align")
         }
-        of_methods: dict[Arm, Sequence[Moment]] = {
-            arm: found for arm, found in usable.items() if arm in METHODS
-        }
-        targets: dict[Matching, float] = {
-            "refusal": float(self.config.target),
-            "kl": shared_kl(of_methods or usable),
-        }
-        return [
-            matched(arm, self.seed, found, matching, targets[matching])
-            for matching in self.config.matchings
-            for arm, found in usable.items()
-            if matching == "refusal" or arm in METHODS
-        ]
-
-    def unlearned(self, match: Match, start: "_Start") -> tuple[Leg, Alignment | None]:
-        """Unlearning from a matched checkpoint, and for a method matched by refusal its second alignment."""
-        arm = match.arm
-        adapter = adapter_at(self.folder / f"align-{arm}-steps", match.step)
-        with with_adapter(start.model, str(adapter)) as aligned:
-            # Two matchings may take the same checkpoint; it is unlearned once.
-            name = f"{arm}-{match.step}"
-            out = self.folder / f"unlearn-{name}"
-            leg = self.stages.keep(
-                f"unlearn-{self.seed}-{name}-{match.matching}",
-                lambda: self._unlearn(arm, match.matching, aligned, start, out),
-                Leg,
-            )
-            if match.matching != "refusal" or arm not in METHODS or not self.config.align_again:
-                return leg, None
-            with with_adapter(aligned, str(out)) as model:
-                second = self.stages.keep(
-                    f"again-{self.seed}-{arm}",
-                    lambda: self._align(arm, model, start, self.folder / f"again-{arm}"),
-                    Alignment,
-                )
-        return leg, second
-
-    def unlearned_start(self, start: "_Start") -> Leg:
-        """The control that was not aligned."""
-        out = self.folder / "unlearn-none"
-        return self.stages.keep(
-            f"unlearn-{self.seed}-none",
-            lambda: self._unlearn("none", "refusal", start.model, start, out),
-            Leg,
-        )
-
-    def _unlearn(self, arm: Arm, matching: Matching, model: ChatModel, start: "_Start", out: Path) -> Leg:
-        config, measured_by = self.config, start.measured_by
-        curve = _callback(measured_by, "curve", out.with_name(f"{out.name}-track"), config.unlearn_every)
-        inside = InsideCallback(
-            measured_by.inside,
-            every=config.inside_every,
-            out=out.with_name(f"{out.name}-inside"),
-            reference=measured_by.reference,
-            drawn="never",
-        )
-        examples = stub_examples(self.material.stubs, config.n_stubs)
-        fine_tune(model, examples, out=out, config=supervised(config, self.seed), callbacks=[curve, inside])
-        assert curve.out is not None and inside.out is not None
-        found = moments([curve.out, inside.out], examples=config.batch_size)
-        return Leg(arm=arm, seed=self.seed, matching=matching, moments=found)
-
-
-@dataclass(frozen=True, eq=False)
-class _Start:
-    """The model that the arms of a seed start from, what their legs are measured by, and their rewards."""
-
-    model: ChatModel
-    measured_by: LegSpecs
-    rewards: Rewards
-
-
-def _callback(measured_by: LegSpecs, name: str, out: Path, every: int) -> CurveCallback:
-    spec: TrackingSpec = measured_by.matching if name == "matching" else measured_by.curve
-    return CurveCallback(spec, every=every, out=out, reference=measured_by.kls[name], drawn="never")
+        stages.lap("align")
+        # 3. Match.
+        matches = seed.matches(first)
+        # 4. Unlearn, and 5. align again.
+        for match in stages.progress(matches, f"seed {seed.seed}: unlearn and align again"):
+            leg, second = seed.unlearned(match, start)
+            unlearned.append(leg)
+            again += [] if second is None else [second]
+        if "none" in seed.config.controls:
+            unlearned.append(seed.unlearned_start(start))
+        stages.lap("unlearn and align again")
+    return Grid(list(first.values()), matches, unlearned, again)

@@ -207,4 +207,5 @@ EXPERIMENT = Experiment(
     claims=CLAIMS,
     # Scores do not depend on the rule that is applied to them: relaxing it goes on from the scores that are there.
     also_resumes=("sweep", "kl_threshold", "induce_threshold", "prune_layer_fraction"),
+    shares="candidates",
 )

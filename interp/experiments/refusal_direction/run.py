@@ -17,6 +17,7 @@ from interp.experiments.refusal_direction.selection import (
     select,
 )
 from interp.models.chat_model import ChatModel
+from interp.representations.shared_sweeps import over_workers
 from interp.representations.sweeps import Sweep
 from interp.stats import Estimate
 from interp.storage.direction_files import direction_bytes
@@ -42,11 +43,12 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
         refusal_ids=filtered.refusal_tokens.ids,
         keep=stages.keep,
     )
-    selection = select(sweep, config, stages)
-    direction = picked_direction(sweep, selection.selected, candidates, prompts, config)
-    stages.lap("select")
-    random_directions = random_controls(sweep, direction, config, stages)
-    stages.lap("random directions")
+    with over_workers(sweep, stages.workers):
+        selection = select(sweep, config, stages)
+        direction = picked_direction(sweep, selection.selected, candidates, prompts, config)
+        stages.lap("select")
+        random_directions = random_controls(sweep, direction, config, stages)
+        stages.lap("random directions")
 
     # Sections 3 and 4: completions under ablation, addition, subtraction and the weight edit.
     completed = complete(model, prompts, direction, config, stages)

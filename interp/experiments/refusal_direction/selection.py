@@ -7,6 +7,7 @@ Source: Arditi et al. 2024, arXiv:2406.11717; random directions and resampling a
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -79,27 +80,40 @@ def random_controls(sweep: Sweep, direction: Direction, config: Config, stages: 
     position = int(direction.position)
     layers = tuple(range(0, sweep.model.n_layers, config.random_every))
     norms = {layer: sweep.directions[position, layer].norm() for layer in layers}
-
-    def scores(seed: int) -> RandomScores:
-        vector = random_direction(direction.vector, seed=seed)
-        ablated = sweep.ablate(vector)
-        return RandomScores(
-            seed=seed,
-            bypass=ablated[: sweep.n_harmful].mean().item(),
-            kl=ablated[sweep.n_harmful :].mean().item(),
-            induce=tuple(
-                sweep.add(vector / vector.norm() * norms[layer], layer).mean().item() for layer in layers
-            ),
+    names = [f"random-{i}{position}-{direction.layer}" for i in range(config.n_random)]
+    stored = [None if stages.cache is None else stages.cache.whole(name, RandomScores) for name in names]
+    vectors = {
+        name: _Random(seed, random_direction(direction.vector, seed=seed), norms)
+        for name, seed, scores in zip(
+            names, range(config.seed, config.seed + len(names)), stored, strict=True
         )
+        if scores is None
+    }
+    if sweep.pool is None:
+        computed = (_random_scores(sweep, vector) for vector in vectors.values())
+    else:
+        computed = sweep.pool.in_order(_random_scores, vectors.values())
+    for name in stages.progress(vectors, "random directions"):
+        scores = next(computed)
+        stored[names.index(name)] = stages.keep(name, lambda scores=scores: scores, RandomScores)
+    return RandomControls(layers=layers, directions=tuple(scores for scores in stored if scores is not None))
 
-    return RandomControls(
-        layers=layers,
-        directions=tuple(
-            stages.keep(
-                f"random-{i}{position}-{direction.layer}", lambda i=i: scores(config.seed + i), RandomScores
-            )
-            for i in stages.progress(range(config.n_random), "random directions")
-        ),
+
+class _Random(NamedTuple):
+    """A random direction, and the norm that it is added with at each layer."""
+
+    seed: int
+    vector: Float[Tensor, " d_model"]
+    norms: Mapping[int, Tensor]
+
+
+def _random_scores(sweep: Sweep, random: _Random) -> RandomScores:
+    ablated, unit = sweep.ablate(random.vector), random.vector / random.vector.norm()
+    return RandomScores(
+        seed=random.seed,
+        bypass=ablated[: sweep.n_harmful].mean().item(),
+        kl=ablated[sweep.n_harmful :].mean().item(),
+        induce=tuple(sweep.add(unit * norm, layer).mean().item() for layer, norm in random.norms.items()),
     )
 
 
