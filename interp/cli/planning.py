@@ -38,8 +38,8 @@ def plan(
     """Tokens, passes, memory, disk and time of a run, before anything is loaded.
 
     Of the model only its configuration and tokenizer are read. Speeds are measured at the first plan on a machine and
-    kept in the cache folder. Times are of an otherwise idle machine, without loading, and at most: replies
-    may end early.
+    kept in the cache folder. Times are of an otherwise idle machine, without loading, and at most: what the run
+    decides itself, such as the end of a reply, is counted at its bound, which is said.
 
     Example: `interp plan refusal-direction --model smollm2-safe --set sweep=exhaustive`, or
     `interp plan track --model smollm2 --set checkpoints=12`
@@ -69,7 +69,12 @@ def plan(
                     "memory_bytes": found.memory_bytes,
                     "disk_bytes": total.stored_bytes,
                     "seconds": {**seconds, "total": sum(seconds.values())},
-                    "speed": {"reading": found.speed.reading, "decoding": found.speed.decoding},
+                    "speed": {
+                        "reading": found.speed.reading,
+                        "decoding": found.speed.decoding,
+                        "training": found.speed.training,
+                    },
+                    "bounds": found.bounds,
                 }
             )
             return
@@ -85,6 +90,7 @@ def plan(
         print_lines(
             f"{found.size.weights / 1e6:,.0f}M weights in {found.dtype}; {found.passes:,} passes; memory "
             f"{found.memory_bytes / 1e9:,.1f} GB, disk {total.stored_bytes / 1e6:,.1f} MB",
-            f"at {found.speed.reading / 1e9:,.0f} GFLOP/s reading and {found.speed.decoding / 1e9:,.0f} decoding, "
-            "as measured on this machine",
+            f"at {found.speed.reading / 1e9:,.0f} GFLOP/s reading, {found.speed.decoding / 1e9:,.0f} decoding and "
+            f"{(found.speed.training or found.speed.reading) / 1e9:,.0f} training, as measured on this machine",
+            f"counted at its bound: {found.bounds}",
         )

@@ -1,12 +1,13 @@
-"""What work costs on a machine: tokens that run → seconds and bytes, from a model's size and two measured speeds.
+"""What work costs on a machine: tokens that run → seconds and bytes, from a model's size and three measured speeds.
 
     seconds of reading  = read tokens x 2 active weights / reading speed
     seconds of decoding = (share x full rows x steps + (1 - share) x decoded tokens) x 2 weights / decoding speed
+    seconds of training = gradient tokens x 3 x 2 active weights / training speed
 
 A decoding step reads all weights however few rows it has, which takes the share `_STEP_SHARE` of a step of a full
-batch. Both speeds are floating-point operations a second as the engine gets them, packing and attention included:
-measured once on this machine (`interp.engine.machine_speed`), or assumed (`MachineSpeed.assumed`). Not counted:
-loading, tokenising, statistics and drawing, which take seconds. Imports no torch.
+batch. The speeds are floating-point operations a second as the engine and a trainer of adapters get them, packing and
+attention included: measured once on this machine (`interp.engine.machine_speed`), or assumed (`MachineSpeed.assumed`).
+Not counted: loading, tokenising, statistics and drawing, which take seconds. Imports no torch.
 
     work = Work(read_tokens=10**6, decoded_tokens=10**5, decoding_steps=2_000)
     work.seconds(size, speed)
@@ -39,6 +40,8 @@ class MachineSpeed:
     """Floating-point operations a second of decoding steps with a full batch."""
     rows: int = DECODE_ROWS
     """Rows of a full batch."""
+    training: float | None = None
+    """Floating-point operations a second of forward and backward passes; None is the speed of reading."""
 
     @classmethod
     def assumed(
@@ -63,7 +66,11 @@ class Work:
     decoding_steps: int = 0
     """Passes of one token for every row of a batch."""
     gradient_tokens: int = 0
-    """Tokens that run forward and backward."""
+    """Tokens that run forward and backward, padding included."""
+    gradient_passes: int = 0
+    """Passes forward and backward that these tokens take, such as the steps of a training."""
+    gradient_unembedded: int = 0
+    """Positions whose logits are computed forward and backward."""
     held_numbers: int = 0
     """Activations that are in memory at once, in numbers of the model's dtype; of stages in turn, the largest."""
     cached_tokens: int = 0
@@ -93,11 +100,15 @@ class Work:
 
     def seconds(self, size: ModelSize, speed: MachineSpeed) -> float:
         """Seconds on an otherwise idle machine."""
-        through = self.read_tokens + _SWEPT * self.swept_tokens + _BACKWARD * self.gradient_tokens
-        logits = (self.unembedded + _BACKWARD * self.gradient_tokens) * size.flops_per_unembedding
-        reading = (through * size.flops_per_token + logits) / speed.reading
+        block, logits = size.flops_per_token, size.flops_per_unembedding
+        reading = (self.read_tokens + _SWEPT * self.swept_tokens) * block + self.unembedded * logits
+        training = _BACKWARD * (self.gradient_tokens * block + self.gradient_unembedded * logits)
         rows = _STEP_SHARE * speed.rows * self.decoding_steps + (1 - _STEP_SHARE) * self.decoded_tokens
-        return reading + rows * (size.flops_per_token + size.flops_per_unembedding) / speed.decoding
+        return (
+            reading / speed.reading
+            + training / (speed.training or speed.reading)
+            + rows * (block + logits) / speed.decoding
+        )
 
     def memory_bytes(self, size: ModelSize, *, itemsize: int, prepacked: bool) -> int:
         """Resident memory at its largest.

@@ -1,9 +1,9 @@
-"""The two speeds that plans need, measured once on this machine and kept in the cache folder.
+"""The three speeds that plans need, measured once on this machine and kept in the cache folder.
 
 A random model of the bundled one's width, twelve blocks deep, reads and decodes through the engine, so that packing,
-attention and what lies between matrix products count as they do in a run. On a CPU the time is the process's own
-divided by its threads, which other processes hardly change. It takes ten seconds; what was measured is kept by
-processor, threads, torch version and dtype.
+attention and what lies between matrix products count as they do in a run; then an adapter on it takes the forward and
+backward pass of a training step. On a CPU the time is the process's own divided by its threads, which other processes
+hardly change. It takes ten seconds; what was measured is kept by processor, threads, torch version and dtype.
 """
 
 import json
@@ -14,16 +14,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from interp.engine.costs import DECODE_ROWS, MachineSpeed
+from interp.engine.costs import DECODE_ROWS, MachineSpeed, Work
 from interp.models.gguf import cache_folder
 from interp.models.model_sizes import ModelSize
 from interp.storage.atomic_files import write_file
 from interp.storage.typed_json import read_json
 
 _FILE = "machine-speed.json"
+_NAMES = ("reading", "decoding", "training")
 _STEPS = (2, 10)
 """Decoding steps of the two batches whose difference is measured."""
 _LAYERS = 12
+_TRAINED = (4, 80)
+"""Rows and tokens of the training step that is measured."""
+_ADAPTED = ["q_proj", "v_proj", "o_proj", "down_proj"]
+"""Modules with an adapter, as fine-tuning has them (`TrainConfig.target_modules`)."""
 
 
 def machine_speed(*, dtype: str = "float32", device: str = "cpu", again: bool = False) -> MachineSpeed:
@@ -35,9 +40,10 @@ def machine_speed(*, dtype: str = "float32", device: str = "cpu", again: bool = 
     key, path = _key(dtype, device), cache_folder() / _FILE
     kept = _kept(path)
     if key in kept and not again:
-        return MachineSpeed(reading=kept[key]["reading"], decoding=kept[key]["decoding"])
+        reading, decoding, training = (kept[key][name] for name in _NAMES)
+        return MachineSpeed(reading=reading, decoding=decoding, training=training)
     measured = measure_speed(dtype=dtype, device=device)
-    found = {"reading": measured.reading, "decoding": measured.decoding}
+    found = {name: getattr(measured, name) for name in _NAMES}
     # Read again: another process may have measured another dtype meanwhile.
     write_file(path, json.dumps(_kept(path) | {key: found}, indent=1).encode())
     return measured
@@ -79,8 +85,33 @@ def measure_speed(*, dtype: str = "float32", device: str = "cpu") -> MachineSpee
     few, many = map(decode, _STEPS)
     work = (decoded[1] - decoded[0]) * (size.flops_per_token + size.flops_per_unembedding)
     return MachineSpeed(
-        reading=distinct * size.flops_per_token / reading, decoding=work / max(many - few, 1e-6)
+        reading=distinct * size.flops_per_token / reading,
+        decoding=work / max(many - few, 1e-6),
+        training=_training_speed(model, size, elapsed),
     )
+
+
+def _training_speed(model: Any, size: ModelSize, elapsed: Callable[[Callable[[], Any]], float]) -> float:
+    """Floating-point operations a second of the forward and backward pass of a step that trains an adapter."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    rows, tokens = _TRAINED
+    adapted: Any = get_peft_model(
+        model.hf, LoraConfig(r=8, lora_alpha=16, target_modules=_ADAPTED, lora_dropout=0.0)
+    )
+    ids = torch.randint(97, 123, (rows, tokens), generator=torch.Generator().manual_seed(0)).to(model.device)
+    logits = 8
+
+    def step() -> None:
+        out = adapted(input_ids=ids, labels=None, logits_to_keep=logits, use_cache=False).logits
+        out.float().log_softmax(-1).mean().backward()
+        adapted.zero_grad()
+
+    step()  # the first one allocates
+    seconds = min(elapsed(step) for _ in range(2))
+    work = Work(gradient_tokens=rows * tokens, gradient_unembedded=rows * logits)
+    return work.seconds(size, MachineSpeed(reading=1.0, decoding=1.0)) / seconds
 
 
 def _clock(device: str) -> Callable[[Callable[[], Any]], float]:
@@ -161,4 +192,4 @@ def _kept(path: Path) -> dict[str, dict[str, float]]:
         )
     except ValueError:  # damaged: measured again
         return {}
-    return {key: speeds for key, speeds in found.items() if {"reading", "decoding"} <= speeds.keys()}
+    return {key: speeds for key, speeds in found.items() if set(_NAMES) <= speeds.keys()}

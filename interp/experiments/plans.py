@@ -1,26 +1,28 @@
 """What a run would cost, before anything is loaded: tokens, passes, memory, disk and time, stage by stage.
 
 An experiment whose folder has a `plan.py` is planned: `plan(config, sizes)` returns the `Work` of each stage, named as
-in the run's `seconds`. `Sizes` counts the tokens of the very prompts that would run, from the tokenizer and template;
-seconds come from the model's configuration and two speeds of this machine (`interp.engine.costs`). Imports no torch.
+in the run's `seconds`. `interp.experiments.sizes` counts the tokens of the very prompts that would run, from the
+tokenizer and template; seconds come from the model's configuration and three speeds of this machine
+(`interp.engine.costs`). What cannot be known before is taken at its bound, which the module of the plan names in
+`BOUNDS`. Imports no torch.
 
     plan = planned("demo", model=ModelSource("smollm2-safe"), prompts="builtin")
     plan.seconds, plan.memory_bytes
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from interp.data.prompt_sets import Kind, Prompts, PromptSet, Split
-from interp.engine.costs import DECODE_ROWS, MachineSpeed, Work
+from interp.data.prompt_sets import PromptSet
+from interp.engine.costs import MachineSpeed, Work
 from interp.experiments import EXPERIMENTS
 from interp.experiments.definition import Experiment
 from interp.experiments.running import experiment
+from interp.experiments.sizes import Sizes
 from interp.models.model_sizes import BYTES, ModelSize
 from interp.models.sources import ModelSource
 from interp.models.token_counts import TokenCounter, model_files
@@ -43,60 +45,6 @@ class CollectSettings(CheckedSettings):
     """Number of token roles."""
 
 
-@dataclass(frozen=True, eq=False)
-class Sizes:
-    """The model's size and the prompts' tokens: what a plan is made of."""
-
-    model: ModelSize
-    counter: TokenCounter
-    prompts: PromptSet
-    itemsize: int = 4
-    """Bytes of a number of the model's dtype."""
-
-    @cached_property
-    def n_post(self) -> int:
-        """Tokens of the template after the instruction."""
-        return self.counter.n_post()
-
-    def part(self, kind: Kind, split: Split, n: int) -> Prompts:
-        """At most `n` prompts of a kind and split; none where the set has none."""
-        if (kind, split) not in self.prompts:
-            return Prompts(texts=(), ids=(), categories=(), source=self.prompts.name)
-        return self.prompts[kind, split].first(n)
-
-    def read(self, *parts: Prompts, roles: int = 2, layers: int | None = None) -> Work:
-        """Activations of prompts, each distinct beginning run once."""
-        ids = self.counter.ids([text for part in parts for text in part.texts])
-        held = len(ids) * roles * (self.model.n_layers if layers is None else layers) * self.model.d_model
-        return Work(read_tokens=distinct(ids), held_numbers=held)
-
-    def first_tokens(self, *parts: Prompts) -> Work:
-        """Log-probabilities of the token after each prompt."""
-        work = self.read(*parts, roles=0)
-        return work + Work(unembedded=sum(map(len, parts)))
-
-    def replies(self, part: Prompts, max_new_tokens: int, *, arms: int = 1, together: bool = False) -> Work:
-        """Completions of prompts under each of several arms.
-
-        Args:
-            together: whether all arms decode in one batch, as in `generate_each`.
-        """
-        if not len(part):
-            return Work()
-        ids = self.counter.ids(part.texts)
-        shared = common_prefix(ids)
-        prefill = shared + sum(len(row) - shared for row in ids)
-        rows = len(ids) * arms if together else len(ids)
-        batches = -(-rows // DECODE_ROWS) * (1 if together else arms)
-        return Work(
-            read_tokens=prefill * arms,
-            unembedded=len(ids) * arms,
-            decoded_tokens=len(ids) * arms * (max_new_tokens - 1),
-            decoding_steps=batches * (max_new_tokens - 1),
-            cached_tokens=min(rows, DECODE_ROWS) * (max(map(len, ids)) + max_new_tokens),
-        )
-
-
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What a run would take."""
@@ -113,6 +61,8 @@ class Plan:
     """Work by stage."""
     prepacked: bool
     """Whether the blocks' weights are also held in oneDNN's layout."""
+    bounds: str = "replies at full length"
+    """What is not known before the run, and how it was counted."""
 
     @property
     def work(self) -> Work:
@@ -126,8 +76,13 @@ class Plan:
 
     @property
     def passes(self) -> int:
-        """Forward passes: packed ones of at most `PASS_TOKENS` tokens, and decoding steps."""
-        return sum(-(-work.run_tokens // PASS_TOKENS) + work.decoding_steps for work in self.stages.values())
+        """Passes: packed ones of at most `PASS_TOKENS` tokens, decoding steps, and passes with gradients."""
+        return sum(
+            -(-(work.read_tokens + work.swept_tokens) // PASS_TOKENS)
+            + work.decoding_steps
+            + work.gradient_passes
+            for work in self.stages.values()
+        )
 
     @property
     def memory_bytes(self) -> int:
@@ -154,7 +109,7 @@ def planned(
     Raises:
         ValueError: an unknown experiment or setting, one without a plan, or a model or prompts that are not there.
     """
-    method, config = _method(name, settings or {})
+    method, config, bounds = _method(name, settings or {})
     folder = model_files(model)
     path = folder / "config.json"
     if not path.is_file():
@@ -180,27 +135,8 @@ def planned(
         speed=speed,
         stages=stages,
         prepacked=device == "cpu" and dtype == "float32",
+        bounds=bounds,
     )
-
-
-def distinct(ids: Sequence[Sequence[int]]) -> int:
-    """Tokens of prompts when each distinct beginning counts once, as packed passes run them."""
-    total = 0
-    before: tuple[int, ...] = ()
-    for row in sorted(map(tuple, ids)):
-        total += len(row) - common_prefix([before, row])
-        before = row
-    return total
-
-
-def common_prefix(ids: Sequence[Sequence[int]]) -> int:
-    """Number of tokens that all rows begin with."""
-    rows = [tuple(row) for row in ids]
-    low, high = min(rows), max(rows)
-    for i, (a, b) in enumerate(zip(low, high, strict=False)):
-        if a != b:
-            return i
-    return min(len(low), len(high))
 
 
 def with_plans() -> list[str]:
@@ -208,13 +144,14 @@ def with_plans() -> list[str]:
     return ["collect", *(name for name, package in EXPERIMENTS.items() if find_spec(f"{package}.plan"))]
 
 
-def _method(name: str, settings: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The function that plans, and the settings it is given."""
+def _method(name: str, settings: Mapping[str, Any]) -> tuple[Any, Any, str]:
+    """The function that plans, the settings it is given, and the bounds that it takes."""
     kind = plan_settings(name)
     known = Experiment(name=name, summary="", config=kind, result=object, package=__name__)
     if name == "collect":
-        return _collect, known.configure(settings)
-    return import_module(f"{EXPERIMENTS[name]}.plan").plan, known.configure(settings)
+        return _collect, known.configure(settings), "nothing; every prompt is read once"
+    module = import_module(f"{EXPERIMENTS[name]}.plan")
+    return module.plan, known.configure(settings), getattr(module, "BOUNDS", Plan.bounds)
 
 
 def plan_settings(name: str) -> type[Any]:
@@ -227,7 +164,10 @@ def plan_settings(name: str) -> type[Any]:
         return CollectSettings
     chosen = experiment(name)
     if name not in with_plans():
-        raise ValueError(f"no plan for {name}; there are plans for {', '.join(with_plans())}")
+        why = ""
+        if chosen.default_model is None:
+            why = ": it needs neither a model nor prompts, whose tokens a plan counts"
+        raise ValueError(f"no plan for {name}{why}; there are plans for {', '.join(with_plans())}")
     return getattr(import_module(f"{chosen.package}.plan"), "Settings", chosen.config)
 
 

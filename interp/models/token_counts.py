@@ -105,17 +105,27 @@ class TokenCounter:
         }
         return cls(tokenizer=tokenizer, template=template, special=special, date=source.date)
 
-    def ids(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+    def ids(self, texts: Sequence[str], *, system: str = "") -> list[tuple[int, ...]]:
         """Token ids of instructions, each in the chat template.
+
+        Args:
+            system: system message of all of them; an empty one leaves it to the template.
 
         Raises:
             ValueError: a template that cannot be rendered.
         """
-        new = [text for text in dict.fromkeys(texts) if text not in self._known]
-        rendered = [self._rendered(text) for text in new]
-        encoded = self.tokenizer.encode_batch(rendered, add_special_tokens=False)
-        self._known.update((text, tuple(one.ids)) for text, one in zip(new, encoded, strict=True))
-        return [self._known[text] for text in texts]
+        known = self._known.setdefault(system, {})
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        if new:
+            rendered = [self._rendered(text, system) for text in new]
+            encoded = self.tokenizer.encode_batch(rendered, add_special_tokens=False)
+            known.update((text, tuple(one.ids)) for text, one in zip(new, encoded, strict=True))
+        return [known[text] for text in texts]
+
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """Numbers of tokens of texts outside the template."""
+        encoded = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [len(one.ids) for one in encoded]
 
     def n_post(self) -> int:
         """Tokens of the template after the instruction."""
@@ -123,16 +133,17 @@ class TokenCounter:
         return len(self.tokenizer.encode(after, add_special_tokens=False).ids)
 
     @cached_property
-    def _known(self) -> dict[str, tuple[int, ...]]:
-        """Ids by text: the stages of a plan ask for the same prompts."""
+    def _known(self) -> dict[str, dict[str, tuple[int, ...]]]:
+        """Ids by system message and text: the stages of a plan ask for the same prompts."""
         return {}
 
     @cached_property
     def _compiled(self) -> Any:
         return _environment(self.date).from_string(self.template)
 
-    def _rendered(self, text: str) -> str:
-        messages = [{"role": "user", "content": text}]
+    def _rendered(self, text: str, system: str = "") -> str:
+        before = [{"role": "system", "content": system}] if system else []
+        messages = [*before, {"role": "user", "content": text}]
         try:
             return self._compiled.render(messages=messages, add_generation_prompt=True, **self.special)
         except Exception as error:  # a template is anybody's program

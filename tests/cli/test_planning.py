@@ -14,7 +14,7 @@ from tests.test_imports import loaded_after
 def measured(tmp_path: Path) -> None:
     """Speeds of this machine in the cache folder, as a measurement leaves them."""
     (tmp_path / "cache").mkdir()
-    speeds = {_key("float32", "cpu"): {"reading": 1e9, "decoding": 5e8}}
+    speeds = {_key("float32", "cpu"): {"reading": 1e9, "decoding": 5e8, "training": 1e9}}
     (tmp_path / "cache" / "machine-speed.json").write_text(json.dumps(speeds))
 
 
@@ -26,7 +26,16 @@ def test_a_plan_is_a_table_or_json(saved_tiny: Path) -> None:
     stages = found["seconds"]
     assert abs(sum(v for k, v in stages.items() if k != "total") - stages["total"]) < 1e-9
     assert found["decoded_tokens"] == (5 * 30 + 10) * 19
-    assert found["speed"] == {"reading": 1e9, "decoding": 5e8}
+    assert found["speed"] == {"reading": 1e9, "decoding": 5e8, "training": 1e9}
+    assert found["bounds"] == "replies at full length"
+
+
+@pytest.mark.usefixtures("measured")
+def test_a_plan_says_what_it_took_at_its_bound(saved_tiny: Path) -> None:
+    shown = passed("plan", "recovery", "--model", saved_tiny, "--set", "n_recovery=8")
+    assert "fine-tune" in shown and "counted as rolling back" in " ".join(shown.split())
+    found = json.loads(passed("plan", "recovery", "--model", saved_tiny, "--json"))
+    assert found["gradient_tokens"] > 10_000 and "rolling back" in found["bounds"]
 
 
 @pytest.mark.usefixtures("measured")
@@ -34,15 +43,17 @@ def test_a_plan_loads_no_model_library(saved_tiny: Path) -> None:
     code = f"""
 from typer.testing import CliRunner
 from interp.cli.main import app
-result = CliRunner().invoke(app, ["plan", "refusal-direction", "--model", {str(saved_tiny)!r}])
-assert result.exit_code == 0 and "random directions" in result.output, result.output
+for name, stage in (("refusal-direction", "random directions"), ("repair", "attack"), ("machine-text", "lens")):
+    result = CliRunner().invoke(app, ["plan", name, "--model", {str(saved_tiny)!r}])
+    assert result.exit_code == 0 and stage in result.output, result.output
 """
     assert loaded_after(code, "torch", "transformers", "safetensors") == set()
 
 
 @pytest.mark.usefixtures("measured")
 def test_mistakes_are_one_line(saved_tiny: Path, tmp_path: Path) -> None:
-    assert "no plan for rebound" in refused("plan", "rebound", "--model", saved_tiny)
+    said = refused("plan", "elasticity-theory", "--model", saved_tiny)
+    assert "no plan for elasticity-theory: it needs neither a model nor prompts" in said
     assert "unknown experiment" in refused("plan", "nothing")
     assert "give name=value" in refused("plan", "demo", "--set", "x")
     (tmp_path / "empty").mkdir()

@@ -1,5 +1,7 @@
 """Costs: arithmetic of work, and its agreement with the engine's own limits."""
 
+from dataclasses import replace
+
 import torch
 
 from interp.engine.budgets import pass_budget
@@ -29,7 +31,11 @@ def test_seconds_are_operations_over_speed() -> None:
     assert Work(read_tokens=10).seconds(SIZE, SPEED) == 10 * 200 / 1000
     assert Work(swept_tokens=10).seconds(SIZE, SPEED) == 10 * 200 / 1000 / 2
     assert Work(unembedded=5).seconds(SIZE, SPEED) == 5 * 80 / 1000
-    assert Work(gradient_tokens=1).seconds(SIZE, SPEED) == 3 * (200 + 80) / 1000
+    step = Work(gradient_tokens=2, gradient_unembedded=1)
+    assert (
+        step.seconds(SIZE, SPEED) == 3 * (2 * 200 + 80) / 1000
+    )  # at the speed of reading where none is known
+    assert step.seconds(SIZE, replace(SPEED, training=500.0)) == 3 * (2 * 200 + 80) / 500
     full = Work(decoded_tokens=10, decoding_steps=1).seconds(SIZE, SPEED)
     alone = Work(decoded_tokens=1, decoding_steps=1).seconds(SIZE, SPEED)
     assert abs(full - 10 * 280 / 500) < 1e-9  # a full batch at the measured speed

@@ -4,7 +4,7 @@ from interp.data.prompt_sets import KINDS, PAIRED_KINDS
 from interp.data.prompts import Split
 from interp.engine.costs import Work
 from interp.experiments.demo import Config
-from interp.experiments.plans import Sizes
+from interp.experiments.sizes import Sizes
 
 _ARMS = 5
 """Arms that every kind of prompts is completed under; harmless ones also with harmfulness added."""

@@ -4,7 +4,9 @@ from interp.data.prompt_sets import PAIRED_KINDS
 from interp.data.prompts import Split, load_prompts
 from interp.engine.costs import Work
 from interp.experiments.endings import TREATMENTS, Config
-from interp.experiments.plans import Sizes
+from interp.experiments.sizes import Sizes
+
+BOUNDS = "nothing but --models, each of which counts as one of the size of --model"
 
 
 def plan(config: Config, sizes: Sizes) -> dict[str, Work]:

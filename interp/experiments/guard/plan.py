@@ -4,7 +4,9 @@ from interp.data.prompt_sets import ENDINGS, KINDS, PAIRED_KINDS, Prompts
 from interp.data.wrappers import attempts, wrappers
 from interp.engine.costs import Work
 from interp.experiments.guard import Config
-from interp.experiments.plans import Sizes
+from interp.experiments.sizes import Sizes
+
+BOUNDS = "replies at full length; guard models of the Hub are not counted"
 
 
 def plan(config: Config, sizes: Sizes) -> dict[str, Work]:

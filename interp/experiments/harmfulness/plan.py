@@ -7,8 +7,12 @@ question, and the models in `figures/` do not answer it well enough. Where it is
 from interp.data.prompt_sets import ENDINGS, KINDS, Prompts
 from interp.engine.costs import Work
 from interp.experiments.harmfulness import Config
-from interp.experiments.plans import Sizes
+from interp.experiments.sizes import Sizes
 
+BOUNDS = (
+    "replies at full length; steering of the verdict only where least_gap is 0, since else it depends on how the model "
+    "answers the question"
+)
 _QUESTIONS = 6
 """Questions of which one is chosen (`reply_inversion.INVERSIONS`)."""
 _REFUSAL_ARMS = 5

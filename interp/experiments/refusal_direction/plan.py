@@ -6,9 +6,13 @@ from interp.data.files import read_text
 from interp.data.prompt_sets import PAIRED_KINDS
 from interp.data.prompts import HELD_OUT_TEXT, Split
 from interp.engine.costs import Work
-from interp.experiments.plans import Sizes
 from interp.experiments.refusal_direction import ARMS, Config
+from interp.experiments.sizes import Sizes
 
+BOUNDS = (
+    "replies at full length, every prompt counted as behaving, and the default sweep at the share of an exhaustive one "
+    "that it was measured to take"
+)
 _SCREENED = 0.28
 """Share of an exhaustive sweep that the default one takes, which leaves out what provably cannot win (benchmarks)."""
 _LOSS_ARMS = 4

@@ -1,0 +1,169 @@
+"""The model's size and the tokens of prompts and examples: what plans are made of (`interp.experiments.plans`).
+
+    sizes.read(part)                       # activations of prompts, each distinct beginning run once
+    sizes.replies(part, 24)                # completions
+    sizes.supervised(examples, batch_size=4)
+
+Every method gives the `Work` of one call of the engine or of a trainer, at most: replies may end early. Imports no
+torch.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from interp.data.examples import Example
+from interp.data.prompt_sets import Kind, Prompts, PromptSet, Split
+from interp.data.replies import STUBS
+from interp.engine.costs import DECODE_ROWS, Work
+from interp.models.model_sizes import ModelSize
+from interp.models.token_counts import TokenCounter
+
+COMPLETION_TOKENS = 64
+"""Tokens at which a completion is cut in training (`TrainConfig.max_completion_tokens`)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sizes:
+    """The model's size and the prompts' tokens: what a plan is made of."""
+
+    model: ModelSize
+    counter: TokenCounter
+    prompts: PromptSet
+    itemsize: int = 4
+    """Bytes of a number of the model's dtype."""
+
+    @cached_property
+    def n_post(self) -> int:
+        """Tokens of the template after the instruction."""
+        return self.counter.n_post()
+
+    def part(self, kind: Kind, split: Split, n: int) -> Prompts:
+        """At most `n` prompts of a kind and split; none where the set has none."""
+        if (kind, split) not in self.prompts:
+            return Prompts(texts=(), ids=(), categories=(), source=self.prompts.name)
+        return self.prompts[kind, split].first(n)
+
+    def read(self, *parts: Prompts, roles: int = 2, layers: int | None = None, system: str = "") -> Work:
+        """Activations of prompts, each distinct beginning run once.
+
+        Args:
+            system: system message of the prompts; an empty one leaves it to the template.
+        """
+        ids = self.counter.ids([text for part in parts for text in part.texts], system=system)
+        held = len(ids) * roles * (self.model.n_layers if layers is None else layers) * self.model.d_model
+        return Work(read_tokens=distinct(ids), held_numbers=held)
+
+    def first_tokens(self, *parts: Prompts, system: str = "") -> Work:
+        """Log-probabilities of the token after each prompt."""
+        work = self.read(*parts, roles=0, system=system)
+        return work + Work(unembedded=sum(map(len, parts)))
+
+    def replies(
+        self,
+        part: Prompts,
+        max_new_tokens: int,
+        *,
+        arms: int = 1,
+        together: bool = False,
+        system: str = "",
+        samples: int = 1,
+    ) -> Work:
+        """Completions of prompts under each of several arms.
+
+        Args:
+            together: whether all arms decode in one batch, as in `generate_each`.
+            samples: completions of each prompt, whose prompts run as often.
+        """
+        if not len(part):
+            return Work()
+        ids = self.counter.ids(part.texts, system=system) * samples
+        shared = common_prefix(ids)
+        prefill = shared + sum(len(row) - shared for row in ids)
+        rows = len(ids) * arms if together else len(ids)
+        batches = -(-rows // DECODE_ROWS) * (1 if together else arms)
+        return Work(
+            read_tokens=prefill * arms,
+            unembedded=len(ids) * arms,
+            decoded_tokens=len(ids) * arms * (max_new_tokens - 1),
+            decoding_steps=batches * (max_new_tokens - 1),
+            cached_tokens=min(rows, DECODE_ROWS) * (max(map(len, ids)) + max_new_tokens),
+        )
+
+    def scored(self, part: Prompts, tokens: int | Sequence[int]) -> Work:
+        """Log-probabilities at every token of completions.
+
+        Args:
+            tokens: of each completion, or of all of them together.
+        """
+        total = tokens if isinstance(tokens, int) else sum(tokens)
+        prompts = self.read(part, roles=0) if len(part) else Work()
+        return prompts + Work(read_tokens=total, unembedded=total)
+
+    def supervised(
+        self,
+        examples: Sequence[Example],
+        *,
+        batch_size: int,
+        epochs: float | int = 1,
+        completion_tokens: int = COMPLETION_TOKENS,
+    ) -> Work:
+        """Training on the completions of examples: batches of prompts padded on the left, completions on the right."""
+        prompts = self.counter.ids([example.prompt for example in examples])
+        replies = self.counter.lengths([example.completion for example in examples])
+        rows = [(len(ids), min(n + 1, completion_tokens)) for ids, n in zip(prompts, replies, strict=True)]
+        return self.trained(rows, batch_size=batch_size, epochs=epochs)
+
+    def trained(self, rows: Sequence[tuple[int, int]], *, batch_size: int, epochs: float | int = 1) -> Work:
+        """Training on rows of so many prompt and completion tokens; which of them meet in a batch is drawn."""
+        drawn = random.Random(0)
+        passes = [drawn.sample(rows, len(rows)) for _ in range(-(-round(1000 * epochs) // 1000))]
+        seen = [row for rows in passes for row in rows][: max(1, round(epochs * len(rows)))]
+        tokens = logits = largest = 0
+        for first in range(0, len(seen), batch_size):
+            batch = seen[first : first + batch_size]
+            before, after = (max(row[side] for row in batch) for side in (0, 1))
+            tokens += len(batch) * (before + after)
+            logits += len(batch) * (after + 1)
+            largest = max(largest, len(batch) * (before + after))
+        return Work(
+            gradient_tokens=tokens,
+            gradient_passes=-(-len(seen) // batch_size),
+            gradient_unembedded=logits,
+            held_numbers=self.kept_for_gradients(largest),
+        )
+
+    def kept_for_gradients(self, tokens: int) -> int:
+        """Numbers that a pass with gradients keeps: what goes into and comes out of every product of a block."""
+        return tokens * self.model.n_layers * 2 * self.model.active_weights // self.model.d_model
+
+
+def as_part(texts: Sequence[str], source: str = "texts") -> Prompts:
+    """Texts as prompts."""
+    return Prompts(tuple(texts), tuple(map(str, range(len(texts)))), (None,) * len(texts), source)
+
+
+def stubs(harmful: Sequence[str], n: int) -> list[Example]:
+    """The first n requests with an empty affirmative reply, as `interp.training.breaking.stub_examples` gives them."""
+    return [Example(text, STUBS[row % len(STUBS)]) for row, text in enumerate(harmful[:n])]
+
+
+def distinct(ids: Sequence[Sequence[int]]) -> int:
+    """Tokens of prompts when each distinct beginning counts once, as packed passes run them."""
+    total = 0
+    before: tuple[int, ...] = ()
+    for row in sorted(map(tuple, ids)):
+        total += len(row) - common_prefix([before, row])
+        before = row
+    return total
+
+
+def common_prefix(ids: Sequence[Sequence[int]]) -> int:
+    """Number of tokens that all rows begin with."""
+    rows = [tuple(row) for row in ids]
+    low, high = min(rows), max(rows)
+    for i, (a, b) in enumerate(zip(low, high, strict=False)):
+        if a != b:
+            return i
+    return min(len(low), len(high))
