@@ -1,6 +1,7 @@
 """Adversarial fine-tuning: planted changes are read off rightly, and a run on the tiny model is whole."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from interp.experiments.adversarial_finetune import run as method
 from interp.experiments.adversarial_finetune.run import changes, training_sets
 from interp.models.chat_model import ChatModel
 from interp.representations.beliefs import states
+from tests.experiments.counted import assert_planned, counting
 
 SMALL = Config(sizes=(10, 20), n_centres=8, n_test=8, max_new_tokens=1, learning_rate=5e-3, rank=2)
 
@@ -77,7 +79,8 @@ def run(tiny: ChatModel, tmp_path_factory: pytest.TempPathFactory):
     before = {name: p.detach().clone() for name, p in tiny.hf.named_parameters()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(method, "refusal_verdicts", verdicts)
-        finished = EXPERIMENT.run(tiny, load_prompts(), SMALL, out=out)
+        with counting("adversarial-finetune", tiny):
+            finished = EXPERIMENT.run(tiny, load_prompts(), SMALL, out=out)
     for name, p in tiny.hf.named_parameters():
         assert torch.equal(p, before[name])  # the model is as it was
     return finished, out
@@ -146,3 +149,8 @@ def test_mistakes_are_named(tiny: ChatModel) -> None:
     parts = {key: part.first(10) for key, part in few.parts.items()}
     with pytest.raises(ValueError, match=r"tiny refuses only \d of 10 harmful train prompts; at least 8"):
         EXPERIMENT.run(tiny, replace(few, parts=parts), SMALL)
+
+
+@pytest.mark.usefixtures("run")
+def test_a_plan_counts_the_tokens_of_a_run(saved_tiny: Path) -> None:
+    assert_planned("adversarial-finetune", saved_tiny, SMALL)

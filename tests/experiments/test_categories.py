@@ -21,6 +21,7 @@ from interp.experiments.categories.comparisons import compare, off_diagonal
 from interp.experiments.categories.groups import groups_of, pooled
 from interp.experiments.categories.summaries import estimate
 from interp.models.chat_model import ChatModel
+from tests.experiments.counted import assert_planned, counting
 
 SMALL = Config(
     n_per_category=8, n_harmless=40, min_per_category=6, n_shuffles=20, n_halvings=4, max_new_tokens=2
@@ -97,7 +98,8 @@ def test_a_constant_token_has_no_direction() -> None:
 @pytest.fixture(scope="module")
 def run(tiny: ChatModel, tmp_path_factory: pytest.TempPathFactory):
     out = tmp_path_factory.mktemp("runs") / "categories"
-    return CATEGORIES.run(tiny, load_prompts(), SMALL, out=out), out
+    with counting("categories", tiny):
+        return CATEGORIES.run(tiny, load_prompts(), SMALL, out=out), out
 
 
 def test_a_run_holds_the_directions_of_its_prompts(tiny: ChatModel, run) -> None:
@@ -221,3 +223,8 @@ def test_a_second_run_on_the_same_prompts_computes_no_activations(
     second = running.run("categories", out=tmp_path / "second", settings=settings | {"n_shuffles": 5}, **ask)
     assert not computed
     assert all(torch.equal(second.tensors[k], v) for k, v in first.tensors.items() if k.endswith("/cosines"))
+
+
+@pytest.mark.usefixtures("run")
+def test_a_plan_counts_the_tokens_of_a_run(saved_tiny: Path) -> None:
+    assert_planned("categories", saved_tiny, SMALL)

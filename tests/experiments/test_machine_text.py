@@ -58,6 +58,7 @@ from interp.models.chat_model import ChatModel
 from interp.stats import Estimate
 from interp.storage.provenance import provenance_of
 from interp.storage.typed_json import from_plain, to_plain
+from tests.experiments.counted import assert_planned, counting
 
 SMALL = Config(
     n_pairs=6,
@@ -86,7 +87,8 @@ def stored(tiny: ChatModel, saved_tiny: Path, tmp_path_factory: pytest.TempPathF
     """A run with the tiny model as its own reference and as the other generator."""
     out = tmp_path_factory.mktemp("runs") / "machine-text"
     config = replace(SMALL, reference=str(saved_tiny), generator=str(saved_tiny))
-    EXPERIMENT.run(tiny, load_prompts("builtin"), config, out=out)
+    with counting("machine-text", tiny):
+        EXPERIMENT.run(tiny, load_prompts("builtin"), config, out=out)
     return out
 
 
@@ -440,3 +442,10 @@ def test_every_figure_and_the_page_are_drawn(stored: Path) -> None:
     shown = [trace for trace in traces_of(charts["interventions"]) if ALONG in (trace.y or ())]
     assert len(shown) == len(ORDER)
     assert "&lt;" in page  # tokens are escaped
+
+
+@pytest.mark.usefixtures("stored")
+def test_a_plan_counts_the_tokens_of_a_run(saved_tiny: Path) -> None:
+    assert_planned(
+        "machine-text", saved_tiny, replace(SMALL, reference=str(saved_tiny), generator=str(saved_tiny))
+    )

@@ -23,6 +23,7 @@ from interp.models.chat_model import ChatModel, load
 from interp.stats import Estimate, rate
 from interp.storage.stages import StageCache
 from interp.storage.typed_json import from_json, to_plain
+from tests.experiments.counted import assert_planned, counting
 from tests.two_nodes import TwoNodes
 
 SMALL = Config(
@@ -213,7 +214,7 @@ def finished(tiny: ChatModel, tmp_path_factory: pytest.TempPathFactory) -> Finis
             raise KeyboardInterrupt  # the leg is trained and measured, its record is not written
         return moments(folders, examples=examples)
 
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, counting("method-elasticity", tiny):
         patch.setenv("CI", "1")  # TRL sends nothing then
         patch.setattr(method, "align", counted)
         patch.setattr(method, "moments", killed)
@@ -234,6 +235,11 @@ def test_a_killed_run_continues_where_it_was(finished: Finished) -> None:
     assert set(legs) == {"sft", "ppo", "none"}
     assert to_plain(legs["sft"]) == to_plain(finished.before)  # as plain values: NaN differs from itself
     assert not finished.out.with_name("run.parts").exists()
+
+
+def test_a_plan_counts_the_tokens_of_a_run(finished: Finished, saved_tiny: Path) -> None:
+    assert finished.result.matches
+    assert_planned("method-elasticity", saved_tiny, SMALL)
 
 
 def test_the_legs_are_whole(finished: Finished) -> None:

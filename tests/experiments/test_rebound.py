@@ -28,6 +28,7 @@ from interp.models.adapted_models import with_adapter
 from interp.models.chat_model import ChatModel, load
 from interp.stats import Estimate
 from interp.storage.typed_json import to_plain
+from tests.experiments.counted import assert_planned, counting
 from tests.two_nodes import TwoNodes
 
 GRID = Config(
@@ -50,7 +51,8 @@ GRID = Config(
 def finished(tiny: ChatModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     out = tmp_path_factory.mktemp("rebound") / "run"
     before = {name: value.clone() for name, value in tiny.hf.state_dict().items()}
-    result = REBOUND.run(tiny, load_prompts("builtin"), GRID, out=out).result
+    with counting("rebound", tiny):
+        result = REBOUND.run(tiny, load_prompts("builtin"), GRID, out=out).result
     after = tiny.hf.state_dict()
     assert all((after[name] == value).all() for name, value in before.items())  # the base is left as it was
     return out, result
@@ -372,3 +374,8 @@ def test_seeds_over_two_nodes_give_the_points_of_one_process(
     shared = REBOUND.run(model, prompts, config, workers=workers, out=tmp_path / "out").result
     (here,), (there,) = alone.models.values(), shared.models.values()
     assert here.points == there.points and here.statistics == there.statistics
+
+
+@pytest.mark.usefixtures("finished")
+def test_a_plan_counts_the_tokens_of_a_run(saved_tiny: Path) -> None:
+    assert_planned("rebound", saved_tiny, GRID)

@@ -1,6 +1,7 @@
 """Alignment recovery: planted results are judged rightly, and a run on the tiny model is whole and can be resumed."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,11 +16,14 @@ from interp.experiments.recovery import (
     RANDOM,
     RECOVERED,
     Config,
+    plan,
 )
 from interp.experiments.recovery import run as method
 from interp.experiments.recovery.run import plane, profiles
+from interp.experiments.training_work import task_splits
 from interp.models.chat_model import ChatModel
 from interp.stats import Estimate, rate
+from tests.experiments.counted import assert_planned, counting
 
 SMALL = Config(
     stubs=(0, 4),
@@ -55,7 +59,8 @@ def run(tiny: ChatModel, tmp_path_factory: pytest.TempPathFactory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(method, "score_model", score)
-        finished = EXPERIMENT.run(tiny, load_prompts(), SMALL, out=out)
+        with counting("recovery", tiny):
+            finished = EXPERIMENT.run(tiny, load_prompts(), SMALL, out=out)
     assert tiny.weights_hash == before
     return finished, out
 
@@ -180,3 +185,11 @@ def test_every_figure_and_the_page_are_drawn(run) -> None:
     assert "Alignment, put back" in EXPERIMENT.report(run[0].result)
     assert len(EXPERIMENT.table(run[0].result).rows) == 1 + 2 * 2 + 1 + 2 + 2
     assert EXPERIMENT.verdicts(run[0].result)
+
+
+@pytest.mark.usefixtures("run")
+def test_a_plan_counts_the_tokens_of_a_run(saved_tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    splits = task_splits(SMALL.task, n_train=SMALL.n_task_train, n_held_out=2)[0]
+    unscored = splits._replace(validation=(), test=())  # the run is told its score
+    monkeypatch.setattr(plan, "task_splits", lambda *_, **__: (unscored, 2))
+    assert_planned("recovery", saved_tiny, replace(SMALL, max_task_drop=1.0))

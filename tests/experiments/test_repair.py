@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,7 @@ from interp.experiments.repair import (
     Inside,
     Result,
     Trial,
+    plan,
     repairs,
 )
 from interp.experiments.repair import run as method
@@ -29,9 +31,11 @@ from interp.experiments.repair.attacks import lost, permitted
 from interp.experiments.repair.measuring import is_incoherent
 from interp.experiments.repair.report import attack_table, inside_table, verdict
 from interp.experiments.repair.scoreboard import difference, over_prompts, scoreboard, worst_attack
+from interp.experiments.training_work import task_splits
 from interp.models.chat_model import ChatModel
 from interp.stats import rate
 from interp.storage.provenance import provenance_of
+from tests.experiments.counted import assert_planned, counting
 
 N = 20
 
@@ -261,7 +265,8 @@ def run(tiny: ChatModel, tmp_path_factory: pytest.TempPathFactory):
             "downstream_task",
             lambda *given, **n: replace(downstream_task(*given, **n), max_new_tokens=2),
         )
-        finished = EXPERIMENT.run(tiny, load_prompts(), TINY, out=out)
+        with counting("repair", tiny):
+            finished = EXPERIMENT.run(tiny, load_prompts(), TINY, out=out)
     assert tiny.weights_hash == before
     return finished, out
 
@@ -306,3 +311,10 @@ def test_incoherent_replies_are_empty_or_repeat_a_word() -> None:
     assert is_incoherent(" ")
     assert is_incoherent("so so so so it goes")
     assert not is_incoherent("so so so it goes, and goes on")
+
+
+@pytest.mark.usefixtures("run")
+def test_a_plan_counts_the_tokens_of_a_run(saved_tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    splits = task_splits(TINY.task, n_train=TINY.n_task_train, n_held_out=TINY.n_task_test)[0]
+    monkeypatch.setattr(plan, "task_splits", lambda *_, **__: (splits, 2))  # as the run cuts them
+    assert_planned("repair", saved_tiny, TINY)

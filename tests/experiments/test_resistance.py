@@ -19,6 +19,7 @@ from interp.experiments.resistance.report import kl_table, verdicts
 from interp.models.adapted_models import with_adapter
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import tokenize
+from tests.experiments.counted import assert_planned, counting
 
 SMALL = Config(
     slices=2, slice_size=4, n_targets=8, max_new_tokens=4, seeds=2, batch_size=4, learning_rate=1e-2
@@ -38,7 +39,7 @@ def finished(tiny: ChatModel, tmp_path_factory: pytest.TempPathFactory) -> tuple
             raise KeyboardInterrupt
         return plain(base, start, trained, task, answers)
 
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, counting("resistance", tiny):
         patch.setattr(method, "_kl_change", interrupted)
         with pytest.raises(KeyboardInterrupt):
             RESISTANCE.run(tiny, load_prompts("builtin"), SMALL, out=out)
@@ -193,3 +194,8 @@ def test_wrong_settings_are_refused(tiny: ChatModel) -> None:
         Config(slice_size=9)
     with pytest.raises(ValueError, match=r"3 slices of 8000 need 24000 examples, the task has \d+"):
         RESISTANCE.run(tiny, load_prompts("builtin"), Config(slice_size=8000))
+
+
+def test_a_plan_counts_the_tokens_of_a_run(finished: tuple[Path, Result], saved_tiny: Path) -> None:
+    assert finished[1].arms
+    assert_planned("resistance", saved_tiny, SMALL)

@@ -13,6 +13,7 @@ from interp.experiments.running import open_run
 from interp.experiments.safe_rlhf import EXPERIMENT, Config
 from interp.experiments.safe_rlhf import run as method
 from interp.models.chat_model import ChatModel
+from tests.experiments.counted import assert_planned, counting
 
 SMALL: dict[str, Any] = {"n_directions": 4, "n_components": 8, "false_positive_rate": 0.2}
 
@@ -20,7 +21,8 @@ SMALL: dict[str, Any] = {"n_directions": 4, "n_components": 8, "false_positive_r
 @pytest.fixture(scope="module")
 def made(tiny: ChatModel, tmp_path_factory: pytest.TempPathFactory) -> Run:
     out = tmp_path_factory.mktemp("runs") / "safe-rlhf"
-    return EXPERIMENT.run(tiny, load_prompts("builtin"), Config(**SMALL), out=out)
+    with counting("safe-rlhf", tiny):
+        return EXPERIMENT.run(tiny, load_prompts("builtin"), Config(**SMALL), out=out)
 
 
 def test_every_reading_is_there_with_its_control(made: Run) -> None:
@@ -77,3 +79,8 @@ def test_what_cannot_be_measured_is_refused_before_answers_are_read(
     monkeypatch.setattr(method, "answer_states", lambda *_, **__: pytest.fail("answers were read"))
     with pytest.raises(ValueError, match=told):
         EXPERIMENT.run(tiny, load_prompts("builtin"), Config(**SMALL, **settings))
+
+
+@pytest.mark.usefixtures("made")
+def test_a_plan_counts_the_tokens_of_a_run(saved_tiny: Path) -> None:
+    assert_planned("safe-rlhf", saved_tiny, Config(**SMALL))

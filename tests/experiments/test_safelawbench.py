@@ -1,5 +1,6 @@
 """SafeLawBench under steering: changes are paired with the baseline, controls have the norm, a run is whole."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from interp.evaluation.multiple_choice import option_scores
 from interp.experiments.safelawbench import BASELINE, CRITICAL, EXPERIMENT, Config
 from interp.experiments.safelawbench.run import random_like
 from interp.models.chat_model import ChatModel
+from tests.experiments.counted import assert_planned, counting
 
 SMALL = Config(n_questions=8, coefficients=(2.0,), n_random=2, n_train=8, n_replies=4)
 
@@ -20,7 +22,8 @@ SMALL = Config(n_questions=8, coefficients=(2.0,), n_random=2, n_train=8, n_repl
 @pytest.fixture(scope="module")
 def run(tiny: ChatModel, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("safelawbench") / "run"
-    finished = EXPERIMENT.run(tiny, load_prompts(), SMALL, out=folder)
+    with counting("safelawbench", tiny):
+        finished = EXPERIMENT.run(tiny, load_prompts(), SMALL, out=folder)
     stored = EXPERIMENT.read(folder)
     assert stored.result == finished.result
     return stored
@@ -87,3 +90,8 @@ def test_judges_see_the_replies_to_questions(tiny: ChatModel) -> None:
         ("replies-random-ablation, Ablate", "question", 3),
     ]
     assert set(judged.arms[0].refused) == {"arditi", "zhao"}
+
+
+@pytest.mark.usefixtures("run")
+def test_a_plan_counts_the_tokens_of_a_run(saved_tiny: Path) -> None:
+    assert_planned("safelawbench", saved_tiny, SMALL)

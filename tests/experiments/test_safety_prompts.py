@@ -1,6 +1,7 @@
 """Safety prompts: planted results are judged rightly, and a run on the tiny model is whole and stored as it is."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,6 +40,7 @@ from interp.models.chat_model import ChatModel
 from interp.stats import Estimate
 from interp.storage.provenance import provenance_of
 from tests.conftest import make_tokenizer
+from tests.experiments.counted import assert_planned, counting
 
 SMALL = Config(
     start="Be kind.",
@@ -66,7 +68,8 @@ TEXT = "text: default"
 def run(tiny: ChatModel, tmp_path_factory: pytest.TempPathFactory):
     out = tmp_path_factory.mktemp("runs") / "safety-prompts"
     before = tiny.weights_hash
-    finished = EXPERIMENT.run(tiny, load_prompts(), SMALL, out=out)
+    with counting("safety-prompts", tiny):
+        finished = EXPERIMENT.run(tiny, load_prompts(), SMALL, out=out)
     assert tiny.weights_hash == before
     return finished, out
 
@@ -328,3 +331,8 @@ def test_every_figure_and_the_page_are_drawn(run) -> None:
     assert {t.name for t in traces_of(plane)} >= {"harmful, none", "harmless, mistral", "refusal boundary"}
     arrow = next(t for t in traces_of(plane) if t.name == "towards more refusal")
     assert arrow.x[1] > arrow.x[0]  # the side on which refusal probabilities are high
+
+
+@pytest.mark.usefixtures("run")
+def test_a_plan_counts_the_tokens_of_a_run(saved_tiny: Path) -> None:
+    assert_planned("safety-prompts", saved_tiny, SMALL)

@@ -11,6 +11,8 @@ from interp.experiments.sizes import Sizes, as_part
 BOUNDS = "replies at full length"
 _SYSTEM = 80
 """Tokens of the system prompt and of what is asked for, which all questions of a region begin with."""
+_TAG = 5
+"""Tokens of the answer tag, with which a reply is begun for the model."""
 _REPLY_TOKENS = 24
 
 
@@ -28,7 +30,7 @@ def plan(config: Config, sizes: Sizes) -> dict[str, Work]:
     ]
     read = sizes.read(as_part([_text(question) for question in orders]), roles=0)
     regions = len({question.region for question in questions.questions})
-    read += Work(read_tokens=regions * (_SYSTEM + shown), unembedded=len(orders))
+    read += Work(read_tokens=regions * (_SYSTEM + shown) + len(orders) * _TAG, unembedded=len(orders))
     asked = as_part([_text(question) for question in questions.questions[: config.n_replies]])
     reply = sizes.replies(asked, _REPLY_TOKENS) + Work(read_tokens=len(asked) * (_SYSTEM + shown))
     arms = {name: 1 for name in (BASELINE, "ablation")}
