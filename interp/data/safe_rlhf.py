@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from interp.data.files import SUFFIXES, read_rows
+from interp.data.downloads import checked_files
+from interp.data.files import DATA_SUFFIXES, ends_as_data, read_rows
+from interp.data.registry import data_set, names_sets
 
 CATEGORIES = (
     "Endangering National Security",
@@ -91,17 +93,18 @@ class Pair:
 
 
 def read_pairs(path: str | Path) -> list[Pair]:
-    """The pairs of a file, a folder of files, or `hub:owner/name[:config][:split]`, in the layout of the default
-    config.
+    """The pairs of a file, a folder of files, a named set (`pku-saferlhf`), or `hub:owner/name[:config][:split]`.
+
+    The layout is that of the default config. Pairs are numbered over all files.
 
     Raises:
         ValueError: no such file, a missing column, or a label out of range; the message names file, row and column.
     """
-    return [
-        pair_of(row, f"{number}", f"{source}, row {number + 1}")
-        for source in _sources(path)
-        for number, row in enumerate(read_rows(source))
-    ]
+    pairs = list[Pair]()
+    for source in _sources(path):
+        for number, row in enumerate(read_rows(source), start=1):
+            pairs.append(pair_of(row, f"{len(pairs)}", f"{source}, row {number}"))
+    return pairs
 
 
 def read_answers(path: str | Path) -> list[Answer]:
@@ -116,7 +119,7 @@ def read_answers(path: str | Path) -> list[Answer]:
             where = f"{source}, row {number + 1}"
             found.append(
                 _answer(
-                    str(row.get("sha256") or number),
+                    str(row.get("sha256") or len(found)),
                     str(_value(row, "prompt", where)),
                     _value(row, "response", where),
                     _value(row, "is_safe", where),
@@ -184,6 +187,9 @@ def _answer(
     if not isinstance(flags, Mapping) or set(flags) != set(CATEGORIES):
         unknown = sorted(set(flags) ^ set(CATEGORIES))[:3] if isinstance(flags, Mapping) else type(flags)
         raise ValueError(f"{where}: harm_category must have the 19 categories as keys; check {unknown}")
+    if odd := [name for name, flag in [("is_safe", safe), *flags.items()] if not _is_flag(flag)]:
+        given = safe if odd[0] == "is_safe" else flags[odd[0]]
+        raise ValueError(f"{where}: {odd[0]} must be true or false, got {given!r}")
     if severity not in SEVERITIES:
         raise ValueError(f"{where}: severity_level must be 0, 1, 2 or 3, got {severity!r}")
     if not (text is None or isinstance(text, str)):
@@ -199,6 +205,11 @@ def _answer(
     )
 
 
+def _is_flag(value: Any) -> bool:
+    """Whether a value is true or false; text is neither, since every text would be true."""
+    return value is True or value is False or value in (0, 1)
+
+
 def _value(row: Mapping[str, Any], column: str, where: str) -> Any:
     if column not in row:
         raise ValueError(f"{where}: no column {column!r}; it has {', '.join(map(str, row))}")
@@ -206,12 +217,18 @@ def _value(row: Mapping[str, Any], column: str, where: str) -> Any:
 
 
 def _sources(path: str | Path) -> list[str]:
-    """The files of a folder, or the source itself."""
-    if str(path).startswith("hub:") or not Path(path).is_dir():
+    """The files of a folder or of a named set, or the source itself."""
+    if str(path).startswith("hub:"):
         return [str(path)]
-    files = sorted(file for file in Path(path).rglob("*") if file.suffix in SUFFIXES and file.is_file())
+    if not Path(path).exists() and names_sets(str(path)):
+        return list(
+            dict.fromkeys(str(f) for part in checked_files(data_set(str(path))).values() for f in part)
+        )
+    if not Path(path).is_dir():
+        return [str(path)]
+    files = sorted(file for file in Path(path).rglob("*") if ends_as_data(file.name) and file.is_file())
     if not files:
-        raise ValueError(f"{path} holds no data files ({', '.join(SUFFIXES)})")
+        raise ValueError(f"{path} holds no data files ({', '.join(DATA_SUFFIXES)})")
     return [str(file) for file in files]
 
 

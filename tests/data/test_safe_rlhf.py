@@ -49,6 +49,7 @@ def test_a_row_is_read_with_its_labels_and_preferences(tmp_path: Path) -> None:
     write(tmp_path / "b.jsonl", row(response_0=None), row())
     pairs = read_pairs(tmp_path)
     assert len(pairs) == 3 and len(answers_of(pairs)) == 5
+    assert [pair.id for pair in pairs] == ["0", "1", "2"]  # over both files
     found = counts(pairs)
     assert (found["pairs"], found["answers"], found["non-empty answers"]) == (3, 6, 5)
     assert (found["severity 2"], found["answers with 2 categories"], found["pairs with one unsafe"]) == (
@@ -136,3 +137,27 @@ def test_the_miniature_has_every_label_and_no_answer_of_a_model() -> None:
         assert answer.safe == (answer.severity == 0) == (sum(answer.categories) == 0)
         if not answer.safe:
             assert sizes[answer.severity] in answer.text
+
+
+def test_the_named_set_is_read_from_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INTERP_DATA", str(tmp_path / "given"))
+    monkeypatch.setenv("INTERP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ValueError, match="pku-saferlhf is not on this machine: download data/Alpaca-7B/train"
+    ):
+        read_pairs("pku-saferlhf")
+    for part in ("train", "test"):
+        (tmp_path / "given/pku-saferlhf/data/Alpaca-7B").mkdir(parents=True, exist_ok=True)
+        write(tmp_path / f"given/pku-saferlhf/data/Alpaca-7B/{part}.jsonl", row())
+    assert len(read_pairs("pku-saferlhf")) == 2
+
+
+@pytest.mark.parametrize("value", ["False", None, 2])
+def test_a_label_that_is_neither_true_nor_false_is_no_label(tmp_path: Path, value: Any) -> None:
+    """Every text would be true: "False" is what a table writes."""
+    with pytest.raises(ValueError, match=r"a\.jsonl, row 1: is_safe must be true or false, got"):
+        read_pairs(write(tmp_path / "a.jsonl", row(is_response_0_safe=value)))
+    flags = {**dict.fromkeys(CATEGORIES, False), "Drugs": value}
+    with pytest.raises(ValueError, match="Drugs must be true or false"):
+        read_pairs(write(tmp_path / "a.jsonl", row(response_0_harm_category=flags)))

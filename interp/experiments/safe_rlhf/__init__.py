@@ -40,7 +40,8 @@ class Config(CheckedSettings):
     """Settings."""
 
     data: str = ""
-    """File or folder of pairs in the layout of PKU-SafeRLHF, or hub:...; the bundled miniature when empty."""
+    """File or folder of pairs in the layout of PKU-SafeRLHF, the named set pku-saferlhf, or hub:...; the bundled
+    miniature when empty."""
     n_pairs: Count = 2000
     """Pairs that are read at most, the first of the data in the order of a seeded shuffle."""
     held_out: OpenShare = 0.3
