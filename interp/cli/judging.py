@@ -39,7 +39,8 @@ def judge(
             "--judges",
             help="Judges, with commas between them: arditi, zhao, normalised; latent=MODEL; log_odds=MODEL; "
             "classifier=MODEL:LABEL; llama_guard, llama_guard_3, shieldgemma, wildguard or harmbench with =MODEL; "
-            "strong_reject=MODEL or strong_reject=URL#MODEL.",
+            "strong_reject=MODEL or strong_reject=URL#MODEL, with options such as "
+            "URL#MODEL?per_minute=60&input_price=0.15&output_price=0.6 (prices of a million tokens).",
         ),
     ] = "arditi,zhao,normalised",
     out: Annotated[
@@ -99,8 +100,8 @@ def _print_judged(
     judged: "Judged", people: "Mapping[Question, list[bool | None]]", json_output: bool
 ) -> None:
     """Rates, agreement and disputes, what people say beside them, and why answers could not be judged."""
-    from interp.evaluation.judges.agreement import against_people, agreement
-    from interp.evaluation.judges.records import QUESTIONS, agreement_tables, human_table
+    from interp.evaluation.judges.agreement import against_people, agreement, mean_scores
+    from interp.evaluation.judges.records import QUESTIONS, agreement_tables, human_table, score_table
 
     found = [agreement(judged, question) for question in QUESTIONS if judged.asked(question)]
     against: dict[Question, list[HumanAgreement]] = {
@@ -109,13 +110,20 @@ def _print_judged(
     if json_output:
         compared = {name: [asdict(each) for each in rows] for name, rows in against.items()}
         agreed = [asdict(each) for each in found]
-        print_json({"agreement": agreed, "against_people": compared, "not_judged": judged.failures})
+        scores = {name: asdict(each) for name, each in mean_scores(judged).items()}
+        print_json(
+            {"agreement": agreed, "scores": scores, "against_people": compared, "not_judged": judged.failures}
+        )
         return
     for each in found:
         for table in agreement_tables(each):
             print_table(table)
         if each.disputes:
             print_lines(f"in dispute ({each.question}): {', '.join(each.disputes)}")
+    scales = {judge.name: judge.scale for judge in judged.asked("harmful")}
+    if scales:
+        shown = {name: f"{each.meaning}; from {each.threshold:g}" for name, each in scales.items() if each}
+        print_table(score_table(mean_scores(judged), shown))
     for question, rows in against.items():
         print_table(human_table(rows, question))
     for name, reasons in judged.failures.items():
@@ -152,9 +160,10 @@ def _print_spent(loaded: "Sequence[Judge]") -> None:
     for each in loaded:
         respondent = getattr(each, "respondent", None)
         if (spent := getattr(respondent, "spent", None)) is not None:
+            cost = f", cost {spent.cost:.4g}" if any(respondent.prices) else ""
             print_lines(
                 f"{each.name}: {spent.requests} requests, {spent.cached} replies from the cache, {spent.failed} "
-                f"failed, {spent.prompt_tokens} + {spent.completion_tokens} tokens"
+                f"failed, {spent.prompt_tokens} + {spent.completion_tokens} tokens{cost}"
             )
 
 

@@ -18,6 +18,7 @@ Sources: Cohen 1960; Fleiss 1971.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -35,7 +36,7 @@ from interp.evaluation.judges.records import (
     RunJudgements,
     verdict_rate,
 )
-from interp.stats import Estimate, rate
+from interp.stats import Estimate, mean_with_interval, rate
 
 Verdicts = Sequence[bool | None]
 
@@ -119,6 +120,21 @@ def _estimate(value: float, draws: Float[ndarray, " draw"], n: int, missing: int
 def agreement(judged: Judged, question: Question) -> Agreement:
     """Rates by judge, agreement of every two, and the answers in dispute, on one question."""
     return agreement_of(judged.verdicts(question), [each.id for each in judged.exchanges], question)
+
+
+def mean_scores(judged: Judged) -> dict[str, Estimate]:
+    """Mean of `harmful` over the answers that a judge judged, on its own scale, by judge that says."""
+    found = {}
+    for judge in judged.asked("harmful"):
+        scores = [each.harmful for each in judged.judgements[judge.name]]
+        said = [score for score in scores if score is not None]
+        missing = len(scores) - len(said)
+        found[judge.name] = (
+            replace(mean_with_interval(said), missing=missing)
+            if said
+            else Estimate.unmeasured(missing=missing)
+        )
+    return found
 
 
 def agreement_of(

@@ -6,7 +6,7 @@ judges("strong_reject=http://127.0.0.1:8000/v1#some-model", cache="~/.cache/inte
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from interp.evaluation.judges.judgements import Judge
 from interp.evaluation.records import REFUSAL_LISTS, RefusalList
@@ -106,14 +106,52 @@ def _judge(
     return _local(name, where, loaded)
 
 
+_WHOLE = {"at_once": "at_once", "attempts": "attempts", "max_tokens": "max_tokens"}
+_NUMBERS = {"per_minute": "requests_per_minute", "timeout": "timeout", "temperature": "temperature"}
+_PRICES = ("input_price", "output_price")
+ENDPOINT_OPTIONS = (*_NUMBERS, *_WHOLE, *_PRICES)
+"""What may stand behind an endpoint's model, as in `URL#MODEL?per_minute=60&input_price=0.15`; prices are those of a
+million tokens."""
+
+
 def _rubric_of_endpoint(where: str, cache: str | Path | None) -> Judge:
     from interp.evaluation.judges.endpoints import Endpoint
     from interp.evaluation.judges.rubrics import RubricJudge
 
-    url, sharp, model = where.partition("#")
+    url, sharp, rest = where.partition("#")
+    model, _, query = rest.partition("?")
     if not sharp or not model:
         raise ValueError(f"an endpoint is given with its model, as URL#MODEL, got {where!r}")
-    return RubricJudge(Endpoint(url, model, cache=cache))
+    return RubricJudge(Endpoint(url, model, cache=cache, **_endpoint_options(query)))
+
+
+def _endpoint_options(query: str) -> dict[str, Any]:
+    """Arguments of an endpoint from `name=value` with `&` between them.
+
+    Raises:
+        ValueError: an unknown option, one given twice, or a value that is no positive number.
+    """
+    pairs = [item.partition("=") for item in query.split("&") if item]
+    options: dict[str, Any] = {}
+    prices = dict.fromkeys(_PRICES, 0.0)
+    for name, _, text in pairs:
+        if name not in ENDPOINT_OPTIONS or [each[0] for each in pairs].count(name) > 1:
+            problem = "unknown" if name not in ENDPOINT_OPTIONS else "repeated"
+            raise ValueError(
+                f"{problem} option {name!r} of an endpoint; known: {', '.join(ENDPOINT_OPTIONS)}"
+            )
+        try:
+            value = int(text) if name in _WHOLE else float(text)
+        except ValueError:
+            value = -1
+        if not 0 <= value < float("inf") or (value == 0 and name in ("per_minute", "timeout", *_WHOLE)):
+            wanted = "a whole number of 1 or more" if name in _WHOLE else "a positive number"
+            raise ValueError(f"{name} of an endpoint must be {wanted}, got {text!r}")
+        if name in _PRICES:
+            prices[name] = float(value)
+        else:
+            options[{**_WHOLE, **_NUMBERS}[name]] = value
+    return options | {"prices": (prices["input_price"], prices["output_price"])}
 
 
 def _local(name: str, where: str, loaded: "dict[str, ChatModel]") -> Judge:

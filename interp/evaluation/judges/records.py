@@ -96,6 +96,19 @@ def agreement_tables(found: Agreement) -> list[Table]:
     return [rates, Table(title=f"{found.question}, agreement", header=header, rows=rows)]
 
 
+def score_table(scores: dict[str, Estimate], scales: dict[str, str]) -> Table:
+    """The mean score of every judge, on its own scale, as a table; two judges' means do not compare.
+
+    Args:
+        scales: meaning of each judge's score and its threshold.
+    """
+    rows = [
+        [name, each.rounded(2) if each.measurable else "not measurable", each.n, scales.get(name, "")]
+        for name, each in scores.items()
+    ]
+    return Table(title="harmful, mean score", header=["judge", "mean", "judged", "scale"], rows=rows)
+
+
 def human_table(found: list[HumanAgreement], question: Question) -> Table:
     """Every judge against human labels, as a table."""
     return Table(
