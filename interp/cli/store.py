@@ -22,7 +22,9 @@ from interp.models.sources import ModelSource
 if TYPE_CHECKING:
     from interp.storage.activation_store import ActivationStore, StoredTable
 
-app = typer.Typer(no_args_is_help=True, help="Activation stores, with completions: list, check, prune and export them.")
+app = typer.Typer(
+    no_args_is_help=True, help="Activation stores, with completions: list, check, prune and export them."
+)
 StoreOption = Annotated[str, typer.Option("--store", help="The store: a folder, or s3://bucket/prefix.")]
 TableArgument = Annotated[
     str, typer.Argument(help="A table, or the beginning of its name; all if not given.")
@@ -115,7 +117,7 @@ def verify(table: TableArgument = "", store: StoreOption = _DEFAULT) -> None:
             where = "" if first.layer is None else f", layer {first.layer}"
             raise ValueError(
                 f"{len(found.damaged)} places of {store} are damaged, the first in table {first.table[:8]}, fragment "
-                f"{first.fragment}, row {first.place}{where}; collecting or completing the same prompts again replaces them"
+                f"{first.fragment}, row {first.place}{where}; collecting or completing the prompts again replaces them"
             )
         print_lines(f"{found.cells} vectors and completions of {store} are what was written")
 
