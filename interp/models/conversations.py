@@ -335,7 +335,8 @@ def _render(
     variables = {**(date.options if date else {}), **(options or {})}
     template = tokenizer.chat_template
     if isinstance(template, str):
-        check_template(template, tuple(sorted(tokenizer.special_tokens_map.items())))
+        special = tokenizer.special_tokens_map.items()
+        check_template(template, tuple(sorted((name, str(token)) for name, token in special)))
     try:
         if date is not None:
             variables["chat_template"] = date.prelude + str(tokenizer.get_chat_template())
