@@ -33,7 +33,7 @@ from interp.engine.activation_values import ActivationMeans, Activations
 from interp.engine.applying import Applied, apply
 from interp.engine.batching import pad_id, pad_left, run_batches, stopping_before
 from interp.engine.budgets import PassBudget
-from interp.engine.interventions import Intervention
+from interp.engine.interventions import Intervention, intervention_list
 from interp.engine.layouts import PassLayout
 from interp.engine.packing import can_pack, packed_passes
 from interp.engine.precision_cost import measure_cost
@@ -171,6 +171,7 @@ def activation_batches(
         planned: some of the batches that `planned_batches` gives for these tokens, which are computed without the
             store; None is all.
     """
+    interventions = intervention_list(interventions)
     given = active_store() if store is None else opened_store(store)
     if planned is not None or given is None:
         path = partial(_computed, planned=planned)

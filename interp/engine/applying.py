@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from interp.engine.interventions import Intervention, new_token_limit
+from interp.engine.interventions import Intervention, intervention_list, new_token_limit
 from interp.engine.layouts import PassLayout
 from interp.models.chat_model import ChatModel
 from interp.models.prompt_frames import warn_of_frame
@@ -123,7 +123,7 @@ def apply(
         ValueError: direction of the wrong width, layer out of range, positions limited but no prompts known, or an
             intervention whose sites never ran.
     """
-    prepared: list[Intervention] = [prepare(model, i) for i in interventions]
+    prepared: list[Intervention] = [prepare(model, i) for i in intervention_list(interventions)]
     applied = Applied(prepared)
     with ExitStack() as stack:
         if tokens is not None and applied.tracks:

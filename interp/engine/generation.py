@@ -28,7 +28,7 @@ from interp.engine.decoding import (
     packed_weights,
     stop_ids,
 )
-from interp.engine.interventions import Intervention
+from interp.engine.interventions import Intervention, intervention_list
 from interp.engine.safety_prompts import SafetyPrompt, under
 from interp.engine.sampling import likeliest, picker
 from interp.engine.stored_completions import stored_completions
@@ -124,6 +124,7 @@ def generate(
             another model.
     """
     max_new_tokens = whole_number(max_new_tokens, "max_new_tokens", at_least=1)
+    interventions = intervention_list(interventions)
     pick = picker(max_new_tokens, temperature, seed, processors, top_k=top_k, top_p=top_p)
     with under(model, prompts, safety_prompt) as tokens:
         check_context(model, tokens, new_tokens=max_new_tokens)

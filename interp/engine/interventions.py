@@ -15,7 +15,7 @@ Source: Arditi et al. 2024, arXiv:2406.11717, section 2.4 and appendix on weight
 Zhao et al. 2025, arXiv:2507.11878 (their `max_decode_step_while_intervene` = 1 + `new_tokens`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, SupportsIndex, runtime_checkable
 
@@ -239,13 +239,36 @@ def _check(intervention: "Ablate | Add") -> None:
         object.__setattr__(intervention, "new_tokens", count)
 
 
+def intervention_list(given: Any) -> list[Intervention]:
+    """Interventions as users give them: several, one by itself, or None for none.
+
+    Raises:
+        ValueError: something else, such as a direction, which does not say what is done with it.
+    """
+    if given is None:
+        return []
+    if isinstance(given, Intervention):
+        return [given]
+    several: list[Any] = (
+        list(given) if isinstance(given, Iterable) and not isinstance(given, (str, Tensor)) else [given]
+    )
+    for one in several:
+        if not isinstance(one, Intervention):
+            raise ValueError(
+                f"an intervention is Ablate(direction) or Add(direction), got {type(one).__name__}; say what is done "
+                "with it"
+            )
+    return several
+
+
 def new_token_limit(intervention: Intervention) -> int | None:
     """How many generated tokens are acted on; None is all."""
-    if intervention.new_tokens is None:
+    count = intervention.new_tokens
+    if count is None:
         return None if intervention.positions == "all" else 0
-    if isinstance(intervention.new_tokens, int):
-        return intervention.new_tokens
-    return None if intervention.new_tokens == "all" else 0
+    if isinstance(count, str):
+        return None if count == "all" else 0
+    return whole_number(count, "new_tokens")
 
 
 def without_direction(

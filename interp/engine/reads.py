@@ -5,7 +5,7 @@ A `Request` is made once from what the caller names; a `Reads` is made for each 
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -35,6 +35,13 @@ class Request(NamedTuple):
         return last if set(self.sites) == {"resid_pre"} else last + 1
 
 
+def check_model(model: Any) -> None:
+    """Raise a ValueError for what is no loaded `ChatModel`: a name, or a model of transformers."""
+    if not isinstance(model, ChatModel):
+        how = f"interp.load({model!r})" if isinstance(model, str) else "interp.load(model, tokenizer=...)"
+        raise ValueError(f"model must be a ChatModel, got {type(model).__name__}; load it: {how:.80}")
+
+
 def requested(
     model: ChatModel,
     prompts: PromptInput,
@@ -47,6 +54,7 @@ def requested(
     Raises:
         ValueError: a prompt that is too long, unknown site or role, no position, layer or position out of range.
     """
+    check_model(model)
     tokens = as_tokens(model.tokenizer, prompts)
     check_context(model, tokens)
     unique_sites = site_list(sites)

@@ -25,6 +25,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from interp.display.cards import Card, Shown
+from interp.engine.reads import check_model
 from interp.engine.soft_tokens import soft_tokens
 from interp.models.chat_model import ChatModel
 from interp.models.system_slots import SystemSlot, system_slot
@@ -282,6 +283,7 @@ class SafetyPrompt(Shown):
 @contextmanager
 def under(model: ChatModel, prompts: PromptInput, prompt: SafetyPrompt | None) -> Iterator[ChatTokens]:
     """The tokens of the prompts under a safety prompt, or as they are with None."""
+    check_model(model)
     if prompt is None:
         yield as_tokens(model.tokenizer, prompts)
         return

@@ -14,7 +14,8 @@ from interp.directions import Direction, check_difference
 from interp.display.cards import Card, Shown, Table
 from interp.engine.activations import collect_means
 from interp.engine.generation import generate
-from interp.engine.interventions import Ablate, Add, Intervention, NewTokens
+from interp.engine.interventions import Ablate, Add, Intervention, NewTokens, intervention_list
+from interp.engine.reads import check_model
 from interp.engine.safety_prompts import SafetyPrompt, under
 from interp.models.chat_model import ChatModel
 from interp.models.layers import Layers
@@ -73,6 +74,7 @@ def find_directions(
         ValueError: a layer out of range, a set without harmful or harmless training prompts, one side missing,
             or sides that do not differ.
     """
+    check_model(model)
     sides, kinds, about = _contrast(prompts, negative)
     selected = model.layer(3 * model.n_layers // 5 if layer is None else layer)
     read = ("t_inst", "t_post_inst")
@@ -157,6 +159,7 @@ def steer(
     Raises:
         ValueError: a direction of the wrong width, layer or position out of range, or a safety prompt of another model.
     """
+    check_model(model)
     direction = as_direction(direction)
     if not (direction.vector if isinstance(direction, Direction) else direction).any():
         raise ValueError(
@@ -204,7 +207,7 @@ def steer_with(
     Raises:
         ValueError: no intervention, or as `interp.engine.generation.generate`.
     """
-    if not interventions:
+    if not (interventions := intervention_list(interventions)):
         raise ValueError("steering needs at least one intervention, such as Add(direction)")
     with under(model, prompts, safety_prompt) as tokens:
         plain, steered = (

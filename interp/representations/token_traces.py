@@ -22,7 +22,7 @@ from interp.directions import Direction, cosine, project
 from interp.engine.applying import layers_of
 from interp.engine.decoding import stop_ids
 from interp.engine.generation import stream
-from interp.engine.interventions import Add, Intervention, NewTokens
+from interp.engine.interventions import Add, Intervention, NewTokens, intervention_list
 from interp.engine.safety_prompts import SafetyPrompt, under
 from interp.models.chat_model import ChatModel, Site
 from interp.models.prompt_inputs import Conversation
@@ -242,7 +242,10 @@ def trace(
     stops, ids, first = stop_ids(model), list[int](), None
     with under(model, prompt, safety_prompt) as tokens:
         for step in stream(
-            model, tokens, interventions=[*interventions, *meters.values()], max_new_tokens=max_new_tokens
+            model,
+            tokens,
+            interventions=[*intervention_list(interventions), *meters.values()],
+            max_new_tokens=max_new_tokens,
         ):
             ids += step.ids
             first = step.logits[0].float().log_softmax(-1).cpu() if first is None else first

@@ -7,7 +7,7 @@ import torch
 from interp.directions import Direction, unit
 from interp.engine.activations import collect
 from interp.engine.applying import apply
-from interp.engine.interventions import Ablate, Add, new_token_limit
+from interp.engine.interventions import Ablate, Add, intervention_list, new_token_limit
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens
 from tests.conftest import PROMPTS
@@ -80,3 +80,20 @@ def test_a_number_of_generated_tokens_counts_whoever_made_it() -> None:
     """What is no int of Python was taken for `none`, and nothing was steered."""
     for count in (3, np.int64(3), torch.tensor(3)):
         assert new_token_limit(Ablate(vector(), new_tokens=count)) == 3
+
+
+def test_one_intervention_by_itself_is_a_list_of_one() -> None:
+    one = Ablate(vector())
+    assert intervention_list(one) == intervention_list([one]) == intervention_list((one,)) == [one]
+    assert intervention_list(None) == intervention_list(()) == []
+    for wrong in (
+        vector(),
+        [vector()],
+        "ablate",
+        Direction(vector=vector(), layer=0, position="t_inst"),
+        [None],
+    ):
+        with pytest.raises(
+            ValueError, match=r"an intervention is Ablate\(direction\) or Add\(direction\), got"
+        ):
+            intervention_list(wrong)
