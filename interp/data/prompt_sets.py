@@ -194,7 +194,10 @@ class PromptSet(Shown):
     def __getitem__(self, key: tuple[Kind, Split]) -> Prompts:
         if key not in self.parts:
             known = ", ".join("/".join(part) for part in self.parts)
-            raise ValueError(f"prompt set {self.name} has no {'/'.join(key)}; it has {known}")
+            asked = "/".join(map(str, key)) if isinstance(key, tuple) else repr(key)
+            raise ValueError(
+                f"prompt set {self.name} has no {asked}; it has {known}: write prompts['harmful', 'train']"
+            )
         return self.parts[key]
 
     def __contains__(self, key: tuple[Kind, Split]) -> bool:

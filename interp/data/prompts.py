@@ -71,7 +71,7 @@ _FRACTIONS = {"train": 0.6, "val": 0.2, "test": 0.2}
 
 
 def load_prompts(
-    source: str | Path | Mapping[str, str | Path] = "builtin",
+    source: str | Path | Mapping[str, Any] = "builtin",
     *,
     ending: Ending = "as-is",
     column: str | None = None,
@@ -84,9 +84,9 @@ def load_prompts(
             (`interp.data.registry`), whose files are on this machine; a folder with
             `{harmful,harmless,borderline}_{train,val,test}` in files of `files.SUFFIXES`; or single sources by part,
             `{"harmful": F, "harmless": G}` or `{"harmful_train": F, ...}`, each a file,
-            `hub:owner/name[:config][:split]` or a named set. As a string: `harmful=F,harmless=G`. Missing splits are
-            cut from the existing ones by a seeded shuffle, and noted, as are prompts that stand in two splits exactly
-            or nearly.
+            `hub:owner/name[:config][:split]`, a named set, or prompts themselves. As a string:
+            `harmful=F,harmless=G`. Missing splits are cut from the existing ones by a seeded shuffle, and noted, as
+            are prompts that stand in two splits exactly or nearly.
         ending: treatment of the prompts' endings.
         column: text column; by default the first of `TEXT_COLUMNS` that is present.
         seed: seed of the shuffle that cuts missing splits.
@@ -95,7 +95,7 @@ def load_prompts(
         ValueError: unknown source, empty or unreadable file, unknown column, empty row; the message names file and
             row.
     """
-    if source == "builtin":
+    if isinstance(source, str) and source == "builtin":
         return _builtin().with_ending(ending)
     if isinstance(source, str) and "=" in source:
         pairs = [_assignment(item) for item in source.split(",")]
@@ -109,11 +109,19 @@ def load_prompts(
         if ("harmless", None) not in read and not any(kind == "harmless" for kind, _ in read):
             raise ValueError(f"{source} has no harmless prompts; add a set that has, such as {source}+alpaca")
     elif isinstance(source, Mapping):
-        name = ",".join(f"{key}={value}" for key, value in source.items())
+        shown = {key: value if isinstance(value, (str, Path)) else "given" for key, value in source.items()}
+        name = ",".join(f"{key}={value}" for key, value in shown.items())
         read = {
             _part(key): _read(str(value), column, label=f"{name}/{key}", kind=_part(key)[0])
+            if isinstance(value, (str, Path))
+            else as_prompts(value, source=f"{name}/{key}")
             for key, value in source.items()
         }
+    elif not isinstance(source, (str, Path)):
+        raise ValueError(
+            "a prompt set is a name, a folder, or prompts by kind, such as {'harmful': [...], 'harmless': [...]}; got "
+            f"{type(source).__name__}"
+        )
     elif str(source).startswith("hub:"):
         raise ValueError(f"{source} is one list of prompts; say what it holds: harmful={source},harmless=...")
     else:
@@ -198,7 +206,7 @@ def _assignment(item: str) -> tuple[str, str]:
 
 
 def _part(key: str) -> tuple[Kind, Split | None]:
-    kind, _, split = key.partition("_")
+    kind, _, split = str(key).partition("_")
     if kind not in KINDS or (split and split not in SPLITS):
         raise ValueError(
             f"unknown part {key!r}; use harmful, harmless or borderline, alone or with _train, _val or _test"

@@ -7,6 +7,7 @@ folder is another model.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date as Date
 from pathlib import Path
@@ -31,7 +32,7 @@ class Request:
     """The complete `Config` of the request."""
     model: "ModelSource | ChatModel | None"
     """What to load, or a loaded model; None where the experiment needs none."""
-    prompts: "str | PromptSet | None"
+    prompts: "str | Path | Mapping[str, Any] | PromptSet | None"
     """Specification or loaded prompts; None where the experiment needs none."""
     judges: tuple[str, ...] = ()
     """Judges that are to judge the run's replies; a stored run may have more."""
@@ -79,10 +80,10 @@ class Request:
         return replace(self, model=model, prompts=prompts)
 
     def _prompt_set(self) -> "PromptSet":
-        from interp.data.prompts import load_prompts
+        from interp.data.prompts import PromptSet, load_prompts
 
         given: Any = self.prompts
-        return load_prompts(given, seed=self.config.seed) if isinstance(given, str) else given
+        return given if isinstance(given, PromptSet) else load_prompts(given, seed=self.config.seed)
 
 
 def _source_differences(asked: ModelSource, about: ModelProvenance) -> list[str]:

@@ -64,9 +64,9 @@ def run(
     name: str,
     *,
     source: Source = "any",
-    model: "str | ModelSource | ChatModel | None" = None,
+    model: "str | Path | ModelSource | ChatModel | None" = None,
     adapter: str | None = None,
-    prompts: "str | PromptSet" = "builtin",
+    prompts: "str | Path | Mapping[str, Any] | PromptSet" = "builtin",
     settings: Mapping[str, Any] | None = None,
     judges: Sequence[str] = (),
     out: str | Path | None = None,
@@ -119,9 +119,9 @@ def run(
 def request(
     name: str,
     *,
-    model: "str | ModelSource | ChatModel | None" = None,
+    model: "str | Path | ModelSource | ChatModel | None" = None,
     adapter: str | None = None,
-    prompts: "str | PromptSet" = "builtin",
+    prompts: "str | Path | Mapping[str, Any] | PromptSet" = "builtin",
     settings: Mapping[str, Any] | None = None,
     judges: Sequence[str] = (),
 ) -> Request:
@@ -139,10 +139,15 @@ def request(
             )
         return Request(experiment=found, config=config, model=None, prompts=None, judges=tuple(judges))
     chosen = found.default_model if model is None else model
-    if isinstance(chosen, str):
-        chosen = ModelSource(chosen, adapter)
+    if isinstance(chosen, (str, Path)):
+        chosen = ModelSource(str(chosen), adapter)
     elif adapter is not None:
         raise ValueError("adapter= goes with a model given by name; a loaded model has its adapter already")
+    if not isinstance(chosen, ModelSource) and not hasattr(chosen, "provenance"):
+        raise ValueError(
+            f"model must be a name, a folder or what interp.load gives, got {type(chosen).__name__}; load it: "
+            "interp.load(model, tokenizer=...)"
+        )
     if isinstance(chosen, ModelSource) and not chosen.name:
         chosen = replace(chosen, name=found.default_model)
     return Request(experiment=found, config=config, model=chosen, prompts=prompts, judges=tuple(judges))

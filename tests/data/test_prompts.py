@@ -391,3 +391,13 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine.txt").write_text("Bake bread\nSing a song\n")
     assert read_prompts("~/mine.txt").texts == ("Bake bread", "Sing a song")
+
+
+def test_prompts_themselves_are_a_set() -> None:
+    harmful, harmless = [f"Harm {i}?" for i in range(10)], pandas.Series([f"Good {i}?" for i in range(10)])
+    found = load_prompts({"harmful": harmful, "harmless": harmless})
+    assert (
+        sorted(text for split in ("train", "val", "test") for text in found["harmful", split].texts)
+        == harmful
+    )
+    assert found.name == "harmful=given,harmless=given"

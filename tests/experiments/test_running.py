@@ -312,3 +312,15 @@ def test_runs_of_a_folder_that_is_not_there_are_not_none(tmp_path: Path) -> None
     with pytest.raises(ValueError, match=r"no such folder: .*nowhere; give folders that hold runs"):
         interp.runs(tmp_path / "nowhere")
     assert len(interp.runs(tmp_path)) == 0  # control: a folder without runs
+
+
+def test_a_model_and_prompts_in_other_forms(tiny: ChatModel, saved_tiny: Path) -> None:
+    """What a notebook has at hand: a model of transformers, a path, lists of prompts."""
+    with pytest.raises(
+        ValueError, match=r"got LlamaForCausalLM; load it: interp\.load\(model, tokenizer=\.\.\.\)"
+    ):
+        request("demo", model=tiny.hf)  # pyright: ignore[reportArgumentType]
+    assert request("demo", model=saved_tiny).model == ModelSource(str(saved_tiny))
+    given = {"harmful": [f"Harm {i}?" for i in range(10)], "harmless": [f"Good {i}?" for i in range(10)]}
+    asked = request("demo", model=tiny, prompts=given).loaded().prompts
+    assert asked == load_prompts(given)
