@@ -21,6 +21,7 @@ import numpy as np
 from interp.data.prompts import Prompts
 from interp.models.chat_model import ChatModel
 from interp.models.prompt_inputs import GatheredPrompts, PromptIdentity, gather_prompts
+from interp.models.scalars import finite_number
 from interp.models.tokens import PromptInput
 from interp.stats import Estimate
 
@@ -115,7 +116,7 @@ def check_calibration(n: int, false_positive_rate: float, *, of: str = "harmless
     Args:
         of: what there are n of, for messages.
     """
-    if not 0 < false_positive_rate < 1:
+    if not 0 < finite_number(false_positive_rate, "false_positive_rate") < 1:
         raise ValueError(f"false_positive_rate must lie between 0 and 1, got {false_positive_rate}")
     if n == 0:
         raise ValueError(f"calibrating needs {of}, got none")
@@ -147,7 +148,7 @@ def true_positive_rate(
     Raises:
         ValueError: a rate outside 0..1.
     """
-    if not 0 < false_positive_rate < 1:
+    if not 0 < finite_number(false_positive_rate, "false_positive_rate") < 1:
         raise ValueError(f"false_positive_rate must lie between 0 and 1, got {false_positive_rate}")
     a, b = np.asarray(positive, dtype=np.float64), np.asarray(negative, dtype=np.float64)
     if len(a) == 0 or false_positive_rate * len(b) < 1 - 1e-9:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from interp.directions import Direction
 from interp.models.chat_model import ChatModel
@@ -21,6 +22,7 @@ def named_directions(model: ChatModel, directions: Directions) -> dict[str, Dire
     """
     if isinstance(directions, (Direction, str, Path)):
         directions = [directions]
+    check_entries(directions)
     if not isinstance(directions, Mapping):
         directions = {_name(entry, i): entry for i, entry in enumerate(directions)}
     if not directions:
@@ -33,6 +35,17 @@ def named_directions(model: ChatModel, directions: Directions) -> dict[str, Dire
         direction.check_width(model.d_model, model.name)
         model.layer(direction.layer)
     return named
+
+
+def check_entries(given: Any) -> None:
+    """Raise a ValueError for what is neither a direction nor a file, such as a bare vector."""
+    several = isinstance(given, (list, tuple))
+    for entry in given.values() if isinstance(given, Mapping) else given if several else [given]:
+        if not isinstance(entry, (Direction, str, Path)):
+            raise ValueError(
+                f"a playground takes Directions and direction files, got {type(entry).__name__}; bare numbers do not "
+                "know their layer: Direction(vector=..., layer=..., position=...)"
+            )
 
 
 def _name(entry: Direction | str | Path, i: int) -> str:

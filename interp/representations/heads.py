@@ -19,7 +19,7 @@ arXiv:2406.11717, section 5.2 (attribution to the refusal direction and attentio
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 import torch
@@ -31,6 +31,7 @@ from interp.directions import Direction, unit
 from interp.display.cards import Card, Shown, Table
 from interp.display.charts import head_map, rate_bars
 from interp.models.chat_model import ChatModel
+from interp.models.scalars import whole_number
 from interp.models.tokens import ChatTokens, PromptInput, as_tokens
 from interp.representations.readouts import logit_lens as logit_lens
 from interp.representations.readouts import one_position
@@ -51,6 +52,25 @@ class Head(NamedTuple):
 
     def __str__(self) -> str:
         return f"L{self.layer}H{self.head}"
+
+
+def head_list(heads: Any) -> list[Head]:
+    """Heads as users write them: (layer, head) pairs.
+
+    Raises:
+        ValueError: no heads, or something else than pairs of whole numbers.
+    """
+    pairs = list(heads) if isinstance(heads, Collection) and not isinstance(heads, str) else []
+    if not pairs:
+        raise ValueError(
+            f"heads must be (layer, head) pairs, for instance attribute(...).top(4), got {heads!r:.60}"
+        )
+    wanted = []
+    for pair in pairs:
+        if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+            raise ValueError(f"a head is a pair of its layer and number, such as (3, 0), got {pair!r:.60}")
+        wanted.append(Head(whole_number(pair[0], "layer"), whole_number(pair[1], "head")))
+    return wanted
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -77,13 +97,24 @@ class HeadAttribution(Shown):
             ValueError: n is not in 1..number of heads.
         """
         mean = self.heads.double().mean(0)
+        n = whole_number(n, "n")
         if not 1 <= n <= mean.numel():
             raise ValueError(f"n must be in 1..{mean.numel()}, the number of heads, got {n}")
         return [Head(*divmod(int(i), mean.shape[1])) for i in mean.abs().flatten().topk(n).indices]
 
     def estimate(self, head: tuple[int, int]) -> Estimate:
-        """Mean projection of one head over prompts, with a bootstrap interval."""
-        return mean_with_interval(self.heads[:, head[0], head[1]].tolist())
+        """Mean projection of one head over prompts, with a bootstrap interval.
+
+        Raises:
+            ValueError: not the layer and number of a head that the model has.
+        """
+        (place,) = head_list([head])
+        for number, size, of in zip(
+            place, self.heads.shape[1:], ("layers", "heads in each layer"), strict=True
+        ):
+            if not 0 <= number < size:
+                raise ValueError(f"there are {size} {of}, counted from 0, got {place}")
+        return mean_with_interval(self.heads[:, place.layer, place.head].tolist())
 
     def figure(self) -> go.Figure:
         """Mean projection of every head, by layer and head."""
@@ -256,9 +287,7 @@ def attention_by_role(
     """
     tokens = as_tokens(model.tokenizer, prompts)
     role, columns = one_position(tokens, position)
-    if not heads:
-        raise ValueError("heads is empty; give (layer, head) pairs, for instance attribute(...).top(4)")
-    wanted = [Head(model.layer(int(layer)), int(head)) for layer, head in heads]
+    wanted = [Head(model.layer(layer), head) for layer, head in head_list(heads)]
     names = {f"blocks.{layer}.attn.hook_pattern" for layer, _ in wanted}
     masks = [role_masks(tokens, row) for row in range(len(tokens))]
     roles = tuple(role for role in TOKEN_ROLES if any(role in mask for mask in masks))

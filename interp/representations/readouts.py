@@ -310,5 +310,9 @@ def _patched_logits(
 def _metric(model: ChatModel, metric: Metric | tuple[str, str]) -> Metric:
     if callable(metric):
         return metric
+    if isinstance(metric, str) or len(metric) != 2:
+        raise ValueError(
+            f"metric must be two tokens, such as (' Yes', ' No'), or a function, got {metric!r:.60}"
+        )
     a, b = (token_id(model, token) for token in metric)
     return lambda log_probs: log_probs[:, a] - log_probs[:, b]

@@ -2,13 +2,14 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from interp.engine.activations import collect
 from interp.models.chat_model import ChatModel, load
 from interp.models.tokens import tokenize
-from interp.representations.heads import Head, attention_by_role, attribute, role_masks
+from interp.representations.heads import Head, attention_by_role, attribute, head_list, role_masks
 from tests.conftest import PROMPTS, make_tokenizer
 from tests.families import COVERED, POST_NORM, build
 
@@ -122,7 +123,7 @@ def test_a_users_mistakes_are_named(model: ChatModel, u: torch.Tensor) -> None:
         attention_by_role(model, PROMPTS[:1], [(0, 4)])
     with pytest.raises(ValueError, match=r"layer must be in 0..2, got 7"):
         attention_by_role(model, PROMPTS[:1], [(7, 0)])
-    with pytest.raises(ValueError, match="heads is empty"):
+    with pytest.raises(ValueError, match=r"heads must be \(layer, head\) pairs"):
         attention_by_role(model, PROMPTS[:1], [])
     with pytest.raises(ValueError, match="position must be a single token, got 'post_inst'"):
         attribute(model, PROMPTS[:1], u, position="post_inst")
@@ -147,3 +148,12 @@ def test_top_lists_the_strongest_in_either_sign(model: ChatModel, u: torch.Tenso
     assert (
         "direct attribution" in repr(written).lower() and written.figure().to_dict()["data"][0]["zmid"] == 0
     )
+
+
+def test_heads_are_pairs_of_whole_numbers() -> None:
+    assert head_list([(0, 1), [np.int64(2), 3]]) == [Head(0, 1), Head(2, 3)]
+    for wrong in (None, [], "all", (0, 1), [0], [(0,)], [(0.5, 1)], ["L0H1"]):
+        with pytest.raises(
+            ValueError, match=r"must be \(layer, head\) pairs|a head is a pair|must be a whole number"
+        ):
+            head_list(wrong)

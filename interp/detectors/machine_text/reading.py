@@ -5,9 +5,9 @@ scores[0]["fast_detect_gpt"], scores[0].oriented("log_rank")
 score_texts(instruct, texts, reference=base)[0]["binoculars"]
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -199,10 +199,17 @@ def token_ids(models: Sequence[ChatModel], texts: Sequence[str], *, first: int =
     return encoded[0]
 
 
-def check_texts(texts: Iterable[str]) -> None:
-    """Raise a ValueError for one string, which would be a list of its letters."""
+def check_texts(texts: Any) -> None:
+    """Raise a ValueError for what is no list of texts, though it can be iterated: one string is a list of its letters,
+    a table of its columns' names."""
     if isinstance(texts, str):
         raise ValueError("texts must be a list of strings, got one string; put it into a list")
+    if hasattr(texts, "columns") or hasattr(texts, "column_names"):
+        raise ValueError(
+            f"texts must be a list of strings, got a {type(texts).__name__}; pass its column of texts"
+        )
+    if isinstance(texts, (Mapping, bytes, bytearray, set, frozenset)) or not isinstance(texts, Iterable):
+        raise ValueError(f"texts must be a list of strings, got {type(texts).__name__}")
 
 
 def _encoded(model: ChatModel, texts: Sequence[str]) -> list[list[int]]:

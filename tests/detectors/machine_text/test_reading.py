@@ -3,7 +3,9 @@
 import gc
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+import pandas
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -11,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from interp.detectors.machine_text import reading
 from interp.detectors.machine_text.gltr import gltr
 from interp.detectors.machine_text.reading import (
+    check_texts,
     read_texts,
     sampled_fast_detect_gpt,
     score_texts,
@@ -201,3 +204,12 @@ def test_what_is_held_does_not_grow_with_the_number_of_texts(tiny: ChatModel) ->
             alive.append(sum(type(held) is torch.Tensor for held in gc.get_objects()))
     assert taken == 3 * reading._CHUNK
     assert alive[0] > reading._CHUNK and abs(alive[2] - alive[1]) < reading._CHUNK / 4
+
+
+@pytest.mark.parametrize(
+    "given", ["one text", pandas.DataFrame({"text": ["one text"]}), {"a": "one text"}, b"one text", None]
+)
+def test_what_is_no_list_of_texts_is_refused(given: Any) -> None:
+    """A table was read as the names of its columns, each a text."""
+    with pytest.raises(ValueError, match="texts must be a list of strings, got"):
+        check_texts(given)
