@@ -23,10 +23,10 @@ _VARIABLES = ("date_string", "current_date", "today_date", "todays_date", "today
 """Variables from which templates take a date; written as `26 Jul 2024`, as that of Llama 3 is."""
 _DIRECTIVES = (
     *(f"%-{letter}" for letter in "dmHIMSjy"),
-    *(f"%{letter}" for letter in "aAbBcdDeFfGhHIjmMnpRStTuUVwWxXyYzZ"),
+    *(f"%{letter}" for letter in "aAbBcCdDeFfGhHIjklmMnpPrRsStTuUVwWxXyYzZ"),
     "%%",
 )
-_TWO_MOMENTS = (datetime(2001, 2, 3, 4, 5, 6), datetime(2019, 11, 28, 17, 38, 49))
+_TWO_MOMENTS = (datetime(2001, 2, 3, 4, 5, 6, 789), datetime(2019, 11, 28, 17, 38, 49, 123456))
 """Moments that differ in every directive, the time of day too: some templates show the hour alone."""
 
 
@@ -136,6 +136,14 @@ def _clock(moment: datetime) -> str:
 
     Templates only get plain data from outside, so the clock is written in Jinja: every directive is replaced.
     """
-    replaced = "".join(f".replace({name!r}, {moment.strftime(name)!r})" for name in _DIRECTIVES)
+    replaced = "".join(f".replace({name!r}, {_written(moment, name)!r})" for name in _DIRECTIVES)
     # The newline is taken by the end of the block, so that the template begins as it does alone.
     return f"{{% macro strftime_now(format) %}}{{{{ format{replaced} }}}}{{% endmacro %}}\n"
+
+
+def _written(moment: datetime, directive: str) -> str:
+    """A moment under one directive; unchanged where the platform does not know it."""
+    try:
+        return moment.strftime(directive)
+    except ValueError:
+        return directive

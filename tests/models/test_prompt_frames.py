@@ -54,7 +54,7 @@ def test_a_date_is_pinned_and_part_of_the_provenance(case: str) -> None:
     assert third.prompt_frame.after == "<|im_end|>\n<|im_start|>assistant\n"
 
 
-@pytest.mark.parametrize("layout", ["%H:%M", "%S", "%I %p", "%X"])
+@pytest.mark.parametrize("layout", ["%H:%M", "%S", "%I %p", "%X", "%s", "%f", "%k", "%r"])
 def test_a_time_of_day_is_pinned_as_well(layout: str) -> None:
     """The hour alone was taken for no date, and the prompts of every minute were other ones."""
     model = model_of(SYSTEM.format(date="{{ strftime_now('LAYOUT') }}".replace("LAYOUT", layout)) + CHATML)
