@@ -265,7 +265,7 @@ def _table_rows(text: str, path: Path, *, delimiter: str) -> list[dict[str, str]
     """Rows of a table with a header; a row that ends early lacks its last columns."""
     reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
     try:
-        header = next(reader, [])
+        header = [name.strip() for name in next((row for row in reader if row), [])]
         if twice := [name for name, count in Counter(header).items() if count > 1]:
             raise ValueError(f"{path} has the column {twice[0]!r} twice; rename one")
         if len(header) == 1 and (

@@ -197,7 +197,7 @@ def _values(column: Any) -> list[Any]:
 def category_name(value: Any) -> str | None:
     """A category as text: numbers are names as well, and what is missing is None."""
     if isinstance(value, str):
-        return value
+        return value.strip() or None
     return str(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
 
 

@@ -155,3 +155,9 @@ def test_a_row_without_an_answer_is_named(tmp_path: Path) -> None:
         read_answered(path)
     empty = write(tmp_path / "q.csv", "instruction,output\nBread?,Flour.\nCake?,\n")
     assert read_answered(empty)[1] == ("Flour.",)
+
+
+def test_a_header_behind_empty_lines_and_with_spaces_names_its_columns(tmp_path: Path) -> None:
+    """The category under ` category` was lost, and an empty cell was a category of its own."""
+    found = read_prompts(write(tmp_path / "p.csv", "\n\nprompt , category\nBread?,food\nTea?,\n"))
+    assert found.texts == ("Bread?", "Tea?") and found.categories == ("food", None)
