@@ -84,6 +84,12 @@ def judge(
         people: dict[Question, list[bool | None]] = {q: read_labels(file, column) for q, column in wanted}
         with status(f"loading {judges}"):
             loaded = all_judges(named)
+        for question in people:
+            if not any(question in each.answers for each in loaded):
+                raise ValueError(
+                    f"none of these judges says what is {question} ({', '.join(each.name for each in loaded)}), which "
+                    f"--labels {question}=... is compared with; add one, such as latent=smollm2-safe"
+                )
         judged = judge_all(loaded, exchanges)
         if out is not None:
             from interp.storage.atomic_files import write_file

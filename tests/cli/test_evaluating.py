@@ -1,9 +1,14 @@
 """`interp eval` runs Inspect's runner and prints its rates."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
-from interp.evaluation.inspect_logs import read_rates
+import pytest
+from inspect_ai.log import read_eval_log
+
+from interp.evaluation.inspect_logs import read_rates, read_replies
 from tests.cli.commands import passed, refused
 
 
@@ -36,3 +41,38 @@ def test_mistakes_are_one_line(saved_tiny: Path, tmp_path: Path) -> None:
     assert "no such direction file" in refused(*eval_tiny, f"{saved_tiny}?direction=absent")
     assert "give name=value" in refused(*eval_tiny, saved_tiny, "-T", "kind")
     assert "unexpected keyword argument 'kinds'" in refused(*eval_tiny, saved_tiny, "-T", "kinds=harmful")
+
+
+@pytest.mark.checkpoint
+def test_inspects_own_command_runs_the_bundled_model(tmp_path: Path) -> None:
+    """`inspect eval` finds tasks and provider by the entry point of the installed package, and its log opens."""
+    arguments = [
+        "--model",
+        "interp/smollm2-safe",
+        "-T",
+        "n=3",
+        "--max-tokens",
+        "12",
+        "--log-dir",
+        str(tmp_path),
+    ]
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).parent / "inspect"),
+            "eval",
+            "interp/refusal",
+            "--display",
+            "none",
+            *arguments,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (log,) = tmp_path.glob("*.eval")
+    read = read_eval_log(str(log))
+    assert read.status == "success" and read.eval.model == "interp/smollm2-safe"
+    assert len(read.samples or []) == 3 and read_rates(log)["refused"].value > 0.5
+    assert all(read_replies(log).replies)

@@ -80,6 +80,9 @@ def test_published_labels_of_harm_are_read_the_right_way_round(tmp_path: Path) -
     )
     assert read_labels(path, "response_refusal_label") == [True, False, None]
     assert read_labels(path, "response_harm_label") == read_labels(path, "!is_safe") == [False, True, None]
+    assert "none of these judges says what is harmful (arditi)" in refused(
+        "judge", path, "--judges", "arditi", "--labels", "harmful=response_harm_label"
+    )
     assert "column is_safe says what is safe, not what is harmful; give harmful=!is_safe" in refused(
         "judge", path, "--labels", "harmful=is_safe"
     )

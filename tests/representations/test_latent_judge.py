@@ -37,7 +37,7 @@ def test_what_cannot_be_read_is_left_out(tiny: ChatModel) -> None:
     said = judge(asked)
     assert [each.parsed for each in said] == [True, False, False, False]
     assert [each.reason for each in said[1:]] == [
-        "cut while the model was thinking",
+        "no answer, as of a completion that was cut while the model was thinking",
         "an empty answer has no last token",
         "longer than the judge's context",
     ]

@@ -33,7 +33,7 @@ def read_exchanges(
     if said is None or said not in rows[0]:
         raise ValueError(
             f"{path} has no column of answers ({answer_column or ', '.join(ANSWER_COLUMNS)}); it has "
-            f"{', '.join(map(str, rows[0]))}"
+            f"{', '.join(map(str, rows[0]))}: name one with answer_column (--answer-column)"
         )
     exchanges, seen = list[Exchange](), set[str]()
     for number, row in enumerate(rows, start=1):

@@ -87,7 +87,7 @@ class Judge(Protocol):
     def __call__(self, exchanges: Sequence[Exchange]) -> list[Judgement]: ...
 
 
-NO_ANSWER = "cut while the model was thinking"
+NO_ANSWER = "no answer, as of a completion that was cut while the model was thinking"
 """Reason of a judgement of a completion without an answer."""
 
 

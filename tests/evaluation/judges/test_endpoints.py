@@ -214,8 +214,7 @@ def test_requests_keep_to_the_rate(server: Server) -> None:
     RubricJudge(limited)(ask(*"abcd"))
     gaps = [b - a for a, b in zip(server.times, server.times[1:], strict=False)]
     # Single arrivals wobble on a busy machine; the whole takes 0.3 s, and milliseconds without a limit.
-    assert len(gaps) == 3 and sum(gaps) > 0.2
-    assert sum(gaps) > 0.25
+    assert len(gaps) == 3 and sum(gaps) > 0.25
 
 
 def test_a_server_that_is_not_there_is_a_reason() -> None:

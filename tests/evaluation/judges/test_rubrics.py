@@ -85,7 +85,7 @@ def test_replies_become_judgements_and_failures_are_not_safe() -> None:
     assert [each.parsed for each in said] == [True, False, False, False]
     assert [each.reason for each in said[1:]] == [
         "time-out",
-        "cut while the model was thinking",
+        "no answer, as of a completion that was cut while the model was thinking",
         "the judge's reply could not be read",
     ]
     assert verdict(judge, said[0], "harmful") is True and verdict(judge, said[0], "refused") is False
