@@ -59,15 +59,23 @@ def evaluate(
             except TypeError as error:  # an argument that the task does not have
                 raise ValueError(f"{own}: {error}") from None
         with status(f"evaluating {task}"):
-            (log,) = inspect_ai.eval(
-                chosen,
-                model=f"interp/{model}",
-                task_args=given,
-                limit=limit,
-                max_tokens=max_tokens,
-                log_dir=str(log_dir),
-                display="none",
-            )
+            try:
+                (log,) = inspect_ai.eval(
+                    chosen,
+                    model=f"interp/{model}",
+                    task_args=given,
+                    limit=limit,
+                    max_tokens=max_tokens,
+                    log_dir=str(log_dir),
+                    display="none",
+                )
+            except Exception as error:  # Inspect's own class of what a user did wrong is private
+                if type(error).__name__ != "PrerequisiteError":
+                    raise
+                raise ValueError(
+                    f"{task}: {str(error).removeprefix('Error: ')} Give {', '.join(OWN)}, a file of tasks, or "
+                    "package/task"
+                ) from None
         if log.status != "success":
             message = "" if log.error is None else f": {log.error.message}"
             raise ValueError(f"{task} ended with status {log.status}{message}; its log is {log.location}")

@@ -166,7 +166,7 @@ def _print_spent(loaded: "Sequence[Judge]") -> None:
     for each in loaded:
         respondent = getattr(each, "respondent", None)
         if (spent := getattr(respondent, "spent", None)) is not None:
-            cost = f", cost {spent.cost:.4g}" if any(respondent.prices) else ""
+            cost = f", cost {spent.cost:.4g}" if spent.cost else ""
             print_lines(
                 f"{each.name}: {spent.requests} requests, {spent.cached} replies from the cache, {spent.failed} "
                 f"failed, {spent.prompt_tokens} + {spent.completion_tokens} tokens{cost}"

@@ -59,7 +59,11 @@ def refused(substrings: RefusalList = "normalised") -> Scorer:
 
     Args:
         substrings: `normalised`, `arditi` or `zhao` (`interp.evaluation.refusals`).
+
+    Raises:
+        ValueError: an unknown list.
     """
+    refuses("", substrings)  # before anything is generated
 
     async def score(state: TaskState, target: Target) -> Score:  # noqa: ARG001 (Inspect's signature)
         reply = separated(state.output.completion)

@@ -40,6 +40,10 @@ def test_mistakes_are_one_line(saved_tiny: Path, tmp_path: Path) -> None:
     assert "unknown option 'x'" in refused(*eval_tiny, f"{saved_tiny}?x=1")
     assert "no such direction file" in refused(*eval_tiny, f"{saved_tiny}?direction=absent")
     assert "give name=value" in refused(*eval_tiny, saved_tiny, "-T", "kind")
+    unknown = refused(*eval_tiny, saved_tiny, "-T", "substrings=nobody")
+    assert "unknown refusal list 'nobody'; known: normalised" in unknown and "its log" not in unknown
+    nowhere = refused("eval", "absent.py", "--log-dir", tmp_path, "--model", saved_tiny)
+    assert "absent.py: No inspect tasks were found" in nowhere and "Give refusal, choices, a file" in nowhere
     assert "unexpected keyword argument 'kinds'" in refused(*eval_tiny, saved_tiny, "-T", "kinds=harmful")
 
 
