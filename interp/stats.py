@@ -253,10 +253,13 @@ def ratio_with_interval(
     )
 
 
-def over_seeds(values: Sequence[Number], *, log: bool = False) -> Estimate:
+def over_seeds(
+    values: Sequence[Number], *, log: bool = False, within: tuple[float, float] | None = None
+) -> Estimate:
     """Mean over seeds with Student's t interval; NaN and infinite values are counted as missing.
 
     Args:
+        within: range of the quantity, (0, 1) for a share, to which the interval is cut.
         log: average logarithms (for time constants and counts, which spread multiplicatively); the geometric mean comes
             back. Values of 0 or less are missing then.
     """
@@ -275,6 +278,8 @@ def over_seeds(values: Sequence[Number], *, log: bool = False) -> Estimate:
         half = float(stats.t.ppf(0.975, len(used) - 1) * used.std(ddof=1) / math.sqrt(len(used)))
     ends = (mean, mean - half, mean + half)
     value, low, high = (math.exp(min(e, 700.0)) for e in ends) if log else ends
+    if within is not None:
+        low, high = max(low, within[0]), min(high, within[1])
     return Estimate(
         value=value,
         n=len(usable),

@@ -177,6 +177,9 @@ def test_seed_intervals_cover_and_count_the_missing() -> None:
     some = over_seeds([1.0, math.nan, 3.0])
     assert (some.value, some.n, some.missing) == (2.0, 2, 1)
     assert math.isnan(over_seeds([1.0]).low)
+    share = over_seeds([0.0, 0.1, 0.5], within=(0.0, 1.0))
+    free = over_seeds([0.0, 0.1, 0.5])
+    assert free.low < 0 == share.low and share.high == free.high and share.value == pytest.approx(0.2)
     assert over_seeds([math.nan]).n == 0
 
 

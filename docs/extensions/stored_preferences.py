@@ -4,7 +4,9 @@ from typing import Any
 
 from stored_entries import Stored, at, follow, percent
 
+from interp.experiments.method_elasticity.analysis import rate_over_seeds
 from interp.stats import Estimate, fitted_slope, mean_with_interval
+from interp.storage.typed_json import from_plain
 
 
 def reward_topology() -> dict[str, Stored]:
@@ -56,20 +58,32 @@ def method_elasticity() -> dict[str, Stored]:
     """Refusal rates of every arm where it was stopped, and before and after the stubs."""
     entries: dict[str, Stored] = {
         "stubs": at("config", "n_stubs", form="d"),
+        "seeds": at("config", "seeds", form="d"),
         "n": at("config", "n_test", form="d"),
         "target": percent("config", "target"),
-        "start": percent("alignments", {"arm": "sft"}, "moments", 0, "values", "refusal"),
+        "start": _over_seeds("alignments", {"arm": "sft"}, "moments", 0, "values", "refusal"),
         "rollouts": Stored(lambda result: result["config"]["updates"] * result["config"]["rollouts"], "d"),
     }
     for arm in ("none", "shuffled", "sft", "dpo", "kto", "orpo", "ppo", "dr-po", "grpo", "tree"):
         leg = {"arm": arm, "matching": "refusal"}
         entries |= {
-            f"{arm}: before": percent("unlearned", leg, "moments", 0, "values", "refusal"),
-            f"{arm}: after": percent("unlearned", leg, "moments", -1, "values", "refusal"),
+            f"{arm}: before": _over_seeds("unlearned", leg, "moments", 0, "values", "refusal"),
+            f"{arm}: after": _over_seeds("unlearned", leg, "moments", -1, "values", "refusal"),
         }
         if arm != "none":
-            entries[f"{arm}: reached"] = percent("matches", leg, "reached")
+            entries[f"{arm}: reached"] = _over_seeds("matches", leg, "reached")
     return entries
+
+
+def _over_seeds(part: str, rows: dict[str, Any], *where: str | int) -> Stored:
+    """A rate over the seeds of an arm."""
+
+    def found(result: Any) -> Estimate:
+        entries = [row for row in result[part] if all(row[key] == value for key, value in rows.items())]
+        rates = [from_plain(Estimate, dict(follow(row, where)), source="a stored rate") for row in entries]
+        return rate_over_seeds(rates)
+
+    return Stored(found, "percent")
 
 
 def _tabular(result: Any, beta: float) -> Any:

@@ -13,7 +13,7 @@ from interp.data.prompts import load_prompts
 from interp.engine.ray_cluster import Workers
 from interp.experiments.method_elasticity import EXPERIMENT, Config, Result
 from interp.experiments.method_elasticity import legs as method
-from interp.experiments.method_elasticity.analysis import numbers
+from interp.experiments.method_elasticity.analysis import numbers, rate_over_seeds
 from interp.experiments.method_elasticity.fits import decline, examples_to, growth_exponent
 from interp.experiments.method_elasticity.matching import matched, shared_kl
 from interp.experiments.method_elasticity.methods import coin_flipped, kind_pairs, material
@@ -118,6 +118,15 @@ def test_examples_to_a_level_by_hand() -> None:
     assert examples_to([0, 8, 16], [0.1, 0.3, 0.7], 0.5) == pytest.approx(12)
     assert math.isnan(examples_to([0, 8], [0.6, 0.9], 0.5))  # starts above
     assert math.isnan(examples_to([0, 8], [0.1, 0.3], 0.5))  # never
+
+
+def test_a_rate_over_seeds_covers_the_prompts_that_they_share() -> None:
+    agreeing = [rate([True] * 3 + [False] * 9)] * 3  # t over seeds has no width
+    alike = rate_over_seeds(agreeing)
+    assert (alike.value, alike.low, alike.high) == pytest.approx((0.25, agreeing[0].low, agreeing[0].high))
+    spread = rate_over_seeds([rate([False] * 12), rate([True] * 12)])
+    assert (spread.value, spread.low, spread.high) == (0.5, 0.0, 1.0)
+    assert rate_over_seeds(agreeing[:1]) == agreeing[0]
 
 
 def test_growth_exponents_by_hand() -> None:
@@ -340,7 +349,7 @@ def planted(made: Result, half_lives: Mapping[Arm, Sequence[float]], *, again: f
 def test_planted_half_lives_are_read_and_ranked(finished: Finished) -> None:
     apart = planted(finished.result, {"sft": [4, 4, 5], "dpo": [12, 13, 12]})
     table = numbers(apart, "refusal")
-    assert table["sft"].half_life.value == pytest.approx(13 / 3)
+    assert table["sft"].half_life.value == pytest.approx((4 * 4 * 5) ** (1 / 3))
     assert table["dpo"].first.value == pytest.approx(8) and table["dpo"].second.value == pytest.approx(4)
     assert table["sft"].first_over_second.value == pytest.approx(2)
     assert table["dpo"].forward_over_inverse.value == pytest.approx(8 / (12 * 13 * 12) ** (1 / 3))

@@ -34,7 +34,7 @@ class ArmNumbers:
     over_refusal: Estimate
     """Refusal rate of the aligned model on harmless prompts."""
     half_life: Estimate
-    """Stubs until half of the way to the start's refusal rate is gone."""
+    """Stubs until half of the way to the start's refusal rate is gone, geometric mean."""
     tau: Estimate
     """Time constant of that decline in stubs, geometric mean."""
     kl_start: Estimate
@@ -82,6 +82,19 @@ def curve(moments: Sequence[Moment], name: str) -> tuple[list[int], list[float]]
     return [x for x, _ in known], [y for _, y in known]
 
 
+def rate_over_seeds(rates: Sequence[Estimate]) -> Estimate:
+    """Mean of a rate over seeds that share their prompts; the rate itself of one seed.
+
+    Seeds that agree on a dozen prompts say nothing of other prompts. Each end is therefore the farther one of Student's
+    t over seeds and of the mean of the seeds' own ends, which is the interval over prompts.
+    """
+    if len(rates) == 1:
+        return rates[0]
+    mean = over_seeds([rate.value for rate in rates], within=(0.0, 1.0))
+    low, high = (sum(ends) / len(rates) for ends in zip(*((r.low, r.high) for r in rates), strict=True))
+    return replace(mean, low=min(mean.low, low), high=max(mean.high, high))
+
+
 def pooled(result: Result, value: Callable[[ArmNumbers], Estimate], matching: Matching) -> Estimate:
     """Geometric mean over methods of their values, with a t interval over methods."""
     found = [value(row) for arm, row in numbers(result, matching).items() if arm in METHODS]
@@ -107,24 +120,24 @@ def _arm_numbers(
     by_seed = over_seeds([exponent.value for exponent in exponents])
     matches = [match for leg in legs if (match := match_of(result, leg)) is not None]
 
-    def over(name: str, moment: int) -> Estimate:
-        return over_seeds([_value(leg.moments[moment], name) for leg in legs])
+    def over(name: str, moment: int, within: tuple[float, float] | None = None) -> Estimate:
+        return over_seeds([_value(leg.moments[moment], name) for leg in legs], within=within)
 
     return ArmNumbers(
         arm=arm,
         matching=matching,
         matched=sum(match.matched for match in matches),
         seeds=len(legs),
-        start=_pooled_rate([leg.moments[0].values["refusal"] for leg in legs]),
-        end=_pooled_rate([leg.moments[-1].values["refusal"] for leg in legs]),
-        over_refusal=over("over_refusal", 0),
-        half_life=over_seeds([seed.half_life for seed in seeds]),
+        start=rate_over_seeds([leg.moments[0].values["refusal"] for leg in legs]),
+        end=rate_over_seeds([leg.moments[-1].values["refusal"] for leg in legs]),
+        over_refusal=over("over_refusal", 0, within=(0.0, 1.0)),
+        half_life=over_seeds([seed.half_life for seed in seeds], log=True),
         tau=over_seeds([seed.tau for seed in seeds], log=True),
         kl_start=over("kl", 0),
         kl_end=over("kl", -1),
         exponent=exponents[0] if len(exponents) == 1 else by_seed,
-        first=over_seeds([seed.first for seed in seeds]),
-        second=over_seeds([seed.second for seed in seeds]),
+        first=over_seeds([seed.first for seed in seeds], log=True),
+        second=over_seeds([seed.second for seed in seeds], log=True),
         first_over_second=over_seeds([seed.first_over_second for seed in seeds], log=True),
         forward_over_inverse=over_seeds([seed.forward_over_inverse for seed in seeds], log=True),
     )
@@ -184,8 +197,3 @@ def _value(moment: Moment, name: str) -> float:
 
 def _ratio(top: float, bottom: float) -> float:
     return top / bottom if top > 0 and bottom > 0 else math.nan
-
-
-def _pooled_rate(rates: Sequence[Estimate]) -> Estimate:
-    """Over seeds where there are several, else the one rate with its own interval."""
-    return replace(rates[0]) if len(rates) == 1 else over_seeds([rate.value for rate in rates])

@@ -17,7 +17,6 @@ from interp.display.charts import (
     points,
     rate_axis,
     reference_line,
-    with_ends,
 )
 from interp.experiments.method_elasticity import Result
 from interp.experiments.method_elasticity.analysis import ArmNumbers, curve, numbers, start_rates
@@ -72,6 +71,8 @@ def _legs(result: Result, matching: Matching) -> list[Leg]:
     ]
 
 
+_EXAMPLES = (0.0, 2.2)
+"""Range of axes that count examples, as powers of ten; a t interval of two or three seeds may go on beyond it."""
 TITLES = {
     "refusal": "What is left of alignment under the same stubs",
     "kl": "Distance from the base while alignment is unlearned",
@@ -89,25 +90,27 @@ def _curves(result: Result, name: str, matching: Matching, y_title: str, *, shar
             x, entries = _over_legs(legs, name)
             if not entries:
                 continue
-            ends = [with_ends(entry) for entry in entries] if seeds > 1 else entries
             traces = line(
                 LABELS[arm],
                 [entry.value for entry in entries],
                 LOOKS[arm],
                 x=x,
-                low=[entry.low for entry in ends] if seeds > 1 else None,
-                high=[entry.high for entry in ends] if seeds > 1 else None,
                 in_legend=arm in group or column == 1,
-                within=(0.0, 1.0) if share else None,
                 width=1 if arm in CONTROLS else 2.2,
             )
+            # Three seeds have t intervals as wide as the panel: the seeds themselves say more.
+            for leg in legs if len(legs) > 1 else ():
+                at, values = curve(leg.moments, name)
+                traces += line(
+                    LABELS[arm], values, LOOKS[arm], x=at, in_legend=False, width=0.6, markers=False
+                )
             for trace in traces:
                 figure.add_trace(trace, row=1, col=column)
     if share:
         rate_axis(figure)
     if name.startswith("shift"):
         reference_line(figure, y=0)
-    spread = f"95% t intervals over {seeds} seeds" if seeds > 1 else "one seed, no bands"
+    spread = f"thick: mean of {seeds} seeds, thin: each" if seeds > 1 else "one seed"
     return finish(
         figure,
         title=TITLES[name],
@@ -158,7 +161,7 @@ def _half_lives(result: Result) -> go.Figure:
             figure.add_trace(trace, row=1, col=column)
     order = [LABELS[arm] for arm in result.config.arms]
     figure.update_yaxes(categoryorder="array", categoryarray=order[::-1], type="category")
-    figure.update_xaxes(rangemode="tozero")
+    figure.update_xaxes(type="log", range=_EXAMPLES)
     return finish(
         figure,
         title="How long each alignment lasts",
@@ -175,7 +178,11 @@ def _floor_text(result: Result) -> str:
 
 def _intervals(result: Result) -> str:
     seeds = result.config.seeds
-    return f"95% t intervals over {seeds} seeds" if seeds > 1 else "one seed, so no intervals over seeds"
+    return (
+        f"95% t intervals over the seeds with a number, of {seeds}"
+        if seeds > 1
+        else "one seed, so no intervals over seeds"
+    )
 
 
 def _exponents(result: Result) -> go.Figure:
@@ -221,7 +228,7 @@ def _both_times(result: Result) -> go.Figure:
         figure.add_trace(points(name, labels, list(known.values()), look, horizontal=True))
     order = [LABELS[arm] for arm in result.config.methods]
     figure.update_yaxes(categoryorder="array", categoryarray=order[::-1], type="category")
-    figure.update_xaxes(rangemode="tozero")
+    figure.update_xaxes(type="log", range=_EXAMPLES)
     return finish(
         figure,
         title="Is a model aligned faster the second time?",

@@ -129,7 +129,7 @@ def _order(result: Result, matching: Matching) -> list[str]:
         why = (
             "fewer than two matched methods have one"
             if len(whole) < 2
-            else "intervals take two seeds or more"
+            else "a half-life of one seed has no interval"
         )
         return [f"{said} Whether the method decides: not testable, {why}.{left_out}"]
     apart: list[tuple[Arm, Arm]] = [
