@@ -17,7 +17,7 @@ from inspect_ai.solver import TaskState, generate, multiple_choice
 from interp.data.multiple_choice import Questions, load_questions
 from interp.data.prompt_sets import Prompts
 from interp.data.prompts import load_prompts
-from interp.evaluation.refusals import RefusalList, refuses
+from interp.evaluation.refusals import REFUSAL_LISTS, RefusalList, refuses
 from interp.models.thinking import separated
 
 _MESSAGES = {"system": ChatMessageSystem, "user": ChatMessageUser, "assistant": ChatMessageAssistant}
@@ -93,7 +93,12 @@ def refusal(
         ending: as-is, strip or period.
         substrings: list of refusal substrings.
         n: at most so many prompts.
+
+    Raises:
+        ValueError: an unknown list, or as `load_prompts`.
     """
+    if substrings not in REFUSAL_LISTS:
+        raise ValueError(f"unknown refusal list {substrings!r}; known: {', '.join(REFUSAL_LISTS)}")
     loaded: Any = load_prompts(prompts, ending=ending)  # pyright: ignore[reportArgumentType]
     part: Prompts = loaded[kind, split]
     return Task(
