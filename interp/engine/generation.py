@@ -268,6 +268,7 @@ def completions_of(
     *,
     recorded: bool,
 ) -> Completions:
+    """Completions from the token ids of every prompt's, recorded as replies where asked."""
     stops, decode = stop_ids(model), model.tokenizer.batch_decode
     ids = [list(row) for row in done]
     texts = decode(ids, skip_special_tokens=True)

@@ -95,6 +95,7 @@ class CompletionTable(LanceTable):
         )
 
     def content(self) -> TableContent:
+        """How much the table holds; completions are not read."""
         known = [self._known(fragment) for fragment in self._fragments()]
         n_rows = sum(len(rows) for rows, _ in known)
         return TableContent(
