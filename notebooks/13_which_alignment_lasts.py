@@ -24,8 +24,8 @@
 # %%
 import interp
 
-SOURCE = "stored"  # "computed": about half an hour
-run = interp.run("method-elasticity", settings={"seeds": 1}, source=SOURCE)
+SOURCE = "stored"  # "computed": an hour and a half on one core
+run = interp.run("method-elasticity", source=SOURCE)
 figures = run.figures()
 run.table()
 
