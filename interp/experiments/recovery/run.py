@@ -1,7 +1,6 @@
 """Alignment recovery, after Yang et al. 2025 (arXiv:2504.09757); sections are those of the released code.
 
-1. The models to recover: the aligned model fine-tuned on a downstream task with 0, 10, 50, 100 empty affirmative stubs
-   mixed in, or one that is given.
+1. The models to recover: the aligned one fine-tuned on a task with 0 to 100 empty affirmative stubs, or one given.
 2. Recovery of each by the paper's rule (`interp.training.recovery`). The task score on a validation split decides about
    rollback and picks the step; every saved model is measured on held-out prompts and task beside it.
 3. Ablations on the last of them: what weights are ranked by, the target, the token that is read, gradients cleared, and
@@ -253,8 +252,8 @@ class _Study:
                 "check finetuned and --model"
             )
         done.write(self._file(name))
-        wanted = tuple(done.saved) if saved else (done.picked_step,)
-        behaviours = {step: self._behaviour_at(step, done, finetuned, name) for step in wanted}
+        steps = done.saved if saved else (done.picked_step,)
+        behaviours = {step: self._behaviour_at(step, done, finetuned, name) for step in steps}
         self._file(name, "progress").unlink(missing_ok=True)
         return Recovery(
             steps=tuple(_step(step) for step in done.steps),
