@@ -76,7 +76,8 @@ CLAIMS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Config(CheckedSettings):
-    """Settings, chosen for a model of 135M parameters on a processor: a seed in about a quarter of an hour."""
+    """Settings, chosen for a model of 135M parameters on a processor: a seed in half an hour on one core, in a
+    quarter of an hour on two (`--workers 2`)."""
 
     methods: tuple[Method, ...] = METHODS
     """Methods of alignment."""
