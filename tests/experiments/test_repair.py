@@ -29,7 +29,7 @@ from interp.experiments.repair import (
 from interp.experiments.repair import run as method
 from interp.experiments.repair.attacks import lost, permitted
 from interp.experiments.repair.measuring import is_incoherent
-from interp.experiments.repair.report import attack_table, inside_table, verdict
+from interp.experiments.repair.report import attack_table, inside_table, rate_table, verdict
 from interp.experiments.repair.scoreboard import difference, over_prompts, scoreboard, worst_attack
 from interp.experiments.training_work import task_splits
 from interp.models.chat_model import ChatModel
@@ -141,6 +141,20 @@ def test_a_repair_that_does_not_beat_the_random_restore_of_its_budget_is_none() 
     assert verdict(refuser, RECOVERY) == "none: refuses harmless prompts as well"
     assert any("Seen: recovery restores refusal" in line for line in EXPERIMENT.verdicts(good))
     assert any("Not seen: the weights that recovery" in line for line in EXPERIMENT.verdicts(bad))
+
+
+def test_a_repair_holds_at_every_seed_and_not_only_in_the_mean() -> None:
+    good = planted(18, 5)
+    one_seed = {**good.trials, RECOVERY: (trial(20), trial(4)), ALL_STEPS: (trial(20), trial(5))}
+    result = replace(good, trials=one_seed, rows=scoreboard(one_seed))
+    assert result.rows[RECOVERY].gain.positive  # 0.4 of the prompts in the mean, none at the second seed
+    assert verdict(result, RECOVERY) == "none: refuses no more than without"
+    assert verdict(result, ALL_STEPS).startswith("none: does not beat random restore, equal count")
+    assert not any(line.startswith("Seen: recovery") for line in EXPERIMENT.verdicts(result))
+    row = next(row for row in rate_table(result).rows if row[0] == RECOVERY)
+    assert "100%, 20%" in row
+    strokes = [t for t in EXPERIMENT.figures(result)["scoreboard"].data if t.marker.symbol == "line-ns-open"]
+    assert (1.0, 0.2) in {tuple(t.x) for t in strokes if t.y[0] == RECOVERY}
 
 
 def test_the_worst_attack_is_picked_on_validation_prompts_within_the_bound() -> None:

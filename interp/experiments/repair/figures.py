@@ -15,6 +15,7 @@ from interp.display.charts import (
     reference_line,
     style,
 )
+from interp.display.styles import Style
 from interp.experiments.repair import ALIGNED, BROKEN, AttackTrial, Inside, Result
 from interp.experiments.repair.scoreboard import over_refuses, worst_attack
 from interp.stats import mean_with_interval, rate
@@ -71,6 +72,10 @@ def _scoreboard(result: Result) -> go.Figure:
             )
             figure.add_trace(trace, row=1, col=column)
             shown.add(family)
+            for name in rows if result.config.seeds > 1 else ():
+                figure.add_trace(
+                    _seeds(name, _by_seed(result, name, measure), looks[family]), row=1, col=column
+                )
     rate_axis(figure, horizontal=True)
     figure.update_xaxes(tickvals=[0, 0.5, 1])
     figure.update_yaxes(categoryorder="array", categoryarray=list(result.rows)[::-1])
@@ -78,7 +83,26 @@ def _scoreboard(result: Result) -> go.Figure:
     return finish(
         figure,
         title="What each repair gives and costs",
-        note=f"{_about(result)}; held-out: {counts}; 95% intervals resample prompts, each with its mean over seeds",
+        note=f"{_about(result)}; held-out: {counts}; 95% intervals resample prompts, each with its mean over seeds"
+        + ("; strokes: each seed" if result.config.seeds > 1 else ""),
+    )
+
+
+def _by_seed(result: Result, name: str, measure: str) -> list[float]:
+    """A column of the scoreboard at each seed."""
+    rows = [t.task if measure == "task" else t.refused[measure] for t in result.trials[name]]
+    return [float(sum(row)) / len(row) for row in rows]
+
+
+def _seeds(name: str, values: Sequence[float], look: Style) -> go.Scatter:
+    """A stroke for each seed of a row."""
+    return go.Scatter(
+        x=list(values),
+        y=[name] * len(values),
+        mode="markers",
+        marker={"color": look.colour, "symbol": "line-ns-open", "size": 8},
+        showlegend=False,
+        hovertemplate=f"{name}: %{{x:.3f}}<extra></extra>",
     )
 
 
@@ -170,16 +194,7 @@ def _inside(result: Result, measures: Sequence[str]) -> go.Figure:
             )
             trace.update(error_x=None)
             figure.add_trace(trace, row=1, col=column)
-            figure.add_scatter(
-                x=values,
-                y=[name] * len(values),
-                mode="markers",
-                marker={"color": looks[family].colour, "symbol": "line-ns-open", "size": 8},
-                showlegend=False,
-                hovertemplate=f"{name}: %{{x:.3f}}<extra></extra>",
-                row=1,
-                col=column,
-            )
+            figure.add_trace(_seeds(name, values, looks[family]), row=1, col=column)
             shown.add(family)
     figure.update_yaxes(categoryorder="array", categoryarray=list(rows)[::-1])
     return finish(

@@ -64,6 +64,14 @@ def difference(first: Sequence[Trial], second: Sequence[Trial], *, seed: int = 0
     return mean_with_interval([a - b for a, b in zip(one, other, strict=True)], seed=seed, unit="share")
 
 
+def ahead_at_every_seed(first: Sequence[Trial], second: Sequence[Trial]) -> bool:
+    """Whether the first refuses more held-out harmful prompts than the second at each seed alone."""
+    return all(
+        _mean(one.refused["harmful"]) > _mean(other.refused["harmful"])
+        for one, other in zip(first, second, strict=True)
+    )
+
+
 def worst_attack(trials: Sequence[AttackTrial]) -> AttackTrial | None:
     """The attack on one repair after which the fewest validation prompts are refused, of those within the bound on
     capability lost; the first of equals, and None where no attack is within it.
