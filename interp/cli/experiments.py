@@ -168,14 +168,14 @@ def plot(
         from interp.storage.atomic_files import write_file
 
         stored = open_run(folder)
-        from interp.display.images import png as draw_png  # plotly only where there is something to draw
+        from interp.display import images  # plotly only where there is something to draw
 
         for name, figure in stored.figures().items():
             write_file(folder / "figures" / f"{name}.json", str(figure.to_json()).encode())
             if png is not None:
-                write_file(png / f"{name}.png", draw_png(figure))
+                write_file(png / f"{name}.png", images.png(figure))
             if html is not None:
-                write_file(html / f"{name}.html", figure.to_html(include_plotlyjs="cdn").encode())
+                write_file(html / f"{name}.html", images.page(figure))
         write_file(folder / "report.html", stored.report().encode())
         print_lines(f"report: {(folder / 'report.html').resolve()}")
 

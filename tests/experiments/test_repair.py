@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -153,8 +154,9 @@ def test_a_repair_holds_at_every_seed_and_not_only_in_the_mean() -> None:
     assert not any(line.startswith("Seen: recovery") for line in EXPERIMENT.verdicts(result))
     row = next(row for row in rate_table(result).rows if row[0] == RECOVERY)
     assert "100%, 20%" in row
-    strokes = [t for t in EXPERIMENT.figures(result)["scoreboard"].data if t.marker.symbol == "line-ns-open"]
-    assert (1.0, 0.2) in {tuple(t.x) for t in strokes if t.y[0] == RECOVERY}
+    drawn: Any = EXPERIMENT.figures(result)["scoreboard"].data
+    strokes = [trace for trace in drawn if trace.marker.symbol == "line-ns-open"]
+    assert (1.0, 0.2) in {tuple(trace.x) for trace in strokes if trace.y[0] == RECOVERY}
 
 
 def test_the_worst_attack_is_picked_on_validation_prompts_within_the_bound() -> None:
