@@ -65,4 +65,4 @@ def test_coordinates_have_six_digits_and_nothing_else_changes() -> None:
     figure = go.Figure(go.Scatter(x=[1 / 3], y=[2], name="0.33333333"))
     html = page(figure).decode()
     assert '"x":[0.333333]' in html and '"name":"0.33333333"' in html
-    assert figure.to_plotly_json()["data"][0]["x"] == (1 / 3,)  # the figure itself is as it was
+    assert list(figure.to_plotly_json()["data"][0]["x"]) == [1 / 3]  # the figure itself is as it was
