@@ -8,37 +8,59 @@ from stored_entries import Step, Stored, at, percent
 from interp.stats import Estimate, mean_with_interval, rate
 
 
-def recovery(compared: str) -> dict[str, Stored]:
-    """Refusal of harmful prompts and task score of every model, and what was restored in the compared one."""
-    models: dict[str, tuple[Step, ...]] = {
-        "aligned": ("aligned",),
+def recovery() -> dict[str, Stored]:
+    """The run on smollm2-safe: two models and every comparison."""
+    more: dict[str, tuple[Step, ...]] = {
         "0 stubs, fine-tuned": ("cases", "0 stubs", "finetuned"),
         "0 stubs, picked": ("cases", "0 stubs", "recovery", "behaviour"),
         "0 stubs, last step": ("cases", "0 stubs", "recovery", "saved", "20"),
-        "fine-tuned": ("cases", compared, "finetuned"),
-        "picked": ("cases", compared, "recovery", "behaviour"),
-        "last step": ("cases", compared, "recovery", "saved", "20"),
+        "last step": ("cases", "50 stubs", "recovery", "saved", "20"),
+    }
+    return _behaviours(more) | {
+        **_recovered("50 stubs"),
+        "0 stubs, step": at("cases", "0 stubs", "recovery", "picked", form="d"),
+        "loss after a step": at("cases", "50 stubs", "recovery", "steps", 2, "loss", form=".3f"),
+        "first step's prediction": at("cases", "50 stubs", "recovery", "steps", 1, "predicted", form=".2g"),
+        "loss before": at("cases", "50 stubs", "recovery", "steps", 1, "loss", form=".3f"),
+    }
+
+
+def recovery_qwen() -> dict[str, Stored]:
+    """The run on Qwen2.5-Coder-0.5B-Instruct: one model, ten steps."""
+    steps = ("cases", "50 stubs", "recovery", "steps")
+    return _recovered("50 stubs") | {
+        "state before": at(*steps, 0, "cosine_harmful", form=".3f"),
+        "state after": at(*steps, 10, "cosine_harmful", form=".3f"),
+    }
+
+
+def _recovered(case: str) -> dict[str, Stored]:
+    """Refusal of harmful prompts and task score of every model compared with this case, and what was restored."""
+    models: dict[str, tuple[Step, ...]] = {
+        "aligned": ("aligned",),
+        "fine-tuned": ("cases", case, "finetuned"),
+        "picked": ("cases", case, "recovery", "behaviour"),
         "all steps": ("all_steps", "behaviour"),
         "random": ("ablations", "random weights (control)", "behaviour"),
         "attribution": ("ablations", "|gradient x difference|", "behaviour"),
         "below": ("all_below",),
         "above": ("all_above",),
     }
+    return _behaviours(models) | {
+        "n harmful": at("n", "harmful", form="d"),
+        "n task": at("n", "task", form="d"),
+        "step": at("cases", case, "recovery", "picked", form="d"),
+        "share": at("all_steps", "share", form=".2%"),
+    }
+
+
+def _behaviours(models: dict[str, tuple[Step, ...]]) -> dict[str, Stored]:
     entries: dict[str, Stored] = {}
     for name, where in models.items():
         entries[f"{name}: harmful"] = percent(*where, "refusal_rate", "harmful")
         entries[f"{name}: harmless"] = percent(*where, "refusal_rate", "harmless")
         entries[f"{name}: task"] = percent(*where, "task")
-    return entries | {
-        "n harmful": at("n", "harmful", form="d"),
-        "n task": at("n", "task", form="d"),
-        "0 stubs, step": at("cases", "0 stubs", "recovery", "picked", form="d"),
-        "step": at("cases", compared, "recovery", "picked", form="d"),
-        "share": at("all_steps", "share", form=".2%"),
-        "first step's prediction": at("cases", compared, "recovery", "steps", 1, "predicted", form=".2g"),
-        "loss before": at("cases", compared, "recovery", "steps", 1, "loss", form=".3f"),
-        "loss after a step": at("cases", compared, "recovery", "steps", 2, "loss", form=".3f"),
-    }
+    return entries
 
 
 REPAIRS = {
