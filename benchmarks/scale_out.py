@@ -93,6 +93,10 @@ def cost(folders: list[Path], spec: TrackingSpec, workers: Workers | None) -> tu
     return Cost(wall, processor + sum(used.values())), records
 
 
+def _what(spec: TrackingSpec) -> str:
+    return f"{spec.n} prompts of each kind, measures {', '.join(spec.measures)}"
+
+
 def overhead(folders: list[Path], spec: TrackingSpec) -> None:
     """What one worker costs in processor seconds; writes the section."""
     n, costs, same = len(folders), dict[str, tuple[float, float]](), True
@@ -112,9 +116,9 @@ def overhead(folders: list[Path], spec: TrackingSpec) -> None:
     alone, shared = (first + PUBLISHED * each for first, each in costs.values())
     write_section(
         "Several workers",
-        f"""Adapter checkpoints of smollm2, {spec.n} prompts of each kind, one thread each; the records of {n}
-checkpoints are {"equal to the bit" if same else "NOT EQUAL"}. Processor seconds of all
-processes, those of Ray as well, from series of 1 and of {n}.
+        f"""Adapter checkpoints of smollm2, one thread each; {_what(spec)}.
+The records of {n} checkpoints are {"equal to the bit" if same else "NOT EQUAL"}. Processor seconds
+of all processes, those of Ray as well, from series of 1 and of {n}.
 
 | | once a series | each checkpoint | {PUBLISHED} checkpoints |
 |---|---|---|---|
@@ -146,8 +150,8 @@ def by_the_clock(folders: list[Path], spec: TrackingSpec) -> None:
     )
     write_section(
         "Several workers by the clock",
-        f"""{len(folders)} adapter checkpoints of smollm2, {spec.n} prompts of each kind, one thread each;
-the records are {"equal to the bit" if same else "NOT EQUAL"}.
+        f"""{len(folders)} adapter checkpoints of smollm2, one thread each; {_what(spec)}.
+The records are {"equal to the bit" if same else "NOT EQUAL"}.
 
 | | seconds | of one worker | processor seconds |
 |---|---|---|---|
@@ -160,13 +164,14 @@ def main() -> None:
     logging.disable(logging.WARNING)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoints", type=int, help="3, and 12 by the clock")
-    parser.add_argument("--prompts", type=int, default=16)
+    parser.add_argument("--prompts", type=int, help="fewer prompts of each kind, and half of the measures")
     parser.add_argument("--wall", action="store_true", help="compare by the clock, on two idle cores")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    spec = TrackingSpec(
-        n=given.prompts, n_fit=given.prompts, measures=("refusal", "beliefs", "directions", "shift", "guard")
-    )
+    spec = TrackingSpec()  # what `interp track` measures unless told otherwise
+    if given.prompts is not None:
+        few = ("refusal", "beliefs", "directions", "shift", "guard")
+        spec = replace(spec, n=given.prompts, n_fit=given.prompts, measures=few)
     with tempfile.TemporaryDirectory() as place:
         folders = series(Path(place), given.checkpoints or (PUBLISHED if given.wall else 3))
         # Imports, and the conversion of the bundled model, are paid before anything is measured.
