@@ -38,7 +38,7 @@ lab: $(READY)
 
 # The site, strict and without a network: docs/_build/html/index.html.
 docs: $(READY)
-	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html docs docs/_build/html
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --jobs auto -b html docs docs/_build/html
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.engine

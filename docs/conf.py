@@ -44,6 +44,7 @@ nb_ipywidgets_js = {}  # its loader comes from a CDN; the stored state of a widg
 nb_mime_priority_overrides = [
     ("*", "image/png", 0),  # figures are stored twice: as Plotly data, which needs plotly.js, and as an image
     ("*", "application/vnd.jupyter.widget-view+json", None),
+    ("llms-markdown", "text/plain", 10),  # tables, in the Markdown twins
 ]
 
 # API pages: each public name where it is defined
@@ -61,6 +62,7 @@ python_use_unqualified_type_names = True
 # Markdown twins and llms.txt
 llms_txt_description = "Find, steer and track harmfulness and refusal inside chat models."
 llms_txt_suffix_mode = "replace"
+llms_txt_build_parallel = False  # after the pages, from what was read for them: reading is most of a build
 llms_txt_suppress_unknown_node_warnings = ["abbreviation", "caption"]  # kept as text and as the image's
 
 html_theme = "pydata_sphinx_theme"

@@ -29,10 +29,10 @@ def relink_twins(app: Sphinx, exception: Exception | None) -> None:
     """Name the images of the Markdown twins from where the twins lie, and bring those of `figures/` along."""
     if exception is not None or app.builder.format != "html":
         return
-    site, here = Path(app.outdir), os.path.relpath(app.outdir, app.srcdir)
+    site, outputs = Path(app.outdir), os.path.relpath(Path(app.outdir).parent / "jupyter_execute", app.srcdir)
     for page in site.rglob("*.md"):
         up = "../" * (len(page.relative_to(site).parts) - 1)
-        text = page.read_text().replace(f"]({here}/", f"]({up}")
+        text = page.read_text().replace(f"]({outputs}/", f"]({up}_images/")  # beside those of the pages
         for name in re.findall(r"\]\((?:\.\./)+figures/([^)]+\.png)\)", text):
             target = site / "figures" / name
             target.parent.mkdir(parents=True, exist_ok=True)
