@@ -1,7 +1,8 @@
 """Settings that are checked when they are made: types, bounds, and no NaN, infinity or negative count anywhere.
 
 A bound stands in a field's annotation. Whatever it says, a number must be finite and a whole number 0 or more, so that
-a mistake fails before any work is done, and a negative count never slices from the end.
+a mistake fails before any work is done, and a negative count never slices from the end. Numbers of NumPy and torch
+become those of Python, which is what files of settings hold.
 
     @dataclass(frozen=True, kw_only=True)
     class Config(CheckedSettings):
@@ -50,7 +51,9 @@ class CheckedSettings:
             ValueError: a value of another type or out of bounds; the message names field, rule and value.
         """
         for field in fields(self):  # pyright: ignore[reportArgumentType] (subclasses are dataclasses)
-            value, kind = getattr(self, field.name), _hints(type(self))[field.name]
+            given, kind = getattr(self, field.name), _hints(type(self))[field.name]
+            if (value := _of_python(given, kind)) is not given:
+                object.__setattr__(self, field.name, value)
             if not isinstance(value, _PLAIN) or (value is None and type(None) in get_args(kind)):
                 continue  # prompts and the like check themselves
             check_truth_values(value, kind, field.name)
@@ -76,6 +79,23 @@ def check_truth_values(value: Any, hint: Any, name: str) -> None:
     for item in value if isinstance(value, tuple | list) else [value]:
         if isinstance(item, bool) and not _takes_truth_values(hint):
             raise ValueError(f"{name} must be a number, not a truth value, got {value!r:.80}")
+
+
+def _of_python(value: Any, hint: Any) -> Any:
+    """Numbers of NumPy or torch as those of Python, a row of them as a tuple; anything else as it is."""
+    if isinstance(value, tuple | list):
+        items = [_of_python(item, hint) for item in value]
+        if all(one is other for one, other in zip(items, value, strict=True)):
+            return value
+        return tuple(items) if isinstance(value, tuple) else items
+    if not (hasattr(value, "dtype") and hasattr(value, "tolist") and _takes_numbers(hint)):
+        return value
+    plain = value.tolist()
+    return tuple(plain) if isinstance(plain, list) else plain
+
+
+def _takes_numbers(hint: Any) -> bool:
+    return hint in (int, float) or any(map(_takes_numbers, get_args(hint)))
 
 
 def _takes_truth_values(hint: Any) -> bool:

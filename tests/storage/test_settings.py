@@ -1,10 +1,13 @@
 """Settings are refused when they are made, whatever experiment they belong to."""
 
+import json
 import math
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from interp.experiments import EXPERIMENTS
 from interp.experiments.running import experiment
@@ -52,6 +55,41 @@ def test_bounds_are_checked_when_settings_are_made(given: dict[str, Any], messag
     for given in ({"n": "5"}, {"n": 5.0}):  # what is validated is what is used
         number = Plain(**given).n  # pyright: ignore[reportArgumentType]
         assert (number, type(number)) == (5, int)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"n": np.int64(-3)}, "n must be 1 or more, got -3"),
+        ({"rest": torch.tensor(-1)}, "rest must be 0 or more, got -1"),
+        ({"rate": np.float32("nan")}, "rate must be above 0, got nan"),
+        ({"share": np.float32(2)}, "share must be below 1, got 2.0"),
+        ({"n": np.bool_(True)}, "n must be a number, not a truth value, got True"),
+        ({"grid": (1, np.int64(-2))}, r"grid must be 0 or more, got \(1, -2\)"),
+        ({"grid": np.array([1, -2])}, r"grid must be 0 or more, got \(1, -2\)"),
+        ({"rate": np.array([0.1, 0.2])}, "rate.*should be a valid number, got"),
+        ({"threshold": torch.tensor(float("inf"))}, "threshold must be a finite number, got inf"),
+    ],
+)
+def test_numbers_of_numpy_and_torch_are_checked_as_those_of_python(
+    given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Plain(**given)
+
+
+def test_numbers_of_numpy_and_torch_become_those_of_python() -> None:
+    settings = Plain(
+        n=np.int64(5),  # pyright: ignore[reportArgumentType]
+        rate=np.float32(0.5),  # pyright: ignore[reportArgumentType]
+        share=torch.tensor(0.25),  # pyright: ignore[reportArgumentType]
+        grid=np.array([3, 4]),  # pyright: ignore[reportArgumentType]
+        threshold=np.float64(1.5),
+    )
+    assert json.loads(json.dumps(asdict(settings)))["n"] == 5  # files of settings hold plain numbers
+    values = [getattr(settings, field.name) for field in fields(settings)]
+    assert values == [5, 0, (3, 4), 0.5, 0.25, 1.5]
+    assert [type(value) for value in values] == [int, int, tuple, float, float, float]
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda kind: kind.__module__.split(".")[-1])
