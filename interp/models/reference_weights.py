@@ -63,6 +63,10 @@ def reference_weights(source: "ChatModel | str | Path", model: ChatModel) -> Ref
         _check_configs(model, source.hf.config.to_dict(), source.name)
         _check_vocabularies(model, source.tokenizer, source.name)
         return _OfModel(source, model)
+    if not isinstance(source, (str, Path)):
+        raise ValueError(
+            f"the other weights are a loaded model or a folder, got {type(source).__name__}; give interp.load(...)"
+        )
     folder = expanded(source)
     if not (folder / "config.json").is_file():
         raise ValueError(

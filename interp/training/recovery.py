@@ -33,6 +33,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from interp.engine.reads import check_model
 from interp.models.chat_model import ChatModel
 from interp.models.contexts import check_context
 from interp.models.reference_weights import ReferenceWeights, reference_weights
@@ -83,12 +84,16 @@ def recover(
         fast: pack prompts and stop at the cut; False runs each mini-batch padded through all blocks.
 
     Raises:
-        ValueError: no task score, or one that is not a number above 0; models that are no pair of one architecture,
-            vocabulary and tokenizer; quantised weights; no prompts; gradients or activations that are not finite.
+        ValueError: no task score, or one that is not a number above 0; no loaded model; models that are no pair of one
+            architecture, vocabulary and tokenizer; quantised weights; no prompts; gradients or activations that are
+            not finite.
         OSError: the disk of `resume` is full or not writable; the older file is untouched.
         RuntimeError: the weights are not those of before, because the task score changed them.
     """
-    config, task_score = config or RecoveryConfig(), _checked(task_score)
+    check_model(finetuned)
+    config, task_score = RecoveryConfig() if config is None else config, _checked(task_score)
+    if not isinstance(config, RecoveryConfig):
+        raise ValueError(f"config must be a RecoveryConfig, got {type(config).__name__}")
     reference = reference_weights(aligned, finetuned)
     prompts = _tokens(finetuned, harmful), _tokens(finetuned, task)
     steps = RecoverySteps(finetuned, reference, *prompts, config, fast=fast)

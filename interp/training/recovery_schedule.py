@@ -12,6 +12,7 @@ from torch import Tensor
 
 from interp.display.progress import progress
 from interp.models.chat_model import ChatModel
+from interp.models.scalars import finite_number
 from interp.stats import Estimate
 from interp.training.recovered import RecoveryStep
 from interp.training.recovery_config import RecoveryConfig
@@ -189,11 +190,12 @@ def _estimate(score: object) -> Estimate:
     Raises:
         ValueError: not a finite number.
     """
-    estimate = score if isinstance(score, Estimate) else None
-    if estimate is None and isinstance(score, (int, float)):
-        estimate = Estimate(value=float(score), n=1)
-    if estimate is None or not estimate.measurable:
+    if isinstance(score, Estimate) and score.measurable:
+        return score
+    try:
+        return Estimate(value=finite_number(score, "the task score"), n=1)
+    except ValueError:
         raise ValueError(
-            f"the task score must be a finite number or an Estimate, got {score!r}; check the function that was given"
-        )
-    return estimate
+            f"the task score must be a finite number or an Estimate, got {score!r:.80}; check the function that "
+            "was given"
+        ) from None

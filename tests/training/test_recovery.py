@@ -1,18 +1,22 @@
 """Recovery as a whole: schedule and pick, what it leaves, and the mistakes that are named."""
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import interp
 from interp.models.chat_model import ChatModel
+from interp.models.reference_weights import reference_weights
 from interp.models.tokens import tokenize
+from interp.stats import Estimate
 from interp.training.recovery import RecoveryConfig, recover, restored_share
 from interp.training.weight_restoration import restorable_weights
 from tests.conftest import make_tokenizer
@@ -235,6 +239,36 @@ def test_a_task_without_a_score_is_refused(both: Pair) -> None:
 
 def _says_good(_model: ChatModel) -> Any:
     return "good"
+
+
+@pytest.mark.parametrize("one", [np.float32(0.5), np.int64(1), torch.tensor(0.5)])
+def test_a_task_score_may_be_a_number_of_numpy_or_torch(both: Pair, one: Any) -> None:
+    def score(_model: ChatModel) -> Any:
+        return one
+
+    recovered = run(*both, score=score)
+    assert recovered.steps[0].task_score == Estimate(value=float(one), n=1)
+    assert recovered.picked_step == CONFIG.steps
+
+
+@pytest.mark.parametrize("one", [True, np.bool_(True), torch.ones(2), math.inf, None, "0.5"])
+def test_what_is_no_task_score_is_refused(both: Pair, one: Any) -> None:
+    with pytest.raises(ValueError, match="must be a finite number or an Estimate, got"):
+        run(*both, score=lambda _model: one)
+
+
+def test_arguments_of_another_type_are_named(both: Pair) -> None:
+    finetuned, aligned = both
+    plain, other = (
+        inspect.unwrap(recover),
+        inspect.unwrap(reference_weights),
+    )  # without the tests' type checks
+    with pytest.raises(ValueError, match="model must be a ChatModel, got str"):
+        plain("smollm2", aligned, HARMFUL, TASK, Scores(1.0))
+    with pytest.raises(ValueError, match="config must be a RecoveryConfig, got dict"):
+        plain(finetuned, aligned, HARMFUL, TASK, Scores(1.0), {})
+    with pytest.raises(ValueError, match="a loaded model or a folder, got NoneType"):
+        other(None, finetuned)
 
 
 def test_a_task_score_that_changes_weights_is_found(tokenizer: PreTrainedTokenizerFast) -> None:
