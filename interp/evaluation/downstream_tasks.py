@@ -22,9 +22,11 @@ from interp.engine.generation import generate
 from interp.evaluation.task_scores import (
     BinaryF1,
     Metric,
+    RowParts,
     command_accuracy,
     exact_match,
     rouge_1,
+    row_parts,
     sql_exact_match,
 )
 from interp.models.chat_model import ChatModel
@@ -89,6 +91,14 @@ class DownstreamTask:
             ValueError: a task without a score, or not as many replies as references.
         """
         return self._metric()(replies, references)
+
+    def row_parts(self, replies: Sequence[str], references: Sequence[str]) -> RowParts:
+        """What every reply adds to the score above and below the line.
+
+        Raises:
+            ValueError: as `score`.
+        """
+        return row_parts(self._metric(), replies, references)
 
     def _metric(self) -> Metric:
         if self.metric is None:

@@ -9,8 +9,8 @@ r"""Scores of replies against references, one reply and one reference a row, eac
 | `BinaryF1` | F1 over all rows of one of two labels |
 
 The first four are means over rows with an interval (Wilson; bootstrap for `rouge_1`); F1 has a bootstrap interval over
-rows. A metric compares texts: two different queries with the same rows of a table are different here, and a summary in
-other words scores low.
+rows. F1 is no mean of rows: `row_parts` gives what each row adds to a score above and below the line. A metric compares
+texts: two different queries with the same rows of a table are different here, and a summary in other words scores low.
 
     exact_match(["FROM a"], ["FROM  a"]).value        # 1.0
     BinaryF1("toxic", "harmless")(replies, references)
@@ -20,8 +20,8 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -146,42 +146,72 @@ class BinaryF1:
         Raises:
             ValueError: as `exact_match`, or a reference that is neither label.
         """
-        from sklearn.metrics import f1_score
+        unread = sum(self._label(reply) is None for reply in replies)
+        score = self.parts(replies, references).score(resamples=self.resamples, unit="F1")
+        return replace(score, missing=unread)
 
-        rows = _pairs(replies, references)
-        actual = [self._label(wanted) for _, wanted in rows]
-        if None in actual:
-            raise ValueError(
-                f"every reference must be {self.positive!r} or {self.negative!r}, got {rows[actual.index(None)][1]!r}"
-            )
-        read = [self._label(reply) for reply, _ in rows]
-        wanted = np.array(actual, dtype=bool)
-        given = np.array(
-            [not right if label is None else label for label, right in zip(read, actual, strict=True)],
-            dtype=bool,
-        )
-        unread = read.count(None)
-        if not (wanted | given).any():
-            return Estimate.unmeasured(len(rows), unit="F1", missing=unread)
-        index = np.random.default_rng(0).integers(0, len(rows), (self.resamples, len(rows)))
-        hits, errors = (wanted & given)[index].sum(1), (wanted ^ given)[index].sum(1)
-        defined = 2 * hits + errors > 0  # a resample may hold neither a hit nor an error
-        low, high = np.quantile(2 * hits[defined] / (2 * hits + errors)[defined], (0.025, 0.975))
-        return Estimate(
-            value=float(f1_score(wanted, given)),
-            n=len(rows),
-            low=float(low),
-            high=float(high),
-            unit="F1",
-            interval="bootstrap",
-            missing=unread,
-        )
+    def parts(self, replies: Sequence[str], references: Sequence[str]) -> "RowParts":
+        """Of each row twice the hit, and twice the hit plus the error: F1 = 2 hits / (2 hits + errors).
+
+        Raises:
+            ValueError: as `exact_match`, or a reference that is neither label.
+        """
+        gained, possible = list[float](), list[float]()
+        for reply, reference in _pairs(replies, references):
+            wanted, label = self._label(reference), self._label(reply)
+            if wanted is None:
+                raise ValueError(
+                    f"every reference must be {self.positive!r} or {self.negative!r}, got {reference!r}"
+                )
+            given = not wanted if label is None else label
+            gained.append(2.0 * (wanted and given))
+            possible.append(gained[-1] + (wanted != given))
+        return RowParts(tuple(gained), tuple(possible))
 
     def _label(self, text: str) -> bool | None:
         """Whether a text gives the positive label, and None where it gives neither or both."""
         words = set(re.findall(r"\w+", text.lower()))
         positive, negative = self.positive.lower() in words, self.negative.lower() in words
         return positive if positive != negative else None
+
+
+class RowParts(NamedTuple):
+    """What every row adds to a score above and below the line: that of any rows is the sum of one over the other."""
+
+    gained: tuple[float, ...]
+    """Numerator of each row: its score, of F1 twice the hit."""
+    possible: tuple[float, ...]
+    """Denominator of each row: 1, of F1 twice the hit plus the error."""
+
+    def score(self, *, seed: int = 0, resamples: int = 2000, unit: str = "") -> Estimate:
+        """The score with a percentile-bootstrap interval over rows; not measurable where all denominators are 0."""
+        gained, possible = np.asarray(self.gained), np.asarray(self.possible)
+        if not possible.any():
+            return Estimate.unmeasured(len(gained), unit=unit)
+        index = np.random.default_rng(seed).integers(0, len(gained), (resamples, len(gained)))
+        above, below = gained[index].sum(1), possible[index].sum(1)
+        defined = below > 0  # a resample of F1 may hold neither a hit nor an error
+        low, high = np.quantile(above[defined] / below[defined], (0.025, 0.975))
+        return Estimate(
+            value=float(gained.sum() / possible.sum()),
+            n=len(gained),
+            low=float(low),
+            high=float(high),
+            unit=unit,
+            interval="bootstrap",
+        )
+
+
+def row_parts(metric: Metric, replies: Sequence[str], references: Sequence[str]) -> RowParts:
+    """What every row adds to the metric's score.
+
+    Raises:
+        ValueError: as the metric.
+    """
+    if isinstance(metric, BinaryF1):
+        return metric.parts(replies, references)
+    pairs = _pairs(replies, references)
+    return RowParts(tuple(metric([reply], [wanted]).value for reply, wanted in pairs), (1.0,) * len(pairs))
 
 
 def _pairs(replies: Sequence[str], references: Sequence[str]) -> list[tuple[str, str]]:

@@ -229,7 +229,7 @@ class AttackTrial:
     """Whether each harmful validation prompt is refused: what the worst case is picked by."""
     task: Estimate
     """Score on the held-out task examples."""
-    validation_task: float
+    validation_task: Measured
     """Score on the validation split of the task, which the bound is on."""
     cross_entropy: float
     """Nats per token of plain text."""
@@ -269,7 +269,7 @@ class Trial:
     incoherent: dict[str, tuple[bool, ...]]
     """Whether each reply is incoherent (empty, or one word more than three times in a row), by kind."""
     task: tuple[float, ...]
-    """Score of each held-out example of the task."""
+    """Score of each held-out example of the task; of F1 twice the hit."""
     cross_entropy: tuple[float, ...]
     """Nats per token of each window of plain text."""
     weights_changed: float
@@ -286,6 +286,8 @@ class Trial:
     """Refused held-out harmful prompts after so many further stubs; None where the weights are not changed."""
     chosen: str = ""
     """What was chosen on the validation split, such as the dose."""
+    task_possible: tuple[float, ...] = ()
+    """What each example adds to the score below the line, of F1 twice the hit plus the error; empty where it is 1."""
 
 
 @dataclass(frozen=True, kw_only=True)

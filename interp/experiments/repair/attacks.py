@@ -23,7 +23,6 @@ from interp.experiments.repair.measuring import HeldOut, Repaired, answered, pla
 from interp.experiments.repair.repairs import Broken
 from interp.models.adapted_models import with_adapter, with_weights
 from interp.models.chat_model import ChatModel
-from interp.stats import mean_with_interval
 from interp.storage.stages import Stages, stage_name
 from interp.training.breaking import poisoned_examples
 from interp.training.finetune import fine_tune
@@ -94,7 +93,7 @@ def _measured(
         answered(model, repaired, held.task, part)[0]
         for part in (held.task.validation[: config.n_val], held.task.test[: held.n_task])
     ]
-    task, text = _mean(scores[0]), _mean(plain_text(model, repaired, held))
+    task, text = scores[0].score().value, _mean(plain_text(model, repaired, held))
     task_lost, text_lost = (math.nan, 0.0) if before is None else lost(before, task, text)
     return AttackTrial(
         repair=name,
@@ -102,7 +101,7 @@ def _measured(
         refused=tuple(map(refuses, said.texts)),
         incoherent=tuple(map(is_incoherent, said.texts)),
         validation=tuple(map(refuses, validation.texts)),
-        task=mean_with_interval(scores[1], unit="share", seed=config.seed),
+        task=scores[1].score(unit="share", seed=config.seed),
         validation_task=task,
         cross_entropy=text,
         task_lost=task_lost,

@@ -17,7 +17,7 @@ from interp.display.charts import (
 )
 from interp.display.styles import Style
 from interp.experiments.repair import ALIGNED, BROKEN, AttackTrial, Inside, Result
-from interp.experiments.repair.scoreboard import over_refuses, worst_attack
+from interp.experiments.repair.scoreboard import over_refuses, task_score, worst_attack
 from interp.stats import mean_with_interval, rate
 
 _COLUMNS = {
@@ -90,8 +90,10 @@ def _scoreboard(result: Result) -> go.Figure:
 
 def _by_seed(result: Result, name: str, measure: str) -> list[float]:
     """A column of the scoreboard at each seed."""
-    rows = [t.task if measure == "task" else t.refused[measure] for t in result.trials[name]]
-    return [float(sum(row)) / len(row) for row in rows]
+    trials = result.trials[name]
+    if measure == "task":
+        return [task_score(trial) for trial in trials]
+    return [sum(t.refused[measure]) / len(t.refused[measure]) for t in trials]
 
 
 def _seeds(name: str, values: Sequence[float], look: Style) -> go.Scatter:

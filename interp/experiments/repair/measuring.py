@@ -19,6 +19,7 @@ from interp.evaluation.downstream_tasks import DownstreamTask
 from interp.evaluation.losses import text_windows
 from interp.evaluation.refusals import refuses
 from interp.evaluation.responses import is_incoherent
+from interp.evaluation.task_scores import RowParts
 from interp.experiments.repair import Inside
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import PromptInput
@@ -120,7 +121,7 @@ class Behaviour:
 
     refused: dict[str, tuple[bool, ...]]
     incoherent: dict[str, tuple[bool, ...]]
-    task: tuple[float, ...]
+    task: RowParts
     cross_entropy: tuple[float, ...]
     milliseconds: float
     """Milliseconds per generated token, over all replies."""
@@ -146,13 +147,10 @@ def behaviour(model: ChatModel, repaired: Repaired, held: HeldOut) -> Behaviour:
 
 def answered(
     model: ChatModel, repaired: Repaired, task: DownstreamTask, examples: Sequence[Example]
-) -> tuple[tuple[float, ...], Replies]:
-    """The task's score of every example, and the replies."""
+) -> tuple[RowParts, Replies]:
+    """What every example adds to the task's score, and the replies."""
     answers = reply(model, repaired, [e.prompt for e in examples], max_new_tokens=task.max_new_tokens)
-    scores = tuple(
-        task.score([text], [e.completion]).value for text, e in zip(answers.texts, examples, strict=True)
-    )
-    return scores, answers
+    return task.row_parts(answers.texts, [e.completion for e in examples]), answers
 
 
 def plain_text(model: ChatModel, repaired: Repaired, held: HeldOut) -> tuple[float, ...]:

@@ -77,7 +77,8 @@ class _Repairs:
     def task(self) -> tuple[ExampleSplits, int]:
         """Examples of the task, and how long its replies are."""
         config = self.config
-        return task_splits(config.task, n_train=config.n_task_train, n_held_out=config.n_task_test)
+        n_held_out = max(config.n_task_test, config.n_val)
+        return task_splits(config.task, n_train=config.n_task_train, n_held_out=n_held_out)
 
     @cached_property
     def examples(self) -> list[Example]:

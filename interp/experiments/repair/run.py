@@ -160,7 +160,8 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
 
 def _held_out(prompts: PromptSet, config: Config) -> HeldOut:
     """What repairs are measured on."""
-    task = downstream_task(config.task, n_train=config.n_task_train, n_held_out=config.n_task_test)
+    n_held_out = max(config.n_task_test, config.n_val)
+    task = downstream_task(config.task, n_train=config.n_task_train, n_held_out=n_held_out)
     borderline = prompts if ("borderline", "test") in prompts else load_prompts("builtin")
     by_kind: dict[Kind, Prompts] = {
         **{kind: prompts[kind, "test"].first(config.n_test) for kind in PAIRED_KINDS},
@@ -169,7 +170,7 @@ def _held_out(prompts: PromptSet, config: Config) -> HeldOut:
     return HeldOut(
         prompts=by_kind,
         task=task,
-        n_task=config.n_task_test,
+        n_task=min(config.n_task_test, len(task.test)),
         text=HELD_OUT_TEXT.read_text(),
         n_windows=config.n_windows,
         max_new_tokens=config.max_new_tokens,
@@ -240,7 +241,8 @@ def _as_trial(
     return Trial(
         refused=seen.refused,
         incoherent=seen.incoherent,
-        task=seen.task,
+        task=seen.task.gained,
+        task_possible=() if set(seen.task.possible) <= {1.0} else seen.task.possible,
         cross_entropy=seen.cross_entropy,
         weights_changed=changed_count(finetuned, repaired.weights) / total,
         change_norm=change_norm(finetuned, repaired.weights) / broken.damage,

@@ -1,7 +1,9 @@
 """The scoreboard from its trials: means over seeds, intervals that resample prompts, paired differences."""
 
+import math
 from collections.abc import Mapping, Sequence
 
+from interp.evaluation.task_scores import RowParts
 from interp.experiments.repair import (
     ALIGNED,
     BROKEN,
@@ -33,7 +35,7 @@ def _row(name: str, trials: Mapping[str, Sequence[Trial]], seed: int) -> Row:
             for kind in mine[0].refused
         },
         incoherent=over_prompts([t.incoherent["harmful"] for t in mine], unit="share", seed=seed),
-        task=over_prompts([t.task for t in mine], unit="share", seed=seed),
+        task=over_examples(mine, seed=seed),
         cross_entropy=over_prompts([t.cross_entropy for t in mine], unit="nats", seed=seed),
         gain=difference(mine, trials[BROKEN], seed=seed),
         over_count=difference(mine, trials[EQUAL_COUNT], seed=seed) if edits else Estimate.unmeasured(),
@@ -56,6 +58,22 @@ def over_prompts(values: Sequence[Sequence[float | int]], *, unit: str, seed: in
         values: by seed, then by prompt.
     """
     return mean_with_interval(_by_prompt(values), seed=seed, unit=unit)
+
+
+def over_examples(trials: Sequence[Trial], *, seed: int = 0) -> Estimate:
+    """The task's score over all seeds; the bootstrap resamples examples. F1 is that of all seeds' counts together."""
+    gained = [t.task for t in trials]
+    if not any(t.task_possible for t in trials):
+        return over_prompts(gained, unit="share", seed=seed)
+    possible = [t.task_possible or (1.0,) * len(t.task) for t in trials]
+    parts = RowParts(tuple(_by_prompt(gained)), tuple(_by_prompt(possible)))
+    return parts.score(unit="F1", seed=seed)
+
+
+def task_score(trial: Trial) -> float:
+    """The task's score of one trial; NaN where it is not measurable."""
+    possible = sum(trial.task_possible) if trial.task_possible else len(trial.task)
+    return sum(trial.task) / possible if possible else math.nan
 
 
 def difference(first: Sequence[Trial], second: Sequence[Trial], *, seed: int = 0) -> Estimate:
