@@ -1,4 +1,5 @@
-"""A loaded model with an adapter merged into it or a sparse change in its weights: for a while, or as a copy."""
+"""Models beside a loaded one: with an adapter or a sparse change in its weights, for a while or as a copy, and another
+checkpoint loaded alike."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from interp.models.adapter_merging import merged_adapter
 from interp.models.adapter_tokenizers import adapter_tokenizer
-from interp.models.chat_model import ChatModel
+from interp.models.chat_model import ChatModel, load
 from interp.models.model_copies import shared_copy
 from interp.models.precision import Precision, usable_precision
 from interp.models.prompt_frames import dated_like
@@ -143,6 +144,23 @@ def _copied(model: ChatModel, weights: Mapping[str, Tensor]) -> ChatModel:
         date=model.date,
         thinking=model.thinking,
         batch_size=model.batch_size,
+        precision=model.precision,
+    )
+
+
+def load_like(model: ChatModel, name: str) -> ChatModel:
+    """Another checkpoint, loaded as the model was: dtype, device, precision, thinking, and the template asked for.
+
+    Raises:
+        ValueError: as `load`.
+    """
+    return load(
+        name,
+        dtype=model.dtype,
+        device=model.device,
+        chat_template=model.chat_template,
+        date=None if model.chat_template is None else model.date,  # its own template may show none
+        thinking=model.thinking,
         precision=model.precision,
     )
 

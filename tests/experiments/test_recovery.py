@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from interp.data.prompts import load_prompts
 from interp.experiments.recovery import (
@@ -21,9 +22,11 @@ from interp.experiments.recovery import (
 from interp.experiments.recovery import run as method
 from interp.experiments.recovery.run import plane, profiles
 from interp.experiments.training_work import task_splits
-from interp.models.chat_model import ChatModel
+from interp.models.chat_model import ChatModel, load
 from interp.stats import Estimate, rate
+from tests.conftest import make_tokenizer
 from tests.experiments.counted import assert_planned, counting
+from tests.training.recovery_pairs import pair
 
 SMALL = Config(
     stubs=(0, 4),
@@ -193,3 +196,16 @@ def test_a_plan_counts_the_tokens_of_a_run(saved_tiny: Path, monkeypatch: pytest
     unscored = splits._replace(validation=(), test=())  # the run is told its score
     monkeypatch.setattr(plan, "task_splits", lambda *_, **__: (unscored, 2))
     assert_planned("recovery", saved_tiny, replace(SMALL, max_task_drop=1.0))
+
+
+def test_a_given_model_takes_the_template_that_was_asked_for(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, model in zip(("finetuned", "aligned"), pair(tokenizer), strict=True):
+        model.hf.save_pretrained(tmp_path / name)
+        make_tokenizer(template=None).save_pretrained(tmp_path / name)
+    aligned = load(tmp_path / "aligned", chat_template="plain")
+    monkeypatch.setattr(method, "score_model", lambda *_, **__: replace(rate([True]), value=0.8))
+    given = replace(SMALL, finetuned=str(tmp_path / "finetuned"), ablations=(), cuts=(), rates=())
+    result = EXPERIMENT.run(aligned, load_prompts(), given, out=tmp_path / "run").result
+    assert result.cases["given model"].recovery.share > 0

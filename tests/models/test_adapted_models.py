@@ -1,12 +1,14 @@
 """A model with other weights: for a while, or as a copy."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from interp.engine.generation import generate
-from interp.models.adapted_models import copy_with_weights, with_weights
-from interp.models.chat_model import ChatModel
-from tests.conftest import PROMPTS
+from interp.models.adapted_models import copy_with_weights, load_like, with_weights
+from interp.models.chat_model import ChatModel, load
+from tests.conftest import PROMPTS, make_tokenizer
 
 
 def changed(model: ChatModel, scale: float) -> dict[str, torch.Tensor]:
@@ -43,3 +45,13 @@ def test_weights_that_the_model_does_not_have_are_refused(tiny: ChatModel) -> No
             pass
         with pytest.raises(ValueError, match=message):
             copy_with_weights(tiny, wrong)
+
+
+def test_another_checkpoint_is_loaded_as_the_model_was(tiny: ChatModel, tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        tiny.hf.save_pretrained(tmp_path / name)
+        make_tokenizer(template=None).save_pretrained(tmp_path / name)
+    one = load(tmp_path / "one", chat_template="plain", dtype="bfloat16", device="cpu")
+    other = load_like(one, str(tmp_path / "other"))
+    assert (other.dtype, other.device, other.chat_template) == (torch.bfloat16, one.device, "plain")
+    assert (other.template_hash, other.weights_hash) == (one.template_hash, one.weights_hash)

@@ -45,8 +45,8 @@ from interp.experiments.recovery import (
     Result,
     Step,
 )
-from interp.models.adapted_models import copy_with_weights, with_delta, with_weights
-from interp.models.chat_model import ChatModel, load
+from interp.models.adapted_models import copy_with_weights, load_like, with_delta, with_weights
+from interp.models.chat_model import ChatModel
 from interp.models.weight_deltas import WeightDelta, read_delta
 from interp.representations.beliefs import states
 from interp.stats import Estimate
@@ -319,7 +319,7 @@ def _finetuned(study: _Study, n_stubs: int, stages: Stages) -> ChatModel:
         folder = expanded(config.finetuned)
         if (folder / "adapter_config.json").is_file():
             return copy_with_weights(model, weights_with_adapter(model, str(folder)))
-        return load(config.finetuned, dtype=str(model.dtype).removeprefix("torch."))
+        return load_like(model, config.finetuned)
     examples = downstream_examples(
         study.task, study.stubs.texts, stubs=n_stubs, seed=config.seed, ordinary=study.ordinary
     )
