@@ -165,13 +165,16 @@ class SafetyPrompt(Shown):
         """The n tokens of the vocabulary whose embeddings have the highest cosine with each trained one.
 
         Raises:
-            ValueError: a model of another width.
+            ValueError: a model of another width, or n of another size than the vocabulary allows.
         """
         if self.embeddings.shape[1] != model.d_model:
             self.check(model)
+        size = min(len(model.tokenizer), model.d_vocab)
+        if not 1 <= n <= size:
+            raise ValueError(f"n must be in 1..{size}, the vocabulary of {model.name}, got {n}")
         with torch.no_grad():
             own = self.embeddings.to(model.device, torch.float32)
-            every = model.embedding(torch.arange(len(model.tokenizer), device=model.device)).float()
+            every = model.embedding(torch.arange(size, device=model.device)).float()
             norms = every.norm(dim=-1).clamp(min=1e-12)
             cosines = (own @ every.T) / norms / own.norm(dim=-1, keepdim=True).clamp(min=1e-12)
             top = cosines.topk(n, dim=-1)
@@ -196,8 +199,9 @@ class SafetyPrompt(Shown):
             "provenance": json.dumps(dict(self.provenance)),
         }
         tensors = {"soft_prompt": self.embeddings.detach().to("cpu", torch.float32).contiguous()}
-        write_file(Path(path), save(tensors, sealed(metadata, tensors)))
-        return Path(path)
+        path = expanded(path)
+        write_file(path, save(tensors, sealed(metadata, tensors)))
+        return path
 
     @classmethod
     def read(cls, path: str | Path) -> "SafetyPrompt":
@@ -260,11 +264,12 @@ class SafetyPrompt(Shown):
             base_model_name_or_path=model.source,
             inference_mode=True,
         )
-        with replacing_folder(Path(folder)) as draft:
+        folder = expanded(folder)
+        with replacing_folder(folder) as draft:
             settings.save_pretrained(str(draft))
             tensors = {"prompt_embeddings": self.embeddings.detach().to("cpu", torch.float32).contiguous()}
             (draft / "adapter_model.safetensors").write_bytes(save(tensors))
-        return Path(folder)
+        return folder
 
     def __repr__(self) -> str:
         return f"SafetyPrompt({self.model}: {len(self.embeddings)} embeddings in place of {self.text[:40]!r})"

@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from interp.storage.paths import expanded
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -58,6 +60,7 @@ def write_tensors(
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
     """Path of a draft that replaces `path` when the context exits normally and is removed otherwise."""
+    path = expanded(path)  # readers of all formats expand `~`
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_strays(path)
     draft = path.with_name(_draft_name(path))

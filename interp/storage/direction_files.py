@@ -51,8 +51,9 @@ DirectionInput = Direction | Tensor | np.ndarray | Sequence[float | int] | str |
 
 def write_direction(path: str | Path, direction: Direction) -> Path:
     """Write a direction with its site, layer, position and provenance to a safetensors file, atomically."""
-    write_file(Path(path), direction_bytes(direction))
-    return Path(path)
+    path = expanded(path)
+    write_file(path, direction_bytes(direction))
+    return path
 
 
 def direction_bytes(direction: Direction) -> bytes:

@@ -15,6 +15,7 @@ from interp.engine.safety_prompts import SafetyPrompt
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import tokenize
 from interp.representations.steering import steer
+from interp.storage.direction_files import write_direction
 from tests.conftest import PROMPTS, make_tokenizer, tiny_config
 from tests.storage.test_run_folders import small_disk
 
@@ -46,6 +47,19 @@ def test_a_file_gives_back_what_was_saved(tiny: ChatModel, tmp_path: Path) -> No
         generate(tiny, PROMPTS[0], safety_prompt=prompt, max_new_tokens=4).ids
     )
     assert "SafetyPrompt(tiny: 8 embeddings" in repr(found) and interp.SafetyPrompt is SafetyPrompt
+
+
+def test_a_path_with_a_tilde_is_written_where_it_is_read(
+    tiny: ChatModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    path = trained(tiny).save("~/prompt.safetensors")
+    assert path == tmp_path / "home" / "prompt.safetensors" and path.is_file()
+    assert SafetyPrompt.read("~/prompt.safetensors").text == TEXT
+    direction = interp.Direction(vector=torch.ones(32), layer=1, position="t_inst")
+    assert write_direction("~/direction.safetensors", direction).parent == tmp_path / "home"
+    assert [child.name for child in tmp_path.iterdir()] == ["home"]
 
 
 def test_a_full_disk_leaves_the_older_file(tiny: ChatModel, tmp_path: Path) -> None:
@@ -130,6 +144,9 @@ def test_nearest_tokens_are_those_of_the_text_before_training(tiny: ChatModel) -
     nearest = start.nearest_tokens(tiny, n=2)
     assert "".join(near[0].text for near in nearest) == TEXT
     assert all(1 - 1e-5 < near[0].cosine < 1 + 1e-5 and near[1].cosine < 0.99 for near in nearest)
+    for n in (0, 10_000):
+        with pytest.raises(ValueError, match=rf"n must be in 1..\d+, the vocabulary of tiny, got {n}"):
+            start.nearest_tokens(tiny, n=n)
     far = replace(start, embeddings=2 * start.embeddings).nearest_tokens(tiny)
     norms = start.embeddings.norm(dim=-1)
     assert [row[0].distance for row in far] == pytest.approx(norms.tolist(), rel=1e-3)
