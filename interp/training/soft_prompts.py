@@ -34,6 +34,7 @@ from interp.data.replies import REFUSALS, STUBS
 from interp.data.safety_texts import SAFETY_TEXTS, safety_text
 from interp.display.progress import progress
 from interp.engine.generation import generate
+from interp.engine.reads import check_model
 from interp.engine.safety_prompts import SafetyPrompt
 from interp.engine.slot_passes import SlotPasses
 from interp.evaluation.refusal_probabilities import string_judge
@@ -84,6 +85,9 @@ def safety_prompt(
         ValueError: a template without a system slot, no queries, or a model that refuses all of
             them alike.
     """
+    check_model(model)
+    if not isinstance(config, SafetyPromptConfig):
+        raise ValueError(f"config must be a SafetyPromptConfig, got {type(config).__name__}")
     if objective == "dro":
         space = fit_safety_space(model, harmful, harmless, config=config, show_progress=show_progress)
         return optimise_prompt(
@@ -295,7 +299,10 @@ def _trained(
     provenance: dict[str, Any] = {
         "objective": objective,
         "config": asdict(config),
-        "prompts": {side.source: {"n": len(side), "hash": side.hash} for side in sides},
+        "prompts": {
+            name: {"n": len(side), "hash": side.hash}
+            for name, side in zip(_sources(sides), sides, strict=True)
+        },
         "start": next((name for name, text in SAFETY_TEXTS.items() if text == begin.text), "own text"),
         "loss": {"first": curves["total"][0], "last": curves["total"][-1]},
     }
@@ -308,6 +315,12 @@ def _trained(
         provenance=provenance,
     )
     return TrainedPrompt(prompt=prompt, losses={name: tuple(values) for name, values in curves.items()})
+
+
+def _sources(sides: tuple[Prompts, Prompts]) -> list[str]:
+    """Where harmful and harmless queries come from, told apart where that is one place."""
+    names = [side.source for side in sides]
+    return names if names[0] != names[1] else [f"{names[0]} ({kind})" for kind in ("harmful", "harmless")]
 
 
 def _batches(n: int, config: SafetyPromptConfig) -> Iterator[list[int]]:

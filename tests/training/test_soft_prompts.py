@@ -1,5 +1,6 @@
 """Training a safety prompt: the losses written out, the model untouched, and the fast path's numbers."""
 
+import inspect
 from dataclasses import replace
 
 import pytest
@@ -24,7 +25,7 @@ from interp.training.soft_prompts import (
     safety_prompt,
     tune_prompt,
 )
-from tests.conftest import PROMPTS
+from tests.conftest import PROMPTS, prompts_of
 
 HARMFUL, HARMLESS = PROMPTS[:3], PROMPTS[3:]
 SMALL = SafetyPromptConfig(
@@ -148,6 +149,17 @@ def test_the_fast_path_trains_to_the_plain_ones_prompt(
     assert (plain.prompt.embeddings - trained.prompt.embeddings).norm() < 0.02 * moved
 
 
+def test_provenance_names_queries_of_both_kinds_also_where_they_come_from_one_file(
+    tiny: ChatModel, space: SafetySpace
+) -> None:
+    sides = prompts_of(HARMFUL), prompts_of(HARMLESS)  # both from "test"
+    prompt = optimise_prompt(tiny, space, *sides, start=START, config=replace(SMALL, epochs=1)).prompt
+    assert {name: part["hash"] for name, part in prompt.provenance["prompts"].items()} == {
+        "test (harmful)": sides[0].hash,
+        "test (harmless)": sides[1].hash,
+    }
+
+
 def test_prompt_tuning_is_likelihood_and_unlikelihood_of_replies(tiny: ChatModel) -> None:
     replies = [QueryReplies("no", "yes")] * 3 + [QueryReplies("bread", "never!")] * 3
     tuned, plain = (
@@ -191,6 +203,11 @@ def test_one_call_trains_a_prompt_and_mistakes_are_named(tiny: ChatModel, space:
         prompt = safety_prompt(tiny, HARMFUL, HARMLESS, start=START, objective=objective, config=once)  # pyright: ignore[reportArgumentType]
         assert prompt.provenance["objective"] == objective
         assert interp.generate(tiny, "Hi", safety_prompt=prompt, max_new_tokens=2).ids
+    plain = inspect.unwrap(safety_prompt)  # without the tests' type checks
+    with pytest.raises(ValueError, match="model must be a ChatModel, got str"):
+        plain("tiny", HARMFUL, HARMLESS)
+    with pytest.raises(ValueError, match="config must be a SafetyPromptConfig, got dict"):
+        plain(tiny, HARMFUL, HARMLESS, config={})
     with pytest.raises(
         ValueError, match="starts from a text, got an empty one; known by name: default, short"
     ):
