@@ -44,6 +44,7 @@ from interp.experiments.training_work import task_splits
 from interp.models.chat_model import ChatModel
 from interp.stats import rate
 from interp.storage.provenance import provenance_of
+from tests.conftest import make_tokenizer
 from tests.experiments.counted import assert_planned, counting
 
 N = 20
@@ -275,6 +276,20 @@ def test_held_out_examples_are_counted_as_they_are(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     held = method._held_out(load_prompts(), Config(task=f"toxicity:{path}", n_task_test=48))
     assert held.n_task == len(held.task.test) == 3
+
+
+def test_repairs_by_a_prompt_need_a_system_slot_before_anything_is_trained(
+    tiny: ChatModel, tmp_path: Path
+) -> None:
+    template = (
+        "{% for m in messages if m['role'] != 'system' %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}"
+    )
+    model = ChatModel(tiny.hf, make_tokenizer(template), name="no slot")
+    with pytest.raises(ValueError, match=r"no system slot.*or leave system prompt out of repairs"):
+        EXPERIMENT.run(
+            model, load_prompts(), replace(TINY, repairs=("system prompt", RECOVERY)), out=tmp_path / "run"
+        )
+    method._check_system_slot(model, replace(TINY, repairs=(RECOVERY, "RESTA")))
 
 
 def test_a_model_that_does_not_break_leaves_nothing_to_test() -> None:

@@ -32,6 +32,8 @@ ALL_STEPS = "recovery, all steps"
 FULL = "full restore below the cut"
 EQUAL_COUNT, EQUAL_NORM = "random restore, equal count", "random restore, equal norm"
 """Controls of recovery's budget after all steps: as many weights, and as large a change, at random coordinates."""
+PROMPTED = ("system prompt", "optimised prompt (DRO)", "random soft prompt")
+"""Rows that stand in the system slot of the chat template."""
 FAMILIES: dict[str, Family] = {
     ALIGNED: "reference",
     BROKEN: "reference",

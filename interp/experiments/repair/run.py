@@ -29,6 +29,7 @@ from interp.experiments.repair import (
     BROKEN,
     EQUAL_COUNT,
     EQUAL_NORM,
+    PROMPTED,
     AttackTrial,
     Config,
     Inside,
@@ -48,6 +49,7 @@ from interp.experiments.repair.repairs import REPAIRS, Broken, equal_count, equa
 from interp.experiments.repair.scoreboard import scoreboard
 from interp.models.adapted_models import copy_with_weights, with_adapter, with_weights
 from interp.models.chat_model import ChatModel
+from interp.models.conversations import before_system
 from interp.storage.stages import Stages, stage_name
 from interp.tracking.references import fit_reference
 from interp.tracking.spec import Reference, TrackingSpec
@@ -79,8 +81,10 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
     """Run the experiment; `model`, the aligned one, has its own weights again when it returns.
 
     Raises:
-        ValueError: too few prompts for the stubs and the repairs.
+        ValueError: too few prompts for the stubs and the repairs, or repairs by a system prompt under a template that
+            has none.
     """
+    _check_system_slot(model, config)
     held = _held_out(prompts, config)
     spec = TrackingSpec(
         prompts=prompts,
@@ -156,6 +160,20 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
         attacks=tuple(attacks),
     )
     return Outcome(result=result)
+
+
+def _check_system_slot(model: ChatModel, config: Config) -> None:
+    """Refuse repairs by a prompt, before anything is trained, where the chat template has no system slot.
+
+    Raises:
+        ValueError: such a repair under such a template.
+    """
+    prompted = [name for name in config.rows if name in PROMPTED]
+    if prompted:
+        try:
+            before_system(model.tokenizer)
+        except ValueError as error:
+            raise ValueError(f"{error}; or leave {', '.join(prompted)} out of repairs") from None
 
 
 def _held_out(prompts: PromptSet, config: Config) -> HeldOut:
