@@ -11,6 +11,7 @@ fit into memory:
 What is no pair (another architecture, vocabulary or tokenizer, quantised weights) is refused when it is opened.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,6 +77,7 @@ def reference_weights(source: "ChatModel | str | Path", model: ChatModel) -> Ref
     check_folder(folder)
     settings = read_json(folder / "config.json", dict[str, Any], remedy=_AGAIN)
     _check_configs(model, settings, folder.name)
+    _check_computing(model, folder)
     _check_vocabularies(model, _tokenizer(folder), folder.name)
     return _OfFolder(folder, model)
 
@@ -239,6 +241,40 @@ def _check_configs(model: ChatModel, other: dict[str, Any], name: str) -> None:
             f"{model.name} and {name} are no pair: their vocabularies have {ours.get('vocab_size')} and "
             f"{other.get('vocab_size')} entries; give two checkpoints with one vocabulary"
         )
+
+
+_COMPUTING = (
+    "rope_parameters",
+    "rms_norm_eps",
+    "layer_norm_eps",
+    "layer_norm_epsilon",
+    "hidden_act",
+    "head_dim",
+    "sliding_window",
+    "num_experts_per_tok",
+)
+"""Settings that change what the same weights compute."""
+
+
+def _check_computing(model: ChatModel, folder: Path) -> None:
+    """Refuse a folder whose model computes otherwise: its weights run in the modules of the model."""
+    config: Any = model.hf.config
+    ours, theirs = (c.to_dict() for c in (config, type(config).from_pretrained(folder)))
+    for key in _COMPUTING:
+        if key in ours and key in theirs and not _alike(ours[key], theirs[key]):
+            raise ValueError(
+                f"{model.name} and {folder.name} compute differently: {key} is {ours[key]} in one and {theirs[key]} in "
+                f"the other; load the folder and give the model, interp.load({str(folder)!r})"
+            )
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two settings are equal, but for the rounding of a GGUF file and what only one of them says."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return all(_alike(one[key], other[key]) for key in one.keys() & other.keys())
+    if isinstance(one, float | int) and isinstance(other, float | int):
+        return math.isclose(one, other, rel_tol=1e-5)
+    return one == other
 
 
 def _check_vocabularies(model: ChatModel, tokenizer: Any, name: str) -> None:

@@ -107,3 +107,27 @@ def test_what_is_no_pair_or_damaged_is_named(model: ChatModel, folder: Path, tmp
     ):
         with pytest.raises(ValueError, match=message):
             reference_weights(place, model)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"rms_norm_eps": 1e-2}, "compute differently: rms_norm_eps is 1e-06 in one and 0.01 in the other"),
+        (
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}},
+            "compute differently: rope_parameters",
+        ),
+        ({"hidden_act": "gelu"}, "compute differently: hidden_act is silu in one and gelu in the other"),
+    ],
+)
+def test_a_folder_whose_model_computes_otherwise_is_refused(
+    model: ChatModel, folder: Path, changed: dict[str, object], message: str
+) -> None:
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, **changed}))
+    with pytest.raises(ValueError, match=message):
+        reference_weights(folder, model)
+    (folder / "config.json").write_text(
+        json.dumps({**settings, "rms_norm_eps": 9.99999997e-07})
+    )  # as GGUF has it
+    assert reference_weights(folder, model).name == "other"
