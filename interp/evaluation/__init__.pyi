@@ -1,5 +1,6 @@
 from .choice_answers import letter_of as letter_of
 from .choice_answers import released_letter as released_letter
+from .choice_prompts import ChoiceFormat as ChoiceFormat
 from .choice_scores import ChoiceAnswer as ChoiceAnswer
 from .choice_scores import ChoiceScores as ChoiceScores
 from .choice_scores import Stability as Stability
@@ -32,7 +33,6 @@ from .losses import kl_divergence as kl_divergence
 from .losses import text_cross_entropy as text_cross_entropy
 from .losses import text_windows as text_windows
 from .losses import token_kl as token_kl
-from .multiple_choice import ChoiceFormat as ChoiceFormat
 from .multiple_choice import OptionScores as OptionScores
 from .multiple_choice import option_scores as option_scores
 from .multiple_choice import replied_answers as replied_answers

@@ -76,30 +76,32 @@ class Sizes:
             together: whether all arms decode in one batch, as in `generate_each`.
             samples: completions of each prompt, whose prompts run as often.
         """
-        if not len(part):
-            return Work()
         ids = self.counter.ids(part.texts, system=system) * samples
-        shared = common_prefix(ids)
-        prefill = shared + sum(len(row) - shared for row in ids)
-        rows = len(ids) * arms if together else len(ids)
-        batches = -(-rows // DECODE_ROWS) * (1 if together else arms)
-        return Work(
-            read_tokens=prefill * arms,
-            unembedded=len(ids) * arms,
-            decoded_tokens=len(ids) * arms * (max_new_tokens - 1),
-            decoding_steps=batches * (max_new_tokens - 1),
-            cached_tokens=min(rows, DECODE_ROWS) * (max(map(len, ids)) + max_new_tokens),
-        )
+        return replied(ids, max_new_tokens, arms=arms, together=together)
 
     def scored(self, part: Prompts, tokens: int | Sequence[int]) -> Work:
-        """Log-probabilities at every token of completions.
+        """Log-probabilities at every token of completions; every prompt runs whole.
 
         Args:
             tokens: of each completion, or of all of them together.
         """
         total = tokens if isinstance(tokens, int) else sum(tokens)
-        prompts = self.read(part, roles=0) if len(part) else Work()
-        return prompts + Work(read_tokens=total, unembedded=total)
+        prompts = sum(map(len, self.counter.ids(part.texts)))
+        return Work(read_tokens=prompts + total, unembedded=total)
+
+    def ended(self, part: Prompts, tokens: Sequence[int]) -> Work:
+        """States at the end of replies, as rewards read them: each runs with its own prompt.
+
+        Args:
+            part: the prompt of each reply, as often as it has replies.
+            tokens: of each reply, its end left out.
+        """
+        if not len(part):
+            return Work()
+        ids = self.counter.ids(part.texts)
+        lengths = [len(row) + own + 1 for row, own in zip(ids, tokens, strict=True)]
+        shared = common_prefix(ids) if len(set(ids)) > 1 else 0
+        return Work(read_tokens=shared + sum(length - shared for length in lengths))
 
     def supervised(
         self,
@@ -139,6 +141,24 @@ class Sizes:
         return tokens * self.model.n_layers * 2 * self.model.active_weights // self.model.d_model
 
 
+def replied(
+    ids: Sequence[Sequence[int]], max_new_tokens: int, *, arms: int = 1, together: bool = False
+) -> Work:
+    """Completions of prompts, as `Sizes.replies`."""
+    if not ids:
+        return Work()
+    prefill = prefilled([len(row) for row in ids], common_prefix(ids))
+    rows = len(ids) * arms if together else len(ids)
+    batches = -(-rows // DECODE_ROWS) * (1 if together else arms)
+    return Work(
+        read_tokens=prefill * arms,
+        unembedded=len(ids) * arms,
+        decoded_tokens=len(ids) * arms * (max_new_tokens - 1),
+        decoding_steps=batches * (max_new_tokens - 1),
+        cached_tokens=min(rows, DECODE_ROWS) * (max(map(len, ids)) + max_new_tokens),
+    )
+
+
 def as_part(texts: Sequence[str], source: str = "texts") -> Prompts:
     """Texts as prompts."""
     return Prompts(tuple(texts), tuple(map(str, range(len(texts)))), (None,) * len(texts), source)
@@ -157,6 +177,20 @@ def distinct(ids: Sequence[Sequence[int]]) -> int:
         total += len(row) - common_prefix([before, row])
         before = row
     return total
+
+
+def prefilled(lengths: Sequence[int], shared: int) -> int:
+    """Tokens of prompts before they are completed: what all begin with once, then batches padded to their longest.
+
+    Args:
+        lengths: of the prompts.
+        shared: tokens that all begin with; each prompt runs its last one.
+    """
+    shared = min(shared, min(lengths) - 1)
+    own = sorted(length - shared for length in lengths)
+    size = -(-len(own) // -(-len(own) // DECODE_ROWS))
+    batches = [own[first : first + size] for first in range(0, len(own), size)]
+    return shared + sum(len(batch) * batch[-1] for batch in batches)
 
 
 def common_prefix(ids: Sequence[Sequence[int]]) -> int:

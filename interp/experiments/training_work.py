@@ -184,7 +184,7 @@ def policy_optimised(
     ]
     tokens = rollouts * sum(width)
     logits = rollouts * config.updates * (config.max_new_tokens + 1)
-    scored = sizes.scored(asked, len(asked) * config.max_new_tokens).read_tokens if score else 0
+    scored = sizes.ended(asked, [config.max_new_tokens] * len(asked)).read_tokens if score else 0
     return sampled + Work(
         read_tokens=tokens * references + scored,
         unembedded=logits * references,
@@ -203,9 +203,10 @@ def reward_fitted(
     work = Work()
     for given, chosen_reads in ((pairs, 2), (held_out, 1)):
         asked = as_part([prompt for prompt, _, _ in given])
-        chosen, rejected = (sum(sizes.counter.lengths([pair[side] for pair in given])) for side in (1, 2))
-        one = sizes.read(asked, roles=0)
-        work += one * (1 + chosen_reads) + Work(read_tokens=chosen_reads * chosen + rejected)
+        chosen, rejected = (
+            sizes.ended(asked, sizes.counter.lengths([pair[side] for pair in given])) for side in (1, 2)
+        )
+        work += chosen * chosen_reads + rejected
     return work
 
 

@@ -6,17 +6,9 @@ import torch
 from interp.data.multiple_choice import Question, load_questions
 from interp.directions import Direction
 from interp.engine.interventions import Add
+from interp.evaluation.choice_prompts import TAG, ChoiceFormat, choice_messages, question_text
 from interp.evaluation.choice_scores import score_answers
-from interp.evaluation.multiple_choice import (
-    TAG,
-    ChoiceFormat,
-    OptionScores,
-    choice_messages,
-    letter_ids,
-    option_scores,
-    question_text,
-    replied_answers,
-)
+from interp.evaluation.multiple_choice import OptionScores, letter_ids, option_scores, replied_answers
 from interp.models.chat_model import ChatModel
 
 ASKED = (

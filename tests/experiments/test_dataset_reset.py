@@ -32,6 +32,7 @@ from interp.experiments.dataset_reset.tabular import (
 from interp.experiments.dataset_reset.toy import letter_tokenizer, toy_answers, toy_score
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import tokenize
+from tests.experiments.counted import assert_planned, counting
 
 SETTING = TabularSetting(
     symbols=4, length=4, eta=2.0, lam=0.2, updates=8, rollouts=300, labels=400, references=50
@@ -164,3 +165,13 @@ def test_a_run_at_all_scales_is_stored_and_drawn(
     assert "dataset resets" in (tmp_path / "run" / "report.html").read_text()
     tables = EXPERIMENT.table(replace(stored, toy=(), toy_curves=()))
     assert len(tables.rows) == 3
+
+
+def test_a_plan_counts_the_tokens_of_the_part_on_the_model(tiny: ChatModel, saved_tiny: Path) -> None:
+    config = Config(
+        runs=1, symbols=3, length=4, tabular_updates=1, tabular_rollouts=4, tabular_labels=10, tabular_references=4,
+        toy_updates=0, model_updates=2, model_rollouts=16, model_betas=(0.0, 1.0), model_tokens=8, n_test=8,
+    )  # fmt: skip
+    with counting("dataset-reset", tiny):
+        EXPERIMENT.run(tiny, load_prompts("builtin"), config)
+    assert_planned("dataset-reset", saved_tiny, config)

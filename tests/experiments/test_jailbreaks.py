@@ -19,6 +19,7 @@ from interp.experiments.jailbreaks.shifts import shifts, success
 from interp.models.chat_model import ChatModel
 from interp.representations.beliefs import fit_both_centres
 from interp.representations.records import HarmAndRefusal
+from tests.experiments.counted import assert_planned, counting
 
 # Shifts, planted
 
@@ -173,13 +174,15 @@ def attacks(folder: Path) -> Path:
 
 
 def test_a_run_is_whole_and_drawn_from_its_result(
-    tiny: ChatModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: ChatModel, saved_tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refuse_harmful(monkeypatch)
     config = Config(
-        families=("template",), attacks=str(attacks(tmp_path)), n_train=10, n_test=6, max_new_tokens=1
+        families=("template",), attacks=str(attacks(tmp_path)), n_train=10, n_test=6, max_new_tokens=3
     )
-    made = JAILBREAKS.run(tiny, load_prompts(), config, out=tmp_path / "run")
+    with counting("jailbreaks", tiny):
+        made = JAILBREAKS.run(tiny, load_prompts(), config, out=tmp_path / "run")
+    assert_planned("jailbreaks", saved_tiny, config)
     stored = JAILBREAKS.read(tmp_path / "run")
     result = stored.result
     assert result.points == made.result.points

@@ -11,7 +11,7 @@ from interp.data.prompts import load_prompts
 from interp.engine.costs import MachineSpeed
 from interp.experiments import EXPERIMENTS
 from interp.experiments.plans import planned, with_plans
-from interp.experiments.sizes import Sizes, common_prefix, distinct
+from interp.experiments.sizes import Sizes, common_prefix, distinct, prefilled
 from interp.models.chat_model import ChatModel
 from interp.models.model_sizes import ModelSize
 from interp.models.sources import ModelSource
@@ -81,9 +81,21 @@ def test_tokens_are_those_that_the_engine_runs(saved_tiny: Path, tiny: ChatModel
     replies = sizes.replies(part, 5, arms=2)
     assert (replies.decoded_tokens, replies.decoding_steps) == (len(PROMPTS) * 2 * 4, 2 * 4)
     shared = common_prefix(tokens.ids)
-    assert replies.read_tokens == 2 * (shared + sum(len(ids) - shared for ids in tokens.ids))
+    lengths = [len(ids) for ids in tokens.ids]
+    assert replies.read_tokens == 2 * (shared + len(PROMPTS) * (max(lengths) - shared))  # one padded batch
+    assert sizes.scored(part, 7).read_tokens == sum(lengths) + 7  # whole prompts
+    ends = [1] * len(PROMPTS)
+    assert sizes.ended(part, ends).read_tokens == shared + sum(lengths) + len(PROMPTS) * (2 - shared)
     assert sizes.replies(part, 5, arms=2, together=True).decoding_steps == 4
     assert sizes.replies(part.first(0), 5).decoded_tokens == 0
+
+
+def test_prompts_before_completions_are_padded_batch_by_batch() -> None:
+    lengths = [10] * 64 + [30] * 64
+    assert prefilled(lengths, 4) == 4 + 64 * 6 + 64 * 26
+    assert prefilled([*lengths, 31], 4) == 4 + 43 * 6 + 43 * 26 + 43 * 27  # three batches, evenly filled
+    assert prefilled([9], 9) == 9
+    assert prefilled([9, 9], 9) == 8 + 2  # every prompt runs its last token
 
 
 def test_distinct_beginnings_count_once() -> None:

@@ -1,8 +1,9 @@
 """Planted truth end to end: states with planted labels, an organism made from the tiny model, its figures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from interp.engine.interventions import Add
 from interp.engine.log_probs import next_token_log_probs
 from interp.experiments.harmfulness.reply_inversion import INVERSIONS, ask
 from interp.experiments.planted import EXPERIMENT, STEERED, Config, Found, Label
+from interp.experiments.planted import run as method
 from interp.experiments.planted.acting import (
     Organism,
     guard_findings,
@@ -33,6 +35,7 @@ from interp.stats import Estimate, auroc
 from interp.storage.typed_json import from_plain
 from tests.cli.commands import passed, refused
 from tests.conftest import tiny_config
+from tests.experiments.counted import assert_planned, counting
 
 
 def part(n: int, seed: int) -> Part:
@@ -271,8 +274,36 @@ def test_an_organism_is_made_and_asked(saved_tiny: Path, tmp_path: Path) -> None
     assert "unknown rule 'x'; known: form, trigger, word" in refused("plant", "x", "--model", saved_tiny)
 
 
-def test_the_rule_word_has_one_label(tiny: ChatModel) -> None:
+def test_the_rule_word_has_one_label(tiny: ChatModel, saved_tiny: Path) -> None:
     config = Config(plant="word", n_train=24, n_test=16, n_replies=4, shuffles=1, seeds=1, n_asked=4)
-    made = EXPERIMENT.run(tiny, load_prompts("builtin"), config)
+    with counting("planted", tiny):
+        made = EXPERIMENT.run(tiny, load_prompts("builtin"), config)
+    assert_planned("planted", saved_tiny, config)
     assert {each.label for each in made.result.found} == {"harm"}
     assert "no other to find" in " ".join(made.verdicts())
+
+
+def test_a_plan_counts_the_tokens_of_a_model_that_obeys(
+    tiny: ChatModel, saved_tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, refused = method.generate, set[str]()
+    for split in ("train", "test"):
+        refused |= {row.text for row in planted_rows(load_prompts("builtin"), "form", split) if row.planted}
+
+    def obeying(model: ChatModel, texts: Sequence[str], **options: Any) -> Any:
+        said = real(model, texts, **options).texts
+        return SimpleNamespace(
+            texts=tuple(
+                REFUSALS[0] if text in refused else reply for text, reply in zip(texts, said, strict=True)
+            )
+        )
+
+    monkeypatch.setattr(method, "generate", obeying)
+    config = Config(
+        n_train=48, n_test=24, n_replies=24, n_wrapped=4, shuffles=1, seeds=2, n_asked=8, n_val=16,
+        max_new_tokens=4, select_every=1,
+    )  # fmt: skip
+    with counting("planted", tiny):
+        result = EXPERIMENT.run(tiny, load_prompts("builtin"), config).result
+    assert {f.method for f in result.found if f.method in ("jailbreak shifts", "selection")}
+    assert_planned("planted", saved_tiny, config)

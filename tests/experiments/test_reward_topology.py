@@ -29,6 +29,7 @@ from interp.models.chat_model import ChatModel
 from interp.stats import fitted_slope
 from interp.training.tree_generation import grow_trees, sample_chains
 from tests.conftest import PROMPTS
+from tests.experiments.counted import assert_planned, counting
 
 NONE = np.zeros((0, 2), dtype=int)
 
@@ -130,7 +131,7 @@ def test_arms_hold_their_budgets(tiny: ChatModel) -> None:
     assert topical_variety("Name a colour", "colour colour") < topical_variety("Name a colour", "colour red")
 
 
-def test_a_run_is_stored_drawn_and_continues(tiny: ChatModel, tmp_path: Path) -> None:
+def test_a_run_is_stored_drawn_and_continues(tiny: ChatModel, saved_tiny: Path, tmp_path: Path) -> None:
     prompts = load_prompts("builtin")
     parts = {key: part.first(6) for key, part in prompts.parts.items()}
     config = Config(
@@ -156,7 +157,9 @@ def test_a_run_is_stored_drawn_and_continues(tiny: ChatModel, tmp_path: Path) ->
         EXPERIMENT.run(
             tiny, PromptSet("small", parts), replace(config, seed=0, segment_tokens=4), out=tmp_path / "none"
         )
-    run = EXPERIMENT.run(tiny, PromptSet("small", parts), config, out=tmp_path / "run")
+    with counting("reward-topology", tiny):
+        run = EXPERIMENT.run(tiny, PromptSet("small", parts), config, out=tmp_path / "run")
+    assert_planned("reward-topology", saved_tiny, config)
     stored = EXPERIMENT.read(tmp_path / "run")
     assert stored.result.generated == run.result.generated is not None
     found = stored.result.generated

@@ -15,16 +15,19 @@ from interp.experiments.trajectory.run import examples
 from interp.models.chat_model import ChatModel
 from interp.storage.typed_json import to_plain
 from interp.tracking.trajectory import Trajectory
+from tests.experiments.counted import assert_planned, counting
 from tests.test_imports import loaded_after
 
 SMALL = Config(counts=(8, 16), n=4, n_fit=8, n_documents=2, max_new_tokens=3, answer_tokens=4, rank=2)
 
 
 def test_every_stage_continues_the_one_before_and_is_measured_against_the_aligned_model(
-    tiny: ChatModel, tmp_path: Path
+    tiny: ChatModel, saved_tiny: Path, tmp_path: Path
 ) -> None:
     before = tiny.weights_hash
-    made = EXPERIMENT.run(tiny, load_prompts("builtin"), SMALL, out=tmp_path / "run")
+    with counting("trajectory", tiny):
+        made = EXPERIMENT.run(tiny, load_prompts("builtin"), SMALL, out=tmp_path / "run")
+    assert_planned("trajectory", saved_tiny, SMALL)
     found = Trajectory(made.result)
     assert tiny.weights_hash == before
     labels = [checkpoint.label for checkpoint in found.checkpoints]

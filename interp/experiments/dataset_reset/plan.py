@@ -4,7 +4,7 @@ from interp.data.preferences import builtin_preferences
 from interp.data.prompt_sets import PAIRED_KINDS
 from interp.engine.costs import Work
 from interp.experiments.dataset_reset import Config
-from interp.experiments.sizes import Sizes
+from interp.experiments.sizes import Sizes, as_part
 from interp.experiments.training_work import policy_optimised, reward_fitted
 from interp.training.policy_config import PolicyConfig
 
@@ -22,10 +22,9 @@ def plan(config: Config, sizes: Sizes) -> dict[str, Work]:
         return {"alignment": Work()}
     preferences = builtin_preferences()
     test = [sizes.part(kind, "test", config.n_test) for kind in PAIRED_KINDS]
-    measured = Work.total(
-        sizes.replies(part, config.model_tokens) + sizes.scored(part, len(part) * config.model_tokens)
-        for part in test
-    )
+    asked = as_part([text for part in test for text in part.texts])
+    measured = Work.total(sizes.replies(part, config.model_tokens) for part in test)
+    measured += sizes.ended(asked, [config.model_tokens] * len(asked))
     settings = PolicyConfig(updates=config.model_updates, max_new_tokens=config.model_tokens)
     trained = policy_optimised(
         sizes,

@@ -3,7 +3,7 @@
 from interp.data.prompt_sets import Prompts
 from interp.engine.costs import DECODE_ROWS, Work
 from interp.experiments.reward_topology import Config
-from interp.experiments.sizes import Sizes
+from interp.experiments.sizes import Sizes, as_part
 
 BOUNDS = (
     "segments and answers at full length; graphs, regimes and fitted rewards run no model, take under a minute and are "
@@ -23,9 +23,9 @@ def plan(config: Config, sizes: Sizes) -> dict[str, Work]:
         nodes = sum(config.branching**level for level in range(1, config.tree_depth + 1))
         grown = _written(sizes, part, nodes, config.segment_tokens, config.tree_depth)
         sampled = _written(sizes, part, n_chains, length, 1)
-        # Every whole answer is read again; those of a tree share their beginnings.
-        read = sizes.scored(part, len(part) * (n_chains * length + nodes * config.segment_tokens))
-        return grown + sampled + Work(read_tokens=read.read_tokens)
+        # Every whole answer is read again, each with its prompt.
+        answered = as_part(part.texts * (n_chains + leaves))
+        return grown + sampled + sizes.ended(answered, [length] * len(answered))
 
     return {"generated": answers(tested, max(config.best_of)) + answers(asked, chains) * config.runs}
 

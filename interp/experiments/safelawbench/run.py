@@ -21,15 +21,9 @@ from interp.data.multiple_choice import Question, Questions, load_questions
 from interp.data.prompt_sets import PromptSet
 from interp.directions import Direction
 from interp.engine.interventions import Ablate, Add, Intervention
+from interp.evaluation.choice_prompts import ChoiceFormat, choice_messages, question_text
 from interp.evaluation.choice_scores import score_answers
-from interp.evaluation.multiple_choice import (
-    ChoiceFormat,
-    OptionScores,
-    choice_messages,
-    option_scores,
-    question_text,
-    replied_answers,
-)
+from interp.evaluation.multiple_choice import OptionScores, option_scores, replied_answers
 from interp.experiments.definition import Outcome
 from interp.experiments.safelawbench import BASELINE, CRITICAL, RANDOM, Arm, Config, Result
 from interp.models.chat_model import ChatModel
