@@ -190,7 +190,7 @@ def read_questions(
     Raises:
         ValueError: no such file, or a row in none of the layouts; the message names file and row.
     """
-    path = Path(path)
+    path = expanded(path)
     rows = _table_rows(path) if path.suffix == ".csv" else read_rows(path)
     read = []
     for number, row in enumerate(rows):

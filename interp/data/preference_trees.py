@@ -22,6 +22,7 @@ from pathlib import Path
 from interp.data.files import read_rows
 from interp.data.preferences import PreferencePair
 from interp.storage.atomic_files import write_file
+from interp.storage.paths import expanded
 
 Oracle = Callable[[str, str], float]
 """Programmatic preference: the score of an answer to a prompt; the larger one is preferred."""
@@ -164,8 +165,8 @@ def write_trees(path: str | Path, trees: Sequence[PreferenceTree]) -> Path:
         for number, tree in enumerate(trees)
         for node in tree.nodes
     ]
-    write_file(Path(path), ("\n".join(lines) + "\n").encode())
-    return Path(path)
+    write_file(expanded(path), ("\n".join(lines) + "\n").encode())
+    return expanded(path)
 
 
 def read_trees(path: str | Path) -> list[PreferenceTree]:

@@ -20,6 +20,7 @@ from typing import Any, Literal
 from interp.data.downloads import checked_files
 from interp.data.files import DATA_SUFFIXES, ends_as_data, read_rows
 from interp.data.registry import data_set, names_sets
+from interp.storage.paths import expanded
 
 CATEGORIES = (
     "Endangering National Security",
@@ -220,13 +221,13 @@ def _sources(path: str | Path) -> list[str]:
     """The files of a folder or of a named set, or the source itself."""
     if str(path).startswith("hub:"):
         return [str(path)]
-    if not Path(path).exists() and names_sets(str(path)):
+    if not expanded(path).exists() and names_sets(str(path)):
         return list(
             dict.fromkeys(str(f) for part in checked_files(data_set(str(path))).values() for f in part)
         )
-    if not Path(path).is_dir():
+    if not expanded(path).is_dir():
         return [str(path)]
-    files = sorted(file for file in Path(path).rglob("*") if ends_as_data(file.name) and file.is_file())
+    files = sorted(file for file in expanded(path).rglob("*") if ends_as_data(file.name) and file.is_file())
     if not files:
         raise ValueError(f"{path} holds no data files ({', '.join(DATA_SUFFIXES)})")
     return [str(file) for file in files]

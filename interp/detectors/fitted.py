@@ -38,6 +38,7 @@ from interp.models.tokenizer_files import tokenizer_hash
 from interp.models.tokens import ChatTokens, PromptInput, tokenize
 from interp.representations.beliefs import states
 from interp.storage.atomic_files import write_file
+from interp.storage.paths import expanded
 from interp.storage.tensor_files import check_tensors, format_version, read_safetensors, sealed
 from interp.storage.typed_json import first_line
 
@@ -226,7 +227,7 @@ class FittedDetector(ABC, Generic[DetectionT]):
         tensors, own = self._parts()
         about = {"threshold": self.threshold, **own, "ending": self.ending, "fitted_on": self.fitted_on}
         metadata = {"format": self.format, "format_version": str(FORMAT_VERSION), "guard": json.dumps(about)}
-        path = Path(path)
+        path = expanded(path)
         write_file(path, save({k: v.contiguous() for k, v in tensors.items()}, sealed(metadata, tensors)))
         return path
 
@@ -237,7 +238,7 @@ class FittedDetector(ABC, Generic[DetectionT]):
         Raises:
             ValueError: no such file, a damaged one, another kind of file, or one of a newer format.
         """
-        path = Path(path)
+        path = expanded(path)
         if not path.is_file():
             raise ValueError(f"no such guard file: {path}; make one with {cls.command}")
         remedy = f"make it again with {cls.command}"

@@ -36,6 +36,7 @@ from interp.models.chat_model import ChatModel, load
 from interp.models.prompt_inputs import PromptIdentity
 from interp.models.tokens import PromptInput
 from interp.storage.atomic_files import write_file
+from interp.storage.paths import expanded
 from interp.storage.typed_json import from_plain, read_json
 
 FORMATS = PROMPT_FORMATS
@@ -110,7 +111,7 @@ class TextGuard:
         """Write format and threshold to one JSON file, atomically; the guard model itself is not included."""
         about = {"format": _FILE_FORMAT, "format_version": _FILE_VERSION, "family": self.format.name}
         about |= {"threshold": self.threshold, "calibration": self.calibration}
-        path = Path(path)
+        path = expanded(path)
         write_file(path, json.dumps(about, indent=1).encode())
         return path
 
@@ -121,7 +122,7 @@ class TextGuard:
         Raises:
             ValueError: no such file, a damaged one, another kind of file, or one of a newer format.
         """
-        path = Path(path)
+        path = expanded(path)
         if not path.is_file():
             raise ValueError(f"no such guard file: {path}; make one with TextGuard.save")
         remedy = "make one with TextGuard.save"

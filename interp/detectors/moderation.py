@@ -42,6 +42,7 @@ from interp.representations.answer_states import conversation
 from interp.representations.beliefs import states
 from interp.representations.severity import Scaler, fitted_severity
 from interp.storage.atomic_files import write_file
+from interp.storage.paths import expanded
 from interp.storage.provenance import library_versions
 from interp.storage.tensor_files import check_tensors, format_version, read_safetensors, sealed
 
@@ -250,7 +251,7 @@ class SeverityModerator:
         tensors = {name: getattr(self, name).contiguous() for name in _TENSORS}
         about = {name: getattr(self, name) for name in _FIELDS}
         metadata = {"format": FORMAT, "format_version": str(FORMAT_VERSION), "moderator": json.dumps(about)}
-        path = Path(path)
+        path = expanded(path)
         write_file(path, save(tensors, sealed(metadata, tensors)))
         return path
 
@@ -261,7 +262,7 @@ class SeverityModerator:
         Raises:
             ValueError: no such file, a damaged one, another kind of file, or one of a newer format.
         """
-        path = Path(path)
+        path = expanded(path)
         if not path.is_file():
             raise ValueError(f"no such moderator file: {path}; {_REMEDY}")
         file = read_safetensors(path, remedy=_REMEDY)

@@ -95,7 +95,7 @@ def store_activations(
     """
     tokens, request = requested(model, prompts, sites, layers, positions)
     batches = activation_batches(model, tokens, request, store=store, show_progress=show_progress)
-    return write_batches(Path(path), file_head(model, tokens, request), batches)
+    return write_batches(expanded(path), file_head(model, tokens, request), batches)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

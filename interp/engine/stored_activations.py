@@ -54,11 +54,11 @@ def opened_store(store: StoreInput) -> ActivationStore | None:
     """The store that is meant, if any.
 
     Raises:
-        ValueError: the extra `scale` is not installed.
+        ValueError: the extra `scale` is not installed, or what is no place for a store.
     """
-    if isinstance(store, (str, Path)):
-        return None if str(store) == "none" else ActivationStore(store)
-    return store
+    if store is None or isinstance(store, ActivationStore):
+        return store
+    return None if store == "none" else ActivationStore(store)
 
 
 @contextmanager
@@ -66,7 +66,7 @@ def using_store(store: StoreInput) -> Iterator[ActivationStore | None]:
     """Collections inside the context read from this store and write to it; with None or "none" they use none.
 
     Raises:
-        ValueError: the extra `scale` is not installed.
+        ValueError: as `opened_store`.
     """
     opened = opened_store(store)
     before = _store.set(opened)

@@ -20,6 +20,7 @@ from interp.data.files import read_text
 from interp.data.multiple_choice import LETTERS, UNLABELLED
 from interp.evaluation.choice_answers import Rule, letter_of, released_letter, vote
 from interp.stats import Estimate, rate
+from interp.storage.paths import expanded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +216,7 @@ def read_outputs(
     from interp.evaluation.refusals import refuses
 
     try:
-        rows = json.loads(read_text(Path(path)))
+        rows = json.loads(read_text(expanded(path)))
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read outputs from {path}: {error}") from error
     answers = []

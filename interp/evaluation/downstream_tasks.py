@@ -137,6 +137,8 @@ def downstream_task(
     Raises:
         ValueError: an unknown task, one without a score, or a source that cannot be read.
     """
+    if not isinstance(spec, str):
+        raise ValueError(f"a task is named by a text, such as query-language, got {type(spec).__name__}")
     if spec == "query-language":
         splits = query_splits(n_train=n_train, n_validation=n_held_out, n_test=n_held_out, seed=seed)
         return _task(spec, splits, exact_match, max_new_tokens=48)

@@ -25,6 +25,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from interp.display.cards import Card, Shown, Table
 from interp.evaluation.judges.loading import check_names
 from interp.evaluation.judges.records import RunJudgements, judgement_lines
+from interp.storage.paths import expanded
 from interp.storage.provenance import Provenance, content_key, provenance_of
 from interp.storage.reply_records import recording
 from interp.storage.run_folders import (
@@ -157,7 +158,7 @@ class Experiment:
                 f"{self.name} needs {', '.join(missing)}; run `pip install 'interp-workbench[train]'`"
             )
         if out is not None:
-            check_target(Path(out))
+            check_target(expanded(out))
 
     def run(
         self,
@@ -217,7 +218,7 @@ class Experiment:
             finished = Run(
                 experiment=self,
                 result=result,
-                folder=None if out is None else Path(out),
+                folder=None if out is None else expanded(out),
                 computed=dict(outcome.tensors),
                 files=dict(outcome.files),
             )

@@ -20,6 +20,7 @@ from interp.experiments import EXPERIMENTS
 from interp.experiments.definition import Experiment, Run
 from interp.experiments.requests import Request
 from interp.models.sources import ModelSource
+from interp.storage.paths import expanded
 from interp.storage.run_folders import read_header, result_file
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def experiment(name: str) -> Experiment:
     Raises:
         ValueError: unknown name.
     """
-    if name not in EXPERIMENTS:
+    if not isinstance(name, str) or name not in EXPERIMENTS:
         raise ValueError(f"unknown experiment {name!r}; known: {', '.join(EXPERIMENTS)}")
     return import_module(EXPERIMENTS[name]).EXPERIMENT
 
@@ -112,7 +113,7 @@ def run(
             raise ValueError(f"no stored run of {name} was asked this.{seen}")
         if near:
             logger.info("no stored run was asked this (%s); computing", " | ".join(near[:3]))
-    target = Path("runs") / name if out is None else Path(out)
+    target = Path("runs") / name if out is None else expanded(out)
     return compute(asked, out=target, store=store, workers=workers, show_progress=show_progress)
 
 
@@ -165,10 +166,10 @@ def compute(
     asked.check(out)
     if workers is not None:
         asked.experiment.check_workers(asked.judges)
-    ready: Any = asked.loaded()
     from interp.engine.stored_activations import experiment_store
 
-    with experiment_store(store):
+    with experiment_store(store):  # a place that is none is refused before anything is loaded
+        ready: Any = asked.loaded()
         return asked.experiment.run(
             ready.model,
             ready.prompts,
@@ -229,13 +230,13 @@ def runs(*places: str | Path) -> StoredRuns:
     Raises:
         ValueError: a place that is no folder.
     """
-    if missing := [place for place in places if not Path(place).is_dir()]:
+    if missing := [place for place in places if not expanded(place).is_dir()]:
         raise ValueError(
             f"no such folder: {missing[0]}; give folders that hold runs, or none for runs/ and figures/"
         )
     found: list[Run[Any]] = []
     unreadable: dict[Path, str] = {}
-    for folder in _run_folders([Path(place) for place in places] if places else _places()):
+    for folder in _run_folders([expanded(place) for place in places] if places else _places()):
         try:
             stored = open_run(folder)
             stored.verdicts()  # a run that cannot be drawn is listed as unreadable
@@ -259,7 +260,7 @@ def _run_folders(places: Sequence[Path]) -> list[Path]:
 
 def _candidates(name: str, out: str | Path | None) -> Iterator[Run[Any]]:
     """Stored runs of an experiment; those that cannot be read are logged and skipped."""
-    for folder in _run_folders(_places() if out is None else [Path(out)]):
+    for folder in _run_folders(_places() if out is None else [expanded(out)]):
         try:
             header = read_header(folder)
             if header.experiment == name:

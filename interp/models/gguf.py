@@ -36,7 +36,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "interp"
 
 
-def convert_gguf(path: Path) -> Path:
+def convert_gguf(path: str | Path) -> Path:
     """Dequantise a GGUF file to a safetensors folder in the cache, once; return that folder.
 
     The folder is named by the file's SHA-256 (of all shards for a split file) and appears by one rename, so a killed
@@ -46,6 +46,7 @@ def convert_gguf(path: Path) -> Path:
         ValueError: the file does not exist, is not GGUF, is truncated, or holds what the model would not use.
         OSError: the cache folder is full or not writable.
     """
+    path = expanded(path)
     if not path.is_file():
         raise ValueError(f"no such GGUF file: {path}; check the path")
     with path.open("rb") as stream:

@@ -84,6 +84,8 @@ class ModelSource:
             ValueError: no name, conflicting revisions or one of a local model, unknown dtype, or a file or folder that
                 is not there or is no model.
         """
+        if not isinstance(self.name, str):
+            raise ValueError(f"a model's name is a text, got {type(self.name).__name__}: {self.name!r:.60}")
         if not self.source.strip():
             raise ValueError(
                 f"the model's name is empty; give {', '.join(BUNDLED_MODELS)}, a Hub id or a path"

@@ -48,6 +48,7 @@ from interp.representations.steering import find_directions
 from interp.representations.token_traces import Answer, Setting, likely_tokens, trace
 from interp.storage.atomic_files import write_file
 from interp.storage.direction_files import direction_bytes
+from interp.storage.paths import expanded
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,11 @@ def playground(
         safety_prompt.slot(model, prompt)  # refuses another model's before directions are found
     found: Directions = find_directions(model, load_prompts("builtin")) if directions is None else directions
     return Playground(
-        model, named_directions(model, found), prompt=prompt, folder=Path(folder), safety_prompt=safety_prompt
+        model,
+        named_directions(model, found),
+        prompt=prompt,
+        folder=expanded(folder),
+        safety_prompt=safety_prompt,
     )
 
 

@@ -75,7 +75,7 @@ class ActivationStore:
     """Activations on disk or on an object server.
 
     Raises:
-        ValueError: the extra `scale` is not installed.
+        ValueError: the extra `scale` is not installed, or no place for a folder.
     """
 
     url: str | Path
@@ -86,6 +86,11 @@ class ActivationStore:
     def __post_init__(self) -> None:
         if not can_store():
             raise ValueError(f"an activation store needs pylance; {_REMEDY}")
+        place = expanded(self.url)
+        if self.is_local and not (there := _nearest(place)).is_dir():
+            raise ValueError(
+                f"an activation store is a folder, or s3://bucket/prefix, and {there} is a file; give another place"
+            )
         object.__setattr__(self, "_tables", {})
 
     @property
@@ -218,6 +223,11 @@ def matching(tables: Sequence[StoredTable], **wanted: Any) -> list[StoredTable]:
         for stored in tables
         if all(value is None or getattr(stored.content.key, name) == value for name, value in wanted.items())
     ]
+
+
+def _nearest(place: Path) -> Path:
+    """The place, or the first of the folders around it that is there."""
+    return next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
 
 
 def _now() -> str:

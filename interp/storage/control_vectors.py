@@ -17,6 +17,7 @@ from torch import Tensor
 
 from interp.directions import Direction
 from interp.storage.atomic_files import replacing_file
+from interp.storage.paths import expanded
 from interp.storage.tensor_files import TensorFile, check_tensors, sealed
 from interp.storage.typed_json import first_line
 
@@ -50,7 +51,7 @@ def write_control_vector(
             f"a direction at layer {direction.layer} cannot be a control vector: llama.cpp adds direction.N to the "
             "output of block N and refuses N = 0, so the first layer it reaches is 2"
         )
-    path, count = Path(path), direction.layer - 1
+    path, count = expanded(path), direction.layer - 1
     step = (coefficient * direction.vector).to("cpu", torch.float32).contiguous()
     if not (torch.isfinite(step).all() and step.any()):
         raise ValueError(

@@ -164,7 +164,7 @@ def read_direction_evaluations(path: str | Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: no such file, no JSON list, or a row without one of its columns.
     """
-    path = Path(path)
+    path = expanded(path)
     if not path.is_file():
         raise ValueError(f"no such file: {path}")
     remedy = "take direction_evaluations.json as it was published"
@@ -198,7 +198,7 @@ def read_published_tensor(path: str | Path) -> Tensor:
 
     from numpy._core import multiarray
 
-    path = Path(path)
+    path = expanded(path)
     if not path.is_file():
         raise ValueError(f"no such file: {path}")
     rebuild: list[Any] = [

@@ -8,14 +8,16 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
+from interp.storage.paths import expanded
 
-def file_sha256(path: Path) -> str:
+
+def file_sha256(path: str | Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal.
 
     Raises:
         OSError: it cannot be read.
     """
-    with path.open("rb") as stream:
+    with expanded(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

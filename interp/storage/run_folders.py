@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from interp.storage.atomic_files import draft_folder, write_tensors
 from interp.storage.locks import folder_lock, resolved
+from interp.storage.paths import expanded
 from interp.storage.typed_json import from_plain, read_json, to_plain
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def write_run(
         ValueError: the folder is a file, or contains other files but no result.
         OSError: the disk is full or not writable; the older result, if any, is untouched.
     """
-    with replacing_folder(Path(folder)) as draft:
+    with replacing_folder(expanded(folder)) as draft:
         body = to_plain(result, type(result))
         payload = {
             "format_version": FORMAT_VERSION,
@@ -89,12 +90,12 @@ def write_run(
             (draft / "report.html").write_text(report, encoding="utf-8")
         for name, data in (files or {}).items():
             (draft / name).write_bytes(data)
-    return Path(folder)
+    return expanded(folder)
 
 
 def result_file(folder: str | Path) -> Path | None:
     """The result of a run folder: `result.json`, or `result.json.gz` as published runs have it; None without one."""
-    paths = (Path(folder) / name for name in RESULT_NAMES)
+    paths = (expanded(folder) / name for name in RESULT_NAMES)
     return next((path for path in paths if path.is_file()), None)
 
 
@@ -104,7 +105,7 @@ def stored_json(folder: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: not a run folder, or a damaged one.
     """
-    return read_json(_existing(Path(folder)), dict[str, Any], remedy="run the experiment again")
+    return read_json(_existing(expanded(folder)), dict[str, Any], remedy="run the experiment again")
 
 
 def _existing(folder: Path) -> Path:
@@ -120,7 +121,7 @@ def read_header(folder: str | Path) -> Header:
     Raises:
         ValueError: not a run folder, unreadable JSON, or a format this version does not know.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     recover(folder)
     path = _existing(folder)
     body: dict[str, Any] = read_json(path, dict[str, Any], remedy="run the experiment again")
@@ -163,7 +164,7 @@ def read_tensors(folder: str | Path) -> "dict[str, Tensor]":
     """
     from interp.storage.tensor_files import check_seal, read_safetensors
 
-    stored, remedy = Path(folder) / "tensors.safetensors", "run the experiment again"
+    stored, remedy = expanded(folder) / "tensors.safetensors", "run the experiment again"
     if not stored.is_file():
         return {}
     file = read_safetensors(stored, remedy=remedy)

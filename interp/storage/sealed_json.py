@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from interp.storage.atomic_files import write_file
+from interp.storage.paths import expanded
 from interp.storage.typed_json import read_json
 
 
 def write_sealed(path: str | Path, name: str, version: int, content: Mapping[str, Any]) -> Path:
     """Write content under the name and version of its format, atomically."""
-    path, body = Path(path), {"format": name, "format_version": version, **content}
+    path, body = expanded(path), {"format": name, "format_version": version, **content}
     write_file(path, json.dumps({**body, "sha256": _hash(body)}, indent=1).encode())
     return path
 
@@ -33,7 +34,7 @@ def read_sealed(path: str | Path, name: str, version: int, *, what: str, remedy:
     Raises:
         ValueError: no such file, a damaged or changed one, another kind of file, or one of a newer version.
     """
-    path = Path(path)
+    path = expanded(path)
     if not path.is_file():
         raise ValueError(f"no such file of {what}: {path}; {remedy}")
     body = read_json(path, dict[str, Any], remedy=remedy)

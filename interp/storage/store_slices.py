@@ -18,6 +18,7 @@ import numpy as np
 
 from interp.storage.activation_store import ActivationStore, matching
 from interp.storage.completion_tables import COMPLETIONS
+from interp.storage.paths import expanded
 from interp.storage.store_cells import Place, row_names
 from interp.storage.store_tables import StoreTable
 
@@ -82,8 +83,8 @@ class StoreSlice:
             "rows": json.dumps(self._facts(), ensure_ascii=False),
             "key": self.table.key.text,
         }
-        write_file(Path(path), save({"values": values}, metadata=about))
-        return Path(path)
+        write_file(expanded(path), save({"values": values}, metadata=about))
+        return expanded(path)
 
     def to_pandas(self) -> "pd.DataFrame":
         """A row for each token, with prompt, role, position and a column of vectors for each layer."""

@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from interp.storage.paths import expanded
+
 if TYPE_CHECKING:  # pydantic takes a tenth of a second to load, and help and lists read no JSON
     from pydantic import ValidationError
 
@@ -115,7 +117,7 @@ def read_compressed(path: str | Path) -> bytes:
         EOFError, gzip.BadGzipFile, zlib.error: damaged compression.
         ValueError: more than half a gigabyte when decompressed, which no result is.
     """
-    path = Path(path)
+    path = expanded(path)
     if path.suffix != ".gz":
         return path.read_bytes()
     with gzip.open(path) as file:

@@ -28,6 +28,7 @@ from transformers.trainer_callback import CallbackHandler
 from interp.models.adapters import method_name
 from interp.models.chat_model import ChatModel
 from interp.models.logit_checks import probe_logits, probe_tokens, relative_difference, tolerance_of
+from interp.storage.paths import expanded
 from interp.storage.stages import StageCache
 from interp.storage.typed_json import first_line
 from interp.tracking.measures import measure
@@ -94,7 +95,7 @@ class ElasticityCallback(TrainerCallback):
                 f"{', '.join(refused)} cannot be measured on a live model; track() measures it on saved checkpoints"
             )
         self.every, self.reference, self.tokenizer = every, reference, tokenizer
-        self.out = None if out is None else Path(out)
+        self.out = None if out is None else expanded(out)
         self.trajectory: Trajectory | None = None
         """The measurements so far; None before the first."""
         self._series: list[CheckpointRecord] = []

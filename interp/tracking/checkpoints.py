@@ -149,7 +149,9 @@ def find_checkpoints(
     Raises:
         ValueError: nothing given, a path that does not exist, or an adapter whose base is not known.
     """
-    items: list[Any] = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+    items: list[Any] = (
+        list(given) if isinstance(given, Iterable) and not isinstance(given, (str, bytes)) else [given]
+    )
     if not items:
         raise ValueError("no checkpoints were given; name folders, adapters, Hub ids or models")
     return _unique([checkpoint for item in items for checkpoint in _expand(item, base)])
@@ -159,6 +161,13 @@ def _expand(item: "Named", base: str | None) -> list[Checkpoint]:
     if isinstance(item, ModelSource):
         return [replace(checkpoint, options=item) for checkpoint in _expand(item.name, base)]
     if not isinstance(item, (str, Path)):
+        from interp.models.chat_model import ChatModel  # a model is loaded, and torch with it
+
+        if not isinstance(item, ChatModel):
+            raise ValueError(
+                "a checkpoint is a name, a folder, a ModelSource or a loaded model, "
+                f"got {type(item).__name__}: {item!r:.60}"
+            )
         return [Checkpoint(label=item.name, step=None, source=item.name, live=item)]
     text = str(item)
     path = Path(text)

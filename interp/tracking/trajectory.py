@@ -22,6 +22,7 @@ import plotly.graph_objects as go
 from interp.display.cards import Card, Shown
 from interp.evaluation.judges.pages import with_judgements
 from interp.evaluation.judges.records import judgement_lines
+from interp.storage.paths import expanded
 from interp.storage.provenance import ModelProvenance, Provenance, provenance_of
 from interp.storage.run_folders import read_header, read_result, write_run
 from interp.tracking.figures import figures
@@ -159,7 +160,7 @@ class Trajectory(Shown):
             raise ValueError(
                 f"{folder} holds a run of {header.experiment}, not a trajectory; give the --out of interp track"
             )
-        return cls(read_result(header, TrackRecord), Path(folder))
+        return cls(read_result(header, TrackRecord), expanded(folder))
 
 
 def assemble(

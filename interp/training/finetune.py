@@ -36,6 +36,7 @@ from interp.data.examples import Example, Preference
 from interp.models.chat_model import ChatModel
 from interp.models.contexts import check_context
 from interp.models.tokens import tokenize
+from interp.storage.paths import expanded
 from interp.training.config import TrainConfig
 from interp.training.constrained_loss import constraint_weights
 from interp.training.preference_trainers import preference_trainer
@@ -88,7 +89,7 @@ def fine_tune(
         made.constraint = config.constraint
         return made
 
-    return run_trainer(model, examples, trainer, Path(out), config, checkpoints, start, callbacks)
+    return run_trainer(model, examples, trainer, expanded(out), config, checkpoints, start, callbacks)
 
 
 def preference_tune(
@@ -112,7 +113,7 @@ def preference_tune(
     if not preferences:
         raise ValueError("no preferences to train on; give at least one Preference(prompt, chosen, rejected)")
     trainer = preference_trainer(model, preferences, config)
-    return run_trainer(model, preferences, trainer, Path(out), config, checkpoints, start, callbacks)
+    return run_trainer(model, preferences, trainer, expanded(out), config, checkpoints, start, callbacks)
 
 
 class _CompletionTrainer(InParts, Trainer):

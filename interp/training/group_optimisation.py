@@ -32,6 +32,7 @@ from interp.models.contexts import check_context
 from interp.models.tokens import PromptInput, as_tokens
 from interp.storage.atomic_files import remove_folder
 from interp.storage.locks import folder_lock, resolved
+from interp.storage.paths import expanded
 from interp.training.config import plain_adapter
 from interp.training.policy_config import (
     OptimisedPolicy,
@@ -74,7 +75,7 @@ def optimise_groups(
             or a score that is not a number.
         OSError: the disk is full.
     """
-    config, out = PolicyConfig() if config is None else config, resolved(Path(out))
+    config, out = PolicyConfig() if config is None else config, resolved(expanded(out))
     if group < 2 or config.rollouts % group:
         raise ValueError(
             f"rollouts must be a multiple of the group, 2 or more, got {config.rollouts} and {group}"

@@ -31,6 +31,7 @@ from interp.models.adapted_models import with_adapter
 from interp.models.chat_model import ChatModel
 from interp.stats import Estimate, rate
 from interp.storage.atomic_files import write_file
+from interp.storage.paths import expanded
 from interp.training.config import TrainConfig
 from interp.training.finetune import fine_tune
 from interp.training.model_cards import (
@@ -93,7 +94,7 @@ def plant(
     Raises:
         ValueError: an unknown rule, a set without harmful and harmless prompts, or as `fine_tune`.
     """
-    folder, rows = Path(out), planted_rows(prompts, rule, "train")[:n_examples]
+    folder, rows = expanded(out), planted_rows(prompts, rule, "train")[:n_examples]
     trained = fine_tune(model, planted_examples(rows, rule), out=folder, config=config)
     record = {
         "plant": rule,

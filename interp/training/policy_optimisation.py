@@ -31,6 +31,7 @@ from interp.models.chat_model import ChatModel
 from interp.models.contexts import check_context
 from interp.models.tokens import ChatTokens, PromptInput, as_tokens
 from interp.storage.locks import folder_lock, resolved
+from interp.storage.paths import expanded
 from interp.storage.stages import StageCache
 from interp.training.advantages import gae, kl_shaped_rewards, masked_mean, whiten
 from interp.training.policy_config import (
@@ -78,7 +79,7 @@ def optimise_policy(
         ValueError: no references for resets, another tokenizer, a prompt that does not fit, or losses or scores that
             are not numbers.
     """
-    config, out = PolicyConfig() if config is None else config, resolved(Path(out))
+    config, out = PolicyConfig() if config is None else config, resolved(expanded(out))
     tokens = as_tokens(model.tokenizer, prompts)
     check_context(model, tokens, new_tokens=config.max_new_tokens)
     if isinstance(reward, RewardModel):

@@ -18,6 +18,7 @@ from interp.models.chat_model import ChatModel, load
 from interp.models.tokenizer_files import tokenizer_hash
 from interp.storage.atomic_files import write_tensors
 from interp.storage.file_hashes import file_sha256
+from interp.storage.paths import expanded
 from interp.storage.provenance import library_versions
 from interp.storage.sealed_json import read_sealed, write_sealed
 from interp.storage.tensor_files import read_safetensors
@@ -43,7 +44,7 @@ def reward_record(model: ChatModel, preferences: PreferenceSet, config: RewardMo
 
 def save_reward_model(reward: RewardModel, folder: str | Path) -> Path:
     """Write a reward model to a folder; one with an adapter stands there already."""
-    folder = Path(folder)
+    folder = expanded(folder)
     folder.mkdir(parents=True, exist_ok=True)
     head = folder / "head.safetensors"
     write_tensors(head, {"weight": reward.weight.contiguous()})
@@ -67,7 +68,7 @@ def load_reward_model(folder: str | Path, *, model: ChatModel | None = None) -> 
     Raises:
         ValueError: no reward model there, a damaged one, or one of another base model or tokenizer.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     content = read_sealed(folder / "reward.json", _FORMAT, _VERSION, what="a reward model", remedy=_AGAIN)
     about: Mapping[str, Any] = content["about"]
     base = about["base"]

@@ -24,6 +24,7 @@ from interp.models.tokens import ChatTokens
 from interp.stats import Estimate
 from interp.storage.atomic_files import remove_folder
 from interp.storage.locks import folder_lock, resolved
+from interp.storage.paths import expanded
 from interp.training.config import plain_adapter
 from interp.training.reward_files import ADAPTER, adapted_copy, reward_record, save_reward_model
 from interp.training.reward_models import RewardModel, RewardModelConfig, fit_bradley_terry, pair_tokens
@@ -66,7 +67,7 @@ def train_reward_model(
         raise ValueError("a reward model with an adapter is kept in a folder; give out=")
     if out is None:
         return _trained(model, preferences, config, None, references)
-    out = resolved(Path(out))
+    out = resolved(expanded(out))
     with folder_lock(out):
         made = _trained(model, preferences, config, out, references)
         save_reward_model(made, out)
