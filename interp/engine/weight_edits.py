@@ -10,7 +10,7 @@ from interp.engine.applying import apply, layers_of, prepare
 from interp.engine.interventions import Ablate, Add, new_token_limit, without_direction
 from interp.models.architecture import Writer
 from interp.models.chat_model import ChatModel
-from interp.models.logit_checks import probe_logits, probe_tokens, relative_difference, tolerance_of
+from interp.models.logit_checks import explained_by_rounding, probe_logits, probe_tokens, relative_difference
 from interp.models.snapshots import Snapshot
 
 
@@ -83,10 +83,11 @@ def _check_against_hooks(model: ChatModel, intervention: Ablate | Add) -> None:
             edited = probe_logits(model.hf, ids)
         with apply(model, [intervention]):
             hooked = probe_logits(model.hf, ids)
-        gap, tolerance = relative_difference(edited, hooked), tolerance_of(model.hf)
+        gap = relative_difference(edited, hooked)
+        same = explained_by_rounding(gap, model.hf, ids)
     finally:
         before.restore_weights()
-    if not gap <= tolerance:
+    if not same:
         raise ValueError(
             f"editing the known weights of {model.name} is not what the hooks compute: logits differ by {gap:.2g} of "
             "their size, so something else writes to its residual stream (a norm after the embedding, a module that "

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from interp.models.adapters import attach_adapter, method_name, quiet_peft, stored_tensors
 from interp.models.logit_checks import (
     PROBE_TOKENS,
+    explained_by_rounding,
     probe_logits,
     probe_tokens,
     relative_difference,
@@ -114,7 +115,7 @@ def _merge(hf: PreTrainedModel, adapter: str, before: Snapshot, shown: str) -> N
         raise ValueError(f"{what} merged into {shown}: {error}; save the adapter again") from error
     after = probe_logits(hf, attached.ids)
     gap = relative_difference(after, attached.logits)
-    if not gap <= tolerance_of(hf):
+    if not explained_by_rounding(gap, hf, attached.ids):
         raise ValueError(
             f"{what} merged into the weights of {shown} is not what the adapter computes: logits differ by {gap:.2g} "
             f"of their size; {_REMEDY}"
