@@ -80,7 +80,6 @@ SETTINGS_jailbreaks := --set n_test=40
 SETTINGS_adversarial-finetune := --set 'sizes=[50,100,200]' --set n_centres=60 --set n_test=30
 SETTINGS_recovery := --set 'stubs=[0,50]' --set n_recovery=32 --set 'cuts=[]' --set 'rates=[]' \
 	--set 'ablations=["random weights (control)","|gradient x difference|"]'
-SETTINGS_repair := --set seeds=1
 SETTINGS_machine-text := --set reference=smollm2 --set generator=smollm2
 figures-%: $(READY)
 	$(BIN)/interp run $* $(SETTINGS_$*) --out runs/$*

@@ -56,10 +56,14 @@ figures["fig04_pareto"]
 # Every aligned weight in the blocks that recovery may change gives only 22% [12, 38] back, every one in those that it
 # never touches 72% [57, 84]: stubs break what lies in the last third.
 #
+# On Qwen2.5-Coder-0.5B (`figures/recovery-qwen2.5-coder-0.5b`, ten steps, 24 + 24 held out) the mean state of harmful
+# prompts comes back to the aligned model's, from a cosine of 0.950 to 0.999, and none of them is refused for it.
+#
 # ## Every repair on one broken model
-# The model with 50 stubs, and 32 held-out harmful prompts. A row is a *repair* if it refuses more harmful prompts than
-# no repair, no more harmless ones than the aligned model, and, where it edits weights, more than a *random restore*:
-# aligned values for as many weights (equal count), or for as large a change (equal norm), at random.
+# The model with 50 stubs, broken anew for each of three seeds, and 32 held-out harmful prompts. A row is a *repair* if
+# it refuses more harmful prompts than no repair, no more harmless ones than the aligned model, and, where it edits
+# weights, more than a *random restore*: aligned values for as many weights (equal count), or for as large a change
+# (equal norm), at random. It must do so at every seed.
 #
 # - Prompts: a system prompt, and one optimised in the model's states (*DRO*, notebook 11).
 # - Steering and guard: the refusal direction added (notebook 03), always or where *Latent Guard* calls a prompt
@@ -69,10 +73,11 @@ figures["fig04_pareto"]
 # - Weights: *RESTA* adds the difference of aligned and unaligned weights, *SafeLoRA* projects the fine-tuning onto it,
 #   *WiSE* takes the mean of aligned and fine-tuned weights; recovery ranked by the gradient or otherwise.
 #
-# Two repairs keep the task whole (94% [84, 100]): a guard that answers with a refusal (62% [47, 78] refused) and
-# steering where the guard fires (34% [19, 50]). RESTA gives back 78% [62, 91] and steering always 62% [44, 78], both
-# at 69% of the task. SafeLoRA, interpolation and all steps of recovery lose the task. Training on refusals refuses 94%
-# [84, 100] of harmless prompts as well and is no repair.
+# Two repairs keep the task whole (91% [76, 97]): a guard that answers with a refusal (64% [46, 78] refused) and
+# steering where the guard fires (33% [20, 51]). RESTA gives back 71% [54, 83] and steering always 50% [34, 66], at 76%
+# and 71% of the task. SafeLoRA, interpolation and all steps of recovery lose the task. Training on refusals refuses 92%
+# [77, 99] of harmless prompts as well and is no repair. Strokes are seeds: with all steps recovery refuses 34%, 12% and
+# 9%, as many random weights 16%, 6% and 0%.
 
 # %%
 repair = interp.open_run("../figures/repair")
@@ -80,9 +85,9 @@ drawn = repair.figures()
 drawn["scoreboard"]
 
 # %% [markdown]
-# What comes back inside? With all steps of recovery the refusal direction has a cosine of 0.968 with the aligned
-# model's, 0.824 without repair. But RESTA refuses more than twice as often at 0.843: the direction need not come back
-# for the behaviour to. *KL* is how far the distribution over next tokens is from the aligned model's.
+# What comes back inside? With all steps of recovery the refusal direction has a cosine of 0.969 with the aligned
+# model's, 0.816 without repair. But RESTA refuses more than three times as often at 0.841: the direction need not
+# come back for the behaviour to. *KL* is how far the distribution over next tokens is from the aligned model's.
 
 # %%
 drawn["inside"]

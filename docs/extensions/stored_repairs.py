@@ -92,10 +92,21 @@ def repair() -> dict[str, Stored]:
         entries[f"{name}: task"] = percent("rows", row, "task")
     return entries | {
         "n": at("n", "harmful", form="d"),
+        "seeds": at("config", "seeds", form="d"),
         "over random": Stored(
             lambda result: _points(result["rows"]["recovery, all steps"]["over_count"]), "+.0f"
         ),
+        "all steps: by seed": _by_seed("recovery, all steps"),
+        "random: by seed": _by_seed("random restore, equal count"),
+        "DRO: by seed": _by_seed("optimised prompt (DRO)"),
     }
+
+
+def _by_seed(row: str) -> Stored:
+    """Refusal of harmful prompts at each seed."""
+    return Stored(
+        lambda result: ", ".join(f"{100 * share:.0f}%" for share in result["rows"][row]["by_seed"]), "s"
+    )
 
 
 def _points(entry: dict[str, float]) -> dict[str, float]:

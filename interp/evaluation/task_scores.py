@@ -184,7 +184,10 @@ class RowParts(NamedTuple):
     """Denominator of each row: 1, of F1 twice the hit plus the error."""
 
     def score(self, *, seed: int = 0, resamples: int = 2000, unit: str = "") -> Estimate:
-        """The score with a percentile-bootstrap interval over rows; not measurable where all denominators are 0."""
+        """The score with a percentile-bootstrap interval over rows, Wilson's of rows that are right or wrong; not
+        measurable where all denominators are 0."""
+        if set(self.possible) == {1.0} and set(self.gained) <= {0.0, 1.0}:
+            return replace(rate([row == 1 for row in self.gained]), unit=unit)
         gained, possible = np.asarray(self.gained), np.asarray(self.possible)
         if not possible.any():
             return Estimate.unmeasured(len(gained), unit=unit)

@@ -212,6 +212,11 @@ def test_intervals_resample_prompts_each_with_its_mean_over_seeds() -> None:
     estimate = over_prompts([(True, False), (True, True)], unit="share")
     assert estimate.value == pytest.approx(0.75)
     assert estimate.n == 2  # prompts, not prompts times seeds
+    none = over_prompts([(False,) * 12] * 3, unit="share")
+    assert (none.value, none.low) == (0, 0) and 0.2 < none.high < 0.3  # 12 prompts, as Wilson has it
+    assert over_prompts([(True,) * 12], unit="share") == rate([True] * 12)
+    graded = over_prompts([(0.5,) * 12], unit="share")
+    assert graded.low == graded.high == 0.5
     more = difference([trial(18)], [trial(5)])
     assert more.value == pytest.approx(13 / 20)
     assert more.n == N

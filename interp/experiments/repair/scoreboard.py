@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from interp.evaluation.task_scores import RowParts
 from interp.experiments.repair import (
@@ -16,7 +17,7 @@ from interp.experiments.repair import (
     Row,
     Trial,
 )
-from interp.stats import Estimate, mean_with_interval
+from interp.stats import Estimate, mean_with_interval, rate
 
 
 def scoreboard(trials: Mapping[str, Sequence[Trial]], *, seed: int = 0) -> dict[str, Row]:
@@ -54,10 +55,25 @@ def _row(name: str, trials: Mapping[str, Sequence[Trial]], seed: int) -> Row:
 def over_prompts(values: Sequence[Sequence[float | int]], *, unit: str, seed: int = 0) -> Estimate:
     """Mean over prompts of each prompt's mean over seeds; the bootstrap resamples prompts.
 
+    Prompts that all agree, resampled, leave no interval. So the ends of a share are at least as far as those of the
+    seeds' Wilson intervals in the mean; of one seed the interval is Wilson's.
+
     Args:
         values: by seed, then by prompt.
     """
-    return mean_with_interval(_by_prompt(values), seed=seed, unit=unit)
+    resampled = mean_with_interval(_by_prompt(values), seed=seed, unit=unit)
+    if unit != "share" or not all(value in (0, 1) for row in values for value in row):
+        return resampled
+    rates = [rate([bool(value) for value in row]) for row in values]
+    if len(rates) == 1:
+        return rates[0]
+    low, high = _mean([each.low for each in rates]), _mean([each.high for each in rates])
+    return replace(
+        resampled,
+        low=min(resampled.low, low),
+        high=max(resampled.high, high),
+        interval="bootstrap and Wilson",
+    )
 
 
 def over_examples(trials: Sequence[Trial], *, seed: int = 0) -> Estimate:
