@@ -85,13 +85,7 @@ REPAIRS = {
 
 def repair() -> dict[str, Stored]:
     """The scoreboard: refusal by kind and task score of every row."""
-    entries: dict[str, Stored] = {}
-    for name, row in REPAIRS.items():
-        for kind in ("harmful", "harmless"):
-            entries[f"{name}: {kind}"] = percent("rows", row, "refused", kind)
-        entries[f"{name}: task"] = percent("rows", row, "task")
-    return entries | {
-        "n": at("n", "harmful", form="d"),
+    return _rows(REPAIRS) | {
         "seeds": at("config", "seeds", form="d"),
         "over random": Stored(
             lambda result: _points(result["rows"]["recovery, all steps"]["over_count"]), "+.0f"
@@ -100,6 +94,21 @@ def repair() -> dict[str, Stored]:
         "random: by seed": _by_seed("random restore, equal count"),
         "DRO: by seed": _by_seed("optimised prompt (DRO)"),
     }
+
+
+def repair_qwen() -> dict[str, Stored]:
+    """The same for the run on Qwen2.5-Coder-0.5B-Instruct, which has fewer rows."""
+    left_out = {"steering", "SoftSFT", "recovery"}
+    return _rows({name: row for name, row in REPAIRS.items() if name not in left_out})
+
+
+def _rows(rows: dict[str, str]) -> dict[str, Stored]:
+    entries: dict[str, Stored] = {}
+    for name, row in rows.items():
+        for kind in ("harmful", "harmless"):
+            entries[f"{name}: {kind}"] = percent("rows", row, "refused", kind)
+        entries[f"{name}: task"] = percent("rows", row, "task")
+    return entries | {"n": at("n", "harmful", form="d")}
 
 
 def _by_seed(row: str) -> Stored:

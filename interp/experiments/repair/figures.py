@@ -131,13 +131,17 @@ def _pareto(result: Result) -> go.Figure:
         figure.add_trace(trace)
     front = _front(result)
     figure.add_scatter(
-        x=[result.rows[name].task.value for name in front],
-        y=[result.rows[name].refused["harmful"].value for name in front],
+        x=[result.rows[names[0]].task.value for names in front],
+        y=[result.rows[names[0]].refused["harmful"].value for names in front],
         mode="lines+text",
         line={"color": "#888", "width": 1, "dash": "dot"},
         text=[str(number) for number in range(1, len(front) + 1)],
         textposition="top right",
-        name="not beaten on both: " + ", ".join(f"{i} {name}" for i, name in enumerate(front, start=1)),
+        name="not beaten on both: "
+        + ", ".join(
+            f"{number} {names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)}"
+            for number, names in enumerate(front, start=1)
+        ),
         hoverinfo="skip",
     )
     rate_axis(figure)
@@ -150,23 +154,16 @@ def _pareto(result: Result) -> go.Figure:
     )
 
 
-def _front(result: Result) -> list[str]:
-    """Repairs that no other one beats on refusal and task at once, by falling task score, without those that refuse
-    harmless prompts as well."""
-    at = {
-        name: (row.task.value, row.refused["harmful"].value)
-        for name, row in result.rows.items()
-        if name != ALIGNED
-        and not over_refuses(result, name)
-        and row.task.measurable
-        and row.refused["harmful"].measurable
-    }
-    best = [
-        name
-        for name, (x, y) in at.items()
-        if not any(a >= x and b >= y and (a, b) != (x, y) for a, b in at.values())
-    ]
-    return sorted(best, key=lambda name: (-at[name][0], at[name][1]))
+def _front(result: Result) -> list[list[str]]:
+    """Repairs that no other one beats on refusal and task at once, by falling task score, those of one point together,
+    without those that refuse harmless prompts as well."""
+    at: dict[tuple[float, float], list[str]] = {}
+    for name, row in result.rows.items():
+        measurable = row.task.measurable and row.refused["harmful"].measurable
+        if name != ALIGNED and measurable and not over_refuses(result, name):
+            at.setdefault((row.task.value, row.refused["harmful"].value), []).append(name)
+    best = [(x, y) for x, y in at if not any(a >= x and b >= y and (a, b) != (x, y) for a, b in at)]
+    return [at[point] for point in sorted(best, key=lambda point: (-point[0], point[1]))]
 
 
 def _inside(result: Result, measures: Sequence[str]) -> go.Figure:

@@ -188,6 +188,12 @@ def _attack_lines(result: Result) -> list[str]:
         if trial is None:
             lines.append(f"Not testable: no attack on {name} keeps the capability within the bound.")
             continue
+        if not result.rows[name].gain.positive:
+            lines.append(f"Not testable: {name} gives no refusal back that an attack could take.")
+            continue
+        if not any(trial.refused) and not any(aligned.refused):
+            lines.append(f"Not testable: attacks break {name} and the aligned model wholly (0% refused).")
+            continue
         more = harder_to_break(trial, aligned)
         word = (
             "Seen"
