@@ -17,8 +17,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from interp.models.checkpoint_files import check_folder, reason_of
-from interp.models.hub import hub_options
+from interp.models.hub import holds_file, hub_options
 from interp.models.sources import is_adapter
+from interp.storage.paths import expanded
 from interp.storage.typed_json import first_line
 
 
@@ -27,6 +28,14 @@ def method_name(config: Any) -> str:
     method = str(getattr(config.peft_type, "value", config.peft_type))
     initialisation = getattr(config, "init_lora_weights", True)
     return f"{method} ({initialisation})" if isinstance(initialisation, str) else method
+
+
+def adapter_named(name: str) -> str | None:
+    """The folder or Hub id of an adapter that a name stands for; None where it is something else."""
+    folder = expanded(name)
+    if folder.exists():
+        return str(folder) if is_adapter(folder) else None
+    return name if holds_file(name, "adapter_config.json") else None
 
 
 def attach_adapter(hf: PreTrainedModel, adapter: str, *, shown: str, dropout: float | None = None) -> Any:

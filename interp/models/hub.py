@@ -38,3 +38,18 @@ def cached_commit(name: str, *, revision: str | None, file: str = "config.json")
     except HFValidationError:
         return None
     return Path(found).parent.name if isinstance(found, str) else None
+
+
+def holds_file(name: str, file: str) -> bool:
+    """Whether a Hub id has a file: in the local cache or, where it answers, on the Hub."""
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+
+    if cached_commit(name, revision=None, file=file) is not None:
+        return True
+    if constants.HF_HUB_OFFLINE or name.count("/") != 1:
+        return False
+    try:
+        get_hf_file_metadata(hf_hub_url(name, file), timeout=_PATIENCE)
+    except Exception:  # as in `hub_options`; that the model cannot be read is said where it is loaded
+        return False
+    return True

@@ -46,11 +46,11 @@ from interp.experiments.recovery import (
     Step,
 )
 from interp.models.adapted_models import copy_with_weights, load_like, with_delta, with_weights
+from interp.models.adapters import adapter_named
 from interp.models.chat_model import ChatModel
 from interp.models.weight_deltas import WeightDelta, read_delta
 from interp.representations.beliefs import states
 from interp.stats import Estimate
-from interp.storage.paths import expanded
 from interp.storage.stages import Stages, stage_name
 from interp.training.breaking import breaking_settings, downstream_examples, ordinary_examples
 from interp.training.finetune import fine_tune
@@ -316,9 +316,8 @@ def _finetuned(study: _Study, n_stubs: int, stages: Stages) -> ChatModel:
     """The model to recover: given by name, or fine-tuned on the task with so many stubs."""
     model, config = study.aligned, study.config
     if config.finetuned:
-        folder = expanded(config.finetuned)
-        if (folder / "adapter_config.json").is_file():
-            return copy_with_weights(model, weights_with_adapter(model, str(folder)))
+        if adapter := adapter_named(config.finetuned):
+            return copy_with_weights(model, weights_with_adapter(model, adapter))
         return load_like(model, config.finetuned)
     examples = downstream_examples(
         study.task, study.stubs.texts, stubs=n_stubs, seed=config.seed, ordinary=study.ordinary
