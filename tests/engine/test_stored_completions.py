@@ -199,8 +199,8 @@ def test_damage_is_found_and_generated_again(
 def test_a_store_that_cannot_be_written_costs_only_the_storing(
     tiny: ChatModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "file").write_text("in the way")
     with using_store(tmp_path / "file"):
+        (tmp_path / "file").write_text("in the way")  # since it was opened
         assert generate(tiny, PROMPTS, max_new_tokens=4).ids == generate(tiny, PROMPTS, max_new_tokens=4).ids
     assert "without" in caplog.text
 

@@ -93,7 +93,8 @@ def test_several_writers_and_one_that_is_killed(tmp_path: Path) -> None:
     writers = [start("write_many", store, first, 6) for first in (0, 100)]
     victim = start("write_many", store, 200, 10_000)
     assert victim.stdout is not None
-    assert victim.stdout.readline()  # it has written something and is writing more
+    if not victim.stdout.readline():  # it has written something and is writing more
+        raise AssertionError(victim.communicate(timeout=120)[1])
     time.sleep(0.05)
     victim.send_signal(signal.SIGKILL)
     for process in (*writers, victim):
