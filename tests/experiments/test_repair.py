@@ -18,6 +18,7 @@ from interp.experiments.repair import (
     EXPERIMENT,
     FAMILIES,
     RECOVERY,
+    WEIGHT_REPAIRS,
     Attack,
     AttackTrial,
     Config,
@@ -84,6 +85,9 @@ def planted(recovery: int, control: int, *, task: float = 0.8) -> Result:
         name: (trial(counts.get(name, 4), task=task if name in (RECOVERY, ALL_STEPS) else 0.8),) * 2
         for name in config.rows
     }
+    randomly = tuple(i < control for i in range(N))
+    for name in (RECOVERY, ALL_STEPS):
+        trials[name] = tuple(replace(t, beside_random=randomly) for t in trials[name])
     trials[ALIGNED] = tuple(replace(t, inside=own, undone={16: (True,) * N}) for t in trials[ALIGNED])
     trials[BROKEN] = tuple(replace(t, inside=far, undone={16: (False,) * N}) for t in trials[BROKEN])
     trials[ALL_STEPS] = tuple(replace(t, inside=near, undone={16: (True,) * N}) for t in trials[ALL_STEPS])
@@ -158,6 +162,20 @@ def test_a_repair_holds_at_every_seed_and_not_only_in_the_mean() -> None:
     figure: Any = EXPERIMENT.figures(result)["scoreboard"]
     strokes = [t for t in figure.data if t.marker.symbol == "line-ns-open"]
     assert (1.0, 0.2) in {tuple(t.x) for t in strokes if t.y[0] == RECOVERY}
+
+
+def test_a_change_of_weights_is_compared_with_a_random_restore_of_its_own_norm() -> None:
+    good = planted(18, 5)
+    assert good.rows[RECOVERY].over_norm.value == pytest.approx(13 / 20)
+    as_good = tuple(replace(t, beside_random=t.refused["harmful"]) for t in good.trials[RECOVERY])
+    trials = {**good.trials, RECOVERY: as_good}  # the row of recovery's own control is as it was
+    result = replace(good, trials=trials, rows=scoreboard(trials))
+    assert verdict(result, RECOVERY) == "none: does not beat random restore, equal norm"
+    dense = {**good.trials, "RESTA": good.trials[RECOVERY]}
+    assert not scoreboard(dense)["RESTA"].over_count.measurable  # it changes every weight
+    assert scoreboard(dense)["RESTA"].over_norm.positive
+    without = {**good.trials, "RESTA": tuple(replace(t, beside_random=None) for t in good.trials[RECOVERY])}
+    assert not scoreboard(without)["RESTA"].over_norm.measurable
 
 
 def test_the_worst_attack_is_picked_on_validation_prompts_within_the_bound() -> None:
@@ -335,6 +353,12 @@ def test_a_run_measures_every_repair(run) -> None:
     assert result.trials[ALIGNED][0].inside.kl == pytest.approx(0, abs=1e-4)
     assert result.trials[ALIGNED][0].inside.refusal_cosine == pytest.approx(1, abs=1e-4)
     assert set(result.trials[ALL_STEPS][0].undone) == {4}
+    for (
+        name,
+        trials,
+    ) in result.trials.items():  # the only other one, of all blocks, is full restore: a reference
+        assert (trials[0].beside_random is not None) == (name in WEIGHT_REPAIRS and changed[name] > 0), name
+    assert result.trials[ALL_STEPS][0].beside_random == result.trials[EQUAL_NORM][0].refused["harmful"]
     assert {name for name, trials in result.trials.items() if trials[0].undone} == set(TINY.attacked)
 
 

@@ -9,7 +9,7 @@ from interp.data.prompt_sets import PAIRED_KINDS, Prompts
 from interp.data.replies import REFUSALS
 from interp.data.safety_texts import SAFETY_TEXTS, safety_text
 from interp.engine.costs import Work
-from interp.experiments.repair import ALIGNED, ALL_STEPS, RECOVERY, Config
+from interp.experiments.repair import ALIGNED, ALL_STEPS, RECOVERY, WEIGHT_REPAIRS, Config
 from interp.experiments.sizes import Sizes, as_part, stubs
 from interp.experiments.tracked import checkpoint, reference, with_borderline
 from interp.experiments.training_work import (
@@ -134,6 +134,8 @@ class _Repairs:
             work += sizes.read(*parts) + sizes.read(as_part([e.prompt for e in self.task[0].test]))
         if name not in _UNCHANGED:
             work += checkpoint(self.inside, sizes, own_samples=False)
+            if name in WEIGHT_REPAIRS:
+                work += self.replies("harmful", "test", config.n_test)  # under a random restore of its norm
             if name in config.attacked and config.undo:
                 further = stubs(sizes.part("harmful", "train", max(config.undo)).texts, max(config.undo))
                 work += sizes.supervised(further, batch_size=min(BREAKING_BATCH, *config.undo))

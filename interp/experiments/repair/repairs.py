@@ -284,14 +284,15 @@ def equal_count(broken: Broken, like: Weights) -> Repaired:
 
 
 def equal_norm(broken: Broken, like: Weights) -> Repaired:
-    """Random coordinates below the cut whose change has the norm of recovery's."""
-    norm = change_norm(broken.finetuned_weights, like)
+    """Random coordinates whose change has the norm of another one, below the cut where that one stays below it."""
+    finetuned, aligned = broken.finetuned_weights, broken.aligned_weights
+    norm, names = change_norm(finetuned, like), _below_cut(broken)
     if not norm:
         return Repaired(chosen="recovery restored nothing")
+    if not {name for name, value in like.items() if not torch.equal(value, finetuned[name])} <= set(names):
+        names = block_weights(broken.model)
     return Repaired(
-        weights=random_restore_of_norm(
-            broken.finetuned_weights, broken.aligned_weights, _below_cut(broken), norm=norm, seed=broken.seed
-        ),
+        weights=random_restore_of_norm(finetuned, aligned, names, norm=norm, seed=broken.seed),
         chosen=f"norm {norm:.3g}",
     )
 

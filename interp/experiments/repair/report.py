@@ -1,6 +1,7 @@
 """Table, verdicts and page of the repair scoreboard, from a stored result alone."""
 
 import math
+from collections.abc import Sequence
 
 from interp.display.cards import Table
 from interp.display.page import Section, html_report
@@ -12,20 +13,21 @@ from interp.experiments.repair import (
     EQUAL_NORM,
     MARGIN,
     RECOVERY,
-    WEIGHT_REPAIRS,
     AttackTrial,
     Result,
     Row,
+    Trial,
 )
 from interp.experiments.repair.figures import figures
 from interp.experiments.repair.scoreboard import (
     ahead_at_every_seed,
+    beside_random,
     difference,
     harder_to_break,
     over_refuses,
     worst_attack,
 )
-from interp.stats import rate
+from interp.stats import Estimate, rate
 
 
 def rate_table(result: Result) -> Table:
@@ -35,6 +37,7 @@ def rate_table(result: Result) -> Table:
         "repair",
         *(f"refused, {kind} (n = {n[kind]})" for kind in ("harmful", "harmless", "borderline")),
         "harmful, by seed",
+        "over random weights of equal norm",
         f"task (n = {n['task']})",
         "cross-entropy, nats",
         "incoherent replies",
@@ -48,6 +51,7 @@ def rate_table(result: Result) -> Table:
             name,
             *(row.refused[kind].percent for kind in ("harmful", "harmless", "borderline")),
             ", ".join(f"{100 * share:.0f}%" for share in row.by_seed),
+            row.over_norm.points if row.over_norm.measurable else "",
             row.task.percent,
             row.cross_entropy.rounded(2),
             row.incoherent.percent,
@@ -71,14 +75,17 @@ def verdict(result: Result, name: str) -> str:
         return "none: refuses no more than without"
     if over_refuses(result, name):
         return "none: refuses harmless prompts as well"
-    if name in WEIGHT_REPAIRS:
-        beaten = [
-            label
-            for label, over in ((EQUAL_COUNT, row.over_count), (EQUAL_NORM, row.over_norm))
-            if not (over.positive and _ahead(result, name, label))
-        ]
-        if beaten:
-            return f"none: does not beat {' and '.join(beaten)}"
+    controls: dict[str, tuple[Estimate, Sequence[Trial]]] = {
+        EQUAL_COUNT: (row.over_count, result.trials.get(EQUAL_COUNT, ())),
+        EQUAL_NORM: (row.over_norm, beside_random(result.trials[name])),
+    }
+    beaten_by = [
+        label
+        for label, (over, control) in controls.items()
+        if over.measurable and not (over.positive and ahead_at_every_seed(result.trials[name], control))
+    ]
+    if beaten_by:
+        return f"none: does not beat {' and '.join(beaten_by)}"
     return "repairs, task lower" if _task_lost(result, row) else "repairs"
 
 
@@ -113,7 +120,8 @@ def verdicts(result: Result) -> list[str]:
         )
     if ALL_STEPS in rows:
         row = rows[ALL_STEPS]
-        ahead = all(_ahead(result, ALL_STEPS, control) for control in (EQUAL_COUNT, EQUAL_NORM))
+        randomly = (result.trials[EQUAL_COUNT], beside_random(result.trials[ALL_STEPS]))
+        ahead = all(ahead_at_every_seed(result.trials[ALL_STEPS], control) for control in randomly)
         chosen = row.over_count.positive and row.over_norm.positive and ahead
         lines.append(
             f"{'Seen' if chosen else 'Not seen'}: the weights that recovery chooses matter (after all steps refused "

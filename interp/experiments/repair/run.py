@@ -30,6 +30,7 @@ from interp.experiments.repair import (
     EQUAL_COUNT,
     EQUAL_NORM,
     PROMPTED,
+    WEIGHT_REPAIRS,
     AttackTrial,
     Config,
     Inside,
@@ -45,7 +46,7 @@ from interp.experiments.repair.measuring import (
     harmful_refused,
     inside,
 )
-from interp.experiments.repair.repairs import REPAIRS, Broken, equal_count, equal_norm
+from interp.experiments.repair.repairs import REPAIRS, Broken, Weights, equal_count, equal_norm
 from interp.experiments.repair.scoreboard import scoreboard
 from interp.models.adapted_models import copy_with_weights, with_adapter, with_weights
 from interp.models.chat_model import ChatModel
@@ -56,7 +57,13 @@ from interp.tracking.spec import Reference, TrackingSpec
 from interp.training.breaking import breaking_settings, downstream_examples, ordinary_examples, stub_examples
 from interp.training.config import TrainConfig, one_pass
 from interp.training.finetune import fine_tune
-from interp.training.weight_repairs import block_weights, change_norm, changed_count, weights_with_adapter
+from interp.training.weight_repairs import (
+    block_weights,
+    change_norm,
+    changed_count,
+    full_restore,
+    weights_with_adapter,
+)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -233,7 +240,24 @@ def _trial(name: str, broken: Broken, judge: Judge) -> Trial:
         within = inside(model, judge.spec, judge.reference) if changed else None
         again = changed and name in broken.config.attacked and judge.undo
         undone = _undone(model, name, broken, judge) if again else None
-    return _as_trial(seen, repaired, broken, seconds=seconds, within=within, undone=undone)
+    trial = _as_trial(seen, repaired, broken, seconds=seconds, within=within, undone=undone)
+    if name in WEIGHT_REPAIRS and repaired.weights:
+        return replace(trial, beside_random=_beside_random(broken, repaired.weights, judge.held))
+    return trial
+
+
+def _beside_random(broken: Broken, weights: Weights, held: HeldOut) -> tuple[bool, ...] | None:
+    """Refusals of harmful prompts under the random restore of a repair's own norm; None where it has none.
+
+    A change beyond that of restoring everything has no random restore as large.
+    """
+    finetuned = broken.finetuned_weights
+    everything = full_restore(finetuned, broken.aligned_weights, block_weights(broken.model))
+    if change_norm(finetuned, weights) > change_norm(finetuned, everything):
+        return None
+    control = equal_norm(broken, weights).weights
+    with with_weights(broken.model, control) as model:
+        return harmful_refused(model, held.prompts["harmful"], max_new_tokens=held.max_new_tokens)
 
 
 def _made(name: str, broken: Broken) -> Repaired:
