@@ -91,7 +91,7 @@ class LanceTable(ABC):
         self._index = {number: known for number, known in self._index.items() if number in fragments}
 
     def _open(self) -> Any:
-        if is_local(self.url) and not (Path(self.url) / "_versions").is_dir():
+        if is_local(self.url) and not _is_made(Path(self.url)):
             return None  # Lance looks for it for seconds
         try:
             data = lance().dataset(self.url, storage_options=self._options)
@@ -189,6 +189,16 @@ def raise_unless_damage(error: BaseException) -> None:
     """Raise again what is no failure of reading or writing; Lance's panics are no `Exception`."""
     if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
         raise error
+
+
+def _is_made(folder: Path) -> bool:
+    """Whether a table stands in a folder: one that is being made, or whose making was killed, has folders alone."""
+    for part in ("_versions", "data"):
+        if (folder / part).is_dir():
+            with os.scandir(folder / part) as entries:
+                if any(not entry.name.startswith(".") for entry in entries):
+                    return True
+    return False
 
 
 def is_local(url: str | Path) -> bool:

@@ -254,7 +254,7 @@ def test_a_store_that_cannot_be_written_costs_nothing_but_the_store(
     torch.testing.assert_close(read, collect(tiny, PROMPTS)["resid_pre"])
     with using_store("none") as store:
         assert store is None
-    with pytest.raises(ValueError, match="an activation store is a folder.* is a file"):
+    with pytest.raises(ValueError, match=r"an activation store is a folder.* is a file"):
         fill_store(tiny, PROMPTS, tmp_path / "file")
 
 

@@ -110,6 +110,21 @@ def test_several_writers_and_one_that_is_killed(tmp_path: Path) -> None:
     assert set(held(ActivationStore(store), range(1000))) == {*rows, 900}
 
 
+def test_a_table_whose_making_was_killed_is_made_again(tmp_path: Path) -> None:
+    table = tmp_path / f"{key_of().id}.lance"
+    for part in ("_versions", "_transactions", "data"):  # what stands there before the first version does
+        (table / part).mkdir(parents=True)
+    (table / "_versions" / ".tmp_1.manifest_0").write_bytes(b"half")
+    store = ActivationStore(tmp_path)
+    assert not store.table(key_of()).exists
+    write(store, range(3))
+    assert held(ActivationStore(tmp_path), range(5)) == [0, 1, 2]
+    for version in (table / "_versions").glob("*.manifest"):  # the control: rows without a version are damage
+        version.unlink()
+    with pytest.raises(ValueError, match="cannot be opened"):
+        ActivationStore(tmp_path).table(key_of())
+
+
 def test_a_full_disk_leaves_what_was_written(tmp_path: Path) -> None:
     write(ActivationStore(tmp_path), range(3))
     process = start("write_much", tmp_path)
