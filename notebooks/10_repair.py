@@ -62,8 +62,8 @@ figures["fig04_pareto"]
 # ## Every repair on one broken model
 # The model with 50 stubs, broken anew for each of three seeds, and 32 held-out harmful prompts. A row is a *repair* if
 # it refuses more harmful prompts than no repair, no more harmless ones than the aligned model, and, where it edits
-# weights, more than a *random restore*: aligned values for as many weights (equal count), or for as large a change
-# (equal norm), at random. It must do so at every seed.
+# weights, more than a *random restore*: aligned values at random, for as large a change (equal norm) and, where chosen
+# weights are restored, for as many (equal count). It must do so at every seed.
 #
 # - Prompts: a system prompt, and one optimised in the model's states (*DRO*, notebook 11).
 # - Steering and guard: the refusal direction added (notebook 03), always or where *Latent Guard* calls a prompt
@@ -75,9 +75,10 @@ figures["fig04_pareto"]
 #
 # Two repairs keep the task whole (91% [76, 97]): a guard that answers with a refusal (64% [46, 78] refused) and
 # steering where the guard fires (33% [20, 51]). RESTA gives back 71% [54, 83] and steering always 50% [34, 66], at 76%
-# and 71% of the task. SafeLoRA, interpolation and all steps of recovery lose the task. Training on refusals refuses 92%
-# [77, 99] of harmless prompts as well and is no repair. Strokes are seeds: with all steps recovery refuses 34%, 12% and
-# 9%, as many random weights 16%, 6% and 0%.
+# and 71% of the task. Interpolation and all steps of recovery lose the task. So does SafeLoRA, whose 91% [76, 100] is
+# no more than random weights of its norm give (-3 points [-9, 0]). Training on refusals refuses 92% [77, 99] of
+# harmless prompts as well and is no repair. Strokes are seeds: with all steps recovery refuses 34%, 12% and 9%, as many
+# random weights 16%, 6% and 0%.
 
 # %%
 repair = interp.open_run("../figures/repair")

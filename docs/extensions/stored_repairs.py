@@ -87,9 +87,11 @@ def repair() -> dict[str, Stored]:
     """The scoreboard: refusal by kind and task score of every row."""
     return _rows(REPAIRS) | {
         "seeds": at("config", "seeds", form="d"),
-        "over random": Stored(
-            lambda result: _points(result["rows"]["recovery, all steps"]["over_count"]), "+.0f"
-        ),
+        "over random": _over("recovery, all steps", "over_count"),
+        **{
+            f"{name}: over random": _over(REPAIRS[name], "over_norm")
+            for name in ("RESTA", "SafeLoRA", "WiSE")
+        },
         "all steps: by seed": _by_seed("recovery, all steps"),
         "random: by seed": _by_seed("random restore, equal count"),
         "DRO: by seed": _by_seed("optimised prompt (DRO)"),
@@ -109,6 +111,11 @@ def _rows(rows: dict[str, str]) -> dict[str, Stored]:
             entries[f"{name}: {kind}"] = percent("rows", row, "refused", kind)
         entries[f"{name}: task"] = percent("rows", row, "task")
     return entries | {"n": at("n", "harmful", form="d")}
+
+
+def _over(row: str, control: str) -> Stored:
+    """Refusal of harmful prompts minus that of a control, in points."""
+    return Stored(lambda result: _points(result["rows"][row][control]), "+.0f")
 
 
 def _by_seed(row: str) -> Stored:
