@@ -101,7 +101,8 @@ def repair() -> dict[str, Stored]:
 def repair_qwen() -> dict[str, Stored]:
     """The same for the run on Qwen2.5-Coder-0.5B-Instruct, which has fewer rows."""
     left_out = {"steering", "SoftSFT", "recovery"}
-    return _rows({name: row for name, row in REPAIRS.items() if name not in left_out})
+    rows = {name: row for name, row in REPAIRS.items() if name not in left_out}
+    return _rows(rows) | {"SafeLoRA: over random": _over("SafeLoRA", "over_norm")}
 
 
 def _rows(rows: dict[str, str]) -> dict[str, Stored]:
