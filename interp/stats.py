@@ -17,7 +17,7 @@ prompts, of a model or of a judge.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -176,6 +176,16 @@ def mean_with_interval(
         unit=unit,
         interval="bootstrap",
     )
+
+
+def as_wide_as(found: Estimate, parts: Sequence[Estimate]) -> Estimate:
+    """The estimate with each end at least as far out as the mean of those of its parts.
+
+    Seeds that agree, or prompts that all do, leave a mean over them no interval; the parts' own intervals still say how
+    few there were.
+    """
+    low, high = (sum(ends) / len(parts) for ends in zip(*((p.low, p.high) for p in parts), strict=True))
+    return replace(found, low=min(found.low, low), high=max(found.high, high))
 
 
 def auroc(

@@ -91,9 +91,7 @@ def recover(
         RuntimeError: the weights are not those of before, because the task score changed them.
     """
     check_model(finetuned)
-    config, task_score = RecoveryConfig() if config is None else config, _checked(task_score)
-    if not isinstance(config, RecoveryConfig):
-        raise ValueError(f"config must be a RecoveryConfig, got {type(config).__name__}")
+    config, task_score = _settings(config), _checked(task_score)
     reference = reference_weights(aligned, finetuned)
     prompts = _tokens(finetuned, harmful), _tokens(finetuned, task)
     steps = RecoverySteps(finetuned, reference, *prompts, config, fast=fast)
@@ -175,6 +173,18 @@ def _run(
             f"the weights of {finetuned.name} are not what they were before the recovery: the task score changed them; "
             "load the model again"
         )
+
+
+def _settings(config: object) -> RecoveryConfig:
+    """The settings, the released ones for None.
+
+    Raises:
+        ValueError: something else.
+    """
+    config = RecoveryConfig() if config is None else config
+    if not isinstance(config, RecoveryConfig):
+        raise ValueError(f"config must be a RecoveryConfig, got {type(config).__name__}")
+    return config
 
 
 def _checked(task_score: TaskScore | None) -> TaskScore:

@@ -9,12 +9,12 @@ compares unlike things for policy optimisation; first over second compares like 
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from interp.experiments.method_elasticity import Result
 from interp.experiments.method_elasticity.fits import decline, examples_to, growth_exponent
 from interp.experiments.method_elasticity.results import METHODS, Alignment, Arm, Leg, Match, Matching, Moment
-from interp.stats import Estimate, over_seeds
+from interp.stats import Estimate, as_wide_as, over_seeds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +91,7 @@ def rate_over_seeds(rates: Sequence[Estimate]) -> Estimate:
     if len(rates) == 1:
         return rates[0]
     mean = over_seeds([rate.value for rate in rates], within=(0.0, 1.0))
-    low, high = (sum(ends) / len(rates) for ends in zip(*((r.low, r.high) for r in rates), strict=True))
-    return replace(mean, low=min(mean.low, low), high=max(mean.high, high))
+    return as_wide_as(mean, rates)
 
 
 def pooled(result: Result, value: Callable[[ArmNumbers], Estimate], matching: Matching) -> Estimate:

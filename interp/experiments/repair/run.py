@@ -61,7 +61,6 @@ from interp.training.weight_repairs import (
     block_weights,
     change_norm,
     changed_count,
-    full_restore,
     weights_with_adapter,
 )
 
@@ -93,13 +92,7 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
     """
     _check_system_slot(model, config)
     held = _held_out(prompts, config)
-    spec = TrackingSpec(
-        prompts=prompts,
-        measures=("beliefs", "directions", "guard", "kl"),
-        n=config.n_test,
-        n_fit=config.n_fit,
-        max_new_tokens=config.max_new_tokens,
-    )
+    spec = _measured_inside(prompts, config)
     reference = fit_reference(model, spec)
     harmful = _divided(prompts["harmful", "train"], config)
     ordinary = stages.keep(
@@ -157,13 +150,14 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
                 attacks += attacked(name, base, _made(name, broken), broken, held, harmful["undo"], stages)
             stages.lap("attack")
 
+    done = _beside_no_repair(trials)
     result = Result(
         provenance=stages.provenance,
         seconds=stages.seconds,
         config=config,
         n={**{kind: len(part) for kind, part in held.prompts.items()}, "task": held.n_task},
-        rows=scoreboard(_beside_no_repair(trials), seed=config.seed),
-        trials={name: tuple(done) for name, done in _beside_no_repair(trials).items()},
+        rows=scoreboard(done, seed=config.seed),
+        trials=done,
         attacks=tuple(attacks),
     )
     return Outcome(result=result)
@@ -198,6 +192,17 @@ def _held_out(prompts: PromptSet, config: Config) -> HeldOut:
         n_task=min(config.n_task_test, len(task.test)),
         text=HELD_OUT_TEXT.read_text(),
         n_windows=config.n_windows,
+        max_new_tokens=config.max_new_tokens,
+    )
+
+
+def _measured_inside(prompts: PromptSet, config: Config) -> TrackingSpec:
+    """What is measured inside the models whose weights are changed."""
+    return TrackingSpec(
+        prompts=prompts,
+        measures=("beliefs", "directions", "guard", "kl"),
+        n=config.n_test,
+        n_fit=config.n_fit,
         max_new_tokens=config.max_new_tokens,
     )
 
@@ -251,9 +256,7 @@ def _beside_random(broken: Broken, weights: Weights, held: HeldOut) -> tuple[boo
 
     A change beyond that of restoring everything has no random restore as large.
     """
-    finetuned = broken.finetuned_weights
-    everything = full_restore(finetuned, broken.aligned_weights, block_weights(broken.model))
-    if change_norm(finetuned, weights) > change_norm(finetuned, everything):
+    if change_norm(broken.finetuned_weights, weights) > broken.damage:
         return None
     control = equal_norm(broken, weights).weights
     with with_weights(broken.model, control) as model:
@@ -317,13 +320,13 @@ def _undone(model: ChatModel, name: str, broken: Broken, judge: Judge) -> dict[i
     return refused
 
 
-def _beside_no_repair(trials: Mapping[str, list[Trial]]) -> dict[str, list[Trial]]:
+def _beside_no_repair(trials: Mapping[str, list[Trial]]) -> dict[str, tuple[Trial, ...]]:
     """The trials with their milliseconds less those of the model without repair, of the same seed."""
     plain = [trial.extra_milliseconds for trial in trials[BROKEN]]
     return {
-        name: [
+        name: tuple(
             replace(trial, extra_milliseconds=trial.extra_milliseconds - before)
             for trial, before in zip(done, plain, strict=True)
-        ]
+        )
         for name, done in trials.items()
     }

@@ -16,7 +16,7 @@ from interp.experiments.repair import (
     Row,
     Trial,
 )
-from interp.stats import Estimate, mean_with_interval, rate
+from interp.stats import Estimate, as_wide_as, mean_with_interval, rate
 
 
 def scoreboard(trials: Mapping[str, Sequence[Trial]], *, seed: int = 0) -> dict[str, Row]:
@@ -67,13 +67,7 @@ def over_prompts(values: Sequence[Sequence[float | int]], *, unit: str, seed: in
     rates = [rate([bool(value) for value in row]) for row in values]
     if len(rates) == 1:
         return rates[0]
-    low, high = _mean([each.low for each in rates]), _mean([each.high for each in rates])
-    return replace(
-        resampled,
-        low=min(resampled.low, low),
-        high=max(resampled.high, high),
-        interval="bootstrap and Wilson",
-    )
+    return replace(as_wide_as(resampled, rates), interval="bootstrap and Wilson")
 
 
 def over_examples(trials: Sequence[Trial], *, seed: int = 0) -> Estimate:
