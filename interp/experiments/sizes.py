@@ -12,6 +12,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 from interp.data.examples import Example
 from interp.data.prompt_sets import Kind, Prompts, PromptSet, Split
@@ -20,6 +21,7 @@ from interp.engine.costs import DECODE_ROWS, Work
 from interp.models.model_sizes import ModelSize
 from interp.models.token_counts import TokenCounter
 
+T = TypeVar("T")
 COMPLETION_TOKENS = 64
 """Tokens at which a completion is cut in training (`TrainConfig.max_completion_tokens`)."""
 
@@ -110,35 +112,53 @@ class Sizes:
         batch_size: int,
         epochs: float | int = 1,
         completion_tokens: int = COMPLETION_TOKENS,
+        packed: bool = True,
     ) -> Work:
-        """Training on the completions of examples: batches of prompts padded on the left, completions on the right."""
+        """Training on the completions of examples, whose prompts run once where they begin alike.
+
+        Args:
+            packed: False for training with dropout, whose rows run padded.
+        """
         prompts = self.counter.ids([example.prompt for example in examples])
         replies = self.counter.lengths([example.completion for example in examples])
-        rows = [(len(ids), min(n + 1, completion_tokens)) for ids, n in zip(prompts, replies, strict=True)]
-        return self.trained(rows, batch_size=batch_size, epochs=epochs)
+        after = [min(n + 1, completion_tokens) for n in replies]
+        if not packed:
+            rows = [(len(ids), n) for ids, n in zip(prompts, after, strict=True)]
+            return self.trained(rows, batch_size=batch_size, epochs=epochs)
+        batches = [
+            (distinct([ids for ids, _ in batch]) + sum(n - 1 for _, n in batch), sum(n for _, n in batch))
+            for batch in _batches(list(zip(prompts, after, strict=True)), batch_size, epochs)
+        ]
+        return self._steps(batches)
 
     def trained(self, rows: Sequence[tuple[int, int]], *, batch_size: int, epochs: float | int = 1) -> Work:
-        """Training on rows of so many prompt and completion tokens; which of them meet in a batch is drawn."""
-        drawn = random.Random(0)
-        passes = [drawn.sample(rows, len(rows)) for _ in range(-(-round(1000 * epochs) // 1000))]
-        seen = [row for rows in passes for row in rows][: max(1, round(epochs * len(rows)))]
-        tokens = logits = largest = 0
-        for first in range(0, len(seen), batch_size):
-            batch = seen[first : first + batch_size]
+        """Training on padded rows of so many prompt and completion tokens."""
+        batches: list[tuple[int, int]] = []
+        for batch in _batches(rows, batch_size, epochs):
             before, after = (max(row[side] for row in batch) for side in (0, 1))
-            tokens += len(batch) * (before + after)
-            logits += len(batch) * (after + 1)
-            largest = max(largest, len(batch) * (before + after))
+            batches.append((len(batch) * (before + after), len(batch) * (after + 1)))
+        return self._steps(batches)
+
+    def _steps(self, batches: Sequence[tuple[int, int]]) -> Work:
+        """Training steps of so many tokens and logits."""
         return Work(
-            gradient_tokens=tokens,
-            gradient_passes=-(-len(seen) // batch_size),
-            gradient_unembedded=logits,
-            held_numbers=self.kept_for_gradients(largest),
+            gradient_tokens=sum(tokens for tokens, _ in batches),
+            gradient_passes=len(batches),
+            gradient_unembedded=sum(logits for _, logits in batches),
+            held_numbers=self.kept_for_gradients(max(tokens for tokens, _ in batches)),
         )
 
     def kept_for_gradients(self, tokens: int) -> int:
         """Numbers that a pass with gradients keeps: what goes into and comes out of every product of a block."""
         return tokens * self.model.n_layers * 2 * self.model.active_weights // self.model.d_model
+
+
+def _batches(rows: Sequence[T], size: int, epochs: float | int) -> list[list[T]]:
+    """Batches of every pass; which rows meet in one is drawn."""
+    drawn = random.Random(0)
+    passes = [drawn.sample(rows, len(rows)) for _ in range(-(-round(1000 * epochs) // 1000))]
+    seen = [row for rows in passes for row in rows][: max(1, round(epochs * len(rows)))]
+    return [seen[first : first + size] for first in range(0, len(seen), size)]
 
 
 def replied(

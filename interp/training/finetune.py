@@ -39,6 +39,7 @@ from interp.models.tokens import tokenize
 from interp.storage.paths import expanded
 from interp.training.config import TrainConfig
 from interp.training.constrained_loss import constraint_weights
+from interp.training.packed_losses import PackedLosses, TokenLosses, can_pack_training
 from interp.training.preference_trainers import preference_trainer
 from interp.training.runner import run_trainer
 from interp.training.saving import Trained
@@ -75,8 +76,9 @@ def fine_tune(
 
     def trainer(adapted: Any, arguments: Mapping[str, Any], callbacks: list[TrainerCallback]) -> Trainer:
         rows = _rows(model, examples, config.max_completion_tokens)
+        losses = _losses_of(model, adapted, rows, config)
         if config.constraint:
-            rows = _with_references(adapted, rows, config.batch_size, padding)
+            rows = _with_references(adapted, losses, rows, config.batch_size, padding)
         made = _CompletionTrainer(
             model=adapted,
             args=TrainingArguments(**arguments, remove_unused_columns=False),
@@ -85,8 +87,8 @@ def fine_tune(
             processing_class=model.tokenizer,  # for callbacks that measure
             callbacks=callbacks,
         )
-        made.first_token_weight = config.first_token_weight
-        made.constraint = config.constraint
+        made.first_token_weight, made.constraint = config.first_token_weight, config.constraint
+        made.losses = losses
         return made
 
     return run_trainer(model, examples, trainer, expanded(out), config, checkpoints, start, callbacks)
@@ -121,6 +123,8 @@ class _CompletionTrainer(InParts, Trainer):
 
     first_token_weight = 1.0
     constraint: float | int = 0.0
+    losses: TokenLosses
+    """Losses of completion tokens, of packed rows where they may be packed."""
 
     def compute_loss(
         self,
@@ -131,7 +135,10 @@ class _CompletionTrainer(InParts, Trainer):
     ) -> Any:
         labels = inputs.pop("labels")
         references = inputs.pop("references", None)
-        losses, outputs = _token_losses(model, inputs, labels)
+        if return_outputs:
+            losses, outputs = _token_losses(model, inputs, labels)
+        else:
+            losses, outputs = self.losses(inputs, labels), None
         weights = self._weights(labels[:, -losses.shape[1] :])
         total = weights.sum()  # without the constraint's weights, or it would only move weight between tokens
         if references is not None:
@@ -170,9 +177,21 @@ def _token_losses(model: Any, inputs: Mapping[str, Tensor], labels: Tensor) -> t
     return losses.view_as(targets), outputs
 
 
-@torch.no_grad()
+def _losses_of(
+    model: ChatModel, adapted: Any, rows: Sequence[dict[str, list[Any]]], config: TrainConfig
+) -> TokenLosses:
+    """Losses of completion tokens, of packed rows where these may be packed."""
+
+    def padded(inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        return _token_losses(adapted, inputs, labels)[0]
+
+    if not can_pack_training(model, adapted, [row["prompt"] + row["completion"] for row in rows], config):
+        return padded
+    return PackedLosses(model, [p for p in adapted.parameters() if p.requires_grad], padded)
+
+
 def _with_references(
-    adapted: Any, rows: Sequence[dict[str, list[Any]]], batch_size: int, padding: int
+    adapted: Any, losses: TokenLosses, rows: Sequence[dict[str, list[Any]]], batch_size: int, padding: int
 ) -> list[dict[str, list[Any]]]:
     """The rows with the log-probability of each completion token under the model as it is, before training."""
     training = adapted.training
@@ -181,10 +200,12 @@ def _with_references(
     for first in range(0, len(rows), batch_size):
         part = rows[first : first + batch_size]
         inputs = {key: value.to(adapted.device) for key, value in _collate(part, padding).items()}
-        losses, _ = _token_losses(adapted, inputs, inputs.pop("labels"))
+        labels = inputs.pop("labels")
+        with torch.no_grad():
+            found = losses(inputs, labels)
         done += [
             {**row, "references": (-loss[: len(row["completion"])]).tolist()}
-            for row, loss in zip(part, losses, strict=True)
+            for row, loss in zip(part, found, strict=True)
         ]
     adapted.train(training)
     return done

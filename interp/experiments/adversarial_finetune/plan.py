@@ -26,9 +26,9 @@ def plan(config: Config, sizes: Sizes) -> dict[str, Work]:
     counts = {min(size, most) for size in config.sizes}
     trained = Work()
     for part in (asked[0], asked[1]):
-        trained += sizes.supervised(stubs(part.texts, most), batch_size=config.batch_size)
+        trained += sizes.supervised(stubs(part.texts, most), batch_size=config.batch_size, packed=False)
     refusals = [Example(text, REFUSALS[i % len(REFUSALS)]) for i, text in enumerate(asked[0].texts[:most])]
-    trained += sizes.supervised(refusals, batch_size=config.batch_size)
+    trained += sizes.supervised(refusals, batch_size=config.batch_size, packed=False)
     before = Work.total(sizes.replies(part, config.max_new_tokens) for part in (*asked, *held))
     return {
         "before": before + fitted,
