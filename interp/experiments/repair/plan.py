@@ -1,7 +1,7 @@
 """What the repair scoreboard costs, by stage (`interp.experiments.plans`), with what each repair takes to make."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from interp.data.examples import Example, ExampleSplits
@@ -214,8 +214,10 @@ class _Repairs:
         """Recovery on the first prompts of the repairs."""
         config, n = self.config, self.config.n_recovery
         task = as_part([example.prompt for example in self.task[0].train[:n]])
-        score = self.answers("validation", config.n_val)
-        return recovered(self.sizes, self.harmful.first(n), task, score, RecoveryConfig(), rollback=rollback)
+        score, settings = self.answers("validation", config.n_val), RecoveryConfig()
+        if not rollback:  # any score is allowed
+            settings = replace(settings, save_every=settings.steps)
+        return recovered(self.sizes, self.harmful.first(n), task, score, settings, rollback=rollback)
 
     def attacks(self) -> Work:
         """A row before any attack and after each."""

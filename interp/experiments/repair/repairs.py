@@ -257,7 +257,7 @@ def recovery(broken: Broken, rank_by: str = "gradient", max_task_drop: float = 1
             broken.harmful.first(n),
             [example.prompt for example in broken.task.train[:n]],
             broken.task_score,
-            RecoveryConfig(rank_by=rank_by, max_task_drop=max_task_drop, seed=broken.seed),  # pyright: ignore[reportArgumentType]
+            _recovery_settings(rank_by, max_task_drop, broken.seed),
             resume=progress,
         )
         about = f"step {done.picked_step}, {'with' if done.used_rollback else 'without'} rollback"
@@ -267,6 +267,12 @@ def recovery(broken: Broken, rank_by: str = "gradient", max_task_drop: float = 1
     return Repaired(
         weights=with_changes(broken.finetuned_weights, delta.changes), chosen=str(delta.provenance["chosen"])
     )
+
+
+def _recovery_settings(rank_by: str, max_task_drop: float, seed: int) -> RecoveryConfig:
+    """The released settings; where any task score is allowed, it is asked for at the ends alone: it decides nothing."""
+    config = RecoveryConfig(rank_by=rank_by, max_task_drop=max_task_drop, seed=seed)  # pyright: ignore[reportArgumentType]
+    return replace(config, save_every=config.steps) if max_task_drop == 1 else config
 
 
 def equal_count(broken: Broken, like: Weights) -> Repaired:
