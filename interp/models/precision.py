@@ -7,6 +7,9 @@ with AMX multiplies bfloat16 seven times as fast as float32, one without such in
 pays is measured when a model is loaded, in about 20 ms, and where it does not, the model stays `exact` and a warning
 says so.
 
+Fine-tuning and recovery round the factors of products with gradients alone, in every block and in the unembedding
+(`interp.engine.half_products`).
+
 Nothing of the process is switched: each model multiplies by its own rounded weights
 (`interp.engine.prepacked_weights`).
 """

@@ -71,7 +71,8 @@ def recover(
     the activations of a pass.
 
     Args:
-        finetuned: the broken model, an adapter merged.
+        finetuned: the broken model, an adapter merged; of precision `fast` it takes gradients by products in bfloat16,
+            which rank some weights near the limit otherwise.
         aligned: the model before fine-tuning, loaded or as a folder of safetensors, which are read tensor by tensor.
         harmful: prompts that the aligned model refuses, 256 in the paper; rendered by the fine-tuned model's template.
         task: prompts of the downstream task, 256 training prompts in the paper.
@@ -102,6 +103,8 @@ def recover(
         "aligned": reference.digest,
         "prompts": [part.identity.hash for part in prompts],
     }
+    if finetuned.precision == "fast":  # its products round
+        facts["precision"] = "fast"
     schedule = Schedule(
         finetuned,
         steps,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from interp.engine.activations import collect_means
 from interp.engine.budgets import PassBudget
 from interp.engine.gradients import differentiable
+from interp.engine.half_products import HalfWeights, half_products
 from interp.engine.weight_gradients import summed_gradients
 from interp.models.chat_model import ChatModel
 from interp.models.reference_weights import ReferenceWeights
@@ -99,6 +100,7 @@ def sum_gradients(
     """Add the gradients of the losses of all mini-batches to `into`, by name of the weight.
 
     Several mini-batches share a pass, which computes each loss of its own prompts: sums of gradients do not see that.
+    A model of precision `fast` multiplies in bfloat16 (`interp.engine.half_products`).
 
     Args:
         fast: pack the prompts and stop at the cut; False runs each mini-batch padded through all blocks.
@@ -110,6 +112,7 @@ def sum_gradients(
     with (
         differentiable(model, trainable=list(weights.values())) as through,
         summed_gradients(weights, into),
+        half_products(HalfWeights(model) if model.precision == "fast" else None),
     ):
         for groups in _passes(model, prompts, config.batch_size, fast=fast):
             rows = [row for group in groups for row in group]

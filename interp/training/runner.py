@@ -6,7 +6,8 @@
 - checkpoints count training examples seen, and are folders that `interp.load` takes;
 - beside each checkpoint the trainer keeps its own (optimiser, schedule, RNG) in `<out>.parts`, so that a killed run
   continues to the same weights, bit for bit; the parts are removed at the end;
-- a finished run with equal settings is only read.
+- a finished run with equal settings is only read;
+- in a model of precision `fast` the products with frozen weights are in bfloat16 (`interp.engine.half_products`).
 """
 
 import copy
@@ -19,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
 
 from interp.engine.batching import is_out_of_memory
+from interp.engine.half_products import HalfWeights, half_products
 from interp.models.adapters import attach_adapter, quiet_peft
 from interp.models.chat_model import ChatModel
 from interp.models.snapshots import Snapshot
@@ -115,6 +117,8 @@ def _train(
         }
         trainer = make_trainer(adapted, arguments, [*callbacks, FiniteLoss(), save])
         trainer.remove_callback(PrinterCallback)
+        if model.precision == "fast":
+            _round_products(trainer, model, [p for p in adapted.parameters() if p.requires_grad])
         if last is not None:
             logger.warning("continuing %s at step %s", out, last.name.rsplit("-", 1)[-1])
         train_to_the_end(trainer, last, out)
@@ -132,6 +136,17 @@ def _train(
         "losses": [(_seen(step, len(examples), config), loss) for step, loss in logged],
         "loss": _mean_loss(logged),
     }
+
+
+def _round_products(trainer: Trainer, model: ChatModel, trained: Sequence[nn.Parameter]) -> None:
+    """Make the trainer's steps, and nothing that its callbacks do, multiply by the frozen weights in bfloat16."""
+    weights, step = HalfWeights(model, trained=trained), trainer.training_step
+
+    def rounded(*args: Any, **options: Any) -> Tensor:
+        with model.lock, half_products(weights):
+            return step(*args, **options)
+
+    trainer.training_step = rounded
 
 
 def train_to_the_end(trainer: Trainer, last: Path | None, out: Path) -> None:

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from interp.data.examples import Example, Preference
 from interp.engine.log_probs import completion_log_probs
-from interp.models.adapted_models import with_adapter
+from interp.models import precision
+from interp.models.adapted_models import with_adapter, with_precision
 from interp.models.chat_model import ChatModel, load
 from interp.training.finetune import TrainConfig, fine_tune, preference_tune
 from interp.training.runner import steps_of
@@ -333,3 +334,37 @@ def test_an_equal_copy_of_the_start_elsewhere_is_the_same_run(tiny: ChatModel, t
     assert len(keys) == 1
     settings.write_text(json.dumps({**json.loads(settings.read_text()), "lora_alpha": 99}))
     assert run_key(tiny, EXAMPLES, CONFIG, tmp_path / "copy") not in keys  # control
+
+
+def test_a_fast_model_trains_by_rounded_products_and_callbacks_measure_as_they_are(
+    tiny: ChatModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "bfloat16_speedup", lambda _threads: 7.0)
+    fast, config = with_precision(tiny, "fast"), replace(CONFIG, dropout=0.0)
+    measured, dtypes, plain = list[Tensor](), set[torch.dtype](), nn.functional.linear
+
+    class Measure(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 (its signature)
+            if not state.global_step % 3:
+                dtypes.clear()
+                with torch.no_grad():
+                    measured.append(tiny.hf(torch.tensor([[5, 6, 7]])).logits)
+                assert dtypes == {torch.float32}
+
+    def linear(x: Tensor, *args: Any) -> Tensor:
+        dtypes.add(x.dtype)
+        return plain(x, *args)
+
+    monkeypatch.setattr(nn.functional, "linear", linear)
+    exact = fine_tune(tiny, EXAMPLES, out=tmp_path / "exact", config=config)
+    assert dtypes == {torch.float32}
+    rounded = fine_tune(fast, EXAMPLES, out=tmp_path / "fast", config=config, callbacks=[Measure()])
+    assert len(measured) == 2
+    assert rounded.loss != exact.loss
+    assert rounded.loss == pytest.approx(exact.loss, rel=0.02)
+    change, other = (
+        torch.cat([value.flatten() for value in stored(folder).values()])
+        for folder in (exact.folder, rounded.folder)
+    )
+    assert 0 < float((other - change).norm()) < 0.1 * float(change.norm())
+    assert run_key(fast, EXAMPLES, config, None) != run_key(tiny, EXAMPLES, config, None)

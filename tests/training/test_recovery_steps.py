@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from interp.models import precision
+from interp.models.adapted_models import with_precision
 from interp.models.chat_model import ChatModel
 from interp.models.reference_weights import reference_weights
 from interp.models.tokens import tokenize
@@ -209,3 +211,34 @@ def test_ablations_restore_as_many_weights_and_others(both: Pair) -> None:
     predicted = {name: recovered.steps[1].predicted_decrease for name, recovered in deltas.items()}
     assert predicted["gradient-x-difference"] > predicted["gradient"] > 10 * abs(predicted["random"])
     assert len(deltas["gradient"].places) == 14 and len(deltas["whole depth"].places) == 21
+
+
+def test_a_fast_model_takes_its_gradients_by_rounded_products(
+    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "bfloat16_speedup", lambda _threads: 7.0)
+    finetuned, aligned = pair(tokenizer)
+    fast = with_precision(finetuned, "fast")
+    before, prompts = weights(finetuned), (tokenize(tokenizer, HARMFUL), tokenize(tokenizer, TASK))
+    taken: list[dict[str, Tensor]] = []
+    for model in (finetuned, fast):
+        steps = RecoverySteps(model, reference_weights(aligned, model), *prompts, CONFIG, fast=True)
+        steps.recovery_step(1, rollback=False)
+        taken.append({name: value.clone() for name, value in steps.gradients.items()})
+        steps.start_again()
+    exact, rounded = taken
+    assert exact.keys() == rounded.keys()
+    for name, gradient in exact.items():
+        gap = float((rounded[name] - gradient).norm() / gradient.norm())
+        assert 1e-5 < gap < 0.1, name
+    assert all(torch.equal(value, before[name]) for name, value in weights(finetuned).items())
+    config = replace(CONFIG, steps=2, warmup=0, save_every=2)
+    places = [
+        {
+            (name, int(i))
+            for name, change in run(model, aligned, config).delta.changes.items()
+            for i in change.indices
+        }
+        for model in (finetuned, fast)
+    ]
+    assert len(places[0] & places[1]) > 0.8 * len(places[0]) > 0
