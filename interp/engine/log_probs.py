@@ -87,18 +87,42 @@ def final_states(
     tokens = as_tokens(model.tokenizer, prompts)
     check_context(model, tokens)
     out = torch.empty(len(tokens), model.d_model)
+    packs = fast and fast_path_agrees(model, tokens)  # tested before any intervention is active
+    with torch.no_grad(), apply(model, interventions) as applied:
+        passes = (
+            _packed_final_states(model, tokens, applied)
+            if packs
+            else _padded_final_states(model, tokens, applied, fast)
+        )
+        for rows, states in passes:
+            out[rows] = states.float().cpu()
+    return out
+
+
+def _packed_final_states(
+    model: ChatModel, tokens: ChatTokens, applied: Applied
+) -> Iterator[tuple[list[int], Float[Tensor, "batch d_model"]]]:
+    """Rows of each packed pass and their final states: replies to one prompt run it once."""
+    with packed_passes(model, tokens, applied) as passes:
+        yield from run_batches(
+            passes.batches, lambda rows: passes.final_states(passes.pack(rows)), max_rows=passes.max_rows
+        )
+
+
+def _padded_final_states(
+    model: ChatModel, tokens: ChatTokens, applied: Applied, fast: bool
+) -> Iterator[tuple[list[int], Float[Tensor, "batch d_model"]]]:
+    """Rows of each padded pass and their final states, taken from the unembedding's input."""
     read: list[Tensor] = []
     unembedding: Any = model.hf.get_output_embeddings()
     keep = in_this_thread(lambda _module, args: read.append(args[0][:, -1]), lambda *_: None)
     handle = unembedding.register_forward_pre_hook(keep)
     try:
-        with torch.no_grad(), apply(model, interventions) as applied:
-            for rows, _ in prompt_passes(model, tokens, applied, fast):
-                out[rows] = read.pop().float().cpu()
-                read.clear()  # of passes that ran out of memory
+        for rows, _ in prompt_passes(model, tokens, applied, fast):
+            yield rows, read.pop()
+            read.clear()  # of passes that ran out of memory
     finally:
         handle.remove()
-    return out
 
 
 def packed_next_tokens(

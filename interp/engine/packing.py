@@ -176,6 +176,13 @@ class PackedPasses:
         with self.narrowed(packed, packed.last[:, None], last, resume=resume) as (inputs, where):
             return self._model.hf(**inputs).logits[0, where[:, 0]]
 
+    def final_states(self, packed: Packed) -> Float[Tensor, "prompt d_model"]:
+        """Run the pass and return the state of each prompt's last token after the final norm."""
+        last = self._model.n_layers - 1
+        with self.narrowed(packed, packed.last[:, None], last) as (inputs, where):
+            output: Any = self._model.decoder(**inputs)
+        return output.last_hidden_state[0, where[:, 0]]
+
     def _layout(self, packed: Packed, nodes: Int[Tensor, " node"]) -> PassLayout | None:
         if not self._applied.tracks:
             return None

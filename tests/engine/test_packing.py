@@ -12,6 +12,7 @@ from interp.engine.activations import collect
 from interp.engine.applying import apply
 from interp.engine.budgets import PassBudget
 from interp.engine.interventions import Add
+from interp.engine.log_probs import final_states
 from interp.engine.packing import PackedPasses, can_pack, packed_passes
 from interp.engine.prefix_trees import pack, plan_trees
 from interp.engine.unfolded_attention import PackedAttention
@@ -251,3 +252,29 @@ def test_attention_over_few_scores_is_what_the_kernel_gives(
     for less in (replace(budget, few_scores=5 * 6 * 9 - 1), replace(budget, short_scores=6 * 9 - 1)):
         found = attend(query, key, value, mask, scaling, less)
         torch.testing.assert_close(few, found, rtol=1e-5, atol=1e-6)
+
+
+def test_final_states_run_what_replies_share_once(tiny: ChatModel) -> None:
+    tokens = tokenize(
+        tiny.tokenizer, [f"Name three colours, please. {end}" for end in ("Red", "Blue", "Red wine")]
+    )
+    counts: list[int] = []
+
+    def count(_module: Any, args: Any, options: Any) -> None:
+        hidden = args[0] if args else options["hidden_states"]
+        counts.append(hidden[..., 0].numel())
+
+    final_states(tiny, tokens)  # which compares the packed path with the plain one, once
+    handle = tiny.blocks[0].module.register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        packed = final_states(tiny, tokens)
+    finally:
+        handle.remove()
+    n_nodes = len(pack(tokens.ids).ids)
+    assert sum(counts) == n_nodes + len(tokens)  # the last block is entered for the last tokens alone
+    assert n_nodes < 0.6 * sum(map(len, tokens.ids))
+    torch.testing.assert_close(packed, final_states(tiny, tokens, fast=False), atol=1e-4, rtol=1e-4)
+    steered = final_states(tiny, tokens, interventions=[Add(torch.ones(32), layers=1)])
+    plain = final_states(tiny, tokens, interventions=[Add(torch.ones(32), layers=1)], fast=False)
+    torch.testing.assert_close(steered, plain, atol=1e-4, rtol=1e-4)
+    assert (steered - packed).norm() > 0.1  # control: the intervention acts
