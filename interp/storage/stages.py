@@ -236,6 +236,10 @@ class Stages:
             return value
         return from_json(kind, to_json(value, kind), source=name)
 
+    def stored(self, name: str, kind: type[T]) -> T | None:
+        """The value of a stage that was finished before; None where there is none, or a damaged one."""
+        return None if self.cache is None else self.cache.whole(name, kind)
+
     def lap(self, stage: str) -> None:
         """Add the time since the last lap to this stage."""
         now = time.perf_counter()

@@ -78,6 +78,20 @@ def test_a_missing_value_is_none_and_not_made_up(tmp_path: Path) -> None:
     assert cache.get("x") is None and cache.names() == ["t"]
 
 
+def test_only_a_finished_stage_is_stored(tmp_path: Path) -> None:
+    scores = Scores(rates={}, place=(1, 2))
+    with pytest.raises(RuntimeError), open_stages(tmp_path / "run", key={}) as stages:
+        assert stages.stored("scores", Scores) is None
+        stages.keep("scores", lambda: scores, Scores)
+        assert stages.stored("scores", Scores) == scores
+        (tmp_path / "run.parts" / "scores.json").write_text("(")
+        assert stages.stored("scores", Scores) is None
+        raise RuntimeError
+    with open_stages(None, key={}) as stages:
+        stages.keep("scores", lambda: scores, Scores)
+        assert stages.stored("scores", Scores) is None
+
+
 def test_a_damaged_stage_is_named(tmp_path: Path) -> None:
     cache = StageCache(tmp_path / "cache", {})
     cache.put("x", Scores(rates={}, place=(1, 2)), Scores)

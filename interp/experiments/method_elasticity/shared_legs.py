@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from interp.data.prompt_sets import PromptSet
 from interp.engine.ray import Pool, open_workers
@@ -31,9 +31,8 @@ from interp.experiments.method_elasticity.tracking import adapter_at
 from interp.models.named_models import load_same, source_of
 from interp.models.sources import ModelSource
 from interp.storage.atomic_files import write_file
-from interp.storage.stages import Stages, open_stages
+from interp.storage.stages import open_stages
 
-ValueT = TypeVar("ValueT")
 Files = dict[str, bytes]
 """Files of an adapter by name."""
 Legs = list[tuple[Leg, Alignment | None]]
@@ -88,7 +87,7 @@ def _aligned(pool: "Pool[_Worker]", seeds: Sequence[Seed]) -> list[dict[Arm, Ali
     stages = seeds[0].stages
     parts: list[tuple[Seed, Arm]] = [(seed, arm) for seed in seeds for arm in seed.trained_arms]
     found = {
-        (seed.seed, arm): _stored(stages, alignment_name(seed.seed, arm), Alignment) for seed, arm in parts
+        (seed.seed, arm): stages.stored(alignment_name(seed.seed, arm), Alignment) for seed, arm in parts
     }
     todo: list[tuple[Seed, Arm]] = [part for part in parts if found[part[0].seed, part[1]] is None]
     asked: list[tuple[int, Arm]] = [(seed.seed, arm) for seed, arm in todo]
@@ -144,16 +143,12 @@ def _unlearning(seed: Seed, matches: tuple[Match, ...]) -> _Unlearning:
     return _Unlearning(seed.seed, matches, files)
 
 
-def _stored(stages: Stages, name: str, kind: type[ValueT]) -> ValueT | None:
-    return None if stages.cache is None else stages.cache.whole(name, kind)
-
-
 def _kept(seed: Seed, match: Match | None) -> tuple[Leg, Alignment | None] | None:
     """An unlearning with its second alignment as it was stored; None where either is missing."""
-    leg = _stored(seed.stages, unlearning_name(seed.seed, match), Leg)
+    leg = seed.stages.stored(unlearning_name(seed.seed, match), Leg)
     if leg is None or match is None or not seed.aligns_again(match):
         return None if leg is None else (leg, None)
-    second = _stored(seed.stages, second_name(seed.seed, match.arm), Alignment)
+    second = seed.stages.stored(second_name(seed.seed, match.arm), Alignment)
     return None if second is None else (leg, second)
 
 

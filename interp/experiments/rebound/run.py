@@ -109,7 +109,7 @@ def _shared_seeds(measurement: Measurement, name: str, stages: Stages, key: str)
     points: dict[int, list[Point]] = {}
     for seed in seeds:
         names = [f"{key}-{seed}-{n_plus}-{n}" for n_plus in config.positives for n in config.negatives]
-        stored = [None if stages.cache is None else stages.cache.whole(each, Point) for each in names]
+        stored = [stages.stored(each, Point) for each in names]
         if None not in stored:
             points[seed] = [point for point in stored if point is not None]
     prepare = partial(_prepared, source_of(base), base.weights_hash, measurement.prompts, config)
