@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from interp.engine.ray_cluster import quick_start
@@ -37,8 +38,11 @@ class TwoNodes:
         raise AssertionError("the last start succeeds or raises")
 
     def _start(self) -> None:
+        from ray._common.utils import get_default_ray_temp_dir
         from ray.cluster_utils import Cluster
 
+        # Ray notes the cluster's address there, and makes the folder only where it keeps its own files in it.
+        Path(get_default_ray_temp_dir()).mkdir(parents=True, exist_ok=True)
         if self._cluster is None:
             self._cluster = Cluster()
             head = {"include_dashboard": False, "no_monitor": True, "temp_dir": self._folder}
