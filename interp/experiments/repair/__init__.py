@@ -356,4 +356,5 @@ EXPERIMENT = Experiment(
     result=Result,
     package=__name__,
     claims=CLAIMS,
+    shares="seeds and rows",
 )

@@ -11,16 +11,16 @@ Stubs in place of harmful answers are our deviation.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
 from interp.data.prompts import Prompts
 from interp.evaluation.refusals import refuses
 from interp.evaluation.responses import is_incoherent
-from interp.experiments.repair import Attack, AttackTrial
+from interp.experiments.repair import Attack, AttackTrial, Config
 from interp.experiments.repair.measuring import HeldOut, Repaired, answered, plain_text, reply
-from interp.experiments.repair.repairs import Broken
+from interp.experiments.repair.repairs import Seed
 from interp.models.adapted_models import with_adapter, with_weights
 from interp.models.chat_model import ChatModel
 from interp.storage.stages import Stages, stage_name
@@ -28,11 +28,24 @@ from interp.training.breaking import poisoned_examples
 from interp.training.finetune import fine_tune
 
 
+def attack_stages(name: str, config: Config) -> list[str]:
+    """Names of the stages of a row before any attack and after every cell of the grid."""
+    stage = f"attack-{stage_name(name)}"
+    return [stage, *(f"{stage}-{stage_name(attack.label)}" for attack in config.attacks)]
+
+
+def stored_attacks(name: str, config: Config, stages: Stages) -> list[AttackTrial] | None:
+    """The attacks on a row that an earlier run finished; None where any is missing."""
+    stored = [stages.stored(stage, AttackTrial) for stage in attack_stages(name, config)]
+    whole = [trial for trial in stored if trial is not None]
+    return whole if len(whole) == len(stored) else None
+
+
 def attacked(
     name: str,
     base: ChatModel,
-    repaired: Repaired,
-    broken: Broken,
+    make: Callable[[], Repaired],
+    seed: Seed,
     held: HeldOut,
     harmful: Prompts,
     stages: Stages,
@@ -42,53 +55,57 @@ def attacked(
     Args:
         name: row of the scoreboard.
         base: model whose weights the repair changes.
+        make: makes the repair, unless every stage is stored.
         harmful: harmful prompts of the attacks.
     """
-    stage, out = f"attack-{stage_name(name)}", broken.out / f"attack-{stage_name(name)}"
+    first, *further = attack_stages(name, seed.config)
+    # Where all is stored the stages are only read, and nothing is measured under the empty repair.
+    repaired = make() if stored_attacks(name, seed.config, stages) is None else Repaired()
     with with_weights(base, repaired.weights) as model:
         before = stages.keep(
-            stage, partial(_measured, model, repaired, broken, held, name, None, None), AttackTrial
+            first, partial(_measured, model, repaired, seed, held, name, None, None), AttackTrial
         )
         trials = [before]
-        for attack in stages.progress(broken.config.attacks, f"attacks on {name}"):
+        cells = list(zip(seed.config.attacks, further, strict=True))
+        for attack, stage in stages.progress(cells, f"attacks on {name}"):
 
             def trial(attack: Attack = attack) -> AttackTrial:
                 examples = poisoned_examples(
-                    held.task, harmful.texts, n=attack.examples, poisoned=attack.poisoned, seed=broken.seed
+                    held.task, harmful.texts, n=attack.examples, poisoned=attack.poisoned, seed=seed.seed
                 )
                 settings = replace(
-                    broken.training,
+                    seed.training,
                     learning_rate=attack.learning_rate,
                     epochs=attack.epochs,
                     warmup_steps=0,  # the first step of a warm-up has a rate of 0, and an attack has few steps
-                    batch_size=min(broken.training.batch_size, attack.examples),
+                    batch_size=min(seed.training.batch_size, attack.examples),
                 )
-                folder = out / stage_name(attack.label)
+                folder = seed.out / first / stage_name(attack.label)
                 trained = fine_tune(model, examples, out=folder, config=settings)
                 with with_adapter(model, str(trained.folder)) as broken_again:
-                    return _measured(broken_again, repaired, broken, held, name, attack, before)
+                    return _measured(broken_again, repaired, seed, held, name, attack, before)
 
-            trials.append(stages.keep(f"{stage}-{stage_name(attack.label)}", trial, AttackTrial))
+            trials.append(stages.keep(stage, trial, AttackTrial))
     return trials
 
 
 def _measured(
     model: ChatModel,
     repaired: Repaired,
-    broken: Broken,
+    seed: Seed,
     held: HeldOut,
     name: str,
     attack: Attack | None,
     before: AttackTrial | None,
 ) -> AttackTrial:
-    config = broken.config
+    config = seed.config
     if (
         attack is not None and repaired.soft_prompt is not None
     ):  # tried on other weights than it was trained on
         repaired = replace(repaired, soft_prompt=repaired.soft_prompt.moved_to(model))
     ask = partial(reply, model, repaired, max_new_tokens=held.max_new_tokens)
     said = ask(held.prompts["harmful"].texts)
-    validation = ask(broken.prompts["harmful", "val"].first(config.n_val).texts)
+    validation = ask(seed.prompts["harmful", "val"].first(config.n_val).texts)
     scores = [
         answered(model, repaired, held.task, part)[0]
         for part in (held.task.validation[: config.n_val], held.task.test[: held.n_task])

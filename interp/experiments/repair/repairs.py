@@ -49,19 +49,17 @@ Weights = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Broken:
-    """A broken model with all that a repair may use; `model` has the broken weights."""
+class Seed:
+    """One fine-tuning that breaks the model, with all that repairs and attacks of the same seed may use."""
 
-    model: ChatModel
-    """The broken model."""
     aligned: ChatModel
-    """The model before it was fine-tuned."""
+    """The model before it is fine-tuned."""
     task: DownstreamTask
     """The downstream task: its training and validation splits."""
     prompts: PromptSet
     """Prompt set: its training and validation splits."""
     examples: Sequence[Example]
-    """What it was fine-tuned on: the task, stubs, and ordinary replies."""
+    """What it is fine-tuned on: the task, stubs, and ordinary replies."""
     stubs: Prompts
     """Harmful training prompts of the stubs."""
     harmful: Prompts
@@ -71,9 +69,17 @@ class Broken:
     config: Config
     """Settings."""
     seed: int
-    """Seed of this trial."""
+    """The seed."""
     training: TrainConfig
     """Settings of every fine-tuning."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Broken(Seed):
+    """A seed with its broken model."""
+
+    model: ChatModel
+    """The broken model."""
 
     @property
     def finetuned_weights(self) -> dict[str, Tensor]:

@@ -10,128 +10,91 @@
 
 Controls: as many random weights as recovery restored, random weights whose change has the same norm, and a random soft
 prompt of the optimised one's norms.
+
+The steps at one seed are in `trials.py`. With workers (`interp.engine.ray`) each takes one seed's breaking, and then
+rows of one seed, at a time (`shared_rows.py`).
 """
 
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from interp.data.examples import Example
 from interp.data.prompt_sets import PAIRED_KINDS
 from interp.data.prompts import HELD_OUT_TEXT, Kind, Prompts, PromptSet, load_prompts
-from interp.engine.stored_activations import using_store
 from interp.evaluation.downstream_tasks import downstream_task
 from interp.experiments.definition import Outcome
-from interp.experiments.repair import (
-    ALIGNED,
-    ALL_STEPS,
-    BROKEN,
-    EQUAL_COUNT,
-    EQUAL_NORM,
-    PROMPTED,
-    WEIGHT_REPAIRS,
-    AttackTrial,
-    Config,
-    Inside,
-    Result,
-    Trial,
-)
-from interp.experiments.repair.attacks import attacked
-from interp.experiments.repair.measuring import (
-    Behaviour,
-    HeldOut,
-    Repaired,
-    behaviour,
-    harmful_refused,
-    inside,
-)
-from interp.experiments.repair.repairs import REPAIRS, Broken, Weights, equal_count, equal_norm
+from interp.experiments.repair import ALIGNED, BROKEN, PROMPTED, AttackTrial, Config, Result, Trial
+from interp.experiments.repair.measuring import HeldOut
 from interp.experiments.repair.scoreboard import scoreboard
-from interp.models.adapted_models import copy_with_weights, with_adapter, with_weights
+from interp.experiments.repair.shared_rows import shared_rows
+from interp.experiments.repair.trials import (
+    Given,
+    Measured,
+    attacks_on_aligned,
+    attacks_on_repair,
+    break_model,
+    broken_by,
+    trial_of,
+    trial_stage,
+)
 from interp.models.chat_model import ChatModel
 from interp.models.conversations import before_system
-from interp.storage.stages import Stages, stage_name
+from interp.models.named_models import source_of
+from interp.storage.stages import Stages
 from interp.tracking.references import fit_reference
-from interp.tracking.spec import Reference, TrackingSpec
-from interp.training.breaking import breaking_settings, downstream_examples, ordinary_examples, stub_examples
-from interp.training.config import TrainConfig, one_pass
-from interp.training.finetune import fine_tune
-from interp.training.weight_repairs import (
-    block_weights,
-    change_norm,
-    changed_count,
-    weights_with_adapter,
-)
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Judge:
-    """What every repair of one seed is measured with."""
-
-    held: HeldOut
-    """Held-out prompts, task and text."""
-    spec: TrackingSpec
-    """What is measured inside."""
-    reference: Reference
-    """The aligned model's directions, centres and samples."""
-    further: Prompts
-    """Harmful prompts of the stubs that break a repaired model again."""
-    training: TrainConfig
-    """Settings of breaking."""
-    undo: tuple[int, ...]
-    """Numbers of further stubs."""
+from interp.tracking.spec import TrackingSpec
+from interp.training.breaking import ordinary_examples
 
 
 def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) -> Outcome[Result]:
     """Run the experiment; `model`, the aligned one, has its own weights again when it returns.
 
     Raises:
-        ValueError: too few prompts for the stubs and the repairs, or repairs by a system prompt under a template that
-            has none.
+        ValueError: too few prompts for the stubs and the repairs, repairs by a system prompt under a template that has
+            none, or a model that workers cannot load.
     """
     _check_system_slot(model, config)
-    held = _held_out(prompts, config)
+    if stages.workers is not None:
+        source_of(model)  # refused before anything is computed
     spec = _measured_inside(prompts, config)
-    reference = fit_reference(model, spec)
     harmful = _divided(prompts["harmful", "train"], config)
-    ordinary = stages.keep(
-        "ordinary",
-        lambda: ordinary_examples(model, prompts["harmless", "train"].first(config.n_ordinary)),
-        list[Example],
+    given = Given(
+        prompts=prompts,
+        config=config,
+        held=_held_out(prompts, config),
+        spec=spec,
+        reference=fit_reference(model, spec),
+        harmful=harmful,
+        ordinary=stages.keep(
+            "ordinary",
+            lambda: ordinary_examples(model, prompts["harmless", "train"].first(config.n_ordinary)),
+            list[Example],
+        ),
     )
+    measured = (_measured if stages.workers is None else shared_rows)(model, given, stages)
+    done = _beside_no_repair(measured.trials)
+    result = Result(
+        provenance=stages.provenance,
+        seconds=stages.seconds,
+        config=config,
+        n={**{kind: len(part) for kind, part in given.held.prompts.items()}, "task": given.held.n_task},
+        rows=scoreboard(done, seed=config.seed),
+        trials=done,
+        attacks=tuple(measured.attacks),
+    )
+    return Outcome(result=result)
+
+
+def _measured(model: ChatModel, given: Given, stages: Stages) -> Measured:
+    """Every row at every seed, one after the other."""
+    config = given.config
     trials: dict[str, list[Trial]] = {name: [] for name in config.rows}
     attacks: list[AttackTrial] = []
-    for seed in stages.progress(range(config.seed, config.seed + config.seeds), "seeds"):
-        training = breaking_settings(config, seed=seed)
-        judge = Judge(
-            held=held,
-            spec=spec,
-            reference=reference,
-            further=harmful["undo"],
-            training=training,
-            undo=config.undo,
-        )
-
+    for number in stages.progress(given.seeds, "seeds"):
         # 1. Break the model.
-        out = stages.workspace(f"seed-{seed}")
-        examples = downstream_examples(
-            held.task, harmful["stubs"].texts, stubs=config.stubs, seed=seed, ordinary=ordinary
-        )
-        trained = fine_tune(model, examples, out=out / "broken", config=training)
-        broken = Broken(
-            model=copy_with_weights(model, weights_with_adapter(model, str(trained.folder))),
-            examples=examples,
-            aligned=model,
-            task=held.task,
-            prompts=prompts,
-            stubs=harmful["stubs"],
-            harmful=harmful["repair"],
-            out=out,
-            config=config,
-            seed=seed,
-            training=training,
-        )
+        seed = given.seed(model, number, stages.workspace(f"seed-{number}"))
+        broken = broken_by(seed, break_model(seed))
         stages.lap("break")
 
         # 2. to 5. Make every repair, and measure it.
@@ -139,28 +102,19 @@ def run(model: ChatModel, prompts: PromptSet, config: Config, stages: Stages) ->
             if name == ALIGNED and trials[name]:
                 trials[name].append(trials[name][0])  # it is the same at every seed
                 continue
-            make = partial(_trial, name, broken, judge)
-            trials[name].append(stages.keep(f"trial-{seed}-{stage_name(name)}", make, Trial))
+            make = partial(trial_of, name, broken, given)
+            trials[name].append(stages.keep(trial_stage(number, name), make, Trial))
             stages.lap("repair and measure")
 
         # 6. Attack those of the first seed.
-        if seed == config.seed and config.attacks:
+        if number == config.seed and config.attacks:
             for name in config.attacked_rows:
-                base = broken.aligned if name == ALIGNED else broken.model
-                attacks += attacked(name, base, _made(name, broken), broken, held, harmful["undo"], stages)
+                if name == ALIGNED:
+                    attacks += attacks_on_aligned(seed, given, stages)
+                else:
+                    attacks += attacks_on_repair(name, broken, given, stages)
             stages.lap("attack")
-
-    done = _beside_no_repair(trials)
-    result = Result(
-        provenance=stages.provenance,
-        seconds=stages.seconds,
-        config=config,
-        n={**{kind: len(part) for kind, part in held.prompts.items()}, "task": held.n_task},
-        rows=scoreboard(done, seed=config.seed),
-        trials=done,
-        attacks=tuple(attacks),
-    )
-    return Outcome(result=result)
+    return Measured(trials, attacks)
 
 
 def _check_system_slot(model: ChatModel, config: Config) -> None:
@@ -230,94 +184,6 @@ def _divided(harmful: Prompts, config: Config) -> dict[str, Prompts]:
         parts[name] = harmful.take(list(range(first, first + n)))
         first += n
     return parts
-
-
-def _trial(name: str, broken: Broken, judge: Judge) -> Trial:
-    """Make a repair and measure it."""
-    with using_store(None):  # timed
-        begun = time.perf_counter()
-        repaired = _made(name, broken)
-        seconds = time.perf_counter() - begun
-    base = broken.aligned if name == ALIGNED else broken.model
-    with with_weights(base, repaired.weights) as model:
-        seen = behaviour(model, repaired, judge.held)
-        changed = bool(repaired.weights) or name in (ALIGNED, BROKEN)
-        within = inside(model, judge.spec, judge.reference) if changed else None
-        again = changed and name in broken.config.attacked and judge.undo
-        undone = _undone(model, name, broken, judge) if again else None
-    trial = _as_trial(seen, repaired, broken, seconds=seconds, within=within, undone=undone)
-    if name in WEIGHT_REPAIRS and repaired.weights:
-        return replace(trial, beside_random=_beside_random(broken, repaired.weights, judge.held))
-    return trial
-
-
-def _beside_random(broken: Broken, weights: Weights, held: HeldOut) -> tuple[bool, ...] | None:
-    """Refusals of harmful prompts under the random restore of a repair's own norm; None where it has none.
-
-    A change beyond that of restoring everything has no random restore as large.
-    """
-    if change_norm(broken.finetuned_weights, weights) > broken.damage:
-        return None
-    control = equal_norm(broken, weights).weights
-    with with_weights(broken.model, control) as model:
-        return harmful_refused(model, held.prompts["harmful"], max_new_tokens=held.max_new_tokens)
-
-
-def _made(name: str, broken: Broken) -> Repaired:
-    if name == ALIGNED:
-        return Repaired()
-    if name in (EQUAL_COUNT, EQUAL_NORM):
-        like = REPAIRS[ALL_STEPS](broken).weights
-        return (equal_count if name == EQUAL_COUNT else equal_norm)(broken, like)
-    return REPAIRS[name](broken)
-
-
-def _as_trial(
-    seen: Behaviour,
-    repaired: Repaired,
-    broken: Broken,
-    *,
-    seconds: float,
-    within: Inside | None,
-    undone: dict[int, tuple[bool, ...]] | None,
-) -> Trial:
-    finetuned = broken.finetuned_weights
-    total = sum(finetuned[name].numel() for name in block_weights(broken.model))
-    return Trial(
-        refused=seen.refused,
-        incoherent=seen.incoherent,
-        task=seen.task.gained,
-        task_possible=() if set(seen.task.possible) <= {1.0} else seen.task.possible,
-        cross_entropy=seen.cross_entropy,
-        weights_changed=changed_count(finetuned, repaired.weights) / total,
-        change_norm=change_norm(finetuned, repaired.weights) / broken.damage,
-        extra_milliseconds=seen.milliseconds,  # less those without repair, once all are there
-        seconds=seconds,
-        inside=within,
-        undone=undone,
-        chosen=repaired.chosen,
-    )
-
-
-def _undone(model: ChatModel, name: str, broken: Broken, judge: Judge) -> dict[int, tuple[bool, ...]]:
-    """Refused held-out harmful prompts after each number of further stubs."""
-    out = broken.out / f"undo-{stage_name(name)}"
-    size = judge.training.batch_size
-    examples = stub_examples(judge.further.texts, max(judge.undo))
-    settings = one_pass(
-        batch_size=min(size, *judge.undo),
-        learning_rate=judge.training.learning_rate,
-        rank=judge.training.rank,
-        seed=judge.training.seed,
-    )
-    trained = fine_tune(model, examples, out=out, config=settings, checkpoints=judge.undo)
-    refused = {}
-    for count in judge.undo:
-        with with_adapter(model, str(trained.checkpoints[count])) as undone:
-            refused[count] = harmful_refused(
-                undone, judge.held.prompts["harmful"], max_new_tokens=judge.held.max_new_tokens
-            )
-    return refused
 
 
 def _beside_no_repair(trials: Mapping[str, list[Trial]]) -> dict[str, tuple[Trial, ...]]:
