@@ -174,19 +174,21 @@ def quick_start(folder: str | Path) -> Iterator[None]:
     address, so its processes do without. What Ray lets be changed of its patience is raised as well.
 
     Args:
-        folder: holds the module that stands in for the parser; on the path of these processes as long as they run.
+        folder: holds the module that stands in for the parser, on the path of these processes as long as they run, and
+            their temporary files: a worker that is ended in the middle of a part cannot remove its own.
     """
-    imports = Path(folder) / "imports"
+    imports, temporary = Path(folder) / "imports", Path(folder) / "temporary"
     imports.mkdir(exist_ok=True)
+    temporary.mkdir(exist_ok=True)
     (imports / "rfc3987_syntax.py").write_text('raise ImportError("not loaded in the processes of Ray")\n')
-    names = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", *_PATIENCE)
+    names = ("PYTHONPATH", "TMPDIR", "PYTHONDONTWRITEBYTECODE", *_PATIENCE)
     before = {name: os.environ.pop(name, None) for name in names}
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(imports), before["PYTHONPATH"])))
-    os.environ.update(_PATIENCE)
+    os.environ.update(_PATIENCE, TMPDIR=str(temporary))
     try:
         yield
     finally:
-        for name in ("PYTHONPATH", *_PATIENCE):
+        for name in ("PYTHONPATH", "TMPDIR", *_PATIENCE):
             del os.environ[name]
         os.environ.update({name: value for name, value in before.items() if value is not None})
 

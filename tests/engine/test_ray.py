@@ -140,8 +140,10 @@ def test_a_ray_of_its_own_ends_with_the_run(tmp_path: Path) -> None:
     before = raylets()  # of the cluster of two nodes
     with open_workers(partial(parts.prepared, tmp_path), Workers(count=2)) as pool:
         facts = list(pool.in_order(parts.environment, range(4)))
-        assert ray.is_initialized()
+        left = list(pool.in_order(parts.leave_a_folder, range(2)))
+        assert ray.is_initialized() and all(folder.is_dir() for folder in left)
         started = raylets() - before
     assert len({process for _, process in facts}) == 2
     assert started and not ray.is_initialized() and not any(map(psutil.pid_exists, started))
     assert not any(psutil.pid_exists(process) for _, process in facts)
+    assert not any(folder.exists() for folder in left)  # as those of a part that was not finished
