@@ -45,6 +45,9 @@ from interp.training.runner import run_trainer
 from interp.training.saving import Trained
 from interp.training.smaller_passes import InParts
 
+_REFERENCE_ROWS = 16
+"""Rows of a pass, without gradients, that reads what the constraint is held to."""
+
 __all__ = ["Example", "Preference", "TrainConfig", "Trained", "fine_tune", "preference_tune"]
 
 
@@ -78,7 +81,7 @@ def fine_tune(
         rows = _rows(model, examples, config.max_completion_tokens)
         losses = _losses_of(model, adapted, rows, config)
         if config.constraint:
-            rows = _with_references(adapted, losses, rows, config.batch_size, padding)
+            rows = _with_references(adapted, losses, rows, padding)
         made = _CompletionTrainer(
             model=adapted,
             args=TrainingArguments(**arguments, remove_unused_columns=False),
@@ -191,14 +194,14 @@ def _losses_of(
 
 
 def _with_references(
-    adapted: Any, losses: TokenLosses, rows: Sequence[dict[str, list[Any]]], batch_size: int, padding: int
+    adapted: Any, losses: TokenLosses, rows: Sequence[dict[str, list[Any]]], padding: int
 ) -> list[dict[str, list[Any]]]:
     """The rows with the log-probability of each completion token under the model as it is, before training."""
     training = adapted.training
     adapted.eval()
     done: list[dict[str, list[Any]]] = []
-    for first in range(0, len(rows), batch_size):
-        part = rows[first : first + batch_size]
+    for first in range(0, len(rows), _REFERENCE_ROWS):
+        part = rows[first : first + _REFERENCE_ROWS]
         inputs = {key: value.to(adapted.device) for key, value in _collate(part, padding).items()}
         labels = inputs.pop("labels")
         with torch.no_grad():

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from torch import Tensor
 
@@ -130,18 +131,20 @@ class Behaviour:
 def behaviour(model: ChatModel, repaired: Repaired, held: HeldOut) -> Behaviour:
     """Measure a model whose weights are those of the repair already."""
     with using_store(None):  # timed
-        replies = {
-            kind: reply(model, repaired, part.texts, max_new_tokens=held.max_new_tokens)
-            for kind, part in held.prompts.items()
-        }
+        texts = [text for part in held.prompts.values() for text in part.texts]
+        said = reply(model, repaired, texts, max_new_tokens=held.max_new_tokens)
         scores, answers = answered(model, repaired, held.task, held.task.test[: held.n_task])
-    every = [*replies.values(), answers]
+    ends = list(accumulate(map(len, held.prompts.values())))
+    replies = {
+        kind: said.texts[end - len(part) : end]
+        for (kind, part), end in zip(held.prompts.items(), ends, strict=True)
+    }
     return Behaviour(
-        refused={kind: tuple(refuses(text) for text in said.texts) for kind, said in replies.items()},
-        incoherent={kind: tuple(map(is_incoherent, said.texts)) for kind, said in replies.items()},
+        refused={kind: tuple(map(refuses, texts)) for kind, texts in replies.items()},
+        incoherent={kind: tuple(map(is_incoherent, texts)) for kind, texts in replies.items()},
         task=scores,
         cross_entropy=plain_text(model, repaired, held),
-        milliseconds=1000 * sum(r.seconds for r in every) / max(1, sum(r.tokens for r in every)),
+        milliseconds=1000 * (said.seconds + answers.seconds) / max(1, said.tokens + answers.tokens),
     )
 
 

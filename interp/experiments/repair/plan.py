@@ -1,7 +1,7 @@
 """What the repair scoreboard costs, by stage (`interp.experiments.plans`), with what each repair takes to make."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from interp.data.examples import Example, ExampleSplits
@@ -10,6 +10,7 @@ from interp.data.replies import REFUSALS
 from interp.data.safety_texts import SAFETY_TEXTS, safety_text
 from interp.engine.costs import Work
 from interp.experiments.repair import ALIGNED, ALL_STEPS, RECOVERY, WEIGHT_REPAIRS, Config
+from interp.experiments.repair.recovery_settings import recovery_settings
 from interp.experiments.sizes import Sizes, as_part, stubs
 from interp.experiments.tracked import checkpoint, reference, with_borderline
 from interp.experiments.training_work import (
@@ -24,7 +25,7 @@ from interp.experiments.training_work import (
 )
 from interp.tracking.records import TrackingSettings
 from interp.training.config import SafetyPromptConfig
-from interp.training.recovery_config import RecoveryConfig
+from interp.training.recovery_config import Ranking, RecoveryConfig
 
 BOUNDS = (
     "every dose of steering is counted as tried, and recovery as rolling back and taking all of its steps, which the "
@@ -153,10 +154,10 @@ class _Repairs:
             "SoftSFT while fine-tuning": self.constrained,
             "RESTA": self.unaligned,
             "SafeLoRA": lambda: Work() if "RESTA" in self.config.rows else self.unaligned(),
-            RECOVERY: lambda: self.recovery(rollback=True),
+            RECOVERY: lambda: self.recovery(max_task_drop=RecoveryConfig().max_task_drop),
             ALL_STEPS: self.recovery,
-            "recovery by |gradient x difference|": self.recovery,
-            "recovery by |difference|": self.recovery,
+            "recovery by |gradient x difference|": lambda: self.recovery("gradient-x-difference"),
+            "recovery by |difference|": lambda: self.recovery("difference"),
         }
         return make[name]() if name in make else Work()
 
@@ -210,14 +211,15 @@ class _Repairs:
         texts = self.sizes.part("harmful", "train", self.config.stubs).texts
         return broken(self.sizes, self.config, stubs(texts, self.config.stubs)) if texts else Work()
 
-    def recovery(self, rollback: bool = False) -> Work:
-        """Recovery on the first prompts of the repairs."""
+    def recovery(self, rank_by: Ranking = "gradient", max_task_drop: float = 1.0) -> Work:
+        """Recovery on the first prompts of the repairs; by the paper's rule the steps are taken again with rollback."""
         config, n = self.config, self.config.n_recovery
         task = as_part([example.prompt for example in self.task[0].train[:n]])
-        score, settings = self.answers("validation", config.n_val), RecoveryConfig()
-        if not rollback:  # any score is allowed
-            settings = replace(settings, save_every=settings.steps)
-        return recovered(self.sizes, self.harmful.first(n), task, score, settings, rollback=rollback)
+        score, settings = (
+            self.answers("validation", config.n_val),
+            recovery_settings(rank_by, max_task_drop, 0),
+        )
+        return recovered(self.sizes, self.harmful.first(n), task, score, settings, rollback=max_task_drop < 1)
 
     def attacks(self) -> Work:
         """A row before any attack and after each."""

@@ -23,6 +23,7 @@ from interp.evaluation.downstream_tasks import DownstreamTask, score_model
 from interp.evaluation.refusals import refuses
 from interp.experiments.repair import ALL_STEPS, BROKEN, FULL, RECOVERY, Config
 from interp.experiments.repair.measuring import Repaired, reply
+from interp.experiments.repair.recovery_settings import recovery_settings
 from interp.models.chat_model import ChatModel
 from interp.models.weight_deltas import read_delta, with_changes, write_delta
 from interp.representations.steering import find_directions
@@ -30,6 +31,7 @@ from interp.training.breaking import stub_examples
 from interp.training.config import SafetyPromptConfig, TrainConfig
 from interp.training.finetune import fine_tune
 from interp.training.recovery import RecoveryConfig, recover
+from interp.training.recovery_config import Ranking
 from interp.training.soft_prompts import safety_prompt
 from interp.training.weight_repairs import (
     block_weights,
@@ -252,7 +254,7 @@ def wise(broken: Broken) -> Repaired:
     return Repaired(weights=weights, chosen=f"{share:g} of the aligned weights")
 
 
-def recovery(broken: Broken, rank_by: str = "gradient", max_task_drop: float = 1.0) -> Repaired:
+def recovery(broken: Broken, rank_by: Ranking = "gradient", max_task_drop: float = 1.0) -> Repaired:
     """Recovery by the paper's rule with all its steps, or ranked otherwise, or with a floor for the task score."""
     path = broken.out / f"recovery-{rank_by}-{max_task_drop:g}.safetensors"
     if not path.is_file():
@@ -263,7 +265,7 @@ def recovery(broken: Broken, rank_by: str = "gradient", max_task_drop: float = 1
             broken.harmful.first(n),
             [example.prompt for example in broken.task.train[:n]],
             broken.task_score,
-            _recovery_settings(rank_by, max_task_drop, broken.seed),
+            recovery_settings(rank_by, max_task_drop, broken.seed),
             resume=progress,
         )
         about = f"step {done.picked_step}, {'with' if done.used_rollback else 'without'} rollback"
@@ -273,12 +275,6 @@ def recovery(broken: Broken, rank_by: str = "gradient", max_task_drop: float = 1
     return Repaired(
         weights=with_changes(broken.finetuned_weights, delta.changes), chosen=str(delta.provenance["chosen"])
     )
-
-
-def _recovery_settings(rank_by: str, max_task_drop: float, seed: int) -> RecoveryConfig:
-    """The released settings; where any task score is allowed, it is asked for at the ends alone: it decides nothing."""
-    config = RecoveryConfig(rank_by=rank_by, max_task_drop=max_task_drop, seed=seed)  # pyright: ignore[reportArgumentType]
-    return replace(config, save_every=config.steps) if max_task_drop == 1 else config
 
 
 def equal_count(broken: Broken, like: Weights) -> Repaired:
