@@ -52,6 +52,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.multiple_choice
 	$(BIN)/python -m benchmarks.tracking
 	$(BIN)/python -m benchmarks.preference_trees
+	$(BIN)/python -m benchmarks.fine_tuning
 	$(BIN)/python -m benchmarks.recovery
 	$(BIN)/python -m benchmarks.soft_prompts
 	$(BIN)/python -m benchmarks.activation_store

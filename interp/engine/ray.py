@@ -111,8 +111,10 @@ class _RayPool(Pool[StateT]):
             max_task_retries=-1,  # while a lost node is not known to be lost, each try counts
             scheduling_strategy="SPREAD",
         )
-        self._prepared = prepared = ray.put(prepare)  # held for workers that are started again
-        self._actors = [actor.remote(prepared, share.cpus, _versions()) for _ in range(share.workers)]
+        # In a list it stays a reference, which a worker reads once; it goes with every part, for workers that are
+        # started again.
+        self._prepare = [ray.put(prepare)]
+        self._actors = [actor.remote(share.cpus, _versions()) for _ in range(share.workers)]
         self._warned: set[tuple[str, str]] = set()
 
     def map(
@@ -123,7 +125,7 @@ class _RayPool(Pool[StateT]):
         while True:
             for number, part in itertools.islice(waiting, len(idle)):
                 actor = idle.pop(0)
-                running[actor.run.remote(sent, part)] = number, actor
+                running[actor.run.remote(self._prepare, sent, part)] = number, actor
             if not running:
                 return
             done, _ = ray.wait(list(running), timeout=_LOOK_SECONDS)
@@ -175,19 +177,19 @@ class _RayPool(Pool[StateT]):
 class _Worker(Generic[StateT]):
     """The actor: keeps its state between parts."""
 
-    def __init__(self, prepare: Callable[[], StateT], threads: int, versions: Mapping[str, str]) -> None:
-        self._prepare, self._threads, self._expected = prepare, threads, versions
+    def __init__(self, threads: int, versions: Mapping[str, str]) -> None:
+        self._threads, self._expected = threads, versions
         self._state = list[StateT]()
 
     def run(
-        self, function: Callable[[StateT, PartT], ResultT], part: PartT
+        self, prepare: list[Any], function: Callable[[StateT, PartT], ResultT], part: PartT
     ) -> tuple[ResultT, list[logging.LogRecord]]:
-        """Result of a part, and what was logged meanwhile."""
+        """Result of a part, and what was logged meanwhile; `prepare` holds the reference to what makes the state."""
         with _logged() as records:
             if not self._state:
                 _check_versions(self._expected)
                 torch.set_num_threads(self._threads)
-                self._state.append(self._prepare())
+                self._state.append(ray_module().get(prepare[0])())
             return function(self._state[0], part), records
 
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -144,7 +145,7 @@ def _initialise(workers: Workers, folder: str) -> None:
     try:
         for number in range(1, tries + 1):
             try:
-                with quick_start(folder):
+                with quick_start(folder), _quiet():
                     ray.init(**_options(workers, folder))
                 return
             except Exception as error:  # Ray raises bare exceptions where it does not start
@@ -154,6 +155,20 @@ def _initialise(workers: Workers, folder: str) -> None:
                 logger.info("Ray does not start within its time; trying again")
     finally:
         _restore(before)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what Ray says of its tokens, and lance of every fork: Ray's start is one, which runs none of its code."""
+    log = logging.getLogger("ray")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="lance is not fork-safe")
+            yield
+    finally:
+        log.setLevel(before)
 
 
 def _why_not(workers: Workers, error: Exception) -> str:
