@@ -40,7 +40,7 @@ def measure_cost(
         return
     model.precision_cost = {}  # the measurement itself collects in `fast`
     try:
-        tokens = tokenize(model.tokenizer, _texts())
+        tokens = tokenize(model.tokenizer, cost_prompts())
         exact, fast = (states(each, tokens).double() for each in (with_precision(model, "exact"), model))
     except BaseException:
         model.precision_cost = None
@@ -61,8 +61,8 @@ def measure_cost(
         )
 
 
-def _texts() -> list[str]:
-    """A few harmful prompts, then as many harmless ones."""
+def cost_prompts() -> list[str]:
+    """What the cost is measured on: a few harmful prompts, then as many harmless ones."""
     prompts = load_prompts("builtin")
     return [text for kind in ("harmful", "harmless") for text in prompts[kind, "train"].first(_PROMPTS).texts]
 

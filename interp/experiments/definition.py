@@ -26,7 +26,7 @@ from interp.display.cards import Card, Shown, Table
 from interp.evaluation.judges.loading import check_names
 from interp.evaluation.judges.records import RunJudgements, judgement_lines
 from interp.storage.paths import expanded
-from interp.storage.provenance import Provenance, content_key, provenance_of
+from interp.storage.provenance import Provenance, content_key, precision_line, provenance_of
 from interp.storage.reply_records import recording
 from interp.storage.run_folders import (
     Header,
@@ -199,6 +199,10 @@ class Experiment:
             )
         # Before the run: what cannot be loaded is found now, and `latent` reads with the model as it is given.
         chosen = _loaded_judges(judges, model, prompts) if judges else ()
+        if needs and model is not None and model.precision == "fast":
+            from interp.engine.completion_cost import record_cost
+
+            record_cost(model)
         about = provenance_of(model if needs else None, prompts if needs else None, seed=config.seed)
         # Stages that were finished without recording have no replies to judge: they are not continued with.
         key = self._key(about, config) | ({"replies": "recorded"} if judges else {})
@@ -259,8 +263,11 @@ class Experiment:
     def report(self, result: Any) -> str:
         """The page, as HTML."""
         page = import_module(f"{self.package}.report").report(result)
+        from interp.display.page import Section, with_section
         from interp.evaluation.judges.pages import with_judgements
 
+        if (rounded := precision_line(result.provenance)) is not None:
+            page = with_section(page, Section(title="Precision", text=[rounded]))
         return with_judgements(page, result.judgements)
 
     def table(self, result: Any) -> Table:
@@ -269,7 +276,9 @@ class Experiment:
 
     def verdicts(self, result: Any) -> list[str]:
         """Verdicts on the claims, in words that follow from the data."""
-        lines = import_module(f"{self.package}.report").verdicts(result)
+        lines = list(import_module(f"{self.package}.report").verdicts(result))
+        if (rounded := precision_line(result.provenance)) is not None:
+            lines.append(rounded)
         return lines if result.judgements is None else [*lines, *judgement_lines(result.judgements)]
 
 

@@ -61,7 +61,8 @@ class ModelProvenance:
     """Precision of matrix products: `exact`, or `fast` for bfloat16 ones in a float32 model."""
     precision_cost: dict[str, float] | None = None
     """What `fast` costs on this model, where it was measured: `states_error`, the largest relative error of a layer's
-    states, and `direction_cosine`, the lowest cosine of a layer's direction with the exact one."""
+    states; `direction_cosine`, the lowest cosine of a layer's direction with the exact one; and `completions_differ`,
+    the share of completions that differ from the exact ones, of `completions`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,8 +158,8 @@ def provenance_of(model: Any, prompts: Any, *, seed: int) -> Provenance:
     )
 
 
-_NAMES_OF_MODEL = ("model", "adapter", "chat_template")
-"""Fields that name a place; hashes beside them say what is there."""
+_NAMES_OF_MODEL = ("model", "adapter", "chat_template", "precision_cost")
+"""Fields that name a place, where hashes beside them say what is there; and what was measured, not asked for."""
 
 
 def content_key(about: Provenance) -> dict[str, Any]:
@@ -170,6 +171,23 @@ def content_key(about: Provenance) -> dict[str, Any]:
         else {name: value for name, value in asdict(model).items() if name not in _NAMES_OF_MODEL},
         "prompts": None if prompts is None else prompts_key(asdict(prompts)),
     }
+
+
+def precision_line(about: Provenance) -> str | None:
+    """What rounded products cost a run in `fast`, in words; None for one in `exact`."""
+    model = about.model
+    if model is None or model.precision != "fast":
+        return None
+    said, cost = "Products in bfloat16 (precision 'fast')", model.precision_cost
+    if not cost:
+        return f"{said}; what that costs was not measured."
+    said += (
+        f": on {cost['prompts']:.0f} prompts, states differ by up to {cost['states_error']:.1%} of a layer's norm, and "
+        f"directions have a cosine of {cost['direction_cosine']:.4f} or more with exact ones"
+    )
+    if n := cost.get("completions"):
+        said += f"; {cost['completions_differ'] * n:.0f} of {n:.0f} completions differ"
+    return f"{said}."
 
 
 def prompts_key(provenance: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,9 @@ fine-tuning is TRL's own (`interp.training.preference_trainers`).
 With `constraint` the supervised loss is SoftSFT, which holds the first tokens of completions near what they were:
 the loss of each token is weighted by
 `interp.training.constrained_loss.constraint_weights`.
+
+Without dropout and noise the rows of a batch run packed: what they begin with alike runs once
+(`interp.training.packed_losses`). A model of precision `fast` multiplies in bfloat16 (`interp.training.runner`).
 """
 
 from collections.abc import Mapping, Sequence

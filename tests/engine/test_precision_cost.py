@@ -1,5 +1,6 @@
 """Fast products: near the exact ones, counted where they are used, and of one model and thread alone."""
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from weakref import WeakKeyDictionary
 
@@ -9,15 +10,19 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 from transformers.models.llama.modeling_llama import LlamaConfig, LlamaMLP
 
+from interp.data.prompts import load_prompts
 from interp.engine import activations, cpu_kernels, prepacked_weights
 from interp.engine.activations import collect
+from interp.engine.completion_cost import record_cost
 from interp.engine.cpu_kernels import fused_forwards, gated_mlp, linear
 from interp.engine.decoding import packed_weights
 from interp.engine.generation import generate
+from interp.engine.precision_cost import cost_prompts
 from interp.engine.prepacked_weights import PackedWeights, exact_blocks
 from interp.models import precision
 from interp.models.adapted_models import with_precision
 from interp.models.chat_model import ChatModel
+from interp.storage.provenance import content_key, precision_line, provenance_of
 from tests.conftest import PROMPTS
 from tests.families import COVERED, build
 
@@ -137,3 +142,37 @@ def test_a_kernel_that_is_far_off_is_not_used(fast: ChatModel, monkeypatch: pyte
         assert not any(
             isinstance(module, nn.Linear) for module in fast.hf.modules() if "forward" in vars(module)
         )
+
+
+def test_a_run_records_how_many_completions_differ_once(exact: ChatModel, fast: ChatModel) -> None:
+    record_cost(exact)
+    assert exact.precision_cost is None
+    record_cost(fast)
+    cost = fast.precision_cost
+    assert cost is not None and cost["completions"] == cost["prompts"] == 16
+    texts = cost_prompts()
+    pairs = zip(
+        generate(exact, texts, max_new_tokens=24).ids,
+        generate(fast, texts, max_new_tokens=24).ids,
+        strict=True,
+    )
+    assert cost["completions_differ"] == sum(one != other for one, other in pairs) / 16
+    record_cost(fast)
+    assert fast.precision_cost is cost  # not measured again
+
+
+def test_what_was_measured_is_no_part_of_what_was_asked(fast: ChatModel) -> None:
+    prompts = load_prompts("builtin")
+    before = provenance_of(fast, prompts, seed=0)
+    assert (
+        precision_line(before) == "Products in bfloat16 (precision 'fast'); what that costs was not measured."
+    )
+    record_cost(fast)
+    after = provenance_of(fast, prompts, seed=0)
+    assert after.model != before.model and content_key(after) == content_key(before)
+    line = precision_line(after)
+    assert line is not None
+    assert re.search(r"on 16 prompts, states differ by up to \d\.\d%.* \d+ of 16 completions differ\.$", line)
+    exact = with_precision(fast, "exact")
+    assert precision_line(provenance_of(exact, prompts, seed=0)) is None
+    assert content_key(provenance_of(exact, prompts, seed=0)) != content_key(after)

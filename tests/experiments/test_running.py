@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 
 import interp
 from interp.data.prompts import load_prompts
@@ -16,6 +17,8 @@ from interp.experiments import EXPERIMENTS, SUMMARIES
 from interp.experiments.definition import Experiment, ExperimentResult, Run
 from interp.experiments.running import experiment, open_run, request, run, runs
 from interp.experiments.settings import settings_of
+from interp.models import precision
+from interp.models.adapted_models import with_precision
 from interp.models.chat_model import ChatModel
 from interp.models.sources import ModelSource
 from interp.storage.typed_json import read_compressed
@@ -138,6 +141,28 @@ def test_a_run_is_computed_where_none_answers(
     assert again.result == first.result and (first.folder / "result.json").stat().st_mtime_ns == written
     run("demo", model=str(saved_tiny), settings={**SMALL, "n_test": 2}, show_progress=False)
     assert (first.folder / "result.json").stat().st_mtime_ns > written
+
+
+@pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available() or not torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+    reason="this CPU has no bfloat16 products by oneDNN",
+)
+def test_a_run_in_fast_says_what_that_costs(tiny: ChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "bfloat16_speedup", lambda _threads: 7.0)
+    config = experiment("demo").config(**SMALL)
+    exact, fast = (
+        experiment("demo").run(model, load_prompts("builtin"), config=config)
+        for model in (tiny, with_precision(tiny, "fast"))
+    )
+    about = fast.provenance.model
+    assert about is not None and about.precision_cost is not None
+    assert about.precision_cost["completions"] == 16
+    assert fast.verdicts()[-1].startswith(
+        "Products in bfloat16 (precision 'fast'): on 16 prompts, states differ"
+    )
+    assert "completions differ." in fast.verdicts()[-1]
+    assert fast.report().count(">Precision<") == 2  # a section and its link
+    assert not any("bfloat16" in line for line in exact.verdicts()) and ">Precision<" not in exact.report()
 
 
 @pytest.fixture(scope="module")
