@@ -18,7 +18,7 @@ from typing import Any
 from stored_entries import Stored, at, follow, formatted, peak, percent
 from stored_preferences import dataset_reset, method_elasticity, reward_topology
 from stored_readings import endings, machine_text, planted, safe_rlhf, safelawbench
-from stored_repairs import recovery, recovery_qwen, repair, repair_qwen, safety_prompts
+from stored_repairs import recovery, recovery_qwen, repair, repair_fast, repair_qwen, safety_prompts
 
 from interp.stats import Estimate, paired_test
 
@@ -227,6 +227,7 @@ STORED: dict[str, dict[str, Stored]] = {
     "recovery": recovery(),
     "recovery-qwen2.5-coder-0.5b": recovery_qwen(),
     "repair": repair(),
+    "repair-fast": repair_fast(),
     "repair-qwen2.5-coder-0.5b": repair_qwen(),
     "safety-prompts": safety_prompts(),
     "endings": endings(),
