@@ -92,7 +92,7 @@ class Sizes:
         return Work(read_tokens=prompts + total, unembedded=total)
 
     def ended(self, part: Prompts, tokens: Sequence[int]) -> Work:
-        """States at the end of replies, as rewards read them: each runs with its own prompt.
+        """States at the end of replies, as rewards read them: replies to one prompt run it once.
 
         Args:
             part: the prompt of each reply, as often as it has replies.
@@ -100,10 +100,7 @@ class Sizes:
         """
         if not len(part):
             return Work()
-        ids = self.counter.ids(part.texts)
-        lengths = [len(row) + own + 1 for row, own in zip(ids, tokens, strict=True)]
-        shared = common_prefix(ids) if len(set(ids)) > 1 else 0
-        return Work(read_tokens=shared + sum(length - shared for length in lengths))
+        return Work(read_tokens=distinct(self.counter.ids(part.texts)) + sum(own + 1 for own in tokens))
 
     def supervised(
         self,

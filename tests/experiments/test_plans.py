@@ -9,9 +9,10 @@ import pytest
 
 from interp.data.prompts import load_prompts
 from interp.engine.costs import MachineSpeed
+from interp.engine.prefix_trees import pack
 from interp.experiments import EXPERIMENTS
 from interp.experiments.plans import planned, with_plans
-from interp.experiments.sizes import Sizes, common_prefix, distinct, prefilled
+from interp.experiments.sizes import Sizes, as_part, common_prefix, distinct, prefilled
 from interp.models.chat_model import ChatModel
 from interp.models.model_sizes import ModelSize
 from interp.models.sources import ModelSource
@@ -85,7 +86,10 @@ def test_tokens_are_those_that_the_engine_runs(saved_tiny: Path, tiny: ChatModel
     assert replies.read_tokens == 2 * (shared + len(PROMPTS) * (max(lengths) - shared))  # one padded batch
     assert sizes.scored(part, 7).read_tokens == sum(lengths) + 7  # whole prompts
     ends = [1] * len(PROMPTS)
-    assert sizes.ended(part, ends).read_tokens == shared + sum(lengths) + len(PROMPTS) * (2 - shared)
+    n_nodes = len(pack(tokens.ids).ids)
+    assert sizes.ended(part, ends).read_tokens == n_nodes + 2 * len(PROMPTS)
+    twice = as_part([*PROMPTS, *PROMPTS])  # the second reply to a prompt runs no prompt
+    assert sizes.ended(twice, [*ends, *ends]).read_tokens == n_nodes + 4 * len(PROMPTS)
     assert sizes.replies(part, 5, arms=2, together=True).decoding_steps == 4
     assert sizes.replies(part.first(0), 5).decoded_tokens == 0
 

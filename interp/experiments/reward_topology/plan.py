@@ -23,7 +23,7 @@ def plan(config: Config, sizes: Sizes) -> dict[str, Work]:
         nodes = sum(config.branching**level for level in range(1, config.tree_depth + 1))
         grown = _written(sizes, part, nodes, config.segment_tokens, config.tree_depth)
         sampled = _written(sizes, part, n_chains, length, 1)
-        # Every whole answer is read again, each with its prompt.
+        # Every whole answer is read again, after its prompt.
         answered = as_part(part.texts * (n_chains + leaves))
         return grown + sampled + sizes.ended(answered, [length] * len(answered))
 
