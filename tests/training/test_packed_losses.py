@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from interp.data.examples import Example
 from interp.engine.packing import can_pack
@@ -21,6 +22,7 @@ from interp.training.finetune import _collate, _rows, _token_losses, fine_tune
 from interp.training.packed_losses import PackedLosses, can_pack_training
 from interp.training.runner import trainable_module
 from tests.conftest import PROMPTS
+from tests.families import COVERED, build
 
 CONFIG = TrainConfig(epochs=2.0, batch_size=4, warmup_steps=0, learning_rate=2e-3, dropout=0.0, rank=4)
 EXAMPLES = [
@@ -57,9 +59,10 @@ def counted(model: ChatModel) -> Iterator[list[int]]:
 
 def test_losses_and_every_gradient_are_those_of_padded_rows(family: ChatModel) -> None:
     inputs, labels = batch_of(family)
-    if not can_pack(family, tokenize(family.tokenizer, list(PROMPTS))):
-        pytest.skip("rows of this family run padded")
     with trainable_module(family, FULL, None) as module:
+        if not can_pack(family, tokenize(family.tokenizer, list(PROMPTS))):  # its rows run padded
+            assert not can_pack_training(family, module, [[5] * 100], FULL)
+            return
         parameters = list(module.parameters())
         packed = PackedLosses(family, parameters, padded(module))
         ours, plain = packed.packed(inputs, labels), padded(module)(inputs, labels)
@@ -109,12 +112,16 @@ def test_what_a_row_draws_by_itself_keeps_rows_padded(
     assert tokens[0] >= 4 * int(inputs["attention_mask"].sum(1).min())
 
 
-def test_rows_that_outgrow_a_window_run_padded(family: ChatModel) -> None:
-    with trainable_module(family, FULL, None) as module:
-        window = getattr(family.hf.config.get_text_config(), "sliding_window", None)
-        if not window or not can_pack_training(family, module, [[5] * 4], FULL):
-            pytest.skip("no window")
-        assert not can_pack_training(family, module, [[5] * 4, [5] * window], FULL)
+def test_rows_that_outgrow_a_window_run_padded(tokenizer: PreTrainedTokenizerFast) -> None:
+    windows = dict[str, int]()
+    for name, kind in COVERED.items():
+        model = ChatModel(build(*kind), tokenizer, name=name)
+        window = getattr(model.hf.config.get_text_config(), "sliding_window", None)
+        with trainable_module(model, FULL, None) as module:
+            if window and can_pack_training(model, module, [[5] * 4], FULL):
+                windows[name] = window
+                assert not can_pack_training(model, module, [[5] * 4, [5] * window], FULL)
+    assert windows
 
 
 def test_a_model_that_mixes_tokens_of_a_pass_is_found_and_runs_padded(
