@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=128, help="prompts that are computed")
     parser.add_argument("--rounds", type=int, default=3, help="of which the least counts")
     parser.add_argument("--n-read", type=int, default=10_000, help="prompts that are read")
-    parser.add_argument("--n-memory", type=int, default=20_000, help="prompts whose memory is measured")
+    parser.add_argument("--n-memory", type=int, default=100_000, help="prompts whose memory is measured")
     args = parser.parse_args()
     torch.set_num_threads(1)
     folder = Path(tempfile.mkdtemp(prefix="interp-store-"))
