@@ -35,12 +35,6 @@ def trained(model: ChatModel, examples: list[Example], losses: dict[str, float],
         losses[name] = fine_tune(model, examples, out=Path(folder) / "adapter", config=BREAKING).loss
 
 
-def padded(train: Callable[[], None]) -> None:
-    """Train on padded rows."""
-    with PADDED:
-        train()
-
-
 def main() -> None:
     """Run and write the section."""
     logging.disable(logging.WARNING)
@@ -59,7 +53,7 @@ def main() -> None:
     losses: dict[str, float] = {}
     train = partial(trained, exact, examples, losses)
     runs: dict[str, Callable[[], object]] = {
-        "padded": lambda: padded(lambda: train("padded")),
+        "padded": PADDED(lambda: train("padded")),
         "packed": lambda: train("packed"),
         "packed, fast": lambda: trained(with_precision(exact, "fast"), examples, losses, "packed, fast"),
     }

@@ -41,6 +41,7 @@ from interp.engine.reads import Reads, Request, all_finite, requested
 from interp.engine.stored_activations import Purpose, StoreInput, active_store, opened_store, stored_batches
 from interp.models.chat_model import ChatModel, Site
 from interp.models.layers import Layers
+from interp.models.precision import product_dtype
 from interp.models.sites import Sites
 from interp.models.tokens import ChatTokens, Positions, PromptInput
 from interp.storage.activation_store import ActivationStore
@@ -201,7 +202,7 @@ def _computed(
     chosen, part = tokens.take(rows), request._replace(where=request.where[rows])
     use_fast = fast and fast_path_agrees(model, chosen)
     if use_fast:
-        measure_cost(model, _final_states)
+        measure_cost(model, layer_states)
     until = request.stop_before if use_fast else None
     with apply(model, interventions, until=until) as applied:
         batches = (_fast if use_fast else _plain)(model, chosen, part, applied, budget, planned)
@@ -246,7 +247,8 @@ def through_store(
     yield from stored.computed(compute)
 
 
-def _final_states(model: ChatModel, tokens: ChatTokens) -> Float[Tensor, "prompt layer role d_model"]:
+def layer_states(model: ChatModel, tokens: ChatTokens) -> Float[Tensor, "prompt layer role d_model"]:
+    """The residual stream after every block, at the default roles."""
     return collect(model, tokens, sites="resid_post")["resid_post"]
 
 
@@ -384,8 +386,7 @@ def _paths_agree(model: ChatModel, probe: ChatTokens) -> bool:
         logger.warning("the fast path fails on %s (%s); using the plain path", model.name, failure)
         return False
     error = gap.max().item()
-    dtype = torch.bfloat16 if model.precision == "fast" else model.dtype
-    agrees = error < _TOLERANCE.get(dtype, 8e-2)
+    agrees = error < _TOLERANCE.get(product_dtype(model), 8e-2)
     if not agrees and not math.isnan(error):
         logger.warning(
             "the fast path disagrees with the plain one on %s (relative error %.2g); using the plain path",

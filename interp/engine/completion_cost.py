@@ -8,7 +8,7 @@ Experiments record it in their provenance, so that every rate of a run in `fast`
 
 import torch
 
-from interp.engine.activations import collect
+from interp.engine.activations import layer_states
 from interp.engine.generation import generate
 from interp.engine.precision_cost import cost_prompts, measure_cost
 from interp.models.adapted_models import with_precision
@@ -21,7 +21,7 @@ TOKENS = 24
 @torch.no_grad()
 def record_cost(model: ChatModel) -> None:
     """Measure what `fast` costs on this model where that is not known yet; one without a chat template is left out."""
-    measure_cost(model, lambda each, tokens: collect(each, tokens, sites="resid_post")["resid_post"])
+    measure_cost(model, layer_states)
     cost = model.precision_cost
     if not cost or "completions_differ" in cost:
         return

@@ -26,10 +26,14 @@ class HalfWeights:
 
     Args:
         trained: parameters that are trained, such as an adapter's; their layers are left out.
+        below: passes do not reach this block, so that it and what follows are left out.
     """
 
-    def __init__(self, model: ChatModel, *, trained: Iterable[nn.Parameter] = ()) -> None:
-        parts: list[Any] = [*(block.module for block in model.blocks), model.hf.get_output_embeddings()]
+    def __init__(
+        self, model: ChatModel, *, trained: Iterable[nn.Parameter] = (), below: int | None = None
+    ) -> None:
+        parts: list[Any] = [block.module for block in model.blocks[:below]]
+        parts += [model.hf.get_output_embeddings()] if below is None else []
         modules = [m for part in parts for m in part.modules() if type(m) is nn.Linear]
         own = set(map(id, trained))
         rounded = [m for m in modules if id(m.weight) not in own and model.dtype == torch.float32]

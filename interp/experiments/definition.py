@@ -199,7 +199,7 @@ class Experiment:
             )
         # Before the run: what cannot be loaded is found now, and `latent` reads with the model as it is given.
         chosen = _loaded_judges(judges, model, prompts) if judges else ()
-        if needs and model is not None and model.precision == "fast":
+        if needs and model is not None:
             from interp.engine.completion_cost import record_cost
 
             record_cost(model)

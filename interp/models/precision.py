@@ -18,7 +18,7 @@ import logging
 import time
 from collections.abc import Callable
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,11 @@ def usable_precision(precision: str, hf: nn.Module, name: str) -> Precision:
         )
         return "exact"
     return "fast"
+
+
+def product_dtype(model: Any) -> torch.dtype:
+    """The dtype that a `ChatModel` rounds its products to: how near two ways of computing it can be expected."""
+    return torch.bfloat16 if model.precision == "fast" else model.dtype
 
 
 @cache

@@ -19,6 +19,7 @@ from interp.engine.batching import is_out_of_memory
 from interp.engine.packing import can_pack, packed_passes
 from interp.engine.unembedding import CompletionStates
 from interp.models.chat_model import ChatModel
+from interp.models.precision import product_dtype
 from interp.models.tokens import ChatTokens
 from interp.training.config import TrainConfig
 
@@ -97,9 +98,8 @@ class PackedLosses:
             lengths=tuple(lengths),
             output=type(output),
         )
-        targets = torch.tensor([i for ids, n in zip(rows, lengths, strict=True) for i in ids[len(ids) - n :]])
         losses = nn.functional.cross_entropy(
-            final.logits(model, slice(None)).float(), targets.to(model.device), reduction="none"
+            final.logits(model, slice(None)).float(), labels[labels != -100], reduction="none"
         )
         return nn.utils.rnn.pad_sequence(list(final.per_text(losses)), batch_first=True)
 
@@ -110,8 +110,7 @@ class PackedLosses:
         few = sorted({int(lengths.argmin()), int(lengths.argmax())})
         end = int((labels[few] != -100).any(0).nonzero()[-1]) + 1  # labels end with a completion's token
         part, own = {name: value[few, :end] for name, value in inputs.items()}, labels[few, :end]
-        dtype = torch.bfloat16 if self._model.precision == "fast" else self._model.dtype
-        allowed = _TOLERANCES.get(dtype, _TOLERANCES[torch.bfloat16])
+        allowed = _TOLERANCES.get(product_dtype(self._model), _TOLERANCES[torch.bfloat16])
         expected = self._gradient(self._padded, part, own)
         try:
             found = self._gradient(self.packed, part, own)

@@ -97,14 +97,6 @@ def recover(
     prompts = _tokens(finetuned, harmful), _tokens(finetuned, task)
     steps = RecoverySteps(finetuned, reference, *prompts, config, fast=fast)
     before = finetuned.weights_hash
-    facts = {
-        "config": asdict(config),
-        "finetuned": [before, finetuned.template_hash],
-        "aligned": reference.digest,
-        "prompts": [part.identity.hash for part in prompts],
-    }
-    if finetuned.precision == "fast":  # its products round
-        facts["precision"] = "fast"
     schedule = Schedule(
         finetuned,
         steps,
@@ -112,7 +104,7 @@ def recover(
         config,
         show=show_progress,
         file=None if resume is None else expanded(resume),
-        key=progress_key(facts),
+        key=_key(finetuned, before, reference, prompts, config),
     )
     _run(finetuned, reference, steps, schedule, before)
     changes = steps.restoration.change_to_reference(schedule.saved[schedule.picked])
@@ -135,6 +127,25 @@ def recover(
         places=places_of(finetuned, config.cut_layer(finetuned.n_layers)),
         config=config,
     )
+
+
+def _key(
+    finetuned: ChatModel,
+    weights_hash: str,
+    reference: ReferenceWeights,
+    prompts: tuple[ChatTokens, ChatTokens],
+    config: RecoveryConfig,
+) -> str:
+    """What the progress that is kept depends on."""
+    facts = {
+        "config": asdict(config),
+        "finetuned": [weights_hash, finetuned.template_hash],
+        "aligned": reference.digest,
+        "prompts": [part.identity.hash for part in prompts],
+    }
+    if finetuned.precision == "fast":  # its products round
+        facts["precision"] = "fast"
+    return progress_key(facts)
 
 
 def _provenance(

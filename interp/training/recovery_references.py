@@ -112,7 +112,7 @@ def sum_gradients(
     with (
         differentiable(model, trainable=list(weights.values())) as through,
         summed_gradients(weights, into),
-        half_products(HalfWeights(model) if model.precision == "fast" else None),
+        half_products(HalfWeights(model, below=layer + 1) if model.precision == "fast" else None),
     ):
         for groups in _passes(model, prompts, config.batch_size, fast=fast):
             rows = [row for group in groups for row in group]

@@ -28,6 +28,8 @@ from interp.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
+Files = dict[str, bytes]
+"""Files of a checkpoint by name."""
 RECORD = "training.json"
 """File in the folder of a finished run with settings, examples seen and losses."""
 COMPLETE = "complete"
@@ -106,6 +108,19 @@ class _Record:
     """Mean training loss."""
     files: dict[str, str]
     """SHA-256 of the weights of the run and its checkpoints, by path; of other files only that they are there."""
+
+
+def files_of(folder: Path) -> Files:
+    """A checkpoint's files, to be sent to another process."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def write_files(folder: Path, files: Files) -> None:
+    """Write a checkpoint that was sent: its weights after the rest, since a folder without them is none, and its record
+    last, since a run without one is not finished."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in sorted(files, key=lambda name: (name == RECORD, "model" in name)):
+        write_file(folder / name, files[name])
 
 
 def write_record(out: Path, record: Mapping[str, Any], steps: Mapping[int, int]) -> None:

@@ -11,7 +11,6 @@ of a worker's folders is left after its part.
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 from interp.data.prompt_sets import PromptSet
@@ -30,11 +29,9 @@ from interp.experiments.method_elasticity.results import Alignment, Arm, Leg, Ma
 from interp.experiments.method_elasticity.tracking import adapter_at
 from interp.models.named_models import load_same, source_of
 from interp.models.sources import ModelSource
-from interp.storage.atomic_files import write_file
 from interp.storage.stages import open_stages
+from interp.training.saving import Files, files_of, write_files
 
-Files = dict[str, bytes]
-"""Files of an adapter by name."""
 Legs = list[tuple[Leg, Alignment | None]]
 """What is unlearned, each with its second alignment."""
 
@@ -95,7 +92,7 @@ def _aligned(pool: "Pool[_Worker]", seeds: Sequence[Seed]) -> list[dict[Arm, Ali
     for number, computed in stages.progress(finished, "align", total=len(todo)):
         seed, arm = todo[number]
         for step, files in computed.adapters.items():
-            _write(adapter_at(seed.adapters(arm), step), files)
+            write_files(adapter_at(seed.adapters(arm), step), files)
         name = alignment_name(seed.seed, arm)
         found[seed.seed, arm] = stages.keep(name, lambda c=computed: c.alignment, Alignment)
     return [
@@ -139,7 +136,7 @@ def _unlearning(seed: Seed, matches: tuple[Match, ...]) -> _Unlearning:
     files: Files = {}
     if matches:
         folder = adapter_at(seed.adapters(matches[0].arm), matches[0].step)
-        files = {path.name: path.read_bytes() for path in folder.iterdir()}
+        files = files_of(folder)
     return _Unlearning(seed.seed, matches, files)
 
 
@@ -160,13 +157,6 @@ def _keep(
     if match is not None and second is not None:
         second = seed.stages.keep(second_name(seed.seed, match.arm), lambda: legs[1], Alignment)
     return seed.stages.keep(unlearning_name(seed.seed, match), lambda: leg, Leg), second
-
-
-def _write(folder: Path, files: Files) -> None:
-    """Write an adapter, its weights last: a folder without them is not a checkpoint."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in sorted(files, key=lambda name: "model" in name):
-        write_file(folder / name, files[name])
 
 
 # In the workers
@@ -200,11 +190,7 @@ def _align(worker: _Worker, part: tuple[int, Arm]) -> _Aligned:
         folders = {step: adapter_at(seed.adapters(arm), step) for step in steps}
         return _Aligned(
             alignment,
-            {
-                step: {path.name: path.read_bytes() for path in folder.iterdir()}
-                for step, folder in folders.items()
-                if folder.is_dir()
-            },
+            {step: files_of(folder) for step, folder in folders.items() if folder.is_dir()},
         )
 
 
@@ -212,5 +198,5 @@ def _unlearn(worker: _Worker, part: _Unlearning) -> Legs:
     with worker.seed(part.seed) as (seed, start):
         if not part.matches:
             return [(seed.unlearned_start(start), None)]
-        _write(adapter_at(seed.adapters(part.matches[0].arm), part.matches[0].step), part.adapter)
+        write_files(adapter_at(seed.adapters(part.matches[0].arm), part.matches[0].step), part.adapter)
         return [seed.unlearned(match, start) for match in part.matches]

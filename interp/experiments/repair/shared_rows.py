@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 from interp.engine.ray import Pool, open_workers
@@ -43,12 +42,9 @@ from interp.experiments.repair.trials import (
 from interp.models.chat_model import ChatModel
 from interp.models.named_models import load_same, source_of
 from interp.models.sources import ModelSource
-from interp.storage.atomic_files import write_file
 from interp.storage.stages import Stages, open_stages
-from interp.training.saving import RECORD
+from interp.training.saving import Files, files_of, write_files
 
-Files = dict[str, bytes]
-"""Files of an adapter by name."""
 _LONGEST = (
     (ALL_STEPS, EQUAL_COUNT, EQUAL_NORM),  # the deltas of recovery
     ("SoftSFT while fine-tuning",),
@@ -165,12 +161,12 @@ class _Shared:
                 self._keep_attacks(ALIGNED, computed)
             else:
                 assert isinstance(computed, dict)
-                _write(broken_folder(self.seeds[seed]), computed)
+                write_files(broken_folder(self.seeds[seed]), computed)
 
     def measure(self, pool: "Pool[_Worker]") -> None:
         """Have the rows measured that are missing."""
         parts = self.missing
-        adapters = {part.seed: _files(broken_folder(self.seeds[part.seed])) for part in parts}
+        adapters = {part.seed: files_of(broken_folder(self.seeds[part.seed])) for part in parts}
         finished = pool.map(partial(_measured, adapters=adapters), parts)
         for number, computed in self.stages.progress(finished, "repairs", total=len(parts)):
             seed = parts[number].seed
@@ -199,16 +195,6 @@ class _Shared:
         )
 
 
-def _files(folder: Path) -> Files:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-
-
-def _write(folder: Path, files: Files) -> None:
-    """Write an adapter, its record last: a run without one is not finished."""
-    for name in sorted(files, key=lambda name: name == RECORD):
-        write_file(folder / name, files[name])
-
-
 # In the workers
 
 
@@ -227,7 +213,7 @@ class _Worker:
             if self._broken is None or self._broken.seed != number:
                 self._broken = None  # one broken model is in memory at a time
                 seed = self.given.seed(self.model, number, out)
-                _write(broken_folder(seed), adapters[number])
+                write_files(broken_folder(seed), adapters[number])
                 self._broken = broken_by(seed, broken_folder(seed))
             yield replace(self._broken, out=out)
 
@@ -239,7 +225,7 @@ def _first(worker: _Worker, number: int | None) -> Files | list[AttackTrial]:
         out = stages.workspace("seed")
         if number is None:
             return attacks_on_aligned(given.seed(worker.model, given.config.seed, out), given, stages)
-        return _files(break_model(given.seed(worker.model, number, out)))
+        return files_of(break_model(given.seed(worker.model, number, out)))
 
 
 def _measured(worker: _Worker, part: Rows, *, adapters: Mapping[int, Files]) -> _Found:
