@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+from interp.engine.greedy_unembedding import candidate_logits
 from interp.engine.prepacked_weights import PackedWeights, linear_modules
 from interp.models.chat_model import ChatModel
 from interp.models.threads import swapped_forwards
@@ -88,7 +89,11 @@ def _turning_in_place(forward: Any) -> Any:
 def linear(
     module: nn.Linear, x: Float[Tensor, "*batch d_in"], weights: PackedWeights | None = None
 ) -> Float[Tensor, "*batch d_out"]:
-    """x W^T + b."""
+    """x W^T + b; of the unembedding's product, where nothing else is asked for, the largest numbers alone."""
+    if weights is not None and weights.searched is module:
+        candidates = weights.candidates(module, x)
+        found = None if candidates is None else candidate_logits(x, module.weight, candidates)
+        return nn.functional.linear(x, module.weight) if found is None else found
     packed = None if weights is None else weights.of(module, x)
     if packed is None:
         return nn.functional.linear(x.to(module.weight.dtype), module.weight, module.bias)

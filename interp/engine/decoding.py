@@ -14,10 +14,20 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from interp.engine.applying import Applied
-from interp.engine.batching import SharedPrefix, pad_id, pad_left, plan_batches, run_batches, shared_length
+from interp.engine.batching import (
+    SharedPrefix,
+    outgrows_window,
+    pad_id,
+    pad_left,
+    plan_batches,
+    run_batches,
+    shared_length,
+)
 from interp.engine.budgets import PassBudget
 from interp.engine.cpu_kernels import fused_forwards
 from interp.engine.growing_cache import grow, rearrange
@@ -44,7 +54,8 @@ class DecodingStep(NamedTuple):
     ids: tuple[int, ...]
     """The token that each of these rows receives."""
     logits: Float[Tensor, "row d_vocab"]
-    """The model's logits of each token under the interventions, before any logits processor."""
+    """The model's logits of each token under the interventions, before any logits processor; -inf for tokens that
+    cannot be the likeliest where only that is asked for (`packed_weights`)."""
 
 
 class Recomputed(NamedTuple):
@@ -103,15 +114,27 @@ class Decoding:
         self._applied, self._layout, self._recomputed = applied, layout, recomputed
 
     @classmethod
-    def joined(cls, states: Sequence["Decoding"]) -> "Decoding":
-        """Concatenate batches of equal width; valid only where no intervention acts on generated tokens."""
-        cache = states[0].cache
+    def joined(
+        cls, states: Sequence["Decoding"], applied: Applied | None = None, layout: PassLayout | None = None
+    ) -> "Decoding":
+        """Concatenate batches, narrower ones padded on the left as far as `joinable` says that they can be.
+
+        Args:
+            applied: interventions that act on generated tokens.
+            layout: that of the whole batch's prompts, where these interventions ask for it.
+        """
+        cache, width = states[0].cache, max(state.mask.shape[1] for state in states)
+        missing = [width - state.mask.shape[1] for state in states]
         for number in range(len(cache.layers)):
             layers: list[Any] = [state.cache.layers[number] for state in states]
-            layers[0].keys = torch.cat([layer.keys for layer in layers])
-            layers[0].values = torch.cat([layer.values for layer in layers])
-        mask, position = torch.cat([s.mask for s in states]), torch.cat([s.position for s in states])
-        return cls(cache, mask, position, states[0].weights, Applied([]), None)
+            for name in ("keys", "values"):
+                parts = [
+                    pad(getattr(layer, name), (0, 0, m, 0)) for layer, m in zip(layers, missing, strict=True)
+                ]
+                setattr(layers[0], name, torch.cat(parts))
+        mask = torch.cat([pad(state.mask, (m, 0)) for state, m in zip(states, missing, strict=True)])
+        position = torch.cat([state.position for state in states])
+        return cls(cache, mask, position, states[0].weights, applied or Applied([]), layout)
 
     def take(self, rows: list[int]) -> None:
         """Keep these rows of the batch, in this order."""
@@ -247,12 +270,17 @@ def stop_ids(model: ChatModel) -> set[int]:
     return {int(i) for i in ids if i is not None}
 
 
-def packed_weights(model: ChatModel, rows: int, max_new_tokens: int) -> PackedWeights:
+def packed_weights(
+    model: ChatModel, rows: int, max_new_tokens: int, *, likeliest: bool = False
+) -> PackedWeights:
     """Prepacked weights for decoding this many completions; kept when enough passes will use them.
 
     One completion alone multiplies a vector, for which a packed weight is no faster (smollm2 on one thread: 0.105 s a
     token packed, 0.08 s as it is), and packing would delay its first token by 0.4 s. In `fast` it is not
     rounded either, which takes 1.3 times as long as `exact`; several completions are rounded in all blocks.
+
+    Args:
+        likeliest: of each step's logits nothing but the likeliest token is asked.
     """
     budget = PassBudget.for_(model)
     passes = max_new_tokens * -(-rows // budget.decode_rows)
@@ -260,6 +288,7 @@ def packed_weights(model: ChatModel, rows: int, max_new_tokens: int) -> PackedWe
         model,
         keep=rows > 1 and passes >= budget.prepacked_passes,
         rounding="all blocks" if rows > 1 else "none",
+        likeliest=likeliest,
     )
 
 
@@ -309,7 +338,22 @@ def prompt_passes(
     with _arithmetic(model, weights):
         prefix = SharedPrefix(model, tokens, applied, shared)
 
+    budget, widths = PassBudget.for_(model), [len(ids) - shared for ids in tokens.ids]
+    joins = decodes and fast and not model.rotary.vary and not outgrows_window(model, tokens, beyond=beyond)
+
     def run(rows: list[int]) -> tuple[Tensor, Decoding]:
+        if not (joins and all(type(layer) is DynamicLayer for layer in prefix.cache(1).layers)):
+            return run_padded(rows)
+        # Padding costs as much as tokens: prompts run beside those of their length, and decode beside all.
+        parts = in_batches([widths[row] for row in rows])
+        assert [place for part in parts for place in part] == list(range(len(rows))), "sorted by length"
+        ran = [run_padded([rows[place] for place in part]) for part in parts]
+        if len(ran) == 1:
+            return ran[0]
+        layout = PassLayout.left_padded(tokens.take(rows), shared=shared) if applied.tracks else None
+        return torch.cat([logits for logits, _ in ran]), Decoding.joined([s for _, s in ran], applied, layout)
+
+    def run_padded(rows: list[int]) -> tuple[Tensor, Decoding]:
         batch = tokens.take(rows)
         padded = pad_left([ids[shared:] for ids in batch.ids], pad_id=pad_id(model), first_position=shared)
         ids, position_ids = padded.ids.to(model.device), padded.position_ids.to(model.device)
@@ -328,14 +372,12 @@ def prompt_passes(
         )
         return state.logits(model, ids, position_ids), state
 
-    lengths, budget = [len(ids) - shared for ids in tokens.ids], PassBudget.for_(model)
-    batches = (
-        plan_decoding(lengths, budget.decode_rows)
-        if decodes
-        else plan_batches(
+    def in_batches(lengths: Sequence[int]) -> list[list[int]]:
+        return plan_batches(
             lengths, budget=budget.plain_tokens, max_rows=budget.rows, overhead=budget.overhead_tokens
         )
-    )
+
+    batches = plan_decoding(widths, budget.decode_rows) if decodes else in_batches(widths)
     yield from run_batches(batches, run, max_rows=budget.rows)
 
 

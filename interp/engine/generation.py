@@ -162,7 +162,8 @@ def _generate(
     done: list[list[int]] = [[] for _ in range(len(tokens))]
     if rows:
         part = tokens if len(rows) == len(tokens) else tokens.take(rows)
-        weights = packed_weights(model, len(rows), max_new_tokens) if fast else None
+        greedy = pick is likeliest
+        weights = packed_weights(model, len(rows), max_new_tokens, likeliest=greedy) if fast else None
         with torch.no_grad(), apply(model, interventions) as applied:
             passes = decoding_passes(model, part, applied, weights, max_new_tokens)
             steps = _all_steps(

@@ -89,7 +89,7 @@ def _decode_each(
     settled: Settled | None,
 ) -> list[list[list[int]]]:
     """Token ids of every prompt's completion, set by set."""
-    weights = packed_weights(model, len(tokens) * len(arms), max_new_tokens)
+    weights = packed_weights(model, len(tokens) * len(arms), max_new_tokens, likeliest=True)
     done: list[list[list[int]]] = [[[] for _ in range(len(tokens))] for _ in arms]
     waiting: list[tuple[int, list[int], Tensor, Decoding]] = []
 

@@ -8,7 +8,8 @@ weights, others pack them one layer at a time in passes that are large enough.
 In a model of precision `fast` (`interp.models.precision`) the packed weights are float32 ones rounded to bfloat16, and
 a product rounds its input and returns float32. They are always kept. The first blocks stay in float32 where states are
 read, since directions of early layers are small beside the stream; completions are decoded with all blocks rounded. The
-unembedding stays in float32 everywhere: logits of 8 bits have ties among the likeliest tokens.
+unembedding stays in float32 everywhere: logits of 8 bits have ties among the likeliest tokens. Where nothing but the
+likeliest token is asked for, it alone is computed (`interp.engine.greedy_unembedding`), in both precisions.
 
 On Intel's processors torch multiplies plain float32 weights by MKL, which needs no packing: the products of a layer of
 smollm2 take 57 instead of 75 ms for 768 rows, and a whole pass of 4,331 tokens 5 to 10% less processor time. Weights
@@ -20,10 +21,10 @@ compared a checksum of every byte of the layer's weight: torch's version numbers
 
 import math
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -31,8 +32,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.engine.budgets import PassBudget
+from interp.engine.greedy_unembedding import Candidates, unembedding_is_whole
 from interp.models.chat_model import ChatModel
-from interp.models.precision import fastest_of
+from interp.models.precision import fastest_of, rounding_pays
 
 _MOST_SLOWER = 1.1
 """A packed product of half precision may take this many times as long as the plain one: what is fused into it is worth
@@ -45,11 +47,11 @@ Rounding = Literal["late blocks", "all blocks", "none"]
 
 class _Kept(NamedTuple):
     checksum: int
-    packed: Tensor
+    made: Any
 
 
-_kept: WeakKeyDictionary[nn.Linear, dict[torch.dtype, _Kept]] = WeakKeyDictionary()
-"""Packed weights that outlive a call, by layer and the dtype that they are multiplied in."""
+_kept: WeakKeyDictionary[nn.Linear, dict[object, _Kept]] = WeakKeyDictionary()
+"""What outlives a call, by layer: packed weights by the dtype that they are multiplied in, and `Candidates`."""
 
 
 class PackedWeights:
@@ -63,6 +65,7 @@ class PackedWeights:
         min_rows: minimum rows of a product for which weights are packed; the budget's when None.
         rounding: what a model in `fast` rounds.
         single: whether weights are packed for a single product; None asks the processor.
+        likeliest: of logits nothing but the likeliest token is asked; those of all others may come out as -inf.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class PackedWeights:
         min_rows: int | None = None,
         rounding: Rounding = "late blocks",
         single: bool | None = None,
+        likeliest: bool = False,
     ) -> None:
         layers = [module for module in linear_modules(model) if type(module) is nn.Linear]
         self.rounds = model.precision == "fast" and rounding != "none"
@@ -95,8 +99,14 @@ class PackedWeights:
         self._min_rows = budget.prepacked_rows if min_rows is None else min_rows
         packs = single if single is not None else not plain_products_are_fast()
         self._single = packs or self._dtype != torch.float32
-        self._valid: dict[nn.Linear, tuple[tuple[int, int], Tensor]] = {}
+        self._valid: dict[nn.Linear, tuple[tuple[int, int], Any]] = {}
         self._rounded: tuple[Tensor, int, Tensor] | None = None
+        searches = likeliest and keep and self._keep and self.usable
+        searches = (
+            searches and model.dtype == torch.float32 and rounding_pays() and unembedding_is_whole(model)
+        )
+        self.searched: nn.Module | None = model.hf.get_output_embeddings() if searches else None
+        """The unembedding whose product is searched for the likeliest token; None where all logits are computed."""
 
     def of(self, layer: nn.Linear, x: Float[Tensor, "*batch d_in"], *, fuses: bool = False) -> Tensor | None:
         """The packed weight of a layer as it is now; None where packing it for this input does not pay.
@@ -112,7 +122,20 @@ class PackedWeights:
         state = (layer.weight.data_ptr(), layer.weight._version)
         known = self._valid.get(layer)
         if known is None or known[0] != state:
-            known = self._valid[layer] = state, _kept_weight(layer, rows, self.dtype_of(layer))
+            dtype = self.dtype_of(layer)
+            known = self._valid[layer] = state, _kept_of(layer, dtype, lambda: _pack(layer, rows, dtype))
+        return known[1]
+
+    def candidates(self, layer: nn.Linear, x: Float[Tensor, "*batch d_in"]) -> Candidates | None:
+        """What finds the likeliest token among the unembedding's products; None where it does not pay.
+
+        Before its first use it is compared with the whole product, on the states of that pass.
+        """
+        state = (layer.weight.data_ptr(), layer.weight._version)
+        known = self._valid.get(layer)
+        if known is None or known[0] != state:
+            made = _kept_of(layer, Candidates, lambda: Candidates.compared(layer, x))
+            known = self._valid[layer] = state, made
         return known[1]
 
     def dtype_of(self, layer: nn.Module) -> torch.dtype:
@@ -161,13 +184,13 @@ def linear_modules(model: ChatModel) -> Iterator[nn.Module]:
         yield unembedding
 
 
-def _kept_weight(layer: nn.Linear, rows: int, dtype: torch.dtype) -> Tensor:
-    """The packed weight that an earlier call kept, or a new one where there is none or the weight was changed."""
+def _kept_of(layer: nn.Linear, kind: object, make: Callable[[], Any]) -> Any:
+    """What an earlier call made of a layer's weight, made anew where there is nothing or the weight was changed."""
     of_layer, checksum = _kept.setdefault(layer, {}), _checksum(layer.weight)
-    before = of_layer.get(dtype)
+    before = of_layer.get(kind)
     if before is None or before.checksum != checksum:
-        before = of_layer[dtype] = _Kept(checksum, _pack(layer, rows, dtype))
-    return before.packed
+        before = of_layer[kind] = _Kept(checksum, make())
+    return before.made
 
 
 def _checksum(weight: Float[Tensor, "d_out d_in"]) -> int:

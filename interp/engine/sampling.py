@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.engine.decoding import LogitsProcessor, Pick
+from interp.engine.greedy_unembedding import first_largest
 from interp.models.scalars import finite_number, whole_number
 
 _ROWS = 64
@@ -116,7 +117,7 @@ def likeliest(
     so_far: Sequence[Sequence[int]],  # noqa: ARG001 (a `Pick`)
 ) -> Int[Tensor, " batch"]:
     """The token of the largest logit of every row."""
-    ids = logits.argmax(-1)
+    ids = first_largest(logits)
     check_numbers(logits.gather(-1, ids[:, None]))
     return ids
 

@@ -1,16 +1,19 @@
 """Batched, cached, prefix-sharing generation against plain Hugging Face, one prompt at a time."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from interp.data.prompts import load_prompts
 from interp.directions import Direction
-from interp.engine import prepacked_weights
+from interp.engine import decoding, prepacked_weights
 from interp.engine.activations import collect
 from interp.engine.applying import apply
 from interp.engine.budgets import PassBudget
@@ -19,6 +22,7 @@ from interp.engine.generation import generate, stream
 from interp.engine.interventions import Ablate, Add
 from interp.engine.joint_generation import generate_each
 from interp.engine.log_probs import completion_log_probs, next_token_log_probs
+from interp.models import precision
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens, tokenize
 from interp.representations.steering import find_directions, steer
@@ -45,6 +49,41 @@ def test_batched_and_cached_equals_single_and_uncached(family: ChatModel) -> Non
     for fast in (True, False):
         found = generate(family, tokens, max_new_tokens=TOKENS, fast=fast)
         assert [list(ids) for ids in found.ids] == [uncached(family, ids, TOKENS) for ids in tokens.ids]
+
+
+def test_prompts_run_beside_those_of_their_length_and_decode_beside_all(
+    family: ChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under an intervention on roles and on the first generated tokens, whose places move with the padding."""
+    tokens = tokenize(family.tokenizer, PROMPTS)
+    assert len({len(ids) for ids in tokens.ids}) > 1
+    joined: list[int] = []
+    own = decoding.Decoding.joined
+
+    def counting(states: list[decoding.Decoding], *others: Any) -> decoding.Decoding:
+        joined.append(len(states))
+        return own(states, *others)
+
+    monkeypatch.setattr(decoding.Decoding, "joined", counting)
+    monkeypatch.setattr(decoding, "plan_batches", by_itself)
+    acting = [(), (Add(direction=VECTOR, layers=[1], coefficient=4.0, positions="t_inst", new_tokens=2),)]
+    for interventions in acting:
+        joined.clear()
+        found = generate(family, tokens, interventions=interventions, max_new_tokens=TOKENS)
+        alone = [
+            generate(
+                family, tokens.take([row]), interventions=interventions, max_new_tokens=TOKENS, fast=False
+            ).ids[0]
+            for row in range(len(tokens))
+        ]
+        assert list(found.ids) == alone
+    full = all(type(layer) is DynamicLayer for layer in DynamicCache(config=family.hf.config).layers)
+    assert joined == ([len(tokens)] if full else [])
+
+
+def by_itself(lengths: Sequence[int], **_options: object) -> list[list[int]]:
+    """One batch a row, shortest first."""
+    return [[row] for row in sorted(range(len(lengths)), key=lambda row: lengths[row])]
 
 
 @pytest.mark.parametrize(
@@ -85,6 +124,8 @@ def test_weights_are_packed_once_where_that_pays(
     tiny: ChatModel, tokens: ChatTokens, monkeypatch: pytest.MonkeyPatch, new: int, pays: bool
 ) -> None:
     packed: list[int] = []
+    # The unembedding is packed as it is, and not searched in bfloat16.
+    monkeypatch.setattr(precision, "bfloat16_speedup", lambda _threads: 0.5)
     own = prepacked_weights._pack
     monkeypatch.setattr(
         prepacked_weights,
