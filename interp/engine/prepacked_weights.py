@@ -35,6 +35,7 @@ from interp.engine.budgets import PassBudget
 from interp.engine.greedy_unembedding import Candidates, unembedding_is_whole
 from interp.models.chat_model import ChatModel
 from interp.models.precision import fastest_of, rounding_pays
+from interp.models.weight_hashes import checksum
 
 _MOST_SLOWER = 1.1
 """A packed product of half precision may take this many times as long as the plain one: what is fused into it is worth
@@ -46,7 +47,7 @@ Rounding = Literal["late blocks", "all blocks", "none"]
 
 
 class _Kept(NamedTuple):
-    checksum: int
+    checksum: tuple[int, ...]
     made: Any
 
 
@@ -186,19 +187,11 @@ def linear_modules(model: ChatModel) -> Iterator[nn.Module]:
 
 def _kept_of(layer: nn.Linear, kind: object, make: Callable[[], Any]) -> Any:
     """What an earlier call made of a layer's weight, made anew where there is nothing or the weight was changed."""
-    of_layer, checksum = _kept.setdefault(layer, {}), _checksum(layer.weight)
+    of_layer, now = _kept.setdefault(layer, {}), checksum(layer.weight)
     before = of_layer.get(kind)
-    if before is None or before.checksum != checksum:
-        before = of_layer[kind] = _Kept(checksum, make())
+    if before is None or before.checksum != now:
+        before = of_layer[kind] = _Kept(now, make())
     return before.made
-
-
-def _checksum(weight: Float[Tensor, "d_out d_in"]) -> int:
-    """A number that any change of one of the weight's numbers changes: of sums of every row's bits."""
-    words = weight.detach().contiguous()
-    size = 8 if words.shape[1] * words.element_size() % 8 == 0 else words.element_size()
-    sums = words.view({8: torch.int64, 4: torch.int32, 2: torch.int16}[size]).sum(1)
-    return hash((tuple(weight.shape), weight.dtype, sums.numpy(force=True).tobytes()))
 
 
 def _pack(layer: nn.Linear, rows: int, dtype: torch.dtype) -> Tensor:

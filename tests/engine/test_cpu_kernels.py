@@ -238,6 +238,9 @@ def test_a_later_call_finds_kept_weights_and_packs_what_was_written_past_torch(
     found = lean.linear(layer, x, PackedWeights(model, keep=True))
     torch.testing.assert_close(found, layer(x), rtol=2e-2, atol=2e-2)
     assert len(packed) == 3
+    layer.weight.data[2] = layer.weight.data[2].roll(8)  # and within a row
+    PackedWeights(model, keep=True).of(layer, x)
+    assert len(packed) == 4
 
 
 @torch.no_grad()
