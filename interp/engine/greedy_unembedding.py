@@ -16,9 +16,8 @@ from weakref import WeakKeyDictionary
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from interp.engine.unembedding import CompletionStates
+from interp.engine.unembedding import unembedded
 from interp.models.chat_model import ChatModel
 
 _ROUNDING = 2.0**-8
@@ -144,8 +143,7 @@ def _only_scales(model: ChatModel, layer: nn.Linear) -> bool:
     states = torch.randn(3, layer.in_features, generator=torch.Generator().manual_seed(0))
     product = nn.functional.linear(states, layer.weight.detach().float().cpu())
     scale = _PROBED / product.abs().max().clamp(min=1e-6)
-    probe = CompletionStates(states=states * scale, lengths=(3,), output=BaseModelOutputWithPast)
-    found, product = probe.logits(model, slice(None)).float(), product * scale
+    found, product = unembedded(model, states * scale).float().cpu(), product * scale
     ratio = (found * product).sum() / product.square().sum()
     return bool(ratio > 0) and torch.allclose(
         found, ratio * product, rtol=1e-4, atol=1e-4 * _PROBED * float(ratio)

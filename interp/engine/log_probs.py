@@ -23,7 +23,7 @@ from interp.engine.decoding import prompt_passes
 from interp.engine.interventions import Intervention
 from interp.engine.packing import packed_passes
 from interp.engine.prepacked_weights import PackedWeights
-from interp.engine.unembedding import CompletionStates, completion_states
+from interp.engine.unembedding import CompletionStates, completion_states, unembedded
 from interp.models.chat_model import ChatModel
 from interp.models.contexts import check_context
 from interp.models.threads import in_this_thread
@@ -97,6 +97,15 @@ def final_states(
         for rows, states in passes:
             out[rows] = states.float().cpu()
     return out
+
+
+@torch.no_grad()
+def next_token_of_states(
+    model: ChatModel, states: Float[Tensor, "prompt d_model"]
+) -> Float[Tensor, "prompt d_vocab"]:
+    """Log-probabilities of the token that follows each of `final_states`, in nats, float32, on the CPU."""
+    chunks = states.split(PassBudget.for_(model).unembedded_positions)
+    return torch.cat([unembedded(model, chunk).float().log_softmax(-1).cpu() for chunk in chunks])
 
 
 def _packed_final_states(

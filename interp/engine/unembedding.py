@@ -6,12 +6,14 @@ whatever it does beyond a matrix product (caps, scales), for as many positions a
 
     states = completion_states(model, tokens, completions, rows, applied)
     logits = states.logits(model, slice(0, 16))        # of the first 16 scored positions
+    logits = unembedded(model, states)                 # of states that are known
     lens = read_out(model, resid)                      # of a residual stream of any depth
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -68,6 +70,23 @@ class CompletionStates:
     def per_text(self, values: Float[Tensor, "position *rest"]) -> tuple[Float[Tensor, "token *rest"], ...]:
         """Values by position, split into those of each completion."""
         return values.split(list(self.lengths))
+
+
+_outputs: WeakKeyDictionary[ChatModel, type[Any]] = WeakKeyDictionary()
+"""Class of what a model's decoder returns."""
+
+
+@torch.no_grad()
+def unembedded(
+    model: ChatModel, states: Float[Tensor, "position d_model"]
+) -> Float[Tensor, "position d_vocab"]:
+    """The model's logits of final hidden states that are known (those after the final norm), in its own dtype."""
+    if model not in _outputs:
+        _outputs[model] = type(model.decoder(torch.zeros(1, 1, dtype=torch.long, device=model.device)))
+    given = states.to(model.device, model.dtype)
+    return CompletionStates(states=given, lengths=(len(given),), output=_outputs[model]).logits(
+        model, slice(None)
+    )
 
 
 def completion_states(

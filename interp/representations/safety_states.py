@@ -21,7 +21,7 @@ from torch import Tensor
 
 from interp.data.prompts import Ending, Prompts, as_prompts
 from interp.engine.activations import collect
-from interp.engine.log_probs import final_states, next_token_log_probs
+from interp.engine.log_probs import final_states, next_token_of_states
 from interp.engine.safety_prompts import SafetyPrompt
 from interp.evaluation.records import RefusalTokens
 from interp.evaluation.refusal_probabilities import Judge, sample_refusals, string_judge
@@ -226,6 +226,7 @@ def refusal_targets(
     judge: Judge = string_judge,
     ending: Ending = "as-is",
     seed: int = 0,
+    states: SafetyStates | None = None,
     show_progress: bool = False,
 ) -> RefusalTargets:
     """How likely the model is to refuse each query under each system prompt.
@@ -233,12 +234,24 @@ def refusal_targets(
     Args:
         method: `sampled` as published; `first-token` is one pass a query, for models whose refusals begin alike.
         n_samples: answers to each query, of which four fifths count; `judge` and `max_new_tokens` are for them too.
+        states: those of the same queries under the same system prompts after the final norm: first tokens are read from
+            them, without a pass.
 
     Raises:
-        ValueError: as `safety_representations` and `sample_refusals`.
+        ValueError: states of something else, or as `safety_representations` and `sample_refusals`.
     """
     sides = query_sides(queries, ending)
     every, n = joined(sides), len(sides[0])
+    if states is not None and (states.place, states.ending, states.conditions, states.identity.texts) != (
+        "final_norm",
+        ending,
+        tuple(prompts),
+        every.texts,
+    ):
+        raise ValueError(
+            "states must be those of the same queries and system prompts, with the same ending, after the final norm; "
+            "leave them out, and they are computed"
+        )
     if method == "sampled":
         rows = []
         for prompt in prompts.values():
@@ -256,10 +269,9 @@ def refusal_targets(
         return RefusalTargets(values=torch.stack(rows), method=method)
     if method != "first-token":
         raise ValueError(f"method must be 'sampled' or 'first-token', got {method!r}")
-    tables = []
-    for prompt in prompts.values():
-        with asked_under(model, every, prompt) as tokens:
-            tables.append(next_token_log_probs(model, tokens))
+    if states is None:
+        states = safety_representations(model, queries, prompts, ending=ending)
+    tables = [next_token_of_states(model, rows) for rows in states.values]
     mean = (
         torch.stack([torch.stack([t[:n].exp().mean(0), t[n:].exp().mean(0)]) for t in tables]).mean(0).log()
     )

@@ -124,6 +124,7 @@ def fit_safety_space(
         n_samples=config.n_samples,
         max_new_tokens=config.max_new_tokens,
         seed=config.seed,
+        states=states,
         show_progress=show_progress,
     )
     return anchor(

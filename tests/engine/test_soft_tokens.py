@@ -8,7 +8,12 @@ from torch import Tensor
 
 from interp.engine.activations import collect
 from interp.engine.generation import generate
-from interp.engine.log_probs import completion_log_probs, final_states, next_token_log_probs
+from interp.engine.log_probs import (
+    completion_log_probs,
+    final_states,
+    next_token_log_probs,
+    next_token_of_states,
+)
 from interp.engine.soft_tokens import soft_tokens
 from interp.models.chat_model import ChatModel
 from interp.models.system_slots import system_slot
@@ -48,11 +53,13 @@ def check_against_hugging_face(family: ChatModel, *, fast: bool) -> None:
         states = collect(family, tokens, sites="resid_post", positions="t_inst", fast=fast)["resid_post"]
         log_probs = next_token_log_probs(family, tokens, fast=fast)
         final = final_states(family, tokens, fast=fast)
+        of_states = next_token_of_states(family, final)
         replies = completion_log_probs(family, tokens, [[70, 80]] * len(PROMPTS))
     for row in (0, 3, 4):
         out = family.hf(inputs_embeds=embedded(family, tokens, row, soft), output_hidden_states=True)
         expected = out.logits[0, -1].log_softmax(-1)
         assert (log_probs[row] - expected).norm() < 1e-4 * expected.norm()
+        assert (of_states[row] - expected).norm() < 1e-4 * expected.norm()
         assert (final[row] - out.hidden_states[-1][0, -1]).norm() < 1e-4 * final[row].norm()
         at_inst = out.hidden_states[1][0, tokens.ends[row] - 1]
         assert (states[row, 0, 0] - at_inst).norm() < 1e-4 * at_inst.norm()

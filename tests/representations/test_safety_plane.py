@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from interp.directions import cosine
+from interp.engine.log_probs import next_token_log_probs
 from interp.models.chat_model import ChatModel
 from interp.models.prompt_inputs import PromptIdentity
+from interp.models.tokens import tokenize
 from interp.representations.safety_plane import (
     SafetySpace,
     anchor,
@@ -17,7 +19,7 @@ from interp.representations.safety_plane import (
     shift_table,
 )
 from interp.representations.safety_regressions import fit_folds
-from interp.representations.safety_states import SafetyStates, safety_representations
+from interp.representations.safety_states import SafetyStates, refusal_targets, safety_representations
 from interp.representations.steering import find_directions
 from tests.conftest import PROMPTS
 
@@ -184,3 +186,23 @@ def test_the_plane_of_every_layer_beside_the_directions_of_find_directions(tiny:
     assert alone.cosines == pytest.approx(planes[1].cosines, abs=1e-5)
     ended = plane_by_layer(tiny, queries, prompts, refusal, folds=3, solver="converged", ending="period")
     assert ended[1].shifts[0].total != planes[1].shifts[0].total
+
+
+def test_first_tokens_are_read_from_states_of_the_same_queries_alone(tiny: ChatModel) -> None:
+    queries = {"harmful": PROMPTS[:3], "harmless": PROMPTS[3:]}
+    texts = {"none": "", "default": "Be safe."}
+    states = safety_representations(tiny, queries, texts)
+    found = refusal_targets(tiny, queries, texts, states=states)
+    assert found.tokens is not None
+    asked = tokenize(tiny.tokenizer, [*PROMPTS[:3], *PROMPTS[3:]])
+    expected = next_token_log_probs(tiny, asked)[:, list(found.tokens.ids)].exp().sum(-1)
+    torch.testing.assert_close(found.values[0], expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(refusal_targets(tiny, queries, texts).values, found.values)
+    for other in (
+        replace(states, place="blocks.1.hook_resid_pre"),
+        replace(states, ending="period"),
+        safety_representations(tiny, queries, {"none": "", "other": "Be safe."}),
+        safety_representations(tiny, {"harmful": PROMPTS[:2], "harmless": PROMPTS[3:]}, texts),
+    ):
+        with pytest.raises(ValueError, match="states must be those of the same queries"):
+            refusal_targets(tiny, queries, texts, states=other)

@@ -145,11 +145,12 @@ class _Repairs:
 
     def made(self, name: str) -> Work:
         """What it takes to make a repair, beyond what an earlier row of the seed has made."""
+        gated, _ = _GUARDED
         make: Mapping[str, Callable[[], Work]] = {
             "optimised prompt (DRO)": self.trained_prompt,
             "refusal direction added": self.dosed,
-            "refusal direction added where the guard fires": lambda: self.guard() + self.dosed(guarded=True),
-            "guard answers with a refusal": self.guard,
+            gated: lambda: self.guard() + self.dosed(guarded=True),
+            "guard answers with a refusal": lambda: Work() if gated in self.config.rows else self.guard(),
             "fine-tuned on refusals": self.refusals,
             "SoftSFT while fine-tuning": self.constrained,
             "RESTA": self.unaligned,
@@ -167,9 +168,7 @@ class _Repairs:
         settings = SafetyPromptConfig(epochs=config.prompt_epochs)
         queries = as_part([*self.harmful.first(config.n_fit), *sizes.part("harmless", "train", config.n_fit)])
         under = {"": "", **{name: safety_text(name) for name in settings.texts}}
-        return conditions_read(sizes, queries, under, reads=2) + prompt_optimised(
-            sizes, queries, "short", settings
-        )
+        return conditions_read(sizes, queries, under) + prompt_optimised(sizes, queries, "short", settings)
 
     def guard(self) -> Work:
         """A guard, which is fitted on what the model refuses, and calibrated."""

@@ -29,7 +29,7 @@ def plan(config: Config, sizes: Sizes) -> dict[str, Work]:
     states, geometry = Work(), Work()
     for ending in COMPARED_ENDINGS:
         fitted, held_out = train.with_ending(ending), test.with_ending(ending)
-        states += conditions_read(sizes, fitted, texts, reads=2)
+        states += conditions_read(sizes, fitted, texts)
         if config.refusal == "sampled":
             states += _sampled(sizes, fitted, texts, config.refusal_samples, config.refusal_tokens)
         geometry += conditions_read(sizes, held_out, {**texts, NEUTRAL: NEUTRAL_TEXT})

@@ -63,7 +63,7 @@ class Fitted:
 def fit_plane(model: ChatModel, train: Sides, config: Config, ending: Ending) -> Fitted:
     """States and refusal probabilities of the training queries, and the plane."""
     states = safety_representations(model, train, TEXTS, ending=ending)
-    cheap = refusal_targets(model, train, TEXTS, ending=ending)
+    cheap = refusal_targets(model, train, TEXTS, ending=ending, states=states)
     assert cheap.tokens is not None
     targets = cheap.values
     if config.refusal == "sampled":
