@@ -362,6 +362,27 @@ def test_a_run_measures_every_repair(run) -> None:
     assert {name for name, trials in result.trials.items() if trials[0].undone} == set(TINY.attacked)
 
 
+def test_what_two_rows_use_counts_for_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = object.__new__(repairs.Broken)
+    vars(broken).update(out=tmp_path, lent=[])
+    now = [0.0]
+    monkeypatch.setattr(repairs.time, "perf_counter", lambda: now[0])
+
+    def used(seconds: float) -> float:
+        broken.lent.clear()
+        with broken.shared("unaligned"):
+            now[0] += seconds
+        return seconds + sum(broken.lent)
+
+    assert [used(7.0), used(0.5), used(0.25)] == [7.0, 7.0, 7.0]
+    assert [used(9.0)] == [7.0]  # a run that continues, which reads what was made before
+
+
+def test_the_row_that_reads_the_unaligned_model_counts_its_training(run) -> None:
+    trials = run[0].result.trials
+    assert trials["SafeLoRA"][0].seconds > 0.5 * trials["RESTA"][0].seconds  # both train on the stubs
+
+
 def test_a_run_attacks_by_every_cell_of_the_grid(run) -> None:
     result = run[0].result
     cells = [None, *TINY.attacks]

@@ -4,8 +4,10 @@ What they need beside the broken model is in `Broken`. Doses are chosen on the v
 at most `max_false_refusals` of the harmless validation prompts refused.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from interp.experiments.repair.recovery_settings import recovery_settings
 from interp.models.chat_model import ChatModel
 from interp.models.weight_deltas import read_delta, with_changes, write_delta
 from interp.representations.steering import find_directions
+from interp.storage.atomic_files import write_file
 from interp.training.breaking import stub_examples
 from interp.training.config import SafetyPromptConfig, TrainConfig
 from interp.training.finetune import fine_tune
@@ -82,6 +85,30 @@ class Broken(Seed):
 
     model: ChatModel
     """The broken model."""
+    lent: list[float] = field(default_factory=list, init=False)
+    """Seconds that rows before the one that is being made spent on what it uses as well."""
+
+    @contextmanager
+    def shared(self, name: str) -> Iterator[None]:
+        """Around what several rows use: the first of them makes it, and its seconds count for every one of them."""
+        begun, kept = time.perf_counter(), self.out / f"{name}.seconds"
+        yield
+        seconds = time.perf_counter() - begun
+        if kept.is_file():
+            self.lent.append(float(kept.read_text()) - seconds)
+        else:
+            write_file(kept, repr(seconds).encode())
+
+    @cached_property
+    def _fitted_guard(self) -> LatentGuard:
+        guard = LatentGuard.fit(self.model, self.prompts, n_prompts=self.config.n_fit)
+        return guard.calibrated(self.model, self.prompts["harmless", "val"], false_positive_rate=0.1)
+
+    @property
+    def guard(self) -> LatentGuard:
+        """Latent Guard of the broken model; at most one in ten harmless validation prompts is flagged."""
+        with self.shared("guard"):
+            return self._fitted_guard
 
     @property
     def finetuned_weights(self) -> dict[str, Tensor]:
@@ -163,18 +190,12 @@ def steering(broken: Broken) -> Repaired:
 
 def gated_steering(broken: Broken) -> Repaired:
     """The same, of prompts that a guard fitted on the broken model flags."""
-    return _dosed(broken, _guard(broken))
+    return _dosed(broken, broken.guard)
 
 
 def guard_answers(broken: Broken) -> Repaired:
     """A refusal in place of the answer to every prompt that the guard flags."""
-    return Repaired(guard=_guard(broken), chosen="threshold of 10% false positives on validation prompts")
-
-
-def _guard(broken: Broken) -> LatentGuard:
-    guard = LatentGuard.fit(broken.model, broken.prompts, n_prompts=broken.config.n_fit)
-    harmless = broken.prompts["harmless", "val"]
-    return guard.calibrated(broken.model, harmless, false_positive_rate=0.1)
+    return Repaired(guard=broken.guard, chosen="threshold of 10% false positives on validation prompts")
 
 
 def _dosed(broken: Broken, guard: LatentGuard | None) -> Repaired:
@@ -231,7 +252,8 @@ def _tuned(model: ChatModel, examples: list[Example], broken: Broken, name: str,
 def _unaligned(broken: Broken) -> Weights:
     """The aligned model after fine-tuning on stubs alone: what RESTA and SafeLoRA tell alignment apart from."""
     stubs = stub_examples(broken.stubs.texts, len(broken.stubs))
-    tuned = _tuned(broken.aligned, stubs, broken, "unaligned")
+    with broken.shared("unaligned"):
+        tuned = _tuned(broken.aligned, stubs, broken, "unaligned")
     return {**broken.aligned_weights, **tuned}
 
 

@@ -54,7 +54,7 @@ _LONGEST = (
     ("recovery by |difference|",),
     ("optimised prompt (DRO)", "random soft prompt"),  # the trained prompt
     ("RESTA", "SafeLoRA"),  # the unaligned model
-    ("refusal direction added where the guard fires",),
+    ("refusal direction added where the guard fires", "guard answers with a refusal"),  # the guard
 )
 """Rows that are made of the same files, and others that take long, in the order of the minutes that they took on the
 bundled model; every other row is a part of its own, after these."""
