@@ -377,7 +377,8 @@ def prompt_passes(
             lengths, budget=budget.plain_tokens, max_rows=budget.rows, overhead=budget.overhead_tokens
         )
 
-    batches = plan_decoding(widths, budget.decode_rows) if decodes else in_batches(widths)
+    together = budget.decoded_together(max(map(len, tokens.ids)) + beyond)
+    batches = plan_decoding(widths, together) if decodes else in_batches(widths)
     yield from run_batches(batches, run, max_rows=budget.rows)
 
 

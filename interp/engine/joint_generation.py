@@ -111,7 +111,8 @@ def _decode_each(
         )
         gather(steps, places)
 
-    max_rows = PassBudget.for_(model).decode_rows
+    longest = max(map(len, tokens.ids)) + max_new_tokens
+    max_rows = PassBudget.for_(model).decoded_together(longest)
     with torch.no_grad():
         for chunk in plan_decoding([len(ids) for ids in tokens.ids], max_rows):
             part = tokens.take(chunk)

@@ -92,8 +92,11 @@ def sample_trees(
         check_sampling(shape.segment_tokens, shape.temperature(level), seed)
     check_context(model, tokens, new_tokens=shape.depth * shape.segment_tokens)
     done: list[Segments] = [{} for _ in range(len(tokens))]
-    grown = _Growth(model, shape, seed, ends or (lambda _: False), done)
     new_tokens = shape.depth * shape.segment_tokens
+    together = PassBudget.for_(model).decoded_together(max(map(len, tokens.ids)) + new_tokens)
+    grown = _Growth(
+        model, shape, seed, ends or (lambda _: False), done, max_rows=max(together, shape.branching)
+    )
     weights = packed_weights(model, len(tokens) * shape.branching**shape.depth, new_tokens)
     with torch.no_grad(), apply(model, ()) as applied:
         for rows, (logits, state) in decoding_passes(model, tokens, applied, weights, new_tokens):
@@ -105,11 +108,17 @@ class _Growth:
     """Decodes batches of rows whose number changes; batches that grow too large are cut, and a part waits."""
 
     def __init__(
-        self, model: ChatModel, shape: TreeShape, seed: int, ends: Callable[[int], bool], done: list[Segments]
+        self,
+        model: ChatModel,
+        shape: TreeShape,
+        seed: int,
+        ends: Callable[[int], bool],
+        done: list[Segments],
+        *,
+        max_rows: int,
     ) -> None:
         self._model, self._shape, self._seed, self._ends, self._done = model, shape, seed, ends, done
-        self._stops = stop_ids(model)
-        self._max_rows = max(PassBudget.for_(model).decode_rows, shape.branching)
+        self._stops, self._max_rows = stop_ids(model), max_rows
 
     def grow(self, prompts: list[_Row], logits: Float[Tensor, "batch d_vocab"], state: Decoding) -> None:
         """Everything that follows these prompts."""

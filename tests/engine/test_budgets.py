@@ -32,6 +32,7 @@ def test_what_a_pass_holds_fits_into_what_is_free(size: dict[str, int], free: in
     cached = 2 * 2 * size["n_layers"] * size["d_model"]
     one_block = 2 * (4 * size["d_model"] + 3 * size["d_mlp"])
     assert budget.packed_tokens * (cached + one_block) < free
+    assert budget.decode_tokens * cached < free or budget.decode_rows == 1
     assert budget.decode_rows * cached * 1024 < free or budget.decode_rows == 1
     assert budget.rows * size["d_vocab"] * 4 * 2 < free or budget.rows == 1
     assert budget.scored_tokens * size["d_vocab"] * 4 * 2 < free or budget.scored_tokens == 1
@@ -48,7 +49,9 @@ def test_more_memory_allows_more_and_a_little_more_changes_nothing() -> None:
 def test_on_a_cpu_the_measured_numbers_hold_whatever_memory_is_free() -> None:
     one, other = (pass_budget("cpu", free, **SMOLLM2, dtype=torch.float32) for free in (10**9, 10**11))
     assert one.plain_tokens == 640 and one.packed_tokens == 5120 and one.sweep_tokens == 1280
-    assert one.decode_rows == 64 and one.rows == 128 and one.unfolded_tokens == 20480
+    assert one.decode_rows == 128 and one.rows == 128 and one.unfolded_tokens == 20480
+    assert [one.decoded_together(n) for n in (1, 512, 513, 1024, 10**6)] == [128, 128, 127, 64, 1]
+    assert one.limited(5).decoded_together(40) == 5
     assert one.unembedded_positions * 49152 <= 2**24
     wide = pass_budget("cpu", 10**9, **{**SMOLLM2, "d_vocab": 262_144}, dtype=torch.float32)
     assert (wide.unembedded_positions, wide.reduced_positions) == (64, 8)
