@@ -95,7 +95,7 @@ def repair() -> dict[str, Stored]:
         "all steps: by seed": _by_seed("recovery, all steps"),
         "random: by seed": _by_seed("random restore, equal count"),
         "DRO: by seed": _by_seed("optimised prompt (DRO)"),
-        "below: by seed": _by_seed("full restore below the cut"),
+        "by both: by seed": _by_seed("recovery by |gradient x difference|"),
         "minutes": _minutes(),
     }
 
@@ -121,7 +121,7 @@ def repair_fast() -> dict[str, Stored]:
     return rows | {
         "minutes": _minutes(),
         "DRO: by seed": _by_seed("optimised prompt (DRO)"),
-        "below: by seed": _by_seed("full restore below the cut"),
+        "by both: by seed": _by_seed("recovery by |gradient x difference|"),
         "all steps: by seed": _by_seed("recovery, all steps"),
         "SafeLoRA: over random": _over("SafeLoRA", "over_norm"),
     }

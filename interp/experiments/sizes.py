@@ -197,17 +197,15 @@ def distinct(ids: Sequence[Sequence[int]]) -> int:
 
 
 def prefilled(lengths: Sequence[int], shared: int) -> int:
-    """Tokens of prompts before they are completed: what all begin with once, then batches padded to their longest.
+    """Tokens of prompts before they are completed: what all begin with once, then those of each, beside others of their
+    length; the little padding is left out.
 
     Args:
         lengths: of the prompts.
         shared: tokens that all begin with; each prompt runs its last one.
     """
     shared = min(shared, min(lengths) - 1)
-    own = sorted(length - shared for length in lengths)
-    size = -(-len(own) // -(-len(own) // DECODE_ROWS))
-    batches = [own[first : first + size] for first in range(0, len(own), size)]
-    return shared + sum(len(batch) * batch[-1] for batch in batches)
+    return shared + sum(length - shared for length in lengths)
 
 
 def common_prefix(ids: Sequence[Sequence[int]]) -> int:
