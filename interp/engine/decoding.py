@@ -117,10 +117,10 @@ class Decoding:
     def joined(
         cls, states: Sequence["Decoding"], applied: Applied | None = None, layout: PassLayout | None = None
     ) -> "Decoding":
-        """Concatenate batches, narrower ones padded on the left as far as `joinable` says that they can be.
+        """Concatenate batches; narrower ones are padded on the left, which needs layers that cache every token.
 
         Args:
-            applied: interventions that act on generated tokens.
+            applied: interventions that act on generated tokens; None is none.
             layout: that of the whole batch's prompts, where these interventions ask for it.
         """
         cache, width = states[0].cache, max(state.mask.shape[1] for state in states)

@@ -53,9 +53,9 @@ class Candidates(NamedTuple):
         """Those of a layer; None unless they find the likeliest tokens of these states, and few candidates."""
         made = cls.of(layer, x.numel() // x.shape[-1])
         found = candidate_logits(x, layer.weight, made)
-        whole = nn.functional.linear(x, layer.weight).flatten(0, -2)
         if found is None:
             return None
+        whole = nn.functional.linear(x, layer.weight).flatten(0, -2)
         ids, (highest, _) = first_largest(found.flatten(0, -2)), whole.max(-1)
         # Both sums are in float32: tokens may change places that lie within its rounding.
         near = 1e-5 * torch.linalg.vector_norm(x, dim=-1).flatten() * made.largest.amax()
