@@ -19,6 +19,7 @@ is looked up there.
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -40,6 +41,8 @@ from interp.storage.store_cells import DTYPES, TableKey
 from interp.storage.store_tables import StoreTable
 
 _CATALOGUE = "tables.lance"
+_LISTING_SECONDS = 60
+"""Seconds to wait for another process that lists a table, which takes milliseconds."""
 _REMEDY = "run `pip install 'interp-workbench[scale]'`"
 
 
@@ -140,13 +143,39 @@ class ActivationStore:
         row = {"id": key.id, "key": key.text, "about": json.dumps(dict(about)), "made": _now()}
         url, options = self._path(_CATALOGUE), dict(self.options) or None
         make_folder(url)
-        for mode in ("append", "create", "append"):  # another process may make it meanwhile
-            try:
-                lance().write_dataset(pa.Table.from_pylist([row]), url, mode=mode, storage_options=options)
-                return
-            except (OSError, ValueError, RuntimeError) as error:
-                failure = reason(error)
+        modes = ("append", "create", "append", "append")  # on a server another process may make it meanwhile
+        failure = ""
+        with self._listing():
+            for mode in modes:
+                try:
+                    lance().write_dataset(
+                        pa.Table.from_pylist([row]), url, mode=mode, storage_options=options
+                    )
+                    return
+                except (OSError, ValueError, RuntimeError) as error:
+                    failure = reason(error)
         raise OSError(f"{url} could not be written to ({failure})")
+
+    @contextmanager
+    def _listing(self) -> Iterator[None]:
+        """Only one process lists a table in a folder: two that make the list at once lose a table, or fail."""
+        if not self.is_local:
+            yield
+            return
+        from filelock import FileLock, Timeout  # loads asyncio
+
+        path = Path(self._path(".tables.lock"))
+        try:
+            path.touch()
+        except OSError as error:
+            raise OSError(f"{self.url} could not be written to ({reason(error)})") from None
+        lock = FileLock(path)
+        with suppress(Timeout):  # where no lock can be had the others' are not waited for
+            lock.acquire(timeout=_LISTING_SECONDS)
+        try:
+            yield
+        finally:
+            lock.release()
 
     def keys(self) -> dict[str, tuple[TableKey, dict[str, str]]]:
         """Keys of the listed tables, and what is said about each, by name.

@@ -5,7 +5,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
 from interp.storage.activation_store import ActivationStore, estimated_bytes
-from interp.storage.store_cells import DTYPES, Place, row_names
+from interp.storage.store_cells import DTYPES, Place, TableKey, row_names
 from interp.storage.store_slices import select
 from interp.storage.vllm_files import read_vllm_states
 from tests.storage.store_writer import LAYERS, WIDTH, held, key_of, places_of, vectors_of, write
@@ -108,6 +110,22 @@ def test_several_writers_and_one_that_is_killed(tmp_path: Path) -> None:
     write(opened, range(900, 901))  # what a killed writer left stops nobody
     opened.compact()
     assert set(held(ActivationStore(store), range(1000))) == {*rows, 900}
+
+
+def test_tables_that_are_listed_at_once_in_a_new_store_are_all_listed(tmp_path: Path) -> None:
+    for attempt in range(5):
+        store = tmp_path / str(attempt)
+        keys = [key_of(weights_hash=f"{number:064x}") for number in range(8)]
+        begin = Barrier(len(keys))
+
+        def listed(key: TableKey, store: Path = store, begin: Barrier = begin) -> None:
+            opened = ActivationStore(store)
+            begin.wait()
+            opened.register(key, {"model": "tiny"})
+
+        with ThreadPoolExecutor(len(keys)) as pool:
+            list(pool.map(listed, keys))
+        assert set(ActivationStore(store).keys()) == {key.id for key in keys}
 
 
 def test_a_table_whose_making_was_killed_is_made_again(tmp_path: Path) -> None:
