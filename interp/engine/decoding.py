@@ -340,9 +340,10 @@ def prompt_passes(
 
     budget, widths = PassBudget.for_(model), [len(ids) - shared for ids in tokens.ids]
     joins = decodes and fast and not model.rotary.vary and not outgrows_window(model, tokens, beyond=beyond)
+    joins = joins and all(type(layer) is DynamicLayer for layer in prefix.cache(1).layers)
 
     def run(rows: list[int]) -> tuple[Tensor, Decoding]:
-        if not (joins and all(type(layer) is DynamicLayer for layer in prefix.cache(1).layers)):
+        if not joins:
             return run_padded(rows)
         # Padding costs as much as tokens: prompts run beside those of their length, and decode beside all.
         parts = in_batches([widths[row] for row in rows])
