@@ -61,7 +61,7 @@ def fused_forwards(model: ChatModel, weights: PackedWeights | None = None) -> It
     forwards: dict[nn.Module, Callable[..., Any]] = {
         module: partial(fused, module, weights=weights)
         for module, fused in swaps.modules
-        if fused is not linear or weights is not None
+        if fused is not linear or (weights is not None and weights.multiplies(module))
     }
     turning = {kind: _turning_in_place(kind.forward) for kind in set(map(type, swaps.attentions))}
     forwards |= {module: partial(turning[type(module)], module) for module in swaps.attentions}

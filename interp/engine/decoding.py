@@ -275,20 +275,20 @@ def packed_weights(
 ) -> PackedWeights:
     """Prepacked weights for decoding this many completions; kept when enough passes will use them.
 
-    One completion alone multiplies a vector, for which a packed weight is no faster (smollm2 on one thread: 0.105 s a
-    token packed, 0.08 s as it is), and packing would delay its first token by 0.4 s. In `fast` it is not
-    rounded either, which takes 1.3 times as long as `exact`; several completions are rounded in all blocks.
+    One completion alone multiplies a vector, for which packing hardly pays and delays the first token by 0.4 s
+    (smollm2, a token on one thread: 0.062 s as it is, 0.057 s packed and rounded; on two 0.042 and 0.044 s). In `fast`
+    it is not rounded either; several completions are rounded in all blocks. The unembedding is searched also for one.
 
     Args:
         likeliest: of each step's logits nothing but the likeliest token is asked.
     """
     budget = PassBudget.for_(model)
-    passes = max_new_tokens * -(-rows // budget.decode_rows)
+    often = max_new_tokens * -(-rows // budget.decode_rows) >= budget.prepacked_passes
     return PackedWeights(
         model,
-        keep=rows > 1 and passes >= budget.prepacked_passes,
+        keep=rows > 1 and often,
         rounding="all blocks" if rows > 1 else "none",
-        likeliest=likeliest,
+        likeliest=likeliest and often,
     )
 
 

@@ -96,18 +96,21 @@ class PackedWeights:
             for layer in layers
             if self.dtype_of(layer) not in _kept.get(layer, {})
         )
-        self._keep = (keep or self.rounds) and missing <= budget.prepacked_bytes
+        fits = missing <= budget.prepacked_bytes
+        self._keep = (keep or self.rounds) and fits
         self._min_rows = budget.prepacked_rows if min_rows is None else min_rows
         packs = single if single is not None else not plain_products_are_fast()
         self._single = packs or self._dtype != torch.float32
         self._valid: dict[nn.Linear, tuple[tuple[int, int], Any]] = {}
         self._rounded: tuple[Tensor, int, Tensor] | None = None
-        searches = likeliest and keep and self._keep and self.usable
-        searches = (
-            searches and model.dtype == torch.float32 and rounding_pays() and unembedding_is_whole(model)
-        )
+        searches = likeliest and fits and self.usable and model.dtype == torch.float32
+        searches = searches and rounding_pays() and unembedding_is_whole(model)
         self.searched: nn.Module | None = model.hf.get_output_embeddings() if searches else None
         """The unembedding whose product is searched for the likeliest token; None where all logits are computed."""
+
+    def multiplies(self, layer: nn.Module) -> bool:
+        """Whether any product of a layer may be another than the layer's own."""
+        return self._keep or self._single or layer is self.searched
 
     def of(self, layer: nn.Linear, x: Float[Tensor, "*batch d_in"], *, fuses: bool = False) -> Tensor | None:
         """The packed weight of a layer as it is now; None where packing it for this input does not pay.

@@ -3,7 +3,7 @@
 `exact` multiplies in float32; which few tokens can be the likeliest is asked of rounded products first, and decided in
 float32 (`interp.engine.greedy_unembedding`). `fast` rounds both factors of a product, and what comes out, to bfloat16
 (8 bits of precision); sums inside a product, norms, attention, the residual stream, the unembedding and, where states
-are read, the first fifth of the blocks stay in float32. One completion alone is decoded as in `exact`, which is faster.
+are read, the first fifth of the blocks stay in float32. One completion alone is decoded as in `exact`.
 A core with AMX multiplies bfloat16 seven times as fast as float32, one without such instructions more slowly: whether
 `fast` pays is measured when a model is loaded, in about 20 ms, and where it does not, the model stays `exact` and a
 warning says so.

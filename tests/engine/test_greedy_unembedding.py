@@ -13,8 +13,11 @@ from interp.engine.generation import generate, stream
 from interp.engine.greedy_unembedding import Candidates, candidate_logits, first_largest, unembedding_is_whole
 from interp.engine.interventions import Ablate
 from interp.engine.joint_generation import generate_each
+from interp.engine.prepacked_weights import plain_products_are_fast
 from interp.models import precision
+from interp.models.adapted_models import with_precision
 from interp.models.chat_model import ChatModel
+from interp.models.precision import Precision
 from interp.models.tokens import tokenize
 from tests.conftest import PROMPTS
 from tests.engine.test_generation import TOKENS, VECTOR, uncached
@@ -61,7 +64,7 @@ def test_the_likeliest_is_always_among_the_candidates(
     weight = torch.randn(1, 96, generator=made) + spread * torch.randn(n_vocab, 96, generator=made)
     weight *= torch.rand(n_vocab, 1, generator=made) if spread == 1.0 else 1.0
     monkeypatch.setattr(greedy_unembedding, "_MOST_CANDIDATES", 1.0)
-    found = candidate_logits(x, weight, Candidates.of(layer_of(weight), 31))
+    found = candidate_logits(x, weight, Candidates.of(layer_of(weight)))
     assert found is not None and found.shape == (31, n_vocab)
     exact = x.double() @ weight.double().T
     assert torch.equal(first_largest(found), exact.argmax(-1))
@@ -79,11 +82,11 @@ def test_the_likeliest_is_always_among_the_candidates(
 @torch.no_grad()
 def test_too_many_candidates_and_numbers_that_are_none() -> None:
     x, weight = torch.randn(5, 16), torch.randn(1, 16).expand(640, 16).contiguous()
-    candidates = Candidates.of(layer_of(weight), 5)
+    candidates = Candidates.of(layer_of(weight))
     assert candidate_logits(x, weight, candidates) is None  # all tokens are equal
     x[2, 3] = torch.nan
     weight = torch.randn(640, 16)
-    found = candidate_logits(x, weight, Candidates.of(layer_of(weight), 5))
+    found = candidate_logits(x, weight, Candidates.of(layer_of(weight)))
     assert found is not None
     assert not found[2].isfinite().any()  # which is refused where a token is picked
     assert torch.equal(found[[0, 1, 3, 4]].argmax(-1), (x @ weight.T)[[0, 1, 3, 4]].argmax(-1))
@@ -172,9 +175,27 @@ def test_changed_weights_are_searched_anew(tiny: ChatModel, searching: list[int]
         weight.data.copy_(own)
 
 
-def test_one_completion_and_few_tokens_multiply_as_they_are(tiny: ChatModel, searching: list[int]) -> None:
-    for rows, new in ((1, 64), (4, 1)):
-        assert packed_weights(tiny, rows, new, likeliest=True).searched is None
+def test_few_tokens_and_sampled_ones_multiply_as_they_are(tiny: ChatModel, searching: list[int]) -> None:
+    assert packed_weights(tiny, 4, 1, likeliest=True).searched is None
     assert packed_weights(tiny, 4, 64).searched is None
-    assert packed_weights(tiny, 4, 64, likeliest=True).searched is tiny.hf.get_output_embeddings()  # control
+    for rows in (1, 4):  # control
+        assert packed_weights(tiny, rows, 64, likeliest=True).searched is tiny.hf.get_output_embeddings()
     assert not searching
+
+
+@pytest.mark.parametrize("precision", ["exact", "fast"])
+def test_one_completion_multiplies_by_the_models_own_weights_but_for_the_search(
+    tiny: ChatModel, searching: list[int], precision: Precision
+) -> None:
+    model = with_precision(tiny, precision)
+    weights = packed_weights(model, 1, TOKENS, likeliest=True)
+    layers = [
+        module for block in model.blocks for module in block.module.modules() if type(module) is nn.Linear
+    ]
+    assert any(map(weights.multiplies, layers)) != plain_products_are_fast()
+    assert weights.multiplies(model.hf.get_output_embeddings())
+    for prompt in PROMPTS:
+        tokens = tokenize(model.tokenizer, [prompt])
+        found = generate(model, tokens, max_new_tokens=TOKENS)
+        assert list(found.ids[0]) == uncached(tiny, tokens.ids[0], TOKENS)
+    assert searching
