@@ -69,10 +69,16 @@ notebooks: $(READY)
 	PLOTLY_RENDERER=plotly_mimetype+png $(BIN)/jupyter execute --inplace notebooks/*.ipynb
 	$(BIN)/python -c 'import sys; from interp.display.images import shrink_notebook as s; [s(p) for p in sys.argv[1:]]' notebooks/*.ipynb
 
-# Every experiment on the bundled model (hours on two cores; what is finished is kept), drawn to figures/ with its numbers.
-figures: $(addprefix figures-,demo refusal-direction harmfulness jailbreaks categories guard adversarial-finetune \
-	recovery safety-prompts repair endings safelawbench safe-rlhf reward-topology dataset-reset machine-text \
-	elasticity-theory rebound resistance method-elasticity trajectory)
+# Every experiment on the bundled model, drawn to figures/ with its numbers: hours on two cores; what is finished is kept.
+# JOBS experiments run at a time and share the processors, the longest first; PRECISION=fast multiplies in bfloat16.
+JOBS ?= 2
+PRECISION ?= exact
+FIGURES := $(addprefix figures-,repair method-elasticity recovery harmfulness dataset-reset rebound safety-prompts \
+	resistance reward-topology machine-text adversarial-finetune refusal-direction safelawbench jailbreaks trajectory guard \
+	categories demo safe-rlhf endings elasticity-theory)
+figures: $(READY)
+	OMP_NUM_THREADS=$$($(BIN)/python -c 'import psutil; print(max(1, psutil.cpu_count(logical=False) // $(JOBS)))') \
+		$(MAKE) --jobs=$(JOBS) $(FIGURES)
 
 # Where the bundled model or two cores ask for other settings than the defaults.
 SETTINGS_refusal-direction := --set sweep=exhaustive
@@ -83,7 +89,7 @@ SETTINGS_recovery := --set 'stubs=[0,50]' --set n_recovery=32 --set 'cuts=[]' --
 	--set 'ablations=["random weights (control)","|gradient x difference|"]'
 SETTINGS_machine-text := --set reference=smollm2 --set generator=smollm2
 figures-%: $(READY)
-	$(BIN)/interp run $* $(SETTINGS_$*) --out runs/$*
+	$(BIN)/interp run $* --precision $(PRECISION) $(SETTINGS_$*) --out runs/$*
 	mkdir -p figures/$* && gzip -9nc runs/$*/result.json > figures/$*/result.json.gz
 	$(BIN)/interp plot runs/$* --png figures/$* --html figures/$*
 
