@@ -20,6 +20,8 @@ from interp.models.model_sizes import ModelSize
 
 DECODE_ROWS = 128
 """Completions that a CPU decodes together (`PassBudget.decode_rows`)."""
+PACKED_PROMPTS = 32
+"""Prompts from which on a CPU runs those that decode together packed (`interp.engine.packed_prefill`)."""
 _STEP_SHARE = 0.12
 """Share of the time of a full step that one row takes: 0.10 s of 0.8 s for smollm2 on an Intel core."""
 _SWEPT = 0.5

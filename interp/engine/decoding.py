@@ -1,7 +1,8 @@
 """Prefill and decoding: passes over prompts, then decoding steps of one token per row, with a KV cache per batch.
 
 Prompts run after their shared prefix (see `interp.engine.batching`), left-padded with an explicit attention mask and
-position ids, with prepacked weights (see `interp.engine.cpu_kernels`); finished rows leave the batch. Where a row grows
+position ids or, where they are many, packed (`interp.engine.packed_prefill`), with prepacked weights (see
+`interp.engine.cpu_kernels`); finished rows leave the batch. Where a row grows
 beyond a length at which the model's rotary frequencies change (`interp.models.rotary`), its cached keys are no longer
 those of the model: the batch is then run again from its first token.
 """
@@ -9,6 +10,7 @@ those of the model: the batch is then run again from its first token.
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -32,6 +34,7 @@ from interp.engine.budgets import PassBudget
 from interp.engine.cpu_kernels import fused_forwards
 from interp.engine.growing_cache import grow, rearrange
 from interp.engine.layouts import PassLayout
+from interp.engine.packed_prefill import packed_prefill
 from interp.engine.prepacked_weights import PackedWeights
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens
@@ -303,7 +306,13 @@ def _arithmetic(model: ChatModel, weights: PackedWeights | None) -> Iterator[Non
 
 
 def decoding_passes(
-    model: ChatModel, tokens: ChatTokens, applied: Applied, weights: PackedWeights | None, max_new_tokens: int
+    model: ChatModel,
+    tokens: ChatTokens,
+    applied: Applied,
+    weights: PackedWeights | None,
+    max_new_tokens: int,
+    *,
+    packs: bool = False,
 ) -> Iterator[tuple[list[int], tuple[Tensor, Decoding]]]:
     """`prompt_passes` in batches that will be decoded together; the plain path when `weights` is None."""
     return prompt_passes(
@@ -314,6 +323,7 @@ def decoding_passes(
         beyond=max_new_tokens,
         decodes=True,
         weights=weights,
+        packs=packs,
     )
 
 
@@ -326,25 +336,34 @@ def prompt_passes(
     beyond: int = 0,
     decodes: bool = False,
     weights: PackedWeights | None = None,
+    packs: bool = False,
 ) -> Iterator[tuple[list[int], tuple[Tensor, Decoding]]]:
     """Run every prompt once; yields rows, logits of the next token, and the state to continue decoding from.
 
     Args:
         beyond: tokens that will be generated after each prompt; with them it must fit into the model's context.
         decodes: batch for decoding together instead of for the fastest prefill.
+        packs: prompts that decode together run packed, as `packing_pays` allowed.
     """
     # A prompt alone shares nothing: a prefix of its own would only be a second pass.
     shared = shared_length(model, tokens, applied, beyond=beyond) if fast and len(tokens) > 1 else 0
-    with _arithmetic(model, weights):
-        prefix = SharedPrefix(model, tokens, applied, shared)
+
+    @cache
+    def prefix() -> SharedPrefix:
+        with _arithmetic(model, weights):
+            return SharedPrefix(model, tokens, applied, shared)
 
     budget, widths = PassBudget.for_(model), [len(ids) - shared for ids in tokens.ids]
     joins = decodes and fast and not model.rotary.vary and not outgrows_window(model, tokens, beyond=beyond)
-    joins = joins and all(type(layer) is DynamicLayer for layer in prefix.cache(1).layers)
+    joins = joins and all(
+        type(layer) is DynamicLayer for layer in DynamicCache(config=model.hf.config).layers
+    )
 
     def run(rows: list[int]) -> tuple[Tensor, Decoding]:
         if not joins:
             return run_padded(rows)
+        if packs:
+            return run_packed(rows)
         # Padding costs as much as tokens: prompts run beside those of their length, and decode beside all.
         parts = in_batches([widths[row] for row in rows])
         assert [place for part in parts for place in part] == list(range(len(rows))), "sorted by length"
@@ -353,6 +372,13 @@ def prompt_passes(
             return ran[0]
         layout = PassLayout.left_padded(tokens.take(rows), shared=shared) if applied.tracks else None
         return torch.cat([logits for logits, _ in ran]), Decoding.joined([s for _, s in ran], applied, layout)
+
+    def run_packed(rows: list[int]) -> tuple[Tensor, Decoding]:
+        batch = tokens.take(rows)
+        logits, cache, mask = packed_prefill(model, batch, applied, shared=shared, weights=weights)
+        layout = PassLayout.left_padded(batch, shared=shared) if applied.tracks else None
+        last = torch.tensor([len(ids) - 1 for ids in batch.ids], device=model.device)
+        return logits, Decoding(cache, mask, last, weights, applied, layout)
 
     def run_padded(rows: list[int]) -> tuple[Tensor, Decoding]:
         batch = tokens.take(rows)
@@ -363,7 +389,7 @@ def prompt_passes(
         )
         layout = PassLayout.left_padded(batch, shared=shared) if applied.tracks else None
         state = Decoding(
-            prefix.cache(len(rows)),
+            prefix().cache(len(rows)),
             mask,
             position_ids[:, -1],
             weights,

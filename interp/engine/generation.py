@@ -29,6 +29,7 @@ from interp.engine.decoding import (
     stop_ids,
 )
 from interp.engine.interventions import Intervention, intervention_list
+from interp.engine.packed_prefill import packing_pays
 from interp.engine.safety_prompts import SafetyPrompt, under
 from interp.engine.sampling import likeliest, picker
 from interp.engine.stored_completions import stored_completions
@@ -164,8 +165,9 @@ def _generate(
         part = tokens if len(rows) == len(tokens) else tokens.take(rows)
         greedy = pick is likeliest
         weights = packed_weights(model, len(rows), max_new_tokens, likeliest=greedy) if fast else None
+        packs = fast and packing_pays(model, part)  # compared before any intervention is active
         with torch.no_grad(), apply(model, interventions) as applied:
-            passes = decoding_passes(model, part, applied, weights, max_new_tokens)
+            passes = decoding_passes(model, part, applied, weights, max_new_tokens, packs=packs)
             steps = _all_steps(
                 model, part, passes, pick, max_new_tokens=max_new_tokens, shrink=fast, settled=settled
             )

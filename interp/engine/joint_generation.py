@@ -20,6 +20,7 @@ from interp.engine.decoding import (
 )
 from interp.engine.generation import Completions, completions_of, gather, generate
 from interp.engine.interventions import Intervention, new_token_limit
+from interp.engine.packed_prefill import packing_pays
 from interp.engine.sampling import likeliest
 from interp.engine.stored_completions import stored_completions
 from interp.models.chat_model import ChatModel
@@ -90,6 +91,7 @@ def _decode_each(
 ) -> list[list[list[int]]]:
     """Token ids of every prompt's completion, set by set."""
     weights = packed_weights(model, len(tokens) * len(arms), max_new_tokens, likeliest=True)
+    packs = packing_pays(model, tokens)
     done: list[list[list[int]]] = [[[] for _ in range(len(tokens))] for _ in arms]
     waiting: list[tuple[int, list[int], Tensor, Decoding]] = []
 
@@ -118,7 +120,8 @@ def _decode_each(
             part = tokens.take(chunk)
             for arm, interventions in enumerate(arms):
                 with apply(model, interventions) as applied:
-                    ran = list(decoding_passes(model, part, applied, weights, max_new_tokens))
+                    passes = decoding_passes(model, part, applied, weights, max_new_tokens, packs=packs)
+                    ran = list(passes)
                 for rows, (logits, state) in ran:
                     # Rows padded to another width, after running out of memory, are decoded separately.
                     odd = waiting and waiting[0][3].mask.shape[1] != state.mask.shape[1]

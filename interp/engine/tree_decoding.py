@@ -22,6 +22,7 @@ from torch import Tensor
 from interp.engine.applying import apply
 from interp.engine.budgets import PassBudget
 from interp.engine.decoding import Decoding, decoding_passes, packed_weights, stop_ids
+from interp.engine.packed_prefill import packing_pays
 from interp.engine.sampling import at_quantiles, check_sampling
 from interp.models.chat_model import ChatModel
 from interp.models.contexts import check_context
@@ -98,8 +99,10 @@ def sample_trees(
         model, shape, seed, ends or (lambda _: False), done, max_rows=max(together, shape.branching)
     )
     weights = packed_weights(model, len(tokens) * shape.branching**shape.depth, new_tokens)
+    packs = packing_pays(model, tokens)
     with torch.no_grad(), apply(model, ()) as applied:
-        for rows, (logits, state) in decoding_passes(model, tokens, applied, weights, new_tokens):
+        passes = decoding_passes(model, tokens, applied, weights, new_tokens, packs=packs)
+        for rows, (logits, state) in passes:
             grown.grow([_Row(row, 0, -1, []) for row in rows], logits, state)
     return [dict(sorted(segments.items())) for segments in done]
 

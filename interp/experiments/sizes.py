@@ -17,7 +17,7 @@ from typing import TypeVar
 from interp.data.examples import Example
 from interp.data.prompt_sets import Kind, Prompts, PromptSet, Split
 from interp.data.replies import STUBS
-from interp.engine.costs import DECODE_ROWS, Work
+from interp.engine.costs import DECODE_ROWS, PACKED_PROMPTS, Work
 from interp.models.model_sizes import ModelSize
 from interp.models.token_counts import TokenCounter
 
@@ -164,7 +164,7 @@ def replied(
     """Completions of prompts, as `Sizes.replies`."""
     if not ids:
         return Work()
-    prefill = prefilled([len(row) for row in ids], common_prefix(ids))
+    prefill = prefilled(ids)
     rows = len(ids) * arms if together else len(ids)
     batches = -(-rows // DECODE_ROWS) * (1 if together else arms)
     return Work(
@@ -196,16 +196,16 @@ def distinct(ids: Sequence[Sequence[int]]) -> int:
     return total
 
 
-def prefilled(lengths: Sequence[int], shared: int) -> int:
-    """Tokens of prompts before they are completed: what all begin with once, then those of each, beside others of their
-    length; the little padding is left out.
-
-    Args:
-        lengths: of the prompts.
-        shared: tokens that all begin with; each prompt runs its last one.
+def prefilled(ids: Sequence[Sequence[int]]) -> int:
+    """Tokens of prompts before they are completed: of few, what all begin with once, then those of each, beside others
+    of their length (the little padding is left out); of many, each distinct beginning of those that decode together.
     """
-    shared = min(shared, min(lengths) - 1)
-    return shared + sum(length - shared for length in lengths)
+    if len(ids) < PACKED_PROMPTS:
+        shared = min(common_prefix(ids), min(map(len, ids)) - 1)
+        return shared + sum(len(row) - shared for row in ids)
+    ordered = sorted(ids, key=len)
+    size = -(-len(ids) // -(-len(ids) // DECODE_ROWS))
+    return sum(distinct(ordered[first : first + size]) for first in range(0, len(ids), size))
 
 
 def common_prefix(ids: Sequence[Sequence[int]]) -> int:

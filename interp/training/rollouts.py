@@ -22,6 +22,7 @@ from torch import Tensor
 from interp.engine.applying import apply
 from interp.engine.decoding import decode_steps, decoding_passes, packed_weights, stop_ids
 from interp.engine.log_probs import map_completions
+from interp.engine.packed_prefill import packing_pays
 from interp.engine.sampling import picker
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens
@@ -105,9 +106,10 @@ def roll_out(
     tokens = with_replies(prompts, prefixes)
     pick = picker(max_new_tokens, float(temperature), seed, ())
     done: list[list[int]] = [[] for _ in range(len(tokens))]
-    weights = packed_weights(model, len(tokens), max_new_tokens)
+    weights, packs = packed_weights(model, len(tokens), max_new_tokens), packing_pays(model, tokens)
     with torch.no_grad(), apply(model, ()) as applied:
-        for rows, (logits, state) in decoding_passes(model, tokens, applied, weights, max_new_tokens):
+        passes = decoding_passes(model, tokens, applied, weights, max_new_tokens, packs=packs)
+        for rows, (logits, state) in passes:
             steps = decode_steps(
                 model,
                 logits,
