@@ -4,7 +4,7 @@ from interp.data.prompt_sets import KINDS, PAIRED_KINDS
 from interp.data.prompts import Split
 from interp.engine.costs import Work
 from interp.experiments.demo import Config
-from interp.experiments.sizes import Sizes
+from interp.experiments.sizes import Sizes, as_part
 
 _ARMS = 5
 """Arms that every kind of prompts is completed under; harmless ones also with harmfulness added."""
@@ -21,13 +21,14 @@ def plan(config: Config, sizes: Sizes) -> dict[str, Work]:
     ended = [part.with_ending("period") for part in (*train, *test)]
     # A candidate is ablated on the prompts of both kinds; added, harmless ones run from its layer on.
     scored = sizes.first_tokens(*val) + sizes.first_tokens(val[1])
-    completed = [sizes.part(kind, "test", config.n_test) for kind in KINDS]
+    completed = {kind: sizes.part(kind, "test", config.n_test) for kind in KINDS}
+    every = as_part([text for part in completed.values() for text in part.texts])
     roles, width = 1 + sizes.n_post, sizes.model.n_layers * sizes.model.d_model
     directions = Work(stored_bytes=2 * roles * width * 4)
     return {
         "refusal tokens": sizes.first_tokens(*train),
         "collect": sizes.read(*train, *val, *test, *ended, roles=roles) + directions,
         "select": scored * config.n_candidates,
-        "generate": Work.total(sizes.replies(part, config.max_new_tokens, arms=_ARMS) for part in completed)
-        + sizes.replies(completed[1], config.max_new_tokens),
+        "generate": sizes.replies(every, config.max_new_tokens, arms=_ARMS)
+        + sizes.replies(completed["harmless"], config.max_new_tokens),
     }

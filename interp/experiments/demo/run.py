@@ -20,6 +20,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -208,24 +209,27 @@ def _replies(
     config: Config,
     stages: Stages,
 ) -> dict[tuple[str, str], list[str]]:
-    """Greedy completions of the test prompts, by intervention and kind."""
-    jobs = [
-        (arm, kind) for arm in arms for kind in KINDS if arm != "harmfulness addition" or kind == "harmless"
-    ]
-    return {
-        (arm, kind): stages.keep(
-            f"completions-{arm.replace(' ', '_')}-{kind}",
-            lambda arm=arm, kind=kind: list(
+    """Greedy completions of the test prompts, by intervention and kind; those of an intervention decode together."""
+    found = {}
+    for arm in stages.progress(list(arms), "steering"):
+        kinds = ("harmless",) if arm == "harmfulness addition" else KINDS
+        parts = [tokens["as-is", kind, "test"] for kind in kinds]
+        texts = stages.keep(
+            f"completions-{arm.replace(' ', '_')}",
+            lambda arm=arm, parts=parts: list(
                 generate(
                     model,
-                    tokens["as-is", kind, "test"],
+                    reduce(ChatTokens.joined, parts),
                     interventions=arms[arm],
                     max_new_tokens=config.max_new_tokens,
                 ).texts
             ),
         )
-        for arm, kind in stages.progress(jobs, "steering")
-    }
+        ends = list(accumulate(map(len, parts), initial=0))
+        found |= {
+            (arm, kind): texts[begin:end] for kind, (begin, end) in zip(kinds, pairwise(ends), strict=True)
+        }
+    return found
 
 
 def _rates(replies: Mapping[tuple[str, str], list[str]]) -> dict[str, dict[str, RefusalRates]]:
