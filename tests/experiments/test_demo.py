@@ -101,9 +101,9 @@ def test_a_killed_run_continues(tiny: ChatModel, tmp_path, monkeypatch: pytest.M
         DEMO.run(tiny, load_prompts(), SMALL, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
     DEMO.run(tiny, load_prompts(), SMALL, out=tmp_path / "run")
-    assert len(calls) == 4 + 16 - 3  # sixteen arms and kinds, three of them kept
+    assert len(calls) == 4 + 6 - 3  # six arms, three of them kept
     DEMO.run(tiny, load_prompts(), replace(SMALL, seed=1), out=tmp_path / "run")
-    assert len(calls) == 4 + 16 - 3 + 16
+    assert len(calls) == 4 + 6 - 3 + 6
 
 
 def test_prompt_sets_with_changed_endings_are_refused(tiny: ChatModel) -> None:
