@@ -139,8 +139,12 @@ def collect_means(
         store=store,
     ):
         for site, value in batch.items():
-            sums[site] += value.sum(0, dtype=torch.float64).cpu()
-            norms[site] += torch.linalg.vector_norm(value, dim=-1).sum(0, dtype=torch.float64).cpu()
+            # Layer by layer: of all layers at once, the numbers in float64 would not stay in a cache.
+            for slot, of_layer in enumerate(value.unbind(1)):
+                sums[site][slot] += of_layer.sum(0, dtype=torch.float64).cpu()
+                norms[site][slot] += (
+                    torch.linalg.vector_norm(of_layer, dim=-1).sum(0, dtype=torch.float64).cpu()
+                )
     n = len(tokens)
     return ActivationMeans(
         means={site: total / n for site, total in sums.items()},

@@ -46,6 +46,9 @@ from interp.engine.unfolded_attention import (
 from interp.models.chat_model import ChatModel, Edit, Site
 from interp.models.tokens import ChatTokens
 
+_LONGEST_ROOT = 1 / 8
+"""Length of a shared prefix that runs within a pass at most, as a share of the pass's budget."""
+
 
 class Packed(NamedTuple):
     """The inputs of one packed pass."""
@@ -77,15 +80,12 @@ class PackedPasses:
         prefix: SharedPrefix,
         attention: PackedAttention,
         budget: PassBudget,
-        nodes: int,
-        batches: Sequence[list[int]] | None,
+        batches: Sequence[list[int]],
     ) -> None:
         self.shared, self.max_rows = prefix.length, budget.rows
         self._model, self._tokens, self._applied, self._prefix = model, tokens, applied, prefix
         self._attention, self._budget = attention, budget
         self._tails = [ids[self.shared :] for ids in tokens.ids]
-        if batches is None:
-            batches = plan_trees(self._tails, budget=nodes, unfolded=budget.unfolded_tokens)
         self.batches = batches
 
     def pack(self, rows: list[int]) -> Packed:
@@ -228,12 +228,16 @@ def packed_passes(
     shared = shared_length(model, tokens, applied)
     if max_shared is not None:
         shared = min(shared, max_shared)
+    nodes = budget or limits.packed_tokens
+    if batches is None:
+        tails = [ids[shared:] for ids in tokens.ids]
+        batches = plan_trees(tails, budget=nodes, unfolded=limits.unfolded_tokens)
+    if len(batches) == 1 and len(batches[0]) == len(tokens) and shared <= nodes * _LONGEST_ROOT:
+        shared = 0  # in the one pass that there is, the prefix stands once anyway
     attention = PackedAttention(str(model.hf.config._attn_implementation), limits)
     longest = max(len(ids) for ids in tokens.ids)
     with model.lock, fused_forwards(model, weights), model.rotary.at([longest]):
         prefix = SharedPrefix(model, tokens, applied, shared, stop_before=stop_before)
-        passes = PackedPasses(
-            model, tokens, applied, prefix, attention, limits, budget or limits.packed_tokens, batches
-        )
+        passes = PackedPasses(model, tokens, applied, prefix, attention, limits, batches)
         with in_place_of(model, attention):
             yield passes

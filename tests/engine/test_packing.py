@@ -278,3 +278,32 @@ def test_final_states_run_what_replies_share_once(tiny: ChatModel) -> None:
     plain = final_states(tiny, tokens, interventions=[Add(torch.ones(32), layers=1)], fast=False)
     torch.testing.assert_close(steered, plain, atol=1e-4, rtol=1e-4)
     assert (steered - packed).norm() > 0.1  # control: the intervention acts
+
+
+@pytest.mark.parametrize(
+    ("nodes", "begin", "own_pass"), [(400, "", False), (20, "", True), (400, "z" * 60, True)]
+)
+def test_a_shared_prefix_has_a_pass_of_its_own_where_there_are_several_or_it_is_long(
+    tiny: ChatModel, nodes: int, begin: str, own_pass: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = tokenize(tiny.tokenizer, [begin + text for text in ALIKE])
+    plain = collect(tiny, tokens, positions=["t_inst", "t_post_inst"], fast=False)["resid_pre"]
+    collect(tiny, tokens)  # tests both paths
+    lengths: list[int] = []
+    own = packing.SharedPrefix
+
+    def recording(model: ChatModel, tokens: Any, applied: Any, length: int, **options: Any) -> Any:
+        lengths.append(length)
+        return own(model, tokens, applied, length, **options)
+
+    monkeypatch.setattr(packing, "SharedPrefix", recording)
+    found = collect(tiny, tokens, positions=["t_inst", "t_post_inst"], budget=nodes)["resid_pre"]
+    assert lengths == [tokens.n_shared if own_pass else 0]
+    assert torch.allclose(found, plain, rtol=1e-4, atol=1e-5)
+    # A worker that is given one of several passes does as the process that runs them all.
+    with apply(tiny, []) as applied, packed_passes(tiny, tokens, applied, budget=nodes) as passes:
+        planned, shared = list(passes.batches), passes.shared
+    assert (len(planned) > 1) == (nodes == 20)
+    one = planned[:1]
+    with apply(tiny, []) as applied, packed_passes(tiny, tokens, applied, budget=nodes, batches=one) as part:
+        assert part.shared == shared
