@@ -281,12 +281,12 @@ def test_final_states_run_what_replies_share_once(tiny: ChatModel) -> None:
 
 
 @pytest.mark.parametrize(
-    ("nodes", "begin", "own_pass"), [(400, "", False), (20, "", True), (400, "z" * 60, True)]
+    ("nodes", "system", "own_pass"), [(400, None, False), (20, None, True), (400, "z" * 60, True)]
 )
 def test_a_shared_prefix_has_a_pass_of_its_own_where_there_are_several_or_it_is_long(
-    tiny: ChatModel, nodes: int, begin: str, own_pass: bool, monkeypatch: pytest.MonkeyPatch
+    tiny: ChatModel, nodes: int, system: str | None, own_pass: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tokens = tokenize(tiny.tokenizer, [begin + text for text in ALIKE])
+    tokens = tokenize(tiny.tokenizer, ALIKE, system=system)
     plain = collect(tiny, tokens, positions=["t_inst", "t_post_inst"], fast=False)["resid_pre"]
     collect(tiny, tokens)  # tests both paths
     lengths: list[int] = []
