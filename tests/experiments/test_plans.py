@@ -95,9 +95,13 @@ def test_tokens_are_those_that_the_engine_runs(saved_tiny: Path, tiny: ChatModel
 
 
 def test_what_prompts_begin_with_alike_is_prefilled_once() -> None:
-    assert prefilled([10] * 64 + [30] * 64, 4) == 4 + 64 * 6 + 64 * 26
-    assert prefilled([9], 9) == 9
-    assert prefilled([9, 9], 9) == 8 + 2  # every prompt runs its last token
+    rows = [(1, 2, 3, row) for row in range(100)] * 2
+    few = [*rows[:10], (1, 2, 5)]
+    assert prefilled(few) == 2 + 10 * 2 + 1  # after what all begin with
+    assert prefilled([rows[0]]) == 4
+    assert prefilled([rows[0]] * 2) == 3 + 2  # every prompt runs its last token
+    assert prefilled(rows[:100]) == 3 + 100  # many run packed
+    assert prefilled(rows) == 2 * (3 + 100)  # 100 decode together
 
 
 def test_distinct_beginnings_count_once() -> None:
