@@ -1,7 +1,8 @@
 """Batched completions, with or without interventions.
 
 Decoding is greedy unless a temperature is given. `fast=False` runs whole prompts without a shared prefix, with the
-model's own arithmetic, and never shrinks the batch; `interp.engine.decoding` describes the fast path.
+model's own arithmetic, and never shrinks the batch; `interp.engine.prefill` and `interp.engine.decoding` describe the
+fast path.
 
     plain = generate(model, prompts, max_new_tokens=32)
     steered = generate(model, prompts, interventions=[Add(direction, coefficient=1.0)])
@@ -24,12 +25,12 @@ from interp.engine.decoding import (
     Pick,
     Settled,
     decode_steps,
-    decoding_passes,
     packed_weights,
     stop_ids,
 )
 from interp.engine.interventions import Intervention, intervention_list
 from interp.engine.packed_prefill import packing_pays
+from interp.engine.prefill import decoding_passes
 from interp.engine.safety_prompts import SafetyPrompt, under
 from interp.engine.sampling import likeliest, picker
 from interp.engine.stored_completions import stored_completions

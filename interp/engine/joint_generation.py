@@ -14,13 +14,12 @@ from interp.engine.decoding import (
     Decoding,
     Settled,
     decode_steps,
-    decoding_passes,
     packed_weights,
-    plan_decoding,
 )
 from interp.engine.generation import Completions, completions_of, gather, generate
 from interp.engine.interventions import Intervention, new_token_limit
 from interp.engine.packed_prefill import packing_pays
+from interp.engine.prefill import decoding_passes, plan_decoding
 from interp.engine.sampling import likeliest
 from interp.engine.stored_completions import stored_completions
 from interp.models.chat_model import ChatModel

@@ -19,9 +19,9 @@ from interp.engine.activations import fast_path_agrees
 from interp.engine.applying import Applied, apply
 from interp.engine.batching import plan_batches, run_batches
 from interp.engine.budgets import PassBudget
-from interp.engine.decoding import prompt_passes
 from interp.engine.interventions import Intervention
 from interp.engine.packing import packed_passes
+from interp.engine.prefill import prompt_passes
 from interp.engine.prepacked_weights import PackedWeights
 from interp.engine.unembedding import CompletionStates, completion_states, unembedded
 from interp.models.chat_model import ChatModel

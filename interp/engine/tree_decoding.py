@@ -21,8 +21,9 @@ from torch import Tensor
 
 from interp.engine.applying import apply
 from interp.engine.budgets import PassBudget
-from interp.engine.decoding import Decoding, decoding_passes, packed_weights, stop_ids
+from interp.engine.decoding import Decoding, packed_weights, stop_ids
 from interp.engine.packed_prefill import packing_pays
+from interp.engine.prefill import decoding_passes
 from interp.engine.sampling import at_quantiles, check_sampling
 from interp.models.chat_model import ChatModel
 from interp.models.contexts import check_context

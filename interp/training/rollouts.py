@@ -20,9 +20,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.engine.applying import apply
-from interp.engine.decoding import decode_steps, decoding_passes, packed_weights, stop_ids
+from interp.engine.decoding import decode_steps, packed_weights, stop_ids
 from interp.engine.log_probs import map_completions
 from interp.engine.packed_prefill import packing_pays
+from interp.engine.prefill import decoding_passes
 from interp.engine.sampling import picker
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import ChatTokens

@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicLayer
 
 from interp.data.prompts import load_prompts
 from interp.directions import Direction
-from interp.engine import decoding, prepacked_weights
+from interp.engine import decoding, prefill, prepacked_weights
 from interp.engine.activations import collect
 from interp.engine.applying import apply
 from interp.engine.budgets import PassBudget
@@ -65,7 +65,7 @@ def test_prompts_run_beside_those_of_their_length_and_decode_beside_all(
         return own(states, *others)
 
     monkeypatch.setattr(decoding.Decoding, "joined", counting)
-    monkeypatch.setattr(decoding, "plan_batches", by_itself)
+    monkeypatch.setattr(prefill, "plan_batches", by_itself)
     acting = [(), (Add(direction=VECTOR, layers=[1], coefficient=4.0, positions="t_inst", new_tokens=2),)]
     for interventions in acting:
         joined.clear()

@@ -12,10 +12,11 @@ from transformers.cache_utils import DynamicLayer
 from interp.engine import packed_prefill
 from interp.engine.applying import apply
 from interp.engine.budgets import PassBudget
-from interp.engine.decoding import Decoding, prompt_passes
+from interp.engine.decoding import Decoding
 from interp.engine.generation import generate
 from interp.engine.interventions import Ablate, Add, Intervention
 from interp.engine.joint_generation import generate_each
+from interp.engine.prefill import prompt_passes
 from interp.models.chat_model import ChatModel
 from interp.models.tokens import tokenize
 from tests.conftest import PROMPTS

@@ -20,7 +20,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
-from itertools import accumulate, pairwise
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -213,22 +213,16 @@ def _replies(
     found = {}
     for arm in stages.progress(list(arms), "steering"):
         kinds = ("harmless",) if arm == "harmfulness addition" else KINDS
-        parts = [tokens["as-is", kind, "test"] for kind in kinds]
+        parts = {(arm, kind): tokens["as-is", kind, "test"] for kind in kinds}
+        every = reduce(ChatTokens.joined, parts.values())
         texts = stages.keep(
             f"completions-{arm.replace(' ', '_')}",
-            lambda arm=arm, parts=parts: list(
-                generate(
-                    model,
-                    reduce(ChatTokens.joined, parts),
-                    interventions=arms[arm],
-                    max_new_tokens=config.max_new_tokens,
-                ).texts
+            lambda arm=arm, every=every: list(
+                generate(model, every, interventions=arms[arm], max_new_tokens=config.max_new_tokens).texts
             ),
         )
-        ends = list(accumulate(map(len, parts), initial=0))
-        found |= {
-            (arm, kind): texts[begin:end] for kind, (begin, end) in zip(kinds, pairwise(ends), strict=True)
-        }
+        rest = iter(texts)
+        found |= {key: list(islice(rest, len(part))) for key, part in parts.items()}
     return found
 
 
