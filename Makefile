@@ -77,7 +77,7 @@ FIGURES := $(addprefix figures-,repair method-elasticity recovery harmfulness da
 	resistance reward-topology machine-text adversarial-finetune refusal-direction safelawbench jailbreaks trajectory guard \
 	categories demo safe-rlhf endings elasticity-theory)
 figures: $(READY)
-	OMP_NUM_THREADS=$$($(BIN)/python -c 'import psutil; print(max(1, psutil.cpu_count(logical=False) // $(JOBS)))') \
+	OMP_NUM_THREADS=$$($(BIN)/python -c 'import psutil as p; print(max(1, (p.cpu_count(logical=False) or p.cpu_count()) // $(JOBS)))') \
 		$(MAKE) --jobs=$(JOBS) $(FIGURES)
 
 # Where the bundled model or two cores ask for other settings than the defaults.

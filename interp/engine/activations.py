@@ -140,11 +140,11 @@ def collect_means(
     ):
         for site, value in batch.items():
             # Layer by layer: of all layers at once, the numbers in float64 would not stay in a cache.
-            for slot, of_layer in enumerate(value.unbind(1)):
-                sums[site][slot] += of_layer.sum(0, dtype=torch.float64).cpu()
-                norms[site][slot] += (
-                    torch.linalg.vector_norm(of_layer, dim=-1).sum(0, dtype=torch.float64).cpu()
-                )
+            layers = [
+                (v.sum(0, dtype=torch.float64), torch.linalg.vector_norm(v, dim=-1)) for v in value.unbind(1)
+            ]
+            sums[site] += torch.stack([total for total, _ in layers]).cpu()
+            norms[site] += torch.stack([norm for _, norm in layers]).sum(1, dtype=torch.float64).cpu()
     n = len(tokens)
     return ActivationMeans(
         means={site: total / n for site, total in sums.items()},
