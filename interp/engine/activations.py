@@ -140,11 +140,11 @@ def collect_means(
     ):
         for site, value in batch.items():
             # Layer by layer: of all layers at once, the numbers in float64 would not stay in a cache.
-            layers = [
+            by_layer = [
                 (v.sum(0, dtype=torch.float64), torch.linalg.vector_norm(v, dim=-1)) for v in value.unbind(1)
             ]
-            sums[site] += torch.stack([total for total, _ in layers]).cpu()
-            norms[site] += torch.stack([norm for _, norm in layers]).sum(1, dtype=torch.float64).cpu()
+            sums[site] += torch.stack([total for total, _ in by_layer]).cpu()
+            norms[site] += torch.stack([norm for _, norm in by_layer]).sum(1, dtype=torch.float64).cpu()
     n = len(tokens)
     return ActivationMeans(
         means={site: total / n for site, total in sums.items()},
