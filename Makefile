@@ -72,7 +72,7 @@ notebooks: $(READY)
 # Every experiment on the bundled model, drawn to figures/ with its numbers: hours on two cores; what is finished is kept.
 # JOBS experiments run at a time and share the processors, the longest first; PRECISION=fast multiplies in bfloat16.
 JOBS ?= 2
-PRECISION ?= exact
+PRECISION ?=
 FIGURES := $(addprefix figures-,repair method-elasticity recovery harmfulness dataset-reset rebound safety-prompts \
 	resistance reward-topology machine-text adversarial-finetune refusal-direction safelawbench jailbreaks trajectory guard \
 	categories demo safe-rlhf endings elasticity-theory)
@@ -89,7 +89,7 @@ SETTINGS_recovery := --set 'stubs=[0,50]' --set n_recovery=32 --set 'cuts=[]' --
 	--set 'ablations=["random weights (control)","|gradient x difference|"]'
 SETTINGS_machine-text := --set reference=smollm2 --set generator=smollm2
 figures-%: $(READY)
-	$(BIN)/interp run $* --precision $(PRECISION) $(SETTINGS_$*) --out runs/$*
+	$(BIN)/interp run $* $(if $(filter-out elasticity-theory,$*),$(PRECISION:%=--precision %)) $(SETTINGS_$*) --out runs/$*
 	mkdir -p figures/$* && gzip -9nc runs/$*/result.json > figures/$*/result.json.gz
 	$(BIN)/interp plot runs/$* --png figures/$* --html figures/$*
 
