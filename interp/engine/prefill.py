@@ -100,15 +100,14 @@ def prompt_passes(
         ran = [run_padded([rows[place] for place in part]) for part in parts]
         if len(ran) == 1:
             return ran[0]
-        layout = PassLayout.left_padded(tokens.take(rows), shared=shared) if applied.tracks else None
-        return torch.cat([logits for logits, _ in ran]), Decoding.joined([s for _, s in ran], applied, layout)
+        logits, states = torch.cat([logits for logits, _ in ran]), [state for _, state in ran]
+        return logits, Decoding.joined(states, applied, layout_of(tokens.take(rows)))
 
     def run_packed(rows: list[int]) -> tuple[Tensor, Decoding]:
         batch = tokens.take(rows)
         logits, cache, mask = packed_prefill(model, batch, applied, shared=shared, weights=weights)
-        layout = PassLayout.left_padded(batch, shared=shared) if applied.tracks else None
         last = torch.tensor([len(ids) - 1 for ids in batch.ids], device=model.device)
-        return logits, Decoding(cache, mask, last, weights, applied, layout)
+        return logits, Decoding(cache, mask, last, weights, applied, layout_of(batch))
 
     def run_padded(rows: list[int]) -> tuple[Tensor, Decoding]:
         batch = tokens.take(rows)
@@ -117,17 +116,19 @@ def prompt_passes(
         mask = torch.cat([torch.ones(len(rows), shared, dtype=torch.long), padded.mask], dim=1).to(
             model.device
         )
-        layout = PassLayout.left_padded(batch, shared=shared) if applied.tracks else None
         state = Decoding(
             prefix().cache(len(rows)),
             mask,
             position_ids[:, -1],
             weights,
             applied,
-            layout,
+            layout_of(batch),
             Recomputed.of(model, batch),
         )
         return state.logits(model, ids, position_ids), state
+
+    def layout_of(batch: ChatTokens) -> PassLayout | None:
+        return PassLayout.left_padded(batch, shared=shared) if applied.tracks else None
 
     def in_batches(lengths: Sequence[int]) -> list[list[int]]:
         return plan_batches(
